@@ -1,0 +1,1 @@
+"""Training volumes to crops."""

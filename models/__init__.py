@@ -1,0 +1,1 @@
+"""What is trained: the loop, the method and its variants."""

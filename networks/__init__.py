@@ -1,0 +1,1 @@
+"""Networks, views and losses that know nothing of training."""

@@ -1,0 +1,1 @@
+"""Quantisers, the 2-D discriminator and the perceptual loss."""

@@ -1,0 +1,1 @@
+"""Settings, files, pictures, numbers: no imaging method, no package of ours imported."""

@@ -1,0 +1,99 @@
+"""What every reader of a volume offers: a lazy (Z, Y, X) array with a path and voxel sizes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+
+Box = tuple[slice, slice, slice]
+READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
+
+
+class Volume(ABC):
+    """A three-dimensional image on disc; indexing reads only what is asked for.
+
+    ``volume[z0:z1:step, y0:y1, x0:x1]`` returns an array of the volume's dtype in the machine's byte order. Slices
+    follow numpy's rules except that every step but the one along Z is 1 and that a single index is refused, so
+    that a result always has three axes. Volumes can be pickled and used after a fork: nothing is kept open.
+
+    Attributes:
+        path: the file, for messages.
+        shape: (Z, Y, X) in voxels.
+        dtype: dtype of the values in the file (bool is given as uint8).
+        voxel_um: voxel size (z, y, x) in µm, or None where the file does not say.
+        block_rows: rows that the file stores together; reading fewer costs as much.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    voxel_um: tuple[float, float, float] | None = None
+    block_rows: int = 1
+
+    def __getitem__(self, key: slice | tuple[slice, ...]) -> np.ndarray:
+        """The values of a box, shape (planes, rows, columns)."""
+        slices = key if isinstance(key, tuple) else (key,)
+        if len(slices) > 3 or not all(isinstance(part, slice) for part in slices):
+            raise ValueError(f"a volume is indexed by up to three slices, not {key!r}; write z:z+1 for one plane")
+        full = slices + (slice(None),) * (3 - len(slices))
+        planes, rows, columns = (range(*part.indices(size)) for part, size in zip(full, self.shape, strict=True))
+        if planes.step < 1 or rows.step != 1 or columns.step != 1:
+            raise ValueError(f"steps {planes.step, rows.step, columns.step}: positive along Z and 1 in-plane are supported")
+        if not (len(planes) and len(rows) and len(columns)):
+            return np.empty((len(planes), len(rows), len(columns)), self.dtype)
+        return self._read(planes, slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+
+    @abstractmethod
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        """Read a non-empty box that lies within the volume."""
+
+    def blocks(self, voxels: int = 2**22) -> Iterator[Box]:
+        """Boxes that cover the volume once, of about that many voxels, along the file's own grain."""
+        depth, height, width = self.shape
+        if height * width <= voxels:
+            planes = max(1, voxels // (height * width))
+            for z in range(0, depth, planes):
+                yield slice(z, min(z + planes, depth)), slice(0, height), slice(0, width)
+            return
+        rows = max(1, voxels // (width * self.block_rows)) * self.block_rows
+        for z in range(depth):
+            for y in range(0, height, rows):
+                yield slice(z, z + 1), slice(y, min(y + rows, height)), slice(0, width)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, voxel_um={self.voxel_um})"
+
+
+class ArrayVolume(Volume):
+    """A volume that is already in memory: array of shape (Z, Y, X)."""
+
+    def __init__(self, array: np.ndarray, path: Path | str = "<array>", voxel_um: tuple[float, float, float] | None = None):
+        if array.ndim != 3:
+            raise ValueError(f"a volume has three axes (Z, Y, X), not shape {array.shape}")
+        self.path = Path(path)
+        self.array = array
+        self.shape = (array.shape[0], array.shape[1], array.shape[2])
+        self.dtype = array.dtype
+        self.voxel_um = voxel_um
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        return self.array[planes.start : planes.stop : planes.step, rows, columns]
+
+
+def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
+    """The native dtype in which values are given.
+
+    Raises:
+        UserError: values of that kind do not fit float32 exactly, or the file has several kinds.
+    """
+    if dtype is None or dtype.name not in READABLE:
+        raise UserError(
+            f"{path}: values of type {'unknown' if dtype is None else dtype.name} are not supported; "
+            f"save it as uint8, uint16 or float32 (readable: {', '.join(READABLE)})"
+        )
+    return np.dtype(np.uint8) if dtype.name == "bool" else np.dtype(dtype.name)

@@ -1,0 +1,219 @@
+"""A codebook's life: nearest codes, k-means initialisation, revival of unused codes, usage figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+CHUNK = {"cpu": 512, "cuda": 65536}  # vectors compared at a time: the table fits a core's cache, or bounds a GPU's memory
+VECTORS_PER_CODE = 10  # the least that k-means is asked to place a code from
+ITERATIONS = 30  # of Lloyd at most: a start for training, not its result
+
+
+def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest row of ``codebook`` (n, d) for each of ``vectors`` (M, d): (M,) int64, ties to the lowest.
+
+    Squared Euclidean distances as sums of squared differences, channel by channel in float32: no cancellation, no matrix product
+    of reduced precision, and the same result for a vector whatever the others are.
+    """
+    chunks = [_squared_distances(part, codebook).argmin(dim=1) for part in vectors.split(CHUNK.get(vectors.device.type, 65536))]
+    return torch.cat(chunks)
+
+
+def _squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """(M, d), (n, d) → (M, n) without an (M, n, d) intermediate."""
+    distances = vectors.new_zeros(len(vectors), len(codebook))
+    for channel in range(vectors.shape[1]):
+        difference = vectors[:, channel, None] - codebook[:, channel]
+        distances.addcmul_(difference, difference)
+    return distances
+
+
+def codes_used(counts: Tensor, at_least: int = 1) -> Tensor:
+    """How many codes were chosen ``at_least`` times; counts (..., n_embed) → (...,) int64."""
+    return (counts >= at_least).sum(dim=-1)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """How many equally frequent codes have the entropy of these counts (..., n_embed): (...,) float32; 0 where all are 0."""
+    total = counts.sum(dim=-1, keepdim=True)
+    entropy = torch.special.entr(counts / total.clamp_min(1)).sum(dim=-1)
+    return torch.where(total.squeeze(-1) > 0, entropy.exp(), 0.0)
+
+
+def kmeans(vectors: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
+    """Centres (k, d) of Lloyd's algorithm (1982) from a k-means++ start (Arthur & Vassilvitskii 2007).
+
+    It runs on the CPU, where the same vectors and generator state give the same centres to the last bit. An empty cluster starts
+    again at the vector farthest from its centre. With fewer than k different vectors some centres coincide.
+
+    Args:
+        vectors: (M, d) with M >= k, finite.
+        k: centres.
+        generator: a CPU generator; torch's global one by default.
+    """
+    if len(vectors) < k:
+        raise ValueError(f"{len(vectors)} vectors cannot make {k} centres; encode more slices or lower n_embed")
+    points = vectors.detach().cpu().float()
+    centres, nearest = _plus_plus(points, k, generator), None
+    for _ in range(ITERATIONS):
+        previous, nearest = nearest, nearest_code(points, centres)
+        if previous is not None and torch.equal(previous, nearest):
+            break
+        centres = _means(points, centres, nearest)
+    return centres.to(vectors)
+
+
+def _plus_plus(points: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+    """Rows (k, d) of ``points``, each drawn with probability proportional to the squared distance from those before."""
+    first = int(torch.randint(len(points), (1,), generator=generator))
+    chosen = [first]
+    distances = (points - points[first]).square().sum(dim=1)
+    for _ in range(k - 1):
+        weights = distances if bool(distances.any()) else torch.ones_like(distances)
+        chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
+        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
+    return points[chosen]
+
+
+def _means(points: Tensor, centres: Tensor, nearest: Tensor) -> Tensor:
+    """The mean of each centre's points; centres without a point move to the worst represented points."""
+    k = len(centres)
+    counts = torch.bincount(nearest, minlength=k)
+    sums = torch.zeros(k, points.shape[1], dtype=torch.float64).index_add_(0, nearest, points.double())
+    means = (sums / counts.clamp_min(1)[:, None]).float()
+    empty = (counts == 0).nonzero().squeeze(1)
+    distances = (points - centres[nearest]).square().sum(dim=1)
+    means[empty] = points[distances.argsort(descending=True, stable=True)[: len(empty)]]
+    return means
+
+
+class Quantizer(Protocol):
+    """What the revival has to know of a quantiser."""
+
+    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
+        """Each level's codebook with the vectors (M, d) that it quantises, one level after the other."""
+        ...
+
+
+class CodebookRevival(nn.Module):
+    """Starts a codebook from data and replaces codes that fell out of use (Dhariwal et al. 2020, "Jukebox", random restarts).
+
+    All decisions are taken over all ranks of torch.distributed, where it is initialised, and leave identical codebooks.
+    The state is in the buffers, so that a resumed training continues the same.
+
+    Args:
+        n_embed: codes per level.
+        levels: of a residual quantiser, else 1.
+        revive_after: steps without use after which a code is replaced; 0 never replaces.
+
+    Attributes:
+        unused_steps: (levels, n_embed) int64, steps since each code was last chosen.
+        initialised: bool, whether :meth:`initialise` ran or :meth:`skip_initialisation` was called.
+    """
+
+    unused_steps: Tensor
+    initialised: Tensor
+
+    def __init__(self, n_embed: int, levels: int = 1, revive_after: int = 100) -> None:
+        super().__init__()
+        self.revive_after = revive_after
+        self.register_buffer("unused_steps", torch.zeros(levels, n_embed, dtype=torch.int64))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def skip_initialisation(self) -> None:
+        """For a codebook that came with loaded weights."""
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def initialise(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator | None = None) -> None:
+        """Sets the codebook, level by level, to the k-means centres of encoder vectors (M, d) of all ranks.
+
+        Raises:
+            ValueError: fewer than 10 vectors per code, all ranks together.
+        """
+        vectors = _gather(vectors.detach().float())
+        needed = VECTORS_PER_CODE * self.unused_steps.shape[1]
+        if len(vectors) < needed:
+            raise ValueError(
+                f"{len(vectors)} encoder vectors are too few to initialise {self.unused_steps.shape[1]} codes; "
+                f"at least {needed} are needed: encode more slices, or lower n_embed"
+            )
+        for codebook, inputs in quantizer.stages(vectors):
+            centres = torch.empty_like(codebook.weight)
+            if _rank() == 0:
+                centres = kmeans(inputs, codebook.num_embeddings, generator)
+            _assign(codebook.weight, slice(None), centres)
+        self.unused_steps.zero_()
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def observe(self, indices: Tensor) -> Tensor:
+        """Counts one step's codes, (N, h, w) or (N, h, w, levels), over all ranks.
+
+        Returns:
+            How often each code was chosen, (levels, n_embed) int64.
+        """
+        levels, n_embed = self.unused_steps.shape
+        per_level = indices.reshape(-1, levels).T
+        counts = torch.stack([torch.bincount(level, minlength=n_embed) for level in per_level])
+        if _distributed():
+            dist.all_reduce(counts)
+        self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))
+        return counts
+
+    @torch.no_grad()
+    def revive(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator | None = None) -> int:
+        """Replaces codes unused for ``revive_after`` steps by current encoder vectors (M, d); call it after the optimiser's step.
+
+        Args:
+            quantizer: changed in place.
+            vectors: this rank's vectors; the replacements are drawn from those of all ranks.
+            generator: a CPU generator; only rank 0's decides.
+
+        Returns:
+            How many codes were replaced.
+        """
+        dead = self.unused_steps >= self.revive_after
+        if self.revive_after <= 0 or not bool(dead.any()):
+            return 0
+        vectors, replaced = _gather(vectors.detach().float()), 0
+        for level, (codebook, inputs) in enumerate(quantizer.stages(vectors)):
+            drawn = torch.randperm(len(inputs), generator=generator)[: int(dead[level].sum())].to(inputs.device)
+            rows = dead[level].nonzero().squeeze(1)[: len(drawn)]  # too few vectors: the other codes wait for the next step
+            _assign(codebook.weight, rows, inputs[drawn])
+            self.unused_steps[level, rows] = 0
+            replaced += len(rows)
+        return replaced
+
+
+def _assign(codebook: Tensor, rows: slice | Tensor, values: Tensor) -> None:
+    """codebook[rows] = values of rank 0, on all ranks."""
+    values = values.to(codebook).contiguous()
+    if _distributed():
+        dist.broadcast(values, src=0)
+    codebook[rows] = values
+
+
+def _gather(vectors: Tensor) -> Tensor:
+    """Rows of all ranks in the order of ranks; every rank gives as many as the one that has fewest."""
+    if not _distributed():
+        return vectors
+    rows = torch.tensor(len(vectors), device=vectors.device)
+    dist.all_reduce(rows, op=dist.ReduceOp.MIN)
+    vectors = vectors[: int(rows)].contiguous()
+    parts = [torch.empty_like(vectors) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, vectors)
+    return torch.cat(parts)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _rank() -> int:
+    return dist.get_rank() if _distributed() else 0

@@ -1,0 +1,139 @@
+"""Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taming.codebook import CodebookRevival, codes_used, kmeans, nearest_code, perplexity
+
+__all__ = [
+    "CodebookRevival",
+    "Quantized",
+    "ResidualVectorQuantizer",
+    "VectorQuantizer",
+    "codes_used",
+    "kmeans",
+    "perplexity",
+    "to_vectors",
+]
+
+
+class Quantized(NamedTuple):
+    """What a quantiser makes of z (N, d, h, w).
+
+    Attributes:
+        latent: the codes' vectors (N, d, h, w), float32; its gradient passes to z unchanged.
+        loss: scalar, commitment and codebook term.
+        indices: (N, h, w) int64, with a last axis for the levels of a residual quantiser.
+    """
+
+    latent: Tensor
+    loss: Tensor
+    indices: Tensor
+
+
+def to_vectors(latent: Tensor) -> Tensor:
+    """(N, d, h, w) → one float32 row for each position, (N·h·w, d), ordered as indices.flatten(); detached."""
+    return latent.detach().movedim(1, -1).flatten(0, -2).float()
+
+
+class VectorQuantizer(nn.Module):
+    """Replaces every position's vector by the nearest of a codebook. Key ``embedding.weight``.
+
+    Args:
+        n_embed: codes.
+        embed_dim: channels d of a code.
+        beta: weight of the commitment term (codebook term 1).
+        legacy: the weights the other way round, commitment 1 and codebook ``beta``, as in older published trainings.
+    """
+
+    def __init__(self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
+        super().__init__()
+        self.beta = beta
+        self.legacy = legacy
+        self.embedding = nn.Embedding(n_embed, embed_dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / n_embed, 1.0 / n_embed)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """(N, d, h, w) → :class:`Quantized` (van den Oord 2017, eq. 2 and 3)."""
+        with torch.autocast(z.device.type, enabled=False):
+            wide = z.float()
+            indices = self.nearest(wide)
+            codes = self.lookup(indices)
+            commitment = F.mse_loss(wide, codes.detach())
+            codebook = F.mse_loss(codes, wide.detach())
+            loss = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
+            # wide - wide.detach() is exactly 0, so the value is the code's to the last bit.
+            return Quantized(codes.detach() + (wide - wide.detach()), loss, indices)
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """Indices (N, h, w) of the codes nearest to z (N, d, h, w)."""
+        n, _, h, w = z.shape
+        return nearest_code(to_vectors(z), self.embedding.weight.float()).view(n, h, w)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (N, h, w), any integer type → vectors (N, d, h, w)."""
+        return self.embedding(indices.long()).movedim(-1, 1)
+
+    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
+        """The codebook and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""
+        yield self.embedding, vectors
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """A sum of codes: each level quantises what the previous ones left (Zeghidour et al. 2021, algorithm 1).
+
+    The rate is levels·log2(n_embed) bits per position. Keys ``levels.L.embedding.weight``.
+
+    Args:
+        levels: codebooks.
+        n_embed: codes per level.
+        embed_dim: channels d of a code.
+        beta, legacy: as :class:`VectorQuantizer`.
+    """
+
+    def __init__(self, levels: int, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"levels={levels} of a residual quantiser must be at least 1")
+        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, beta, legacy) for _ in range(levels))
+
+    def forward(self, z: Tensor) -> Quantized:
+        """(N, d, h, w) → :class:`Quantized`, indices (N, h, w, levels); the loss is the sum over levels."""
+        with torch.autocast(z.device.type, enabled=False):
+            wide = z.float()
+            rest, total, losses, indices = wide, torch.zeros_like(wide), [], []
+            for level in self._quantizers():
+                quantized = level(rest)
+                codes = quantized.latent.detach()
+                rest, total = rest - codes, total + codes
+                losses.append(quantized.loss)
+                indices.append(quantized.indices)
+            return Quantized(total + (wide - wide.detach()), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (N, h, w, levels), any integer type → vectors (N, d, h, w); fewer levels give a coarser latent."""
+        if not 1 <= indices.shape[-1] <= len(self.levels):
+            raise ValueError(f"indices have {indices.shape[-1]} levels, the codebook has {len(self.levels)}")
+        parts = zip(self._quantizers(), indices.unbind(dim=-1), strict=False)
+        codes = [level.lookup(part) for level, part in parts]
+        return torch.stack(codes).sum(dim=0)
+
+    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
+        """Each level's codebook with the vectors (M, d) that it quantises.
+
+        A level's codebook may be changed before the next one is asked for: the residual is taken with the changed one.
+        """
+        for level in self._quantizers():
+            yield level.embedding, vectors
+            codebook = level.embedding.weight.detach().float()
+            vectors = vectors - codebook[nearest_code(vectors, codebook)]
+
+    def _quantizers(self) -> list[VectorQuantizer]:
+        return cast(list[VectorQuantizer], list(self.levels))

@@ -1,0 +1,127 @@
+"""Adversarial and structural losses: pure functions of tensors, none of them weighted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import pytorch_msssim
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from utils.errors import UserError
+
+GAN_MODES = ("vanilla", "lsgan", "hinge")
+
+# Exponents of Wang, Simoncelli & Bovik 2003 with their last three scales merged into one. pytorch_msssim asks for sides of more
+# than (window - 1)·2⁴ pixels however few the scales are.
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.6696)
+_MS_SSIM_WINDOW = 7
+_MS_SSIM_SIGMA = 1.5
+_MS_SSIM_LARGER_THAN = (_MS_SSIM_WINDOW - 1) * 2**4
+
+
+def adversarial(logits: Tensor, real: bool, mode: str, *, generator: bool = False) -> Tensor:
+    """How far logits are from the verdict wanted, mean over all of them.
+
+    Args:
+        logits: any shape, unbounded.
+        real: the verdict wanted: real or generated.
+        mode: ``vanilla``, -log σ(±x) (Goodfellow 2014, non-saturating); ``lsgan``, (x - 1)² or x² (Mao 2017, eq. 9);
+            ``hinge``, max(0, 1 ∓ x) (Lim & Ye 2017).
+        generator: the loss is the generator's. Only hinge differs: -x, unbounded, so that it never stops pushing.
+
+    Returns:
+        A scalar in float32 or higher.
+
+    Raises:
+        UserError: the mode is unknown.
+        ValueError: a generator that wants to be found out.
+    """
+    if generator and not real:
+        raise ValueError("the generator's loss wants its planes taken for real: generator=True needs real=True")
+    logits = full_precision(logits)
+    if mode == "vanilla":
+        return functional.softplus(-logits if real else logits).mean()
+    if mode == "lsgan":
+        return (logits - float(real)).square().mean()
+    if mode == "hinge":
+        if generator:
+            return -logits.mean()
+        return functional.relu(1 - logits if real else 1 + logits).mean()
+    raise UserError(f"gan_mode={mode!r} is unknown; choose one of {', '.join(GAN_MODES)}")
+
+
+def adversarial_views(
+    net_d: Callable[[Tensor], Tensor], views: Sequence[Tensor], real: bool, mode: str, *, generator: bool = False
+) -> Tensor:
+    """Mean over views of their adversarial losses, with one call of the discriminator for all views of a shape.
+
+    Equal to calling it view by view where it treats images independently, as :class:`~networks.patchgan.PatchDiscriminator` does;
+    views count equally whatever their number of planes.
+
+    Args:
+        net_d: images (N, C, H, W) to logits (N, ...).
+        views: batches of images, each with its own N, H and W.
+        real: as in :func:`adversarial`.
+        mode: as in :func:`adversarial`.
+        generator: as in :func:`adversarial`.
+
+    Returns:
+        A scalar.
+    """
+    same_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for view in views:
+        same_shape[tuple(view.shape[1:])].append(view)
+    losses = [
+        adversarial(logits, real, mode, generator=generator)
+        for group in same_shape.values()
+        for logits in net_d(torch.cat(group)).split([len(view) for view in group])
+    ]
+    return torch.stack(losses).mean()
+
+
+def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """½ [mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake))], a scalar."""
+    return 0.5 * (adversarial(real_logits, True, "hinge") + adversarial(fake_logits, False, "hinge"))
+
+
+def vanilla_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """½ [mean softplus(-D(real)) + mean softplus(D(fake))], a scalar."""
+    return 0.5 * (adversarial(real_logits, True, "vanilla") + adversarial(fake_logits, False, "vanilla"))
+
+
+def ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
+    """1 - MS-SSIM (Wang, Simoncelli & Bovik 2003) with three scales, mean over images and channels.
+
+    Args:
+        a: images (N, C, H, W) in [-1, 1].
+        b: the same shape.
+
+    Returns:
+        A scalar in [0, 1], 0 for equal images.
+
+    Raises:
+        UserError: a side is too small for the scales.
+    """
+    if min(a.shape[2:]) <= _MS_SSIM_LARGER_THAN:
+        raise UserError(
+            f"MS-SSIM needs planes with sides larger than {_MS_SSIM_LARGER_THAN} pixels, not {a.shape[2]} x {a.shape[3]}; "
+            f"set cropsize to at least {_MS_SSIM_LARGER_THAN + 8} or lbm_ms_ssim to 0"
+        )
+    with torch.autocast(a.device.type, enabled=False):  # variances as differences of squares: half precision cannot hold them
+        similarity = pytorch_msssim.ms_ssim(
+            full_precision(a),
+            full_precision(b),
+            data_range=2,
+            win_size=_MS_SSIM_WINDOW,
+            win_sigma=_MS_SSIM_SIGMA,
+            weights=list(_MS_SSIM_WEIGHTS),
+        )
+    return 1 - similarity
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Half-precision values as float32, others as they are: means and differences of losses need more than 8 bits."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,0 +1,61 @@
+"""The patch discriminator that judges planes of the isotropic volume."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+# Outputs of the stride-2 convolutions, in units of ndf. A larger patch number means fewer of them (and so smaller patches).
+_WIDTHS = {16: (1, 2, 4, 8), 8: (1, 2, 2, 4, 8), 4: (1, 2, 2, 4, 4, 8)}
+
+
+class PatchDiscriminator(nn.Module):
+    """Convolutional discriminator with one logit per patch (N, in_channels, H, W) -> (N, 1, ~H/reduction, ~W/reduction).
+
+    Every layer normalises an image on its own, so images may be batched freely without changing a logit.
+
+    Attributes:
+        reduction: pixels per logit along a side: 16, 32 or 64 for patch 16, 8 or 4.
+    """
+
+    def __init__(self, in_channels: int, ndf: int, patch: int = 16) -> None:
+        """Builds the network with PyTorch's default initialisation.
+
+        Args:
+            in_channels: channels of the images.
+            ndf: width of the first layer.
+            patch: 16, 8 or 4.
+
+        Raises:
+            UserError: another patch.
+        """
+        super().__init__()
+        if patch not in _WIDTHS:
+            raise UserError(f"patch={patch} must be one of {', '.join(str(known) for known in _WIDTHS)}")
+        self.patch = patch
+        self.reduction = 2 ** len(_WIDTHS[patch])
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for index, width in enumerate(_WIDTHS[patch]):
+            layers.append(nn.Conv2d(channels, width * ndf, 4, stride=2, padding=1))
+            if index:
+                layers.append(nn.InstanceNorm2d(width * ndf))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            channels = width * ndf
+        layers += [nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(channels, 1, 4, padding=1)]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of real against generated.
+
+        Raises:
+            UserError: the images are so small that the last normalisation would see a single value.
+        """
+        height, width = (side // self.reduction for side in images.shape[2:])
+        if height * width < 2:
+            raise UserError(
+                f"netD=patch_{self.patch} needs planes of at least {self.reduction} x {2 * self.reduction} pixels, "
+                f"not {images.shape[2]} x {images.shape[3]}; raise the crop or take a netD with a larger number"
+            )
+        return self.model(images)

@@ -1,0 +1,54 @@
+"""The networks that settings choose by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from torch import nn
+
+from networks.patchgan import PatchDiscriminator
+from networks.unet3d import UNet3d
+from networks.volume_decoder import VolumeDecoder
+from utils.errors import UserError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+GENERATORS: dict[str, Callable[..., nn.Module]] = {"ed023e": VolumeDecoder, "edclean": UNet3d}
+DISCRIMINATORS: dict[str, Callable[..., PatchDiscriminator]] = {
+    f"patch_{patch}": partial(PatchDiscriminator, patch=patch) for patch in (16, 8, 4)
+}
+
+
+def build_generator(name: str, **values: int | float | str) -> nn.Module:
+    """A 3-D generator.
+
+    Args:
+        name: ``ed023e``, latents to volume, or ``edclean``, volume to volume.
+        values: arguments of :class:`~networks.volume_decoder.VolumeDecoder` or :class:`~networks.unet3d.UNet3d`.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    return _known("netG", name, GENERATORS)(**values)
+
+
+def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscriminator:
+    """A discriminator of planes, (N, in_channels, H, W) to logits.
+
+    Args:
+        name: ``patch_16``, ``patch_8`` or ``patch_4``.
+        in_channels: channels of the planes.
+        ndf: width of the first layer.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    return _known("netD", name, DISCRIMINATORS)(in_channels=in_channels, ndf=ndf)
+
+
+def _known(option: str, name: str, networks: dict[str, Callable[..., Network]]) -> Callable[..., Network]:
+    if name not in networks:
+        raise UserError(f"{option}={name!r} is unknown; choose one of {', '.join(networks)}")
+    return networks[name]

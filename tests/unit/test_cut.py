@@ -1,0 +1,168 @@
+"""PatchContrast: the reference's sampler and criterion, its directions, and what a batch contrasts with."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.CUT import PatchContrast, patch_nce
+from utils.errors import UserError
+
+CHANNELS = (6, 12, 12, 24)
+LEVELS = range(len(CHANNELS))
+SIZES = ((6, 2, 3, 5), (4, 1, 2, 3))
+
+
+@pytest.fixture
+def reference(golden):
+    return golden("patchnce")
+
+
+@pytest.fixture(params=[False, True], ids=["features", "mlp"])
+def contrast(request, reference, load_weights):
+    module = PatchContrast(CHANNELS, num_patches=40, use_mlp=request.param, mlp_channels=16)
+    if request.param:
+        load_weights(module, reference.weights())
+    return module
+
+
+def pyramid(batch=1, scale=1.0):
+    return [scale * torch.randn(batch, *size) for size in SIZES]
+
+
+def numpy_draw(seed):
+    generator = np.random.RandomState(seed)
+    return lambda n: torch.from_numpy(generator.permutation(n))
+
+
+def test_samples_and_losses_match_the_reference(reference, contrast):
+    run = f"mlp{int(contrast.use_mlp)}"
+    draw = numpy_draw(3)
+    for level in LEVELS:
+        query, key = (torch.from_numpy(reference[f"feat_{role}{level}"]) for role in "qk")
+        ids = draw(query[0, 0].numel())[:40]
+        np.testing.assert_array_equal(ids, reference[f"ids{level}"])
+        rows = {role: contrast.sample(level, feature, ids) for role, feature in (("q", query), ("k", key))}
+        for role, vectors in rows.items():
+            np.testing.assert_allclose(vectors[0].detach(), reference[f"{run}_{role}{level}"], atol=1e-5)
+        loss = patch_nce(rows["q"], rows["k"], 0.07)
+        np.testing.assert_allclose(loss[0].detach(), reference[f"{run}_loss{level}"], rtol=1e-5, atol=1e-5)
+
+
+def test_total_and_gradients_match_the_reference(reference, contrast):
+    run = f"mlp{int(contrast.use_mlp)}"
+    query = [torch.from_numpy(reference[f"feat_q{level}"]).requires_grad_() for level in LEVELS]
+    key = [torch.from_numpy(reference[f"feat_k{level}"]).requires_grad_() for level in LEVELS]
+    loss = contrast(query, key, draw=numpy_draw(3))
+    assert loss.item() == pytest.approx(float(reference[f"{run}_total"]), rel=1e-5)
+    loss.backward()
+    for level in LEVELS:
+        gradient = torch.from_numpy(reference[f"{run}_gradq{level}"])
+        torch.testing.assert_close(query[level].grad, gradient, atol=1e-5 * gradient.abs().max().item(), rtol=1e-4)
+        assert key[level].grad is None
+    assert all(parameter.grad is not None for parameter in contrast.parameters())
+
+
+def test_groups_and_all_negatives_match_the_reference(reference):
+    query, key = (torch.from_numpy(reference[f"nce2_{role}"]) for role in "qk")
+    groups = patch_nce(query.unflatten(0, (2, 6)), key.unflatten(0, (2, 6)), 0.07)
+    np.testing.assert_allclose(groups.flatten(), reference["nce2_bs2"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(patch_nce(query[None], key[None], 0.07)[0], reference["nce2_allneg"], rtol=1e-5, atol=1e-5)
+
+
+def test_by_hand():
+    query = torch.eye(3).unsqueeze(0)
+    key = query[:, [0, 2, 1]]  # the first finds its own, the others find each other's
+    expected = [np.log(np.exp(1) + 2) - 1, np.log(np.exp(1) + 2), np.log(np.exp(1) + 2)]
+    np.testing.assert_allclose(patch_nce(query, key, 1.0)[0], expected, rtol=1e-6)
+
+
+def test_a_batch_of_two_is_the_mean_of_two_volumes():
+    contrast = PatchContrast((6, 4), num_patches=4)
+    query, key = pyramid(2), pyramid(2)
+    both = contrast(query, key, numpy_draw(0))
+    each = [contrast([q[i : i + 1] for q in query], [k[i : i + 1] for k in key], numpy_draw(0)) for i in range(2)]
+    torch.testing.assert_close(both, torch.stack(each).mean())
+
+
+def test_all_negatives_contrasts_with_the_other_volumes_too():
+    contrast = PatchContrast((6, 4), num_patches=4, all_negatives=True)
+    query, key = pyramid(2), pyramid(2)
+    draw = numpy_draw(0)
+    expected = 0.0
+    for level in range(2):
+        ids = draw(query[level][0, 0].numel())[:4]
+        rows = [contrast.sample(level, role[level], ids).reshape(1, -1, SIZES[level][0]) for role in (query, key)]
+        expected = expected + patch_nce(*rows, 0.07).mean() / 2
+    actual = contrast(query, key, numpy_draw(0))
+    torch.testing.assert_close(actual, expected)
+    assert actual > PatchContrast((6, 4), num_patches=4)(query, key, numpy_draw(0))
+
+
+def test_levels_are_weighted_and_a_weight_of_zero_draws_nothing():
+    query, key = pyramid(), pyramid()
+
+    def loss(*weights):
+        return PatchContrast((6, 4), num_patches=4, level_weights=weights)(query, key, numpy_draw(0))
+
+    torch.testing.assert_close(loss(3.0, 0.0), 3 * loss(1.0, 0.0))
+    torch.testing.assert_close(loss(1.0, 2.0), loss(1.0, 1.0) * 2 - loss(1.0, 0.0))
+    only_second = PatchContrast((4,), num_patches=4)(query[1:], key[1:], numpy_draw(0)) / 2
+    torch.testing.assert_close(loss(0.0, 1.0), only_second)
+
+
+def test_positions_follow_the_global_generator():
+    contrast, query, key = PatchContrast((6, 4), num_patches=3), pyramid(), pyramid()
+    torch.manual_seed(0)
+    first, second = contrast(query, key), contrast(query, key)
+    torch.manual_seed(0)
+    assert contrast(query, key) == first != second
+
+
+def test_equal_features_are_recognised():
+    contrast, features = PatchContrast((6, 4)), pyramid(2)
+    assert contrast(features, features) < contrast(features, pyramid(2))
+
+
+def test_perceptrons_start_small_and_only_where_asked_for():
+    assert not PatchContrast(CHANNELS).state_dict()
+    torch.manual_seed(0)
+    state = PatchContrast((64, 128), use_mlp=True).state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == {
+        "mlp_0.0.weight": (256, 64), "mlp_0.0.bias": (256,), "mlp_0.2.weight": (256, 256), "mlp_0.2.bias": (256,),
+        "mlp_1.0.weight": (256, 128), "mlp_1.0.bias": (256,), "mlp_1.2.weight": (256, 256), "mlp_1.2.bias": (256,),
+    }  # fmt: skip
+    for key, value in state.items():
+        if key.endswith("bias"):
+            assert not value.any()
+        else:
+            assert value.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_half_precision_is_widened(reference, contrast):
+    query, key = ([torch.from_numpy(reference[f"feat_{role}{level}"]) for level in LEVELS] for role in "qk")
+    full = contrast(query, key, numpy_draw(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = contrast(query, key, numpy_draw(3))
+    assert mixed.dtype == torch.float32
+    assert mixed.item() == pytest.approx(full.item(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level_weights": [1.0, 1.0, 1.0]}, r"fWhich=\[1.0, 1.0, 1.0\] has 3 weights, but the features have 2 levels"),
+        ({"level_weights": [0.0, 0.0]}, "leaves no level to compare"),
+        ({"num_patches": 1}, "num_patches=1 leaves no negative"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        PatchContrast((6, 4), **options)
+
+
+def test_query_and_key_must_correspond():
+    contrast, features = PatchContrast((6, 4)), pyramid()
+    with pytest.raises(ValueError, match="must have the same shapes and 2 levels"):
+        contrast(features, [volume[..., :-1] for volume in features])
+    with pytest.raises(ValueError, match="must have the same shapes and 2 levels"):
+        contrast(features[:1], features[:1])

@@ -45,6 +45,16 @@ def to_volume(slices: Tensor, batch: int) -> Tensor:
     return rearrange(slices, "(b z) c x y -> b c x y z", b=batch)
 
 
+def swap_in_plane(volume: Tensor) -> Tensor:
+    """The in-plane transpose, (B, C, X, Y, Z) -> (B, C, Y, X, Z)."""
+    return rearrange(volume, "b c x y z -> b c y x z")
+
+
+def zy_planes(volume: Tensor) -> Tensor:
+    """All ZY planes, (B, C, X, Y, Z) -> (B·X, C, Z, Y): the first of the six views."""
+    return rearrange(volume, SIX_PLANES[0].layout)
+
+
 def six_views(volume: Tensor, planes: int = 0) -> list[Tensor]:
     """The planes of a volume along each axis, and the same with their in-plane axes exchanged (the papers' "flipped" views).
 

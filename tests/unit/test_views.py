@@ -28,6 +28,17 @@ def test_to_volume_inverts_to_slices(volume):
     torch.testing.assert_close(views.to_volume(views.to_slices(volume), batch=B), volume)
 
 
+def test_in_plane_transpose(volume):
+    swapped = views.swap_in_plane(volume)
+    assert swapped.shape == (B, C, Y, X, Z)
+    for x, y in np.ndindex(X, Y):
+        torch.testing.assert_close(swapped[:, :, y, x], volume[:, :, x, y])
+
+
+def test_zy_planes_are_the_first_view(volume):
+    torch.testing.assert_close(views.zy_planes(volume), views.six_views(volume)[0])
+
+
 def test_every_voxel_of_the_six_views(volume):
     # value of the pixel (row i, column j) of plane n in volume b
     expected = [

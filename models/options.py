@@ -1,0 +1,133 @@
+"""The options that each model adds, as data (torch-free), composed from groups that the models share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from utils.base_options import BASE_OPTIONS, Option
+
+_geometry = partial(Option, group="geometry")
+_network = partial(Option, group="networks")
+_loss = partial(Option, group="losses")
+_cut = partial(Option, group="CUT")
+
+BRANCH = (
+    _geometry("downbranch", int, 1, "max-pool the latent volume by this factor along z (2 for 4x)", limits=">=1"),
+    _geometry("resizebranch", int, 1, "interpolate the latent volume by this factor along z", limits=">=1"),
+)
+
+NETWORKS = (
+    _network("netD", str, "patch_16", "discriminator of planes", choices=("patch_16", "patch_8", "patch_4")),
+    _network("ngf", int, 32, "width of the volume generator; 8*ngf = 4*ch of the autoencoder", limits=">=1"),
+    _network("ndf", int, 64, "width of the discriminator of planes", limits=">=1"),
+    _network("norm", str, "batch", "normalisation of the volume generator", choices=("batch", "instance", "group", "none")),
+    _network("mc", bool, True, "dropout 0.5 in the volume generator"),
+    _network("input_nc", int, 1, "channels of the input; 2 with tc", limits=">=1 <=2"),
+    _network("output_nc", int, 1, "channels of the output; 2 with tc", limits=">=1 <=2"),
+    _network("final", str, "tanh", "accepted; the last activation is always tanh"),
+)
+
+AUTOENCODER = (
+    _network("ldmyaml", str, "vqgan", "autoencoder settings: ldm/NAME.yaml, or a path to such a file"),
+    _network("netG", str, None, "volume generator; unset: the yaml's interpolator, else ed023e", choices=("ed023e",)),
+    _network("embed_dim", int, None, "channels of a code; unset: the yaml's", limits=">=1"),
+    _network("tc", bool, False, "two channels: the two folders of direction"),
+)
+
+UNET = (
+    _geometry("uprate", int, None, "planes per slice; unset: cropsize / slices, with which it must agree", limits=">=1"),
+    _network("netG", str, "edclean", "volume generator", choices=("edclean",)),
+    _network(
+        "gdim",
+        str,
+        "1d_3d",
+        "convolutions of encoder_decoder",
+        choices=("1d_1d", "1d_3d", "3d_1d", "3d_3d"),
+        why="each half is 1d (along z) or 3d; 2d is not supported",
+    ),
+    _network("nocyc", bool, False, "leave the cycle out"),
+    _loss("lambB", float, 1.0, "weight of the cycle's L1", limits=">=0"),
+)
+
+PROJECTION = (
+    _loss("lamb", float, 10.0, "weight of the projected L1", limits=">=0"),
+    _loss("l1how", str, "max", "projection of a slab", choices=("max", "min", "mean", "dsp"), aliases=("--l1",)),
+    _loss("skipl1", int, 4, "slices per projected slab", limits=">=1"),
+)
+
+ADVERSARIAL = (
+    _loss("adv", float, 1.0, "weight of the six-view adversarial term; 0 builds no net_d", limits=">=0"),
+    _loss("adv_planes", int, 0, "planes drawn per view and step; 0 = all", limits=">=0", ours=True),
+    _loss(
+        "gan_mode",
+        str,
+        "vanilla",
+        "adversarial loss of planes",
+        choices=("vanilla", "lsgan", "hinge"),
+        why="the Wasserstein modes would need a gradient penalty, which is not supported",
+    ),
+)
+
+RECONSTRUCTION = (
+    _loss(
+        "slabtarget",
+        str,
+        "pooled",
+        "target of a slab: its slices projected alike, or its first slice (the reference)",
+        choices=("pooled", "slice"),
+        ours=True,
+    ),
+    _loss("lbm_ms_ssim", float, 0.0, "weight of MS-SSIM on ZY planes against the interpolated volume", limits=">=0"),
+    _loss("perceptual_weight", float, None, "weight of LPIPS; unset: the yaml's, else 1", limits=">=0", ours=True),
+)
+
+CUT = (
+    _cut("nocut", bool, True, "no contrastive term; --no-nocut switches it on"),
+    _cut("lbNCE", float, 0.0, "weight of the contrastive term", limits=">=0"),
+    _cut("num_patches", int, 256, "patches per level", limits=">=1"),
+    _cut("nce_T", float, 0.07, "temperature", limits=">0"),
+    _cut("use_mlp", bool, False, "compare features through a trained MLP"),
+    _cut("c_mlp", int, 256, "width of the MLP", limits=">=1"),
+    _cut("fWhich", float, None, "weights of the four levels; unset: ones", nargs="+", limits=">=0"),
+    _cut("nce_includes_all_negatives_from_minibatch", bool, False, "negatives from every item of the batch"),
+)
+
+
+def _with(options: tuple[Option, ...], **changes: dict[str, Any]) -> tuple[Option, ...]:
+    """The options, some of them with other fields: ``_with(options, lbNCE={"default": 1.0})``."""
+    missing = changes.keys() - {option.name for option in options}
+    if missing:
+        raise ValueError(f"no such options: {sorted(missing)}")
+    return tuple(replace(option, **changes.get(option.name, {})) for option in options)
+
+
+_DSP_HOW = tuple(option for option in BASE_OPTIONS if option.name == "dsp_how")
+
+VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + CUT
+KL = (
+    *_with(VQ, ldmyaml={"default": "ldmaex2"}, lbNCE={"default": 1.0}),
+    _network(
+        "hbranch",
+        str,
+        None,
+        "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's",
+        choices=("mid", "z"),
+    ),
+)
+ISOREF = _with(
+    _DSP_HOW + UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
+    dsp_how={"default": "mean"},
+    skipl1={"default": 1},
+    lbNCE={"default": 1.0},
+    l1how={"choices": ("max", "min", "mean", "dsp", "maxmin")},
+    ngf={"help": "width of the volume generator"},
+)
+
+MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {
+    "ae0iso0tccutvqq": VQ,
+    "ae0iso0tccut": KL,
+    "ae0iso0tccutvqqssim": _with(VQ, lbm_ms_ssim={"default": 1.0}),
+    "IsoREF": ISOREF,
+}

@@ -1,1 +1,5 @@
-"""Training volumes to crops."""
+"""Training crops from paired folders of volumes."""
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the package index for news when imported

@@ -1,0 +1,206 @@
+"""Where a crop lies and how it is cut out: z window, thinning, resizing, rotation about the crop's own centre.
+
+Geometry only; values stay those of the file. File order is (Z, rows, columns); a crop is (X=rows, Y=columns, Z).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+from utils.volume_io import Volume
+
+MAX_ANGLE = 45  # degrees; every square orientation up to the symmetries of the grid
+cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a worker process
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """Size and sampling of a crop.
+
+    Attributes:
+        cropsize: in-plane side in pixels (after ``resize``).
+        cropz: raw planes that a crop spans.
+        dsp: every dsp-th plane is kept (``dsp_how`` pick) or every dsp planes are averaged (mean).
+        dsp_how: pick | mean.
+        usp: factor by which the kept planes are interpolated along Z.
+        precrop: side of the centred square that crops come from; 0 = the whole plane.
+        resize: side to which planes (after precrop) are resized; 0 = not at all.
+        rotate: rotate by a random angle within ±45° (training only).
+    """
+
+    cropsize: int
+    cropz: int
+    dsp: int = 1
+    dsp_how: str = "pick"
+    usp: float = 1
+    precrop: int = 0
+    resize: int = 0
+    rotate: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("cropsize", "cropz", "dsp", "usp"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("precrop", "resize"):
+            value = getattr(self, name)
+            if value and value < self.cropsize:
+                raise UserError(f"{name}={value} is smaller than cropsize={self.cropsize}; raise it, or set it to 0 for none")
+        if self.dsp_how not in ("pick", "mean"):
+            raise UserError(f"dsp_how={self.dsp_how} is unknown; known: pick, mean")
+        if self.kept < 1 or self.slices < 1:
+            raise UserError(f"cropz={self.cropz} leaves no slice with dsp={self.dsp}, usp={self.usp}; raise cropz to {self.dsp}")
+
+    @property
+    def kept(self) -> int:
+        """Planes that remain after dsp."""
+        return self.cropz // self.dsp
+
+    @property
+    def slices(self) -> int:
+        """Slices of a finished crop, ``int(cropz * usp / dsp)`` (the same as utils.geometry.Geometry)."""
+        return int(self.cropz * self.usp / self.dsp)
+
+    def check(self, volume: Volume) -> None:
+        """Raise a UserError if a volume is too small for a crop."""
+        depth, height, width = volume.shape
+        where = f"{volume.path} has (Z, Y, X) = {volume.shape}"
+        if depth < self.cropz:
+            raise UserError(f"{where}: fewer planes than cropz={self.cropz}; lower cropz or remove the file")
+        if self.precrop > min(height, width):
+            raise UserError(f"{where}: smaller than precrop={self.precrop}; lower precrop or remove the file")
+        if not self.resize and min(height, width) < self.cropsize:
+            raise UserError(f"{where}: smaller in-plane than cropsize={self.cropsize}; lower cropsize or remove the file")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Position of one crop: first raw plane, plane picked of every dsp, corner (row, column) on the resized grid.
+
+    ``rotation`` seeds the angle; None = not rotated.
+    """
+
+    z: int
+    offset: int
+    row: int
+    column: int
+    rotation: int | None = None
+
+
+def random_crop(shape: tuple[int, int, int], settings: CropSettings, rng: np.random.Generator) -> Crop:
+    """A crop of a volume of shape (Z, Y, X): all positions are equally likely, the last ones too."""
+    depth, height, width = _grid(shape, settings)
+    return Crop(
+        z=int(rng.integers(depth - settings.cropz + 1)),
+        offset=int(rng.integers(settings.dsp)),
+        row=int(rng.integers(height - settings.cropsize + 1)),
+        column=int(rng.integers(width - settings.cropsize + 1)),
+        rotation=int(rng.integers(2**31)) if settings.rotate else None,
+    )
+
+
+def centre_crop(shape: tuple[int, int, int], settings: CropSettings) -> Crop:
+    """The crop in the middle of a volume of shape (Z, Y, X), for validation."""
+    depth, height, width = _grid(shape, settings)
+    return Crop((depth - settings.cropz) // 2, 0, (height - settings.cropsize) // 2, (width - settings.cropsize) // 2)
+
+
+def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
+    """Cut a crop out of a volume, reading no more than it needs.
+
+    Returns:
+        float32 array (cropsize, cropsize, slices) of the file's own values, axes (X, Y, Z).
+    """
+    margin = rotation_margin(settings.cropsize) if crop.rotation is not None else 0
+    _, height, width = volume.shape
+    rows = _source_positions(crop.row, height, margin, settings)
+    columns = _source_positions(crop.column, width, margin, settings)
+    window = _read_planes(volume, crop, settings, _span(rows), _span(columns))
+    window = sample(window, rows - np.floor(rows.min()), axis=1)
+    window = sample(window, columns - np.floor(columns.min()), axis=2)
+    image = to_memory(window)
+    if crop.rotation is not None:
+        image = _rotated(image, crop.rotation, settings.cropsize)
+    if settings.usp != 1:
+        centres = np.arange(settings.slices)
+        image = sample(image, (centres + 0.5) / settings.usp - 0.5, axis=2)
+    return image
+
+
+def to_memory(planes: np.ndarray) -> np.ndarray:
+    """(Z, rows, columns) of a file → (X=rows, Y=columns, Z), contiguous; nothing is transposed in-plane."""
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+
+
+def rotation_margin(cropsize: int) -> int:
+    """Pixels around a crop that a rotation by up to 45° about its centre can reach, and one for interpolation."""
+    return math.ceil(cropsize * (math.sqrt(2) - 1) / 2) + 1
+
+
+def sample(values: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+    """Linear interpolation along an axis at fractional positions, clamped to the first and last value.
+
+    Resizing to n values is ``(k + 0.5) * size / n - 0.5``, the convention of OpenCV and of ``align_corners=False``.
+    Unlike a resize of the window, this puts a crop's pixels exactly where those of the resized whole plane lie.
+    """
+    last = values.shape[axis] - 1
+    clamped = np.clip(positions, 0, last)
+    low = np.floor(clamped).astype(np.intp)
+    weight = (clamped - low).astype(np.float32)
+    below = values.take(low, axis)
+    if not weight.any():
+        return below
+    above = values.take(np.minimum(low + 1, last), axis)
+    weight = weight.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+    return below + (above - below) * weight
+
+
+def _grid(shape: tuple[int, int, int], settings: CropSettings) -> tuple[int, int, int]:
+    side = settings.resize or settings.precrop
+    return (shape[0], side, side) if side else shape
+
+
+def _source_positions(corner: int, size: int, margin: int, settings: CropSettings) -> np.ndarray:
+    """Pixels of the file (fractional when resized) under the pixels of a crop with its margin, along one axis."""
+    region = settings.precrop or size
+    grid = settings.resize or region
+    wanted = np.arange(corner - margin, corner + settings.cropsize + margin)
+    period = max(2 * (grid - 1), 1)
+    folded = wanted % period
+    reflected = np.minimum(folded, period - folded) if grid > 1 else np.zeros_like(wanted)
+    inside = np.clip((reflected + 0.5) * region / grid - 0.5, 0, region - 1)
+    return inside + (size - region) // 2
+
+
+def _span(positions: np.ndarray) -> slice:
+    return slice(int(np.floor(positions.min())), int(np.ceil(positions.max())) + 1)
+
+
+def _read_planes(volume: Volume, crop: Crop, settings: CropSettings, rows: slice, columns: slice) -> np.ndarray:
+    stop = crop.z + settings.kept * settings.dsp
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the intensity check reports
+        if settings.dsp_how == "pick":
+            return volume[crop.z + crop.offset : stop : settings.dsp, rows, columns].astype(np.float32, copy=False)
+        planes = volume[crop.z : stop, rows, columns]
+        return planes.reshape(settings.kept, settings.dsp, *planes.shape[1:]).mean(axis=1, dtype=np.float32)
+
+
+def _rotated(image: np.ndarray, seed: int, cropsize: int) -> np.ndarray:
+    transform = _rotation(cropsize)
+    transform.set_random_seed(seed)
+    return np.ascontiguousarray(transform(image=image)["image"])
+
+
+_ROTATIONS: dict[int, A.Compose] = {}
+
+
+def _rotation(cropsize: int) -> A.Compose:
+    if cropsize not in _ROTATIONS:
+        turn = A.Rotate(limit=(-MAX_ANGLE, MAX_ANGLE), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=1)
+        _ROTATIONS[cropsize] = A.Compose([turn, A.CenterCrop(cropsize, cropsize)])
+    return _ROTATIONS[cropsize]

@@ -1,0 +1,285 @@
+"""Paired folders of volumes → training crops → batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dataloader import intensity
+from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop
+from dataloader.intensity import Range
+from dataloader.pairs import paired_names
+from dataloader.sampler import CropSampler
+from utils.errors import UserError
+from utils.volume_io import ArrayVolume, Volume, open_volume
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 3  # seconds before a progress bar appears
+_SAMPLED_FILES = 16  # files whose values are tried under nm 00 before a training starts
+
+
+class PairedImageDataset(Dataset[dict[str, Any]]):
+    """Crops of volumes that lie under equal names in the folders of all directions.
+
+    Sample ``index`` is crop ``index // files`` of file ``index % files``; its label is the file's place among the sorted
+    names. ``dataset[epoch, index]`` draws position and angle from ``numpy.random.default_rng([seed, epoch, index])``
+    and from nothing else: the same in every process and for any number of workers. ``dataset[index]`` is epoch 0.
+    All directions of a sample share the position, the angle and the planes picked.
+
+    A sample is ``{"img": [one (1, X, Y, Z) float32 tensor per direction], "labels": int, "filenames": str}`` with
+    X = Y = cropsize and Z = int(cropz * usp / dsp). Memory X is the file's row axis, Y its column axis. Values: nm 00
+    those of the file, 01 in [0, 1], 11 in [-1, 1].
+
+    Args:
+        root: the folder ``train`` or ``val`` of a data set.
+        directions: folders within it, one image each.
+        train: False: one crop per file from its centre, not rotated, the same in every epoch.
+        cropsize, cropz, dsp, dsp_how, usp, precrop, resize, rotate: see ``dataloader.crops.CropSettings``.
+        nm: 00 (values already lie in [-1, 1]) | 01 | 11 (each file's own range, read once before training).
+        nm_clip: percentiles (LOW, HIGH) in place of minimum and maximum for nm 01 and 11.
+        seed: of every draw, 0 or more.
+        crops_per_volume: samples per file and epoch.
+        preload: keep the decoded volumes in memory (worker processes that are forked share them).
+
+    Raises:
+        UserError: folders are missing, empty or unpaired, or the options contradict each other.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        directions: Sequence[str],
+        *,
+        cropsize: int,
+        cropz: int,
+        dsp: int = 1,
+        dsp_how: str = "pick",
+        usp: float = 1,
+        precrop: int = 0,
+        resize: int = 0,
+        rotate: bool = True,
+        nm: str = "00",
+        nm_clip: Sequence[float] | None = None,
+        seed: int = 123,
+        crops_per_volume: int = 1,
+        preload: bool = False,
+        train: bool = True,
+    ):
+        self.root, self.directions, self.train = Path(root), tuple(directions), train
+        self.settings = CropSettings(cropsize, cropz, dsp, dsp_how, usp, precrop, resize, rotate)
+        self.nm, self.nm_clip = nm, None if nm_clip is None else (float(nm_clip[0]), float(nm_clip[1]))
+        intensity.check_options(self.nm, self.nm_clip)
+        if seed < 0 or crops_per_volume < 1:
+            raise UserError(f"seed={seed} must be 0 or more, crops_per_volume={crops_per_volume} 1 or more")
+        self.seed, self.crops_per_volume, self.preload = seed, crops_per_volume if train else 1, preload
+        self.names = paired_names(self.root, self.directions)
+        self._volumes: dict[tuple[str, str], Volume] = {}
+        self._ranges: dict[tuple[str, str], Range] = {}
+
+    def __len__(self) -> int:
+        return len(self.names) * self.crops_per_volume
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        label = index % len(self.names)
+        name = self.names[label]
+        shape = self._volume(self.directions[0], name).shape
+        if self.train:
+            crop = random_crop(shape, self.settings, np.random.default_rng([self.seed, epoch, index]))
+        else:
+            crop = centre_crop(shape, self.settings)
+        images = []
+        for direction in self.directions:
+            volume = self._volume(direction, name)
+            values = read_crop(volume, crop, self.settings)
+            if self.nm == "00":
+                intensity.check_unit_range(values, str(volume.path))
+            else:
+                values = intensity.normalise(values, self.nm, self._range(direction, name))
+            images.append(torch.from_numpy(values)[None])
+        return {"img": images, "labels": label, "filenames": name}
+
+    def check(self) -> None:
+        """Open every file and raise what would stop a training later; afterwards the ranges for nm 01 and 11 are known.
+
+        Raises:
+            UserError: a file is unreadable, truncated, 2-D, RGB or of an unsupported dtype; the shapes of a pair differ;
+                a volume is smaller than a crop; voxels are NaN or infinite; under nm 00, sampled crops leave [-1, 1].
+        """
+        for name in tqdm(self.names, desc=f"opening {self.root.name}", unit="file", delay=_PATIENCE, leave=False):
+            volumes = [self._open(direction, name) for direction in self.directions]
+            self.settings.check(volumes[0])
+            for volume in volumes[1:]:
+                if volume.shape != volumes[0].shape:
+                    raise UserError(
+                        f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
+                        "the files of a pair must show the same volume on the same grid"
+                    )
+        if self.preload:
+            self._preload()
+        if self.nm == "00":
+            for index in range(0, len(self.names), -(-len(self.names) // _SAMPLED_FILES)):
+                self[index]
+        else:
+            self._scan()
+
+    def intensity_record(self) -> dict[str, Any]:
+        """What a trained model must know about its data, as plain JSON.
+
+        ``{"nm", "nm_clip", "directions": {direction: {"dtype", "pooled": {"low", "high"}, "files": {name: {"low", "high"}},
+        "voxel_um": {name: [z, y, x] | null}}}, "dataset": contents of dataset.json beside train/ | null}``. ``low`` and
+        ``high`` are the file values that become the ends of the interval; pooled = lowest low, highest high; under nm 00
+        they are -1 and 1 and ``files`` is empty.
+        """
+        directions = {}
+        for direction in self.directions:
+            volumes = {name: self._volume(direction, name) for name in self.names}
+            ranges = {} if self.nm == "00" else {name: self._range(direction, name) for name in self.names}
+            directions[direction] = {
+                "dtype": np.result_type(*(volume.dtype for volume in volumes.values())).name,
+                "pooled": {
+                    "low": min((r.low for r in ranges.values()), default=-1.0),
+                    "high": max((r.high for r in ranges.values()), default=1.0),
+                },
+                "files": {name: {"low": r.low, "high": r.high} for name, r in ranges.items()},
+                "voxel_um": {name: volume.voxel_um and list(volume.voxel_um) for name, volume in volumes.items()},
+            }
+        clip = None if self.nm_clip is None else list(self.nm_clip)
+        return {"nm": self.nm, "nm_clip": clip, "directions": directions, "dataset": _dataset_json(self.root.parent)}
+
+    def _open(self, direction: str, name: str) -> Volume:
+        """A volume in its file; kept, since one without its values is small and holds no file open."""
+        key = direction, name
+        if key not in self._volumes:
+            self._volumes[key] = open_volume(self.root / direction / name)
+        return self._volumes[key]
+
+    def _volume(self, direction: str, name: str) -> Volume:
+        volume = self._open(direction, name)
+        if self.preload and not isinstance(volume, ArrayVolume):
+            volume = ArrayVolume(volume[:], volume.path, volume.voxel_um)
+            self._volumes[direction, name] = volume
+        return volume
+
+    def _preload(self) -> None:
+        sizes = [int(np.prod(volume.shape)) * volume.dtype.itemsize for volume in self._volumes.values()]
+        logger.info("loading %s into memory: %.2f GB", self.root, sum(sizes) / 1e9)
+        title = f"loading {self.root.name} ({sum(sizes) / 1e9:.2f} GB)"
+        with tqdm(total=sum(sizes), desc=title, unit="B", unit_scale=True, delay=_PATIENCE, leave=False) as bar:
+            for (direction, name), size in zip(list(self._volumes), sizes, strict=True):
+                self._volume(direction, name)
+                bar.update(size)
+
+    def _range(self, direction: str, name: str) -> Range:
+        key = direction, name
+        if key not in self._ranges:
+            self._ranges[key] = intensity.scan(self._volume(direction, name), self.nm_clip)
+        return self._ranges[key]
+
+    def _scan(self) -> None:
+        keys = [(d, n) for d in self.directions for n in self.names if (d, n) not in self._ranges]
+        volumes = {key: self._volume(*key) for key in keys}
+        total = sum(int(np.prod(v.shape)) * intensity.passes(v, self.nm_clip) for v in volumes.values())
+        title = f"ranges of {self.root.name}"
+        with tqdm(total=total, desc=title, unit="voxel", unit_scale=True, delay=_PATIENCE, leave=False) as bar:
+            for key, volume in volumes.items():
+                self._ranges[key] = intensity.scan(volume, self.nm_clip, bar.update)
+
+
+class DataModule(pl.LightningDataModule):
+    """Training and, where the folder exists, validation crops of one data set.
+
+    Args:
+        folder: the data set, holding ``train/{direction}`` and optionally ``val/{direction}``.
+        directions: the folders that are paired.
+        batch_size: samples per batch and process.
+        workers: worker processes; results do not depend on it.
+        **options: of ``PairedImageDataset``.
+
+    Attributes:
+        train_set: the training crops.
+        val_set: centre crops for validation, or None (no folder ``val`` with one of the directions).
+    """
+
+    def __init__(self, folder: Path | str, directions: Sequence[str], *, batch_size: int = 1, workers: int = 0, **options: Any):
+        super().__init__()
+        if batch_size < 1 or workers < 0:
+            raise UserError(f"batch_size={batch_size} must be 1 or more, workers={workers} 0 or more")
+        folder = Path(folder)
+        self.batch_size, self.workers = batch_size, workers
+        self.train_set = PairedImageDataset(folder / "train", directions, **options)
+        self.val_set: PairedImageDataset | None = None
+        if any((folder / "val" / direction).is_dir() for direction in directions):
+            self.val_set = PairedImageDataset(folder / "val", directions, **{**options, "train": False})
+
+    def check(self) -> None:
+        """Raise a UserError for anything that would stop the training: see ``PairedImageDataset.check``."""
+        CropSampler(len(self.train_set), self.batch_size)
+        self.train_set.check()
+        if self.val_set is not None:
+            self.val_set.check()
+
+    def intensity_record(self) -> dict[str, Any]:
+        """The record of the training data: see ``PairedImageDataset.intensity_record``."""
+        return self.train_set.intensity_record()
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of this process, in the order of the epoch that the trainer is about to run or to continue."""
+        rank, world = self._place()
+        sampler = CropSampler(len(self.train_set), self.batch_size, seed=self.train_set.seed, rank=rank, world=world)
+        if self.trainer is not None:
+            self._continue(sampler, self.trainer)
+        return self._loader(self.train_set, sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """Centre crops in file order; an empty list without validation data."""
+        if self.val_set is None:
+            return []
+        rank, world = self._place()
+        return self._loader(self.val_set, CropSampler(len(self.val_set), self.batch_size, rank=rank, world=world, shuffle=False))
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _continue(self, sampler: CropSampler, trainer: pl.Trainer) -> None:
+        """Lightning iterates the loader before it tells the sampler the epoch of a resumed run, and skips no batches."""
+        loop = trainer.fit_loop
+        epoch = loop.epoch_progress.current
+        sampler.set_epoch(epoch.processed)
+        if epoch.ready > epoch.processed:  # stopped within an epoch
+            sampler.skip = loop.epoch_loop.batch_progress.current.processed * self.batch_size
+            if sampler.skip >= len(sampler):  # after its last batch: the next epoch is about to begin
+                sampler.set_epoch(epoch.processed + 1)
+                sampler.skip = 0
+
+    def _loader(self, dataset: PairedImageDataset, sampler: CropSampler) -> DataLoader[dict[str, Any]]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _dataset_json(folder: Path) -> Any:
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); write it again with prepare.py") from error

@@ -1,0 +1,57 @@
+"""The order of the samples: a function of seed and epoch alone, so that a resumed run sees what an unbroken one would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from utils.errors import UserError
+
+
+class CropSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index) for one of several processes.
+
+    Training: the permutation of an epoch is cut into global batches of ``world * batch_size``; the incomplete rest is
+    dropped (other samples in every epoch), so every process has the same number of full batches, and the processes
+    together see the batches that a single one with the larger batch would. Validation (``shuffle=False``): file order
+    and epoch 0; the first samples are repeated at the end until every process has equally many.
+
+    Attributes:
+        skip: samples of this process to leave out of the next iteration, once (resuming within an epoch).
+    """
+
+    def __init__(self, length: int, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+        self.length, self.seed, self.rank, self.world, self.shuffle = length, seed, rank, world, shuffle
+        self.epoch = 0
+        self.skip = 0
+        if not shuffle:
+            self._total = -(-length // world) * world
+            return
+        together = world * batch_size
+        self._total = length // together * together
+        if self._total == 0:
+            need = f"batch_size={batch_size}" + (f" on {world} processes" if world > 1 else "")
+            raise UserError(
+                f"{length} samples in an epoch are fewer than one batch ({need}); "
+                f"set crops_per_volume at least {-(-together // length)} times as high, or lower batch_size"
+            )
+
+    def __len__(self) -> int:
+        return self._total // self.world
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration (Lightning calls it too)."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        skip, self.skip = self.skip, 0
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        else:
+            order = np.arange(self.length)
+        mine = np.resize(order, self._total)[self.rank :: self.world]
+        epoch = self.epoch if self.shuffle else 0
+        for index in mine[skip:]:
+            yield epoch, int(index)

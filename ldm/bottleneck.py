@@ -16,11 +16,13 @@ class Code(NamedTuple):
         latent: (N, d, h, w), what the decoders read.
         loss: the bottleneck's own term, unweighted scalar.
         indices: the codes (N, h, w), with a last axis for the levels of a residual codebook; None where the code is continuous.
+        moments: (N, c, h, w), what the bottleneck was given.
     """
 
     latent: Tensor
     loss: Tensor
     indices: Tensor | None
+    moments: Tensor
 
 
 class DiagonalGaussian:

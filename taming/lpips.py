@@ -26,7 +26,8 @@ def find_weights() -> Path:
     remedy = (
         "On a machine with internet access, run "
         "python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\" "
-        f"and copy the file {WEIGHTS} (528 MB) to this place (TORCH_HOME moves it); or train without the perceptual loss: --perceptual_weight 0"
+        f"and copy the file {WEIGHTS} (528 MB) to this place (TORCH_HOME moves it); "
+        "or train without the perceptual loss: --perceptual_weight 0"
     )
     if not path.is_file():
         raise UserError(f"the perceptual loss needs the VGG16 weights {path}, which do not exist. {remedy}")

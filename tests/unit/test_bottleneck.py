@@ -1,0 +1,69 @@
+"""The Gaussian posterior against the reference's numbers and closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from ldm.bottleneck import DiagonalGaussian
+
+
+def tensor(array):
+    return torch.from_numpy(array.copy())
+
+
+def assert_close(actual, expected, rtol=1e-5):
+    torch.testing.assert_close(actual, tensor(expected), rtol=rtol, atol=1e-5)
+
+
+def test_golden(golden):
+    g = golden("gaussian")
+    posterior = DiagonalGaussian(tensor(g["moments"]))
+    for name in ("mean", "logvar", "std", "var"):
+        assert_close(getattr(posterior, name), g[name])
+    assert_close(posterior.mode(), g["mode"])
+    assert_close(posterior.sample(tensor(g["noise"])), g["sample"])
+    assert_close(posterior.kl(), g["kl"])
+    assert_close(posterior.kl(DiagonalGaussian(tensor(g["moments_other"]))), g["kl_other"])
+    assert_close(posterior.nll(tensor(g["noise"])), g["nll"])
+
+
+def test_deterministic_golden(golden):
+    g = golden("gaussian")
+    posterior = DiagonalGaussian(tensor(g["moments"]), deterministic=True)
+    assert_close(posterior.std, g["det_std"])
+    assert posterior.kl().tolist() == 3 * g["det_kl"].tolist()
+    assert torch.equal(posterior.sample(), posterior.mode())
+    assert posterior.nll(posterior.mean).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_kl_of_a_shifted_unit_gaussian_is_half_the_squared_shift():
+    moments = torch.zeros(2, 6, 2, 1)
+    moments[1, :3] = 2.0
+    assert DiagonalGaussian(moments).kl().tolist() == [0.0, 0.5 * 6 * 4.0]
+
+
+def test_kl_to_itself_is_zero():
+    moments = torch.randn(2, 4, 3, 2)
+    torch.testing.assert_close(DiagonalGaussian(moments).kl(DiagonalGaussian(moments)), torch.zeros(2))
+
+
+def test_nll_at_the_mean_of_a_unit_gaussian():
+    nll = DiagonalGaussian(torch.zeros(1, 2, 1, 1)).nll(torch.zeros(1, 1, 1, 1))
+    assert nll.item() == pytest.approx(0.5 * math.log(2 * math.pi))
+
+
+def test_samples_follow_the_seed_and_the_moments():
+    posterior = DiagonalGaussian(torch.tensor([3.0, math.log(4.0)]).view(1, 2, 1, 1).expand(1, 2, 100, 100))
+    torch.manual_seed(3)
+    sample = posterior.sample()
+    assert sample.mean().item() == pytest.approx(3.0, abs=0.1)
+    assert sample.std().item() == pytest.approx(2.0, rel=0.05)
+    torch.manual_seed(3)
+    assert torch.equal(sample, posterior.sample())
+
+
+def test_low_precision_moments_are_widened():
+    posterior = DiagonalGaussian(torch.randn(1, 4, 2, 3).bfloat16())
+    assert posterior.sample().dtype == posterior.kl().dtype == torch.float32
+    assert DiagonalGaussian(torch.randn(1, 4, 2, 3).double()).mean.dtype == torch.float64

@@ -125,6 +125,11 @@ class CodebookRevival(nn.Module):
         self.register_buffer("unused_steps", torch.zeros(levels, n_embed, dtype=torch.int64))
         self.register_buffer("initialised", torch.tensor(False))
 
+    @property
+    def vectors_needed(self) -> int:
+        """How many encoder vectors, all ranks together, :meth:`initialise` asks for at least."""
+        return VECTORS_PER_CODE * self.unused_steps.shape[1]
+
     def skip_initialisation(self) -> None:
         """For a codebook that came with loaded weights."""
         self.initialised.fill_(True)
@@ -137,11 +142,10 @@ class CodebookRevival(nn.Module):
             ValueError: fewer than 10 vectors per code, all ranks together.
         """
         vectors = _gather(vectors.detach().float())
-        needed = VECTORS_PER_CODE * self.unused_steps.shape[1]
-        if len(vectors) < needed:
+        if len(vectors) < self.vectors_needed:
             raise ValueError(
                 f"{len(vectors)} encoder vectors are too few to initialise {self.unused_steps.shape[1]} codes; "
-                f"at least {needed} are needed: encode more slices, or lower n_embed"
+                f"at least {self.vectors_needed} are needed: encode more slices, or lower n_embed"
             )
         for codebook, inputs in quantizer.stages(vectors):
             centres = torch.empty_like(codebook.weight)

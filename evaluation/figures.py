@@ -1,0 +1,162 @@
+"""The figures of a report: orthogonal planes, Fourier shell correlation, power spectra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from evaluation.baselines import Candidate
+from evaluation.comparison import Comparison
+
+INK, MUTED = "#1c2430", "#6b7480"
+STYLES: dict[str, tuple[str, Any, float]] = {
+    "truth": ("#1c2430", "-", 1.6),
+    "reconstruction": ("#d1495b", "-", 2.4),
+    "nearest": ("#8d99ae", ":", 1.5),
+    "linear": ("#2a9d8f", "--", 1.5),
+    "cubic": ("#2667b8", "-.", 1.5),
+    "input": ("#2667b8", "-.", 1.5),
+}
+CODED = ("#c08a1e", "#7a5c9e")
+ORIENTATIONS = (("XY", 0, "x", "y"), ("XZ", 1, "x", "z"), ("YZ", 2, "y", "z"))
+
+
+def style(name: str, volumes: list[str]) -> dict[str, Any]:
+    """Line style of a volume, the same in every figure."""
+    if name in STYLES:
+        colour, dash, width = STYLES[name]
+    else:
+        coded = [other for other in volumes if other not in STYLES]
+        colour, dash, width = CODED[coded.index(name) % len(CODED)], (0, (4, 1, 1, 1, 1, 1)), 1.3
+    order = {"reconstruction": 4}.get(name, 3 if name in STYLES else 2)
+    return {"color": colour, "linestyle": dash, "linewidth": width, "label": name, "zorder": order}
+
+
+def _plain(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e4e7eb", linewidth=0.7)
+    axes.tick_params(colors=MUTED, labelsize=9)
+
+
+def draw_planes(comparison: Comparison, side: int, path: Path) -> str:
+    """Central XY, XZ and YZ planes of the interpolated input, the reconstruction, the truth and the error.
+
+    Args:
+        comparison: the volumes.
+        side: longest side of the central box that is shown.
+        path: the PNG.
+
+    Returns:
+        What is shown, for the caption.
+    """
+    box = comparison.central_box(side)
+    blocks = {name: candidate.block(box) for name, candidate in _panels(comparison).items()}
+    base = "truth" if "truth" in blocks else next(iter(blocks))
+    tested = "reconstruction" if "reconstruction" in blocks else next(iter(blocks))
+    grey = dict(zip(("vmin", "vmax"), np.percentile(blocks[base], [0.3, 99.7]), strict=True)) | {"cmap": "gray"}
+    shape = blocks[base].shape
+    depth, height, width = (size * step for size, step in zip(shape, comparison.spacing, strict=True))
+    columns = len(blocks) + (tested != base)
+    figure = Figure(
+        (columns * 3.0 + 0.9, 2.85 / width * (height + 2 * depth) + 0.9), dpi=110, layout="constrained", facecolor="white"
+    )
+    grid = figure.subplots(3, columns, squeeze=False, gridspec_kw={"height_ratios": [height, depth, depth]})
+    for column, (name, block) in zip(grid.T, blocks.items(), strict=False):
+        _show_planes(column, block, comparison.spacing, name, grey)
+    if tested != base:
+        error = blocks[tested] - blocks[base]
+        reach = max(float(np.percentile(np.abs(error), 99)), 1e-12)
+        what = "error" if base == "truth" else "difference"
+        title = f"{what}: {tested.split(',')[0]} − {base.split(',')[0]}"
+        image = _show_planes(grid[:, -1], error, comparison.spacing, title, {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"})
+        figure.colorbar(image, ax=grid[:, -1], shrink=0.5, pad=0.03).set_label("grey values", color=INK)
+    for axes, (name, _, _, down) in zip(grid[:, 0], ORIENTATIONS, strict=True):
+        axes.set_ylabel(f"{name}\n← {down}", color=INK, fontsize=11)
+    figure.savefig(path)
+    return "Middle planes of the central box of " + "×".join(map(str, shape)) + " voxels (z, y, x)"
+
+
+def _panels(comparison: Comparison) -> dict[str, Candidate]:
+    panels = {}
+    shown = next((name for name in ("cubic", "input") if name in comparison.candidates), None)
+    if shown is not None:
+        panels["input" if shown == "input" else "input, cubic interpolation"] = comparison.candidates[shown]
+    if "reconstruction" in comparison.candidates:
+        panels["reconstruction"] = comparison.candidates["reconstruction"]
+    return panels if comparison.truth is None else panels | {"truth": comparison.truth}
+
+
+def _show_planes(
+    column: Any, block: NDArray[np.float32], spacing: tuple[float, float, float], title: str, look: dict[str, Any]
+) -> Any:
+    step = dict(zip("zyx", spacing, strict=True))
+    for axes, (_, axis, across, down) in zip(column, ORIENTATIONS, strict=True):
+        plane = block.take(block.shape[axis] // 2, axis)
+        image = axes.imshow(plane, aspect=step[down] / step[across], interpolation="nearest", **look)
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel(f"{across} →", fontsize=9, color=MUTED)
+    column[0].set_title(title, fontsize=11, color=INK)
+    return image
+
+
+def draw_fsc(volumes: dict[str, Any], path: Path) -> None:
+    """Fourier shell correlation with the truth: along z, in-plane and whole."""
+    names = [name for name in volumes if "fsc" in volumes[name]]
+    figure = Figure((12.5, 4.0), dpi=110, layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = (("along z", ("z",)), ("in-plane (mean of x and y)", ("y", "x")), ("all directions", ("whole",)))
+    for axes, (title, directions) in zip(panels, titles, strict=True):
+        for name in names:
+            curves = [volumes[name]["fsc"][direction] for direction in directions]
+            length = min(len(curve["correlation"]) for curve in curves)
+            value = np.mean([np.array(curve["correlation"][:length], float) for curve in curves], axis=0)
+            axes.plot(curves[0]["cycles_per_voxel"][:length], value, **style(name, names))
+        for threshold in (0.5, 0.143):
+            axes.axhline(threshold, color=MUTED, linewidth=0.8)
+            axes.text(0.498, threshold + 0.012, f"{threshold}", ha="right", color=MUTED, fontsize=8)
+        _plain(axes, "frequency (cycles per voxel)", "", title)
+        axes.set(xlim=(0, 0.5), ylim=(-0.12, 1.03))
+    panels[0].set_ylabel("correlation with the truth", color=INK)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
+    figure.savefig(path)
+
+
+def draw_spectra(volumes: dict[str, Any], step: float | None, path: Path) -> None:
+    """Power spectra along z and in-plane.
+
+    Args:
+        volumes: numbers per volume.
+        step: planes per input section, to mark the input's own Nyquist frequency; None without input.
+        path: the PNG.
+    """
+    names = list(volumes)
+    figure = Figure((12.5, 4.2), dpi=110, layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (title, directions) in zip(panels, (("along z", "z"), ("in-plane (mean of x and y)", "yx")), strict=True):
+        for name in names:
+            spectra = [volumes[name]["power"][direction] for direction in directions]
+            length = min(len(spectrum["power"]) for spectrum in spectra)
+            value = np.mean([np.array(spectrum["power"][:length], float) for spectrum in spectra], axis=0)
+            axes.loglog(spectra[0]["frequency"][:length], np.maximum(value, 1e-30), **style(name, names))
+        _plain(axes, "frequency (cycles per voxel)", "", title)
+        axes.set_xlim(1 / 64, 0.5)
+        ticks = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+        axes.set_xticks(ticks, [f"1/{round(1 / tick)}" for tick in ticks], minor=False)
+        axes.set_xticks([], minor=True)
+    reference = volumes.get("truth") or volumes[names[0]]
+    powers = np.concatenate([reference["power"][axis]["power"] for axis in "zyx"])
+    panels[0].set_ylim(powers[powers > 0].min() / 30, powers.max() * 2)
+    panels[0].set_ylabel("power per voxel (squared grey values)", color=INK)
+    if step is not None and step > 1:
+        panels[0].axvline(1 / (2 * step), color=MUTED, linewidth=0.9)
+        panels[0].text(1.05 / (2 * step), powers.max(), "the input's limit", color=MUTED, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
+    figure.savefig(path)

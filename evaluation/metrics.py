@@ -1,0 +1,193 @@
+"""Image quality against the truth: voxel-wise sums over any number of blocks, structural and perceptual similarity of one box."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+PLANES = {"xy": 0, "xz": 1, "yz": 2}  # orientation -> the axis of (Z, Y, X) that its planes are stacked along
+SSIM_SIDE = 11  # the Gaussian window: sigma 1.5, cut at 3.5 sigma
+MS_SSIM_SIDE = 161  # five scales of that window
+LPIPS_SIDE = 64
+LPIPS_PLANES = 16  # per orientation at most
+LPIPS_WEIGHTS = "vgg16-397923af.pth"
+
+
+@dataclass(frozen=True)
+class DataRange:
+    """Intensities between which a metric counts, and why these."""
+
+    low: float
+    high: float
+    rule: str
+
+    @property
+    def width(self) -> float:
+        """The L of PSNR and SSIM."""
+        return self.high - self.low
+
+
+@dataclass
+class Moments:
+    """Sums over a volume and its truth that are added block by block; float64 throughout."""
+
+    voxels: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    error: float = 0.0
+    cross: float = 0.0
+    truth_total: float = 0.0
+    truth_squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    gradient: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    steps: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+
+    def add(self, block: NDArray[np.float32], core: tuple[int, int, int], truth: NDArray[np.float32] | None = None) -> None:
+        """Add a block.
+
+        Args:
+            block: the block with up to one more plane, row and column behind it, so that no gradient between blocks is missed.
+            core: size of the block itself.
+            truth: the truth of the block itself.
+        """
+        inner = block[: core[0], : core[1], : core[2]].astype(np.float64)
+        self.voxels += inner.size
+        self.total += float(inner.sum())
+        self.squares += float(np.vdot(inner, inner))
+        self.low, self.high = min(self.low, float(inner.min())), max(self.high, float(inner.max()))
+        for axis in range(3):
+            window = tuple(slice(None) if k == axis else slice(core[k]) for k in range(3))
+            difference = np.diff(block[window], axis=axis)
+            self.gradient[axis] += float(np.sum(difference**2, dtype=np.float64))
+            self.steps[axis] += difference.size
+        if truth is not None:
+            reference = truth.astype(np.float64)
+            self.error += float(np.sum((inner - reference) ** 2))
+            self.cross += float(np.vdot(inner, reference))
+            self.truth_total += float(reference.sum())
+            self.truth_squares += float(np.vdot(reference, reference))
+
+    def fidelity(self, data_range: float) -> dict[str, float]:
+        """PSNR (dB), RMSE (grey values), NRMSE (RMSE over the truth's standard deviation), Pearson correlation."""
+        n = self.voxels
+        rmse = math.sqrt(self.error / n)
+        spread = math.sqrt(max(self.truth_squares / n - (self.truth_total / n) ** 2, 0.0))
+        own = math.sqrt(max(self.squares / n - (self.total / n) ** 2, 0.0))
+        covariance = self.cross / n - self.total * self.truth_total / n**2
+        return {
+            "psnr_db": 20 * math.log10(data_range / rmse) if rmse > 0 else math.inf,
+            "rmse": rmse,
+            "nrmse": rmse / spread if spread > 0 else math.nan,
+            "pearson": covariance / (spread * own) if spread * own > 0 else math.nan,
+        }
+
+    def gradient_ratio(self, spacing: tuple[float, float, float]) -> float:
+        """RMS gradient along z over the RMS of the gradients along y and x, per unit of length: 1 for an isotropic volume."""
+        energy = self.gradient / np.maximum(self.steps, 1) / np.square(spacing)
+        lateral = (energy[1] + energy[2]) / 2
+        return float(np.sqrt(energy[0] / lateral)) if lateral > 0 else math.nan
+
+
+def ssim(
+    volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: float, planes: slice = slice(None)
+) -> dict[str, float | None]:
+    """Structural similarity in 3-D and as the mean over planes (Wang et al. 2004: Gaussian window, sigma 1.5, biased covariance).
+
+    Args:
+        volume: (Z, Y, X).
+        truth: (Z, Y, X).
+        data_range: L, in grey values.
+        planes: which planes of each orientation are averaged.
+
+    Returns:
+        Keys ``3d``, ``xy``, ``xz``, ``yz``; None where a side is shorter than the window of 11 voxels.
+    """
+    options: dict[str, Any] = {
+        "data_range": data_range, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False,
+    }  # fmt: skip
+    result: dict[str, float | None] = {"3d": None}
+    if min(truth.shape) >= SSIM_SIDE:
+        result["3d"] = float(structural_similarity(truth, volume, **options))
+    for name, axis in PLANES.items():
+        sides = [size for k, size in enumerate(truth.shape) if k != axis]
+        window = tuple(planes if k == axis else slice(None) for k in range(3))
+        result[name] = None
+        if min(sides) >= SSIM_SIDE and truth[window].size:
+            result[name] = float(structural_similarity(truth[window], volume[window], channel_axis=axis, **options))
+    return result
+
+
+def _stacks(volume: NDArray[np.generic], axis: int, planes: slice) -> NDArray[np.generic]:
+    """Planes of one orientation as a batch (N, 1, rows, columns)."""
+    return np.ascontiguousarray(np.moveaxis(volume, axis, 0)[planes])[:, None]
+
+
+def ms_ssim(
+    volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: float, planes: slice = slice(None)
+) -> dict[str, float | None]:
+    """Multi-scale structural similarity (Wang et al. 2003; pytorch-msssim), mean over the planes of each orientation.
+
+    Returns:
+        Keys ``xy``, ``xz``, ``yz``; None where a side of the planes is shorter than the 161 pixels that five scales need.
+    """
+    import torch
+    from pytorch_msssim import ms_ssim as plane_ms_ssim
+
+    result: dict[str, float | None] = {}
+    for name, axis in PLANES.items():
+        a, b = _stacks(volume, axis, planes), _stacks(truth, axis, planes)
+        result[name] = None
+        if min(a.shape[2:]) >= MS_SSIM_SIDE and len(a):
+            values = [
+                plane_ms_ssim(torch.from_numpy(x), torch.from_numpy(y), data_range=data_range, size_average=False)
+                for x, y in zip(np.array_split(a, -(-len(a) // 8)), np.array_split(b, -(-len(b) // 8)), strict=True)
+            ]
+            result[name] = float(torch.cat(values).mean())
+    return result
+
+
+def lpips_weights() -> Path | None:
+    """The VGG-16 weights that LPIPS needs, where torch.hub would look for them; None where they are not (nothing is fetched)."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
+    return path if path.is_file() else None
+
+
+def lpips(
+    volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: DataRange, pretrained: bool = True
+) -> dict[str, float | None]:
+    """Learned perceptual distance (Zhang et al. 2018, VGG-16) of evenly spaced planes of each orientation; 0 is identical.
+
+    Args:
+        volume: (Z, Y, X).
+        truth: (Z, Y, X).
+        data_range: intensities that become -1 and 1.
+        pretrained: False takes random weights (tests).
+    """
+    import torch
+    from lpips import LPIPS
+
+    network = LPIPS(net="vgg", pretrained=pretrained, pnet_rand=not pretrained, verbose=False).eval()
+    scale = 2 / data_range.width
+    result: dict[str, float | None] = {}
+    for name, axis in PLANES.items():
+        result[name] = None
+        step = slice(None, None, -(-volume.shape[axis] // LPIPS_PLANES))
+        a, b = (_stacks(x, axis, step).astype(np.float32) for x in (volume, truth))
+        if min(a.shape[2:]) < LPIPS_SIDE:
+            continue
+        with torch.inference_mode():
+            distances = [
+                network(*(torch.from_numpy((x - data_range.low) * scale - 1).expand(1, 3, -1, -1) for x in pair)).item()
+                for pair in zip(np.split(a, len(a)), np.split(b, len(b)), strict=True)
+            ]
+        result[name] = float(np.mean(distances))
+    return result

@@ -1,0 +1,60 @@
+"""Power spectra along the axes and what they say about isotropy."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, signal
+
+OCTAVES = ((32, 16), (16, 8), (8, 4), (4, 2))  # periods in voxels
+
+
+def octave_name(octave: tuple[int, int]) -> str:
+    """Name of a band from its longest and shortest period, ``1/16-1/8`` (cycles per voxel)."""
+    return f"1/{octave[0]}-1/{octave[1]}"
+
+
+def power_spectrum(volume: NDArray[np.generic], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean power spectrum of all lines along one axis.
+
+    Every line is taken minus its mean and under a Hann window, so that its two ends do not have to fit each other.
+
+    Args:
+        volume: (Z, Y, X).
+        axis: 0, 1 or 2.
+
+    Returns:
+        Frequency in cycles per voxel (above 0, up to 1/2) and power per voxel in squared grey values.
+    """
+    lines = np.moveaxis(np.asarray(volume, np.float32), axis, -1)
+    window = signal.windows.hann(lines.shape[-1], sym=False).astype(np.float32)
+    spectrum = fft.rfft((lines - lines.mean(-1, keepdims=True)) * window)
+    power = np.mean(np.abs(spectrum) ** 2, axis=(0, 1), dtype=np.float64) / np.sum(window.astype(np.float64) ** 2)
+    return fft.rfftfreq(lines.shape[-1])[1:], power[1:]
+
+
+def octave_power(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> dict[str, float]:
+    """Mean power in each of OCTAVES that the spectrum reaches, by name."""
+    result = {}
+    for octave in OCTAVES:
+        inside = (frequency > 1 / octave[0]) & (frequency <= 1 / octave[1] + 1e-9)
+        if inside.any():
+            result[octave_name(octave)] = float(power[inside].mean())
+    return result
+
+
+def axial_excess(spectra: list[tuple[NDArray[np.float64], NDArray[np.float64]]], spacing: tuple[float, ...]) -> dict[str, float]:
+    """Power along z over power in-plane, in dB, per octave: 0 for an isotropic volume, negative where z is blurred.
+
+    Args:
+        spectra: (frequency in cycles per voxel, power) along z, y, x.
+        spacing: voxel size along z, y, x; the octaves count cycles per largest voxel side.
+    """
+    coarsest = max(spacing)
+    bands = [octave_power(frequency * coarsest / step, power) for (frequency, power), step in zip(spectra, spacing, strict=True)]
+    result = {}
+    for name in bands[0]:
+        lateral = [band[name] for band in bands[1:] if name in band]
+        if lateral and min(lateral) > 0 and bands[0][name] > 0:
+            result[name] = float(10 * np.log10(bands[0][name] / np.mean(lateral)))
+    return result

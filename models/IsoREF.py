@@ -1,0 +1,156 @@
+"""The restoration model: interpolate the volume along Z, then sharpen it with a 3-D U-Net, optionally in a cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import BaseModel, Terms
+from models.CUT import PatchContrast
+from models.slice2volume import gradient_ratio
+from networks.losses import adversarial_views
+from networks.registry import build_discriminator, build_generator
+from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices
+from utils.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What one pass makes of a batch.
+
+    Attributes:
+        original: the thinned volume (B, 1, X, Y, n) in [-1, 1].
+        interpolated: the same, trilinear along Z to a cube (B, 1, X, Y, X).
+        pyramid: four encoder features of the interpolated volume.
+        volume: the restored cube (B, 1, X, Y, X) in [-1, 1].
+        back: the restored cube degraded again, or None without the cycle.
+    """
+
+    original: Tensor
+    interpolated: Tensor
+    pyramid: list[Tensor]
+    volume: Tensor
+    back: Tensor | None
+
+    def detach(self) -> Restored:
+        """The same without gradient, for the discriminators."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Restored(**values | {"volume": self.volume.detach(), "back": None if self.back is None else self.back.detach()})
+
+
+class Model(BaseModel):
+    """U-Net on the interpolated volume; adversarial views, projected L1, PatchNCE and a cycle through a second U-Net."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Args: settings: complete settings of the model IsoREF."""
+        super().__init__(settings)
+        s = self.settings
+        names = ("cropsize", "cropz", "dsp", "usp", "skipl1")
+        self.geometry = Geometry.from_settings(**{name: s[name] for name in names}, free_factor=True)
+        self.cycle = not s["nocyc"]
+        self._build_generator_side(s)
+        names = (["net_d"] if s["adv"] else []) + (["net_dzy", "net_dzx"] if self.cycle else [])
+        if self.cycle and "net_d" not in names:
+            names.append("net_d")
+        for name in names:
+            self.D[name] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
+        back = float(self.cycle)
+        self.loss_weights = {
+            "views": s["adv"],
+            "projection": s["lamb"],
+            "views_back": back,
+            "cycle": s["lambB"] * back,
+            "nce": 0.0 if s["nocut"] else s["lbNCE"],
+            "views_fake": s["adv"],
+            "views_real": s["adv"],
+            "back_fake": back,
+            "back_real": back,
+        }
+
+    def _build_generator_side(self, s: dict[str, Any]) -> None:
+        encode, decode = s["gdim"].split("_")
+        shape = {"nf": s["ngf"], "in_channels": s["input_nc"], "out_channels": s["output_nc"], "norm": s["norm"]}
+        shape["dropout"] = 0.5 if s["mc"] else 0.0
+        self.G["net_g"] = build_generator(s["netG"] or "edclean", **shape, encode=encode, decode=decode)
+        if self.cycle:
+            self.G["net_gback"] = build_generator("edclean", **shape, encode="3d", decode="1d")
+        if not s["nocut"]:
+            self.G["netF"] = PatchContrast(
+                channels=[s["ngf"] * m for m in (1, 2, 4, 8)],
+                num_patches=s["num_patches"],
+                temperature=s["nce_T"],
+                use_mlp=s["use_mlp"],
+                mlp_channels=s["c_mlp"],
+                level_weights=s["fWhich"],
+                all_negatives=s["nce_includes_all_negatives_from_minibatch"],
+            )
+
+    def generate(self, batch: Mapping[str, Any]) -> Restored:
+        """One pass; in training X and Y change places in half of the batches."""
+        original = batch["img"][0]
+        if self.training and torch.rand(()) < 0.5:
+            original = swap_in_plane(original)
+        interpolated = resample_z(original, self.geometry.cropsize)
+        pyramid = self.G["net_g"].encode(interpolated)
+        volume = self.G["net_g"].decode(pyramid)
+        back = self.G["net_gback"](volume) if self.cycle else None
+        return Restored(original, interpolated, pyramid, volume, back)
+
+    def _some_views(self, volume: Tensor) -> list[Tensor]:
+        return isoref_views(volume, int(torch.randint(())))
+
+    def _all_views(self, volume: Tensor, real: bool, generator: bool = False) -> Tensor:
+        """Each pair of views before the discriminator of its plane."""
+        views = six_views(volume)
+        pairs = (("net_dzy", views[:2]), ("net_dzx", views[2:4]), ("net_d", views[4:]))
+        mode = self.settings["gan_mode"]
+        return torch.stack(
+            [adversarial_views(self.D[name], pair, real, mode, generator=generator) for name, pair in pairs]
+        ).mean()
+
+    def generator_losses(self, out: Restored) -> Terms:
+        """What the generators descend, unweighted."""
+        s, terms = self.settings, {}
+        if self.wants("views"):
+            terms["views"] = adversarial_views(
+                self.D["net_d"], self._some_views(out.volume), True, s["gan_mode"], generator=True
+            )
+        if self.wants("projection"):
+            terms["projection"] = self._projected_l1(out)
+        if out.back is not None:
+            terms["views_back"] = self._all_views(out.back, True, generator=True)
+            terms["cycle"] = F.l1_loss(out.back, out.interpolated)
+        if self.wants("nce"):
+            terms["nce"] = self.G["netF"](self.G["net_g"].encode(out.volume), out.pyramid)
+        return terms
+
+    def _projected_l1(self, out: Restored) -> Tensor:
+        hows = ("max", "min") if self.settings["l1how"] == "maxmin" else (self.settings["l1how"],)
+        pairs = [[project(v, self.geometry.factor, self.geometry.skip, how) for v in (out.volume, out.interpolated)] for how in hows]
+        return torch.stack([F.l1_loss(*pair) for pair in pairs]).mean()
+
+    def discriminator_losses(self, out: Restored) -> Terms:
+        """Slices of the original are real; views of the restored volume and of the cycle's result are fake."""
+        terms, mode = {}, self.settings["gan_mode"]
+        if self.wants("views_fake"):
+            terms["views_fake"] = adversarial_views(self.D["net_d"], self._some_views(out.volume), False, mode)
+            terms["views_real"] = adversarial_views(self.D["net_d"], [to_slices(out.original)], True, mode)
+        if out.back is not None:
+            terms["back_fake"] = self._all_views(out.back, False)
+            terms["back_real"] = self._all_views(out.original, True)
+        return terms
+
+    def validation_metrics(self, out: Restored) -> dict[str, Tensor]:
+        """Projection error and sharpness along Z relative to XY."""
+        return {"projection": self._projected_l1(out), "gradient_ratio": gradient_ratio(out.volume)}
+
+    def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Volumes (C, X, Y, Z) of the first item for a picture."""
+        with self.evaluating():
+            out = self.generate(batch)
+        return {"input (interpolated)": out.interpolated[0], "isotropic output": out.volume[0]}

@@ -1,0 +1,50 @@
+"""The Gaussian model: slices pass through a posterior (Kingma & Welling 2014; Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ldm.bottleneck import Code, DiagonalGaussian
+from models.base import Terms
+from models.slice2volume import SliceToVolume
+from networks.views import to_volume
+
+
+class Model(SliceToVolume):
+    """KL bottleneck; the isotropic branch leaves the encoder before its middle block (hbranch mid) or after it (z)."""
+
+    def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
+        """The 1x1 convolutions around the posterior."""
+        width, z_channels = autoencoder["embed_dim"], autoencoder["ddconfig"]["z_channels"]
+        self.G["quant_conv"] = nn.Conv2d(2 * z_channels, 2 * width, 1)
+        self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
+
+    def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
+        super()._weigh_losses(s, loss)
+        self.loss_weights["kl"] = loss["kl_weight"]
+
+    def bottleneck(self, moments: Tensor) -> Code:
+        """A sample of the posterior in training, its mean in use."""
+        posterior = DiagonalGaussian(moments)
+        latent = posterior.sample() if self.training else posterior.mode()
+        return Code(latent, posterior.kl().mean(), None, moments)
+
+    def branch(self, code: Code, features: Any, batch: int) -> Tensor:
+        """From the encoder's last level, or from a second, independent sample of the posterior."""
+        if self.settings["autoencoder"]["ddconfig"]["branch_point"] == "mid":
+            return self.G["net_g"](to_volume(features.branch, batch))
+        return self.lift(self.bottleneck(code.moments).latent, batch)
+
+    def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
+        """Absolute error summed over a slice's pixels, mean over slices: a likelihood, to be weighed against the KL term."""
+        return (recon - slices).abs().sum() / slices.shape[0]
+
+    def perceptual_term(self, slices: Tensor, recon: Tensor) -> Tensor:
+        """LPIPS counted at every pixel, as the reconstruction is."""
+        return super().perceptual_term(slices, recon) * slices[0].numel()
+
+    def code_losses(self, code: Code) -> Terms:
+        """Divergence of the posterior from the unit Gaussian, per slice."""
+        return {"kl": code.loss}

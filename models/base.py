@@ -1,0 +1,270 @@
+"""The training loop: two optimisers, accumulation, schedules, averaging, reproducibility. No imaging."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.schedules import build_scheduler
+from utils.errors import UserError
+
+Terms = dict[str, Tensor]  # unweighted scalar loss terms by name
+
+CHECK_FINITE_EVERY = 50  # generator steps between looks at the losses on a GPU, where each look waits for the device
+
+
+@dataclass(frozen=True)
+class Window:
+    """The accumulation window of a batch: how many batches share the step, and whether this one closes it."""
+
+    size: int
+    closes: bool
+
+    @classmethod
+    def of(cls, batch_idx: int, batches: int, accumulate: int) -> Window:
+        """The last window of an epoch is shorter where accumulate does not divide the number of batches."""
+        start = batch_idx // accumulate * accumulate
+        size = min(accumulate, batches - start)
+        return cls(size, batch_idx == start + size - 1)
+
+
+class BaseModel(pl.LightningModule):
+    """Generators in ``self.G``, discriminators in ``self.D``, one Adam each; one generation serves both.
+
+    A model fills ``G`` and ``D`` with named components, sets ``loss_weights`` and says what it does in :meth:`generate`,
+    :meth:`generator_losses` and :meth:`discriminator_losses`. A term that is not in ``loss_weights``, or has weight 0 there,
+    is not to be computed.
+    """
+
+    betas = (0.5, 0.999)
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Args: settings: complete, plain JSON (get_args.default_settings), with the resolved ``autoencoder``."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.settings = dict(settings)
+        self.G = nn.ModuleDict()
+        self.D = nn.ModuleDict()
+        self.ema_G: AveragedModel | None = None
+        self.loss_weights: dict[str, float] = {}
+        self.generator_steps = 0
+        self.weights_loaded = False  # pretrained components: their codebook is neither initialised nor revived
+        self._finite: Tensor | None = None
+        self._epoch_start = 0.0
+
+    # What a model says -----------------------------------------------------------------------------------------------
+
+    def generate(self, batch: Mapping[str, Any]) -> Any:
+        """One pass through the generator; the result has ``detach()``."""
+        raise NotImplementedError
+
+    def generator_losses(self, out: Any) -> Terms:
+        """Terms that the generator descends."""
+        raise NotImplementedError
+
+    def discriminator_losses(self, out: Any) -> Terms:
+        """Terms that the discriminators descend; none means that their step is skipped."""
+        raise NotImplementedError
+
+    def validation_metrics(self, out: Any) -> dict[str, Tensor]:
+        """Scalars by name for one validation batch."""
+        raise NotImplementedError
+
+    def initialise(self) -> None:
+        """Once before the first step of a fresh training, with ``self.trainer`` attached."""
+
+    def after_batch(self, out: Any, stepped: bool) -> dict[str, Tensor | float]:
+        """After every batch, stepped: the optimisers moved; returns scalars to log."""
+        return {}
+
+    # The step --------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Generate once, descend with both optimisers."""
+        opt_g, *opt_d = self._optimizers()
+        window = Window.of(batch_idx, int(self.trainer.num_training_batches), self.settings["accumulate_grad_batches"])
+        out = self.generate(batch)
+        self.descend(opt_g, lambda: self.generator_losses(out), window, "g")
+        if opt_d:
+            self.descend(opt_d[0], lambda: self.discriminator_losses(out.detach()), window, "d")
+        if window.closes:
+            self.generator_steps += 1
+            if self.ema_G is not None:
+                self.ema_G.update_parameters(self.G)
+        self._log(self.after_batch(out, window.closes))
+
+    def descend(self, optimizer: LightningOptimizer, losses: Callable[[], Terms], window: Window, side: str) -> None:
+        """One side's share of the step: the other side is frozen, gradients meet only when the window closes."""
+        self.toggle_optimizer(optimizer)
+        terms = losses()
+        if terms:
+            total = self.weigh(terms)
+            with self._gradient_sync(window.closes):
+                self.manual_backward(total / window.size)
+            self._remember_finite(total, terms)
+            self._log({f"{side}/{name}": value.detach() for name, value in terms.items()} | {f"{side}/total": total.detach()})
+        self.untoggle_optimizer(optimizer)
+        if terms and window.closes:
+            if self.settings["gradient_clip"]:
+                self.clip_gradients(optimizer, self.settings["gradient_clip"], "norm")
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def wants(self, term: str) -> bool:
+        """Whether a loss term has any weight."""
+        return self.loss_weights.get(term, 0) != 0
+
+    def weigh(self, terms: Terms) -> Tensor:
+        """The weighted sum: the only place where weights are applied."""
+        return torch.stack([self.loss_weights[name] * value.float() for name, value in terms.items()]).sum()
+
+    def _gradient_sync(self, now: bool) -> AbstractContextManager[Any]:
+        strategy = self.trainer.strategy
+        if now or not isinstance(strategy, DDPStrategy):
+            return nullcontext()
+        return strategy.model.no_sync()  # type: ignore[union-attr, operator]
+
+    def _log(self, values: Mapping[str, Tensor | float]) -> None:
+        if values:
+            self.log_dict(dict(values), on_step=True, on_epoch=False, batch_size=1)
+
+    # Numbers that must stay finite -----------------------------------------------------------------------------------
+
+    def _remember_finite(self, total: Tensor, terms: Terms) -> None:
+        finite = torch.isfinite(total.detach())
+        self._finite = finite if self._finite is None else self._finite & finite
+        if total.device.type == "cpu" or self.generator_steps % CHECK_FINITE_EVERY == 0:
+            self.require_finite({name: float(value.detach()) for name, value in terms.items()})
+
+    def require_finite(self, terms: Mapping[str, float] | None = None) -> None:
+        """Stops a training whose losses have left the real numbers, before it can be saved over a good checkpoint.
+
+        Raises:
+            UserError: a loss since the last look was NaN or infinite.
+        """
+        if self._finite is not None and not bool(self._finite):
+            bad = [name for name, value in (terms or {}).items() if not math.isfinite(value)]
+            raise UserError(
+                f"the loss became NaN or infinite at step {self.generator_steps}"
+                + (f" ({', '.join(bad)})" if bad else "")
+                + "; nothing was saved since. Resume from the last checkpoint with a smaller --lr, --gradient_clip 1 or --precision 32"
+            )
+        self._finite = None
+
+    # Optimisers and schedules ----------------------------------------------------------------------------------------
+
+    def build_optimizer(self, parameters: list[nn.Parameter], lr: float) -> Optimizer:
+        """Adam (Kingma & Ba 2015) without weight decay."""
+        return Adam(parameters, lr=lr, betas=(self.settings["beta1"], self.betas[1]))
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser 0 has all of ``G``, optimiser 1 all of ``D``; without any discriminator there is no optimiser 1."""
+        s = self.settings
+        sides = [(self.G, s["lr"] * s["lr_g_factor"]), (self.D, s["lr"])]
+        optimizers = [self.build_optimizer(list(side.parameters()), lr) for side, lr in sides if len(side)]
+        shape = {key: s[key] for key in ("n_epochs", "n_epochs_decay", "lr_decay_iters")}
+        return optimizers, [build_scheduler(opt, s["lr_policy"], **shape) for opt in optimizers]
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item, return-value]
+
+    def on_train_epoch_end(self) -> None:
+        """Lightning never steps schedulers under manual optimisation."""
+        for scheduler in self._schedulers():
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(self._monitored())
+            else:
+                scheduler.step()
+        images = self.settings["batch_size"] * int(self.trainer.num_training_batches) * self.trainer.world_size
+        self.log("samples_per_second", images / max(1e-9, time.monotonic() - self._epoch_start))
+        for name, optimizer in zip("gd", self.trainer.optimizers, strict=False):
+            self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
+
+    def _schedulers(self) -> list[LRScheduler | ReduceLROnPlateau]:
+        schedulers = self.lr_schedulers()
+        return schedulers if isinstance(schedulers, list) else [schedulers]  # type: ignore[list-item, return-value]
+
+    def _monitored(self) -> float:
+        name = self.settings["monitor"]
+        if name not in self.trainer.callback_metrics:
+            known = ", ".join(sorted(self.trainer.callback_metrics))
+            raise UserError(f"lr_policy plateau watches --monitor {name!r}, which is not logged; known: {known}")
+        return float(self.trainer.callback_metrics[name])
+
+    # Validation ------------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Logs ``val/<metric>``, averaged over the validation samples of all ranks."""
+        metrics = self.validation_metrics(self.generate(batch))
+        self.log_dict({f"val/{k}": v for k, v in metrics.items()}, on_epoch=True, sync_dist=True, batch_size=len(batch["labels"]))
+
+    # A run that can be repeated and resumed --------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Starts averaging, unless a checkpoint has it already."""
+        if self.settings["ema"] and self.ema_G is None:
+            self._start_ema()
+
+    def _start_ema(self) -> None:
+        self.ema_G = AveragedModel(self.G, multi_avg_fn=get_ema_multi_avg_fn(self.settings["ema"]), use_buffers=True)
+        self.ema_G.requires_grad_(False)
+
+    def on_train_start(self) -> None:
+        """A fresh training sees its data once before the first step."""
+        if not self.weights_loaded and self.generator_steps == 0:
+            self.initialise()
+
+    def on_train_epoch_start(self) -> None:
+        """Starts the clock of the epoch."""
+        self._epoch_start = time.monotonic()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout and noise are a function of (seed, epoch, batch, rank), so a resumed run draws the same."""
+        key = [self.settings["seed"], self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what Lightning does not know."""
+        checkpoint["generator_steps"] = self.generator_steps
+        checkpoint["weights_loaded"] = self.weights_loaded
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.generator_steps = checkpoint["generator_steps"]
+        self.weights_loaded = checkpoint["weights_loaded"]
+        if self.settings["ema"] and self.ema_G is None:
+            self._start_ema()
+
+    # Components ------------------------------------------------------------------------------------------------------
+
+    def components(self, ema: bool = False) -> dict[str, nn.Module]:
+        """The parts that are saved one file each; ema: the averaged generator side alone."""
+        if ema:
+            return dict(self.ema_G.module.items()) if self.ema_G is not None else {}  # type: ignore[operator, union-attr]
+        return {**dict(self.G.items()), **dict(self.D.items())}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without gradients; the mode before comes back."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)

@@ -1,0 +1,79 @@
+"""Models by name, and their weights from the component files of a run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.base import BaseModel
+from models.options import MODEL_OPTIONS
+from utils.errors import UserError
+from utils.runs import RunFolder
+
+
+def model_class(name: str) -> type[BaseModel]:
+    """The class in models/<name>.py.
+
+    Raises:
+        UserError: no such model.
+    """
+    if name not in MODEL_OPTIONS:
+        raise UserError(f"models={name!r} is not a model; known: {', '.join(sorted(MODEL_OPTIONS))}")
+    return importlib.import_module(f"models.{name}").Model
+
+
+def build_model(settings: Mapping[str, Any]) -> BaseModel:
+    """The model that the settings name, with fresh weights."""
+    return model_class(settings["models"])(settings)
+
+
+def load_components(model: BaseModel, run: RunFolder, epoch: int | None = None, *, ema: bool = False) -> int:
+    """Loads component files of a run into a model of the same shape.
+
+    Args:
+        epoch: completed epochs of the checkpoint; None is the latest.
+        ema: take averaged weights for the components that have them.
+
+    Returns:
+        The epoch loaded.
+
+    Raises:
+        UserError: not a run, no such epoch, a component is missing, or its weights do not fit.
+    """
+    available = run.epochs()
+    if not available:
+        raise UserError(f"{run.path} holds no component checkpoints (checkpoints/net_g_model_epoch_N.pth)")
+    chosen = available[-1] if epoch is None else epoch
+    if chosen not in available:
+        raise UserError(f"{run.path} has no checkpoint of epoch {epoch}; it has {', '.join(map(str, available))}")
+    for name, component in model.components().items():
+        path = run.component(name, chosen, ema=True)
+        if not (ema and path.is_file()):
+            path = run.component(name, chosen)
+        if not path.is_file():
+            raise UserError(f"{path} is missing; this run cannot supply the component {name!r}")
+        try:
+            component.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit this model: {error}") from error
+    return chosen
+
+
+def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
+    """Starts a training from another run's weights (``--init RUN[@EPOCH]``); its codebook is then left alone.
+
+    Args:
+        reference: a run's folder, absolute, relative to the working directory or to `logs`, with the epoch after ``@``.
+    """
+    name, _, epoch = reference.partition("@")
+    if epoch and not epoch.isdigit():
+        raise UserError(f"--init {reference!r}: the epoch after @ must be a number")
+    folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
+    if folder is None:
+        raise UserError(f"--init {reference!r}: neither {name} nor {logs / name} is a folder")
+    model.weights_loaded = True
+    return load_components(model, RunFolder(folder), int(epoch) if epoch else None)

@@ -1,0 +1,265 @@
+"""The method: sharp slices → codes → a volume that is equally sharp along Z.
+
+A 2-D encoder turns every slice of an anisotropic volume into a small grid of codes. Two decoders read the codes: a 2-D one gives
+the slices back, a 3-D one turns the stack of codes into an isotropic volume. The volume is its own supervision: planes cut in
+any direction must look like slices (six-view adversarial term), slabs of it projected along Z must match the slices they cover
+(projected L1), and its slices must keep the content of the originals (contrastive term).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.autoencoder import Decoder, Encoder
+from ldm.bottleneck import Code
+from ldm.losses import adaptive_weight
+from models.base import BaseModel, Terms
+from models.CUT import PatchContrast
+from networks.losses import adversarial_views, hinge_discriminator
+from networks.registry import build_discriminator, build_generator
+from networks.views import generated_slices, pool_z, project, project_slices, resample_z, six_views, to_slices, to_volume
+from taming.discriminator import NLayerDiscriminator
+from taming.lpips import PerceptualLoss
+from utils.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What one pass makes of a batch of B crops with n slices each.
+
+    Attributes:
+        original: the encoded volume (B, C, X, Y, n) in [-1, 1].
+        target: the volume that the isotropic one must agree with; the same as original but in paired translation.
+        code: what the bottleneck lets through, latent (B·n, d, X/8, Y/8).
+        pyramid: four encoder features of the slices, (B·n, c, X/s, Y/s) for s = 1, 2, 4, 8.
+        recon: reconstructed slices (B·n, 1, X, Y), unbounded.
+        volume: the isotropic volume (B, C, X, Y, X) in [-1, 1].
+    """
+
+    original: Tensor
+    target: Tensor
+    code: Code
+    pyramid: tuple[Tensor, ...]
+    recon: Tensor
+    volume: Tensor
+
+    def detach(self) -> Generated:
+        """The same without gradient, for the discriminators."""
+        return replace(self, recon=self.recon.detach(), volume=self.volume.detach())
+
+
+class SliceToVolume(BaseModel):
+    """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Args: settings: complete settings; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
+        super().__init__(settings)
+        s = self.settings
+        names = ("cropsize", "cropz", "dsp", "usp", "downbranch", "resizebranch", "skipl1")
+        self.geometry = Geometry.from_settings(**{name: s[name] for name in names})
+        self._build_generator_side(s, s["autoencoder"])
+        self._build_discriminator_side(s, s["autoencoder"])
+        self._weigh_losses(s, s["autoencoder"]["loss"])
+
+    # Parts -----------------------------------------------------------------------------------------------------------
+
+    def _build_generator_side(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
+        network = autoencoder["ddconfig"]
+        shape = {k: v for k, v in network.items() if k not in ("interpolator", "branch_point", "in_channels", "out_ch", "double_z")}
+        self.G["encoder"] = Encoder(**shape, in_channels=network["in_channels"], double_z=network["double_z"])
+        self.G["decoder"] = Decoder(**shape, out_ch=network["out_ch"])
+        self.add_bottleneck(autoencoder)
+        self.G["net_g"] = build_generator(
+            network["interpolator"],
+            nf=s["ngf"],
+            out_channels=s["output_nc"],
+            norm=s["norm"],
+            dropout=0.5 if s["mc"] else 0.0,
+        )
+        if not s["nocut"]:
+            self.G["netF"] = PatchContrast(
+                channels=[network["ch"] * m for m in network["ch_mult"]],
+                num_patches=s["num_patches"],
+                temperature=s["nce_T"],
+                use_mlp=s["use_mlp"],
+                mlp_channels=s["c_mlp"],
+                level_weights=s["fWhich"],
+                all_negatives=s["nce_includes_all_negatives_from_minibatch"],
+            )
+
+    def _build_discriminator_side(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
+        if s["adv"]:
+            self.D["net_d"] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
+        loss = autoencoder["loss"]
+        if loss["disc_weight"]:
+            self.D["discriminator"] = NLayerDiscriminator(autoencoder["ddconfig"]["out_ch"], ndf=loss["disc_ndf"])
+
+    def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
+        """Adds the bottleneck's components to ``G``."""
+        raise NotImplementedError
+
+    def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
+        self.disc_start = loss["disc_start"]
+        self.loss_weights = {
+            "views": s["adv"],
+            "projection": s["lamb"],
+            "recon": 1.0,
+            "perceptual": loss["perceptual_weight"],
+            "slice_adv": loss["disc_weight"],
+            "nce": 0.0 if s["nocut"] else s["lbNCE"],
+            "views_fake": s["adv"],
+            "views_real": s["adv"],
+            "slice_disc": 1.0 if loss["disc_weight"] else 0.0,
+        }
+        self.perceptual = PerceptualLoss() if loss["perceptual_weight"] else None
+
+    # Generation ------------------------------------------------------------------------------------------------------
+
+    def bottleneck(self, moments: Tensor) -> Code:
+        """The code of encoder outputs (N, z, h, w)."""
+        raise NotImplementedError
+
+    def encode(self, slices: Tensor) -> tuple[Code, Any]:
+        """Slices (N, C, X, Y) → their code and the encoder's features."""
+        features = self.G["encoder"](slices)
+        return self.bottleneck(self.G["quant_conv"](features.latent)), features
+
+    def reconstruct(self, latent: Tensor) -> Tensor:
+        """Latent (N, d, h, w) → slices (N, 1, 8h, 8w)."""
+        return self.G["decoder"](self.G["post_quant_conv"](latent))
+
+    def lift(self, latent: Tensor, batch: int) -> Tensor:
+        """Latents of B stacks (B·n, d, h, w) → isotropic volumes (B, C, 8h, 8w, 8n·resizebranch/downbranch)."""
+        stack = to_volume(latent, batch)
+        stack = pool_z(stack, self.geometry.downbranch)
+        if self.geometry.resizebranch != 1:
+            stack = resample_z(stack, stack.shape[-1] * self.geometry.resizebranch)
+        return self.G["net_g"](to_volume(self.G["decoder"].conv_in(to_slices(stack)), batch))
+
+    def branch(self, code: Code, features: Any, batch: int) -> Tensor:
+        """The isotropic volume from what leaves the encoder; a variant may branch off elsewhere."""
+        return self.lift(code.latent, batch)
+
+    def sources(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The volume to encode and the volume to agree with: two channels with tc, else folder a and folder b."""
+        images = batch["img"]
+        if self.settings["tc"]:
+            original = torch.cat(images, dim=1)
+            return original, original
+        return images[0], images[-1]
+
+    def generate(self, batch: Mapping[str, Any]) -> Generated:
+        """One pass; see :class:`Generated`."""
+        original, target = self.sources(batch)
+        code, features = self.encode(to_slices(original))
+        return Generated(
+            original=original,
+            target=target,
+            code=code,
+            pyramid=features.pyramid,
+            recon=self.reconstruct(code.latent),
+            volume=self.branch(code, features, original.shape[0]),
+        )
+
+    # Losses ----------------------------------------------------------------------------------------------------------
+
+    def generator_losses(self, out: Generated) -> Terms:
+        """What the generator side descends, unweighted."""
+        s, terms = self.settings, {}
+        if self.wants("views"):
+            terms["views"] = self._seen_as_real(six_views(out.volume, s["adv_planes"]))
+        if self.wants("projection"):
+            terms["projection"] = F.l1_loss(
+                project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
+                project_slices(out.target, self.geometry.skip, s["l1how"], s["slabtarget"]),
+            )
+        terms |= self.slice_losses(out)
+        if self.wants("nce"):
+            terms["nce"] = self.contrast(out)
+        return terms
+
+    def _seen_as_real(self, views: list[Tensor]) -> Tensor:
+        return adversarial_views(self.D["net_d"], views, True, self.settings["gan_mode"], generator=True)
+
+    def slice_losses(self, out: Generated) -> Terms:
+        """The 2-D autoencoder's terms (Esser et al. 2021, eq. 4 and 7): reconstruction, perceptual, adversarial, code."""
+        slices = to_slices(out.original)[:, :1]
+        terms = {"recon": self.reconstruction(slices, out.recon)}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual_term(slices, out.recon)
+        if self._slice_discriminator_acts():
+            fooled = -self.D["discriminator"](out.recon).float().mean()
+            weight = adaptive_weight(self.weigh(terms), fooled, self.G["decoder"].conv_out.weight)
+            terms["slice_adv"] = weight * fooled
+        return terms | self.code_losses(out.code)
+
+    def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
+        """Mean absolute error of the reconstructed slices."""
+        return F.l1_loss(recon, slices)
+
+    def perceptual_term(self, slices: Tensor, recon: Tensor) -> Tensor:
+        """Mean LPIPS of the reconstructed slices (Zhang et al. 2018)."""
+        assert self.perceptual is not None
+        return self.perceptual(slices, recon).mean()
+
+    def code_losses(self, code: Code) -> Terms:
+        """The bottleneck's own terms."""
+        raise NotImplementedError
+
+    def contrast(self, out: Generated) -> Tensor:
+        """PatchNCE (Park et al. 2020): generated slices (query) keep the content of the originals (key)."""
+        made = generated_slices(out.volume, self.geometry.factor)
+        query = self.G["encoder"](to_slices(made)).pyramid
+        batch = out.original.shape[0]
+        return self.G["netF"]([to_volume(q, batch) for q in query], [to_volume(k, batch) for k in out.pyramid])
+
+    def _slice_discriminator_acts(self) -> bool:
+        return self.wants("slice_adv") and self.generator_steps >= self.disc_start
+
+    def discriminator_losses(self, out: Generated) -> Terms:
+        """Real are only the slices of the target; the six views of the volume are fake."""
+        s, terms = self.settings, {}
+        if self.wants("views_fake"):
+            net_d, mode = self.D["net_d"], s["gan_mode"]
+            terms["views_fake"] = adversarial_views(net_d, six_views(out.volume, s["adv_planes"]), False, mode)
+            terms["views_real"] = adversarial_views(net_d, [to_slices(out.target)], True, mode)
+        if self._slice_discriminator_acts():
+            net = self.D["discriminator"]
+            terms["slice_disc"] = hinge_discriminator(net(to_slices(out.original)[:, :1]), net(out.recon))
+        return terms
+
+    def validation_metrics(self, out: Generated) -> dict[str, Tensor]:
+        """Reconstruction and projection errors in intensity units of [-1, 1], and sharpness along Z relative to XY."""
+        slices = to_slices(out.original)[:, :1]
+        s = self.settings
+        planes = project(out.volume, self.geometry.factor, 1, s["l1how"])
+        return {
+            "recon": F.l1_loss(out.recon, slices),
+            "recon_psnr": -10 * torch.log10(F.mse_loss(out.recon, slices) / 4),
+            "projection": F.l1_loss(planes, out.target),
+            "gradient_ratio": gradient_ratio(out.volume),
+        }
+
+    def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output."""
+        with self.evaluating():
+            out = self.generate(batch)
+        depth = out.volume.shape[-1]
+        recon = to_volume(out.recon, out.original.shape[0])
+        return {
+            "input (interpolated)": resample_z(out.original, depth)[0],
+            "reconstructed slices": resample_z(recon, depth)[0],
+            "isotropic output": out.volume[0],
+        }
+
+
+def gradient_ratio(volume: Tensor) -> Tensor:
+    """Gradient energy along Z over the mean of X and Y of (B, C, X, Y, Z); 1 is isotropic, less is blurred along Z."""
+    x, y, z = (volume.diff(dim=axis).square().mean() for axis in (2, 3, 4))
+    return z / ((x + y) / 2).clamp_min(1e-12)

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# ./run.sh                        quickstart: phantom data, a short training, where to look
+# ./run.sh test [pytest options]  ruff, mypy and the tests
+# ./run.sh --jsn aisr --prj name  python train.py --jsn aisr --prj name in the project's environment
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+python=.venv/bin/python
+stamp=.venv/installed
+
+set_up() {
+    local base
+    for base in python3 python3.13 python3.12 python3.11 none; do
+        "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+    done
+    if [ "$base" = none ]; then
+        echo "error: IsoScopeXX needs Python 3.11 or newer; install it and run this again." >&2
+        exit 2
+    fi
+    [ -x "$python" ] || "$base" -m venv .venv
+    if ! cmp -s <(cat pyproject.toml constraints.txt) "$stamp"; then
+        echo "Installing into .venv (several GB; once) …"
+        "$python" -m pip install --constraint constraints.txt --editable '.[test]'
+        cat pyproject.toml constraints.txt > "$stamp"
+    fi
+}
+
+set_up
+case "${1:-quickstart}" in
+    quickstart)
+        "$python" prepare.py phantom --quickstart
+        "$python" train.py --jsn quickstart --prj quickstart --overwrite
+        ;;
+    test)
+        shift
+        "$python" -m ruff check .
+        "$python" -m mypy
+        "$python" -m pytest "$@"
+        ;;
+    *)
+        exec "$python" train.py "$@"
+        ;;
+esac

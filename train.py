@@ -1,0 +1,71 @@
+"""Trains one experiment: ``python train.py --jsn NAME --prj NAME [any option]``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from models.options import MODEL_OPTIONS
+from utils.check_settings import check_settings
+from utils.errors import reported
+from utils.get_args import Experiment, check_data_root, read_settings
+from utils.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.runs import RunFolder, resumed_settings, write_json
+
+REPOSITORY = Path(__file__).resolve().parent
+
+log = logging.getLogger("isoscope")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Settings → data → model → Trainer.fit; torch is loaded after the settings are known to be good."""
+    experiment = read_settings(arguments, MODEL_OPTIONS, REPOSITORY)
+    check_data_root(experiment)
+    run = RunFolder(experiment.logs / experiment.settings["dataset"] / experiment.settings["prj"])
+    train(experiment, run, run_settings(experiment, run))
+
+
+def run_settings(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
+    """The settings of this start, with the resolved autoencoder: the experiment's, or the run's own where it is resumed."""
+    settings = experiment.settings
+    if settings["resume"]:
+        return resumed_settings(run.stored_settings(), settings, experiment.given)
+    autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
+    check_settings(settings, autoencoder)
+    return {**settings, "autoencoder": autoencoder and configure_autoencoder(autoencoder, settings)}
+
+
+def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> None:
+    """One training from its settings to its last checkpoint."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from dataloader.data_multi import DataModule
+    from models.build import build_model, initialise_from
+    from utils.trainer import build_trainer, summary
+
+    data = DataModule.from_settings(settings, experiment.data_root)
+    data.check()
+    model = build_model(settings)
+    if settings["init"] and not settings["resume"]:
+        initialise_from(model, settings["init"], experiment.logs)
+    first = rank_zero_only.rank == 0
+    with run.locked() if first else nullcontext():
+        if first:
+            run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
+            run.write_settings(settings)
+            write_json(run.dataset_record, data.intensity_record())
+            run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
+        trainer = build_trainer(settings, run, data.sample())
+        for line in [*experiment.notes, *summary(trainer, model, run)]:
+            log.info(line)
+        trainer.fit(model, datamodule=data, ckpt_path=run.last if settings["resume"] else None)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with reported(debug="--debug" in sys.argv):
+        main(sys.argv[1:])

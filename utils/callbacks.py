@@ -1,0 +1,214 @@
+"""What a training leaves behind and shows while it runs: checkpoints, graceful stops, pictures, progress."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from utils.pictures import keep_newest, orthogonal_planes, save_png
+from utils.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class RunKeeper(Checkpoint):
+    """Writes checkpoints and turns signals and the time limit into a clean stop.
+
+    Component files after every `epoch_save` epochs, after the last epoch and at a stop; ``last.ckpt`` then too, and at any epoch
+    end when `save_minutes` have passed; ``best.ckpt`` when the watched validation metric improves. A stop waits for the end of
+    the accumulation window, because gradients are not saved; the first signal stops gracefully, the second at once.
+    """
+
+    def __init__(self, run: RunFolder, *, epoch_save: int, save_minutes: float, monitor: str, max_seconds: float | None) -> None:
+        self.run = run
+        self.epoch_save = epoch_save
+        self.save_seconds = 60 * save_minutes
+        self.monitor = monitor
+        self.max_seconds = max_seconds
+        self.best: float | None = None
+        self.reason = ""  # why the training is to stop
+        self.stopped = False
+        self._started = self._saved = time.monotonic()
+        self._handlers: dict[int, Any] = {}
+
+    # Stopping
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over the signals, after Lightning has set its own."""
+        self._started = self._saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.reason:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+        log.info("%s: stopping after this step; once more to stop at once", self.reason)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Saves and stops in the middle of an epoch if asked to; at its end on_train_epoch_end does."""
+        if self.max_seconds is not None and not self.reason and time.monotonic() - self._started > self.max_seconds:
+            self.reason = "max_time"
+        accumulate = pl_module.settings["accumulate_grad_batches"]
+        if (batch_idx + 1) % accumulate or trainer.is_last_batch or not self._stop_wanted(trainer):
+            return
+        self.stopped = trainer.should_stop = True
+        self._write_components(trainer, pl_module, trainer.current_epoch)
+        self._write_last(trainer, pl_module)
+
+    def _stop_wanted(self, trainer: pl.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return bool(self.reason)
+        wanted = trainer.strategy.reduce_boolean_decision(bool(self.reason), all=False)
+        self.reason = self.reason or ("another rank's stop" if wanted else "")
+        return wanted
+
+    # Saving
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Runs after the model's own epoch end, so that schedules are already stepped."""
+        if self.stopped:
+            return
+        completed = trainer.current_epoch + 1
+        stop = self._stop_wanted(trainer)
+        due = completed % self.epoch_save == 0 or completed == trainer.max_epochs or stop
+        if due:
+            self._write_components(trainer, pl_module, completed)
+        self._write_best(trainer, pl_module)
+        if due or self._minutes_passed(trainer):
+            self._write_last(trainer, pl_module)
+        if stop:
+            self.stopped = trainer.should_stop = True
+
+    def _minutes_passed(self, trainer: pl.Trainer) -> bool:
+        passed = time.monotonic() - self._saved >= self.save_seconds
+        return trainer.strategy.reduce_boolean_decision(passed, all=False) if trainer.world_size > 1 else passed
+
+    def _write_components(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
+        pl_module.require_finite()
+        if not trainer.is_global_zero:
+            return
+        for ema in (False, True):
+            for name, component in pl_module.components(ema).items():
+                state = {k: v.detach().cpu().clone() for k, v in component.state_dict().items()}
+                _replace(self.run.component(name, completed, ema), lambda path, state=state: torch.save(state, path))
+
+    def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            return
+        sign = -1 if "psnr" in self.monitor else 1
+        if self.best is None or sign * float(value) < sign * self.best:
+            self.best = float(value)
+            self._write(trainer, pl_module, self.run.best)
+
+    def _write_last(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module, self.run.last)
+        self._saved = time.monotonic()
+
+    def _write(self, trainer: pl.Trainer, pl_module: Any, path: Path) -> None:
+        pl_module.require_finite()
+        partial = path.with_name(path.name + ".partial")
+        trainer.save_checkpoint(partial)  # every rank takes part
+        if trainer.is_global_zero:
+            partial.replace(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far goes into the checkpoint."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """And comes back."""
+        self.best = state_dict["best"]
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file so that it is never half-written."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    partial.replace(path)
+
+
+class PictureWriter(Callback):
+    """Every few epochs one labelled picture of the same sample, as PNG and in TensorBoard."""
+
+    def __init__(self, run: RunFolder, sample: Mapping[str, Any], *, every: int, keep: int) -> None:
+        """Args: sample: one sample of the dataset; every: epochs between pictures; keep: newest PNGs that stay."""
+        self.run, self.every, self.keep = run, every, keep
+        self.batch = default_collate([sample])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Draws after every `every` epochs and after the last one."""
+        completed = trainer.current_epoch + 1
+        due = completed % self.every == 0 or completed == trainer.max_epochs
+        if due and trainer.is_global_zero:
+            self.draw(trainer, pl_module, completed)
+
+    def draw(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
+        """Writes the picture of the model as it is now."""
+        moved = {"img": [image.to(pl_module.device) for image in self.batch["img"]]}
+        panels: dict[str, Tensor] = pl_module.preview(moved)
+        image = orthogonal_planes(
+            {name: volume.float().cpu().numpy() for name, volume in panels.items()},
+            title=f"{self.batch['filenames'][0]}, after {completed} epochs",
+            low=-1.0,
+            high=1.0,
+        )
+        save_png(self.run.pictures / f"epoch_{completed:06d}.png", image)
+        keep_newest(self.run.pictures, "epoch_*.png", self.keep)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("planes", image, trainer.global_step, dataformats="HWC")
+
+
+class Progress(Callback):
+    """One bar for the whole training: epochs are often too short for a bar each."""
+
+    SHOWN = ("g/projection", "g/recon", "codes_used")
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the bar where a resumed training left it."""
+        batches = int(trainer.num_training_batches)
+        if trainer.is_global_zero:
+            total = (trainer.max_epochs or 0) * batches
+            self.bar = tqdm(total=total, initial=trainer.current_epoch * batches, unit="batch", dynamic_ncols=True, mininterval=1)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Moves on by one batch."""
+        if self.bar is not None:
+            self.bar.update()
+            if batch_idx == 0:
+                metrics = trainer.callback_metrics
+                shown = {name.split("/")[-1]: f"{float(metrics[name]):.3g}" for name in self.SHOWN if name in metrics}
+                self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+                self.bar.set_postfix(shown, refresh=False)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Closes the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,186 @@
+"""The folder of one training: settings, lock, names of everything in it (torch-free).
+
+::
+
+    {LOGS}/{dataset}/{prj}/
+        0.json 1.json …        resolved settings, one file per start
+        dataset.json           intensity transform of the training data with its constants
+        <model>.py             the source of the model as it was (never imported back)
+        logs/                  TensorBoard and metrics.csv
+        pictures/              PNG
+        checkpoints/           <component>_model_epoch_N.pth, last.ckpt, best.ckpt
+        run.lock               host, process and start of the training that uses the folder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+RESUME_MAY_CHANGE = frozenset(
+    """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
+    picture_epochs keep_pictures val_epochs monitor max_time resume overwrite strict debug env logs data_root
+    preload jsn prj""".split()
+)
+
+
+class RunFolder:
+    """One training's folder; every path in it has its name here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.pictures = self.path / "pictures"
+        self.logs = self.path / "logs"
+        self.last = self.checkpoints / "last.ckpt"
+        self.best = self.checkpoints / "best.ckpt"
+        self.dataset_record = self.path / "dataset.json"
+        self._lock = self.path / "run.lock"
+
+    def component(self, name: str, epoch: int, ema: bool = False) -> Path:
+        """Checkpoint of one component after `epoch` completed epochs."""
+        return self.checkpoints / f"{name}{'_ema' if ema else ''}_model_epoch_{epoch}.pth"
+
+    def epochs(self, name: str = "net_g") -> list[int]:
+        """Completed-epoch numbers for which component `name` has a checkpoint, ascending."""
+        found = (re.fullmatch(rf"{name}_model_epoch_(\d+)\.pth", p.name) for p in self.checkpoints.glob("*.pth"))
+        return sorted(int(m.group(1)) for m in found if m)
+
+    def trained(self) -> bool:
+        """Whether the folder holds any checkpoint."""
+        return self.checkpoints.is_dir() and any(p.suffix in (".pth", ".ckpt") for p in self.checkpoints.iterdir())
+
+    def prepare(self, *, resume: bool, overwrite: bool) -> None:
+        """Makes the folder ready for a training.
+
+        Raises:
+            UserError: it already holds a training and neither resume nor overwrite is set; or there is nothing to resume.
+        """
+        if resume and not self.last.is_file():
+            raise UserError(f"nothing to resume: {self.last} does not exist; start without --resume")
+        if self.trained() and not resume:
+            if not overwrite:
+                raise UserError(
+                    f"{self.path} already holds a training; continue it with --resume, "
+                    f"set it aside with --overwrite (it is renamed, never deleted), or choose another --prj"
+                )
+            self._set_aside()
+        for folder in (self.checkpoints, self.pictures, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _set_aside(self) -> None:
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        self._refuse_if_in_use()
+        self.path.rename(target)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; a lock whose process on this host has died is taken over.
+
+        Raises:
+            UserError: another living process (or one on another host) holds the folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self._refuse_if_in_use()
+        self._lock.unlink(missing_ok=True)
+        try:
+            with self._lock.open("x") as file:
+                json.dump(me, file)
+        except FileExistsError:
+            self._refuse_if_in_use()
+        try:
+            yield
+        finally:
+            self._lock.unlink(missing_ok=True)
+
+    def _refuse_if_in_use(self) -> None:
+        try:
+            holder = json.loads(self._lock.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return
+        if holder["host"] == socket.gethostname() and not _alive(int(holder["pid"])):
+            return
+        raise UserError(
+            f"{self.path} is in use by process {holder['pid']} on {holder['host']} since {holder['start']}; "
+            f"wait for it, choose another --prj, or delete {self._lock} if that process is gone"
+        )
+
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings of the latest start.
+
+        Raises:
+            UserError: the folder is not a run.
+        """
+        numbered = self._settings_files()
+        if not numbered:
+            raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
+        return read_json(numbered[-1])
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes the resolved settings of this start as the next N.json."""
+        write_json(self.path / f"{len(self._settings_files())}.json", settings)
+
+    def _settings_files(self) -> list[Path]:
+        return sorted((p for p in self.path.glob("*.json") if p.stem.isdigit()), key=lambda p: int(p.stem))
+
+    def copy_source(self, source: Path) -> None:
+        """Keeps a copy of the model's source file for the record."""
+        shutil.copyfile(source, self.path / source.name)
+
+
+def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The stored settings, changed where a resume may change them.
+
+    Args:
+        stored: settings of the run's latest start.
+        new: settings of this start.
+        given: the keys that the user set for this start, and where.
+
+    Raises:
+        UserError: a key that may not change differs; all are listed with old and new value.
+    """
+    changed = {k: (stored.get(k), new[k]) for k in given if k in new and stored.get(k) != new[k]}
+    refused = {k: v for k, v in changed.items() if k not in RESUME_MAY_CHANGE}
+    if refused:
+        lines = "; ".join(f"{k}: {old!r} in the run, {now!r} in {given[k]}" for k, (old, now) in sorted(refused.items()))
+        raise UserError(f"--resume keeps the run's settings, but these differ: {lines}. Undo them or start a new --prj")
+    one_shot = {k: new[k] for k in ("resume", "overwrite", "strict", "debug") if k in new}
+    return {**stored, **{k: now for k, (_, now) in changed.items()}, **one_shot}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object so that the file is never half-written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

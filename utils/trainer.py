@@ -1,0 +1,80 @@
+"""The Lightning trainer of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from utils.callbacks import PictureWriter, Progress, RunKeeper
+from utils.make_config import parse_duration
+from utils.runs import RunFolder
+
+
+def device_count(devices: int | str) -> int:
+    """How many processes a node runs: ``auto`` is every GPU, or one CPU process."""
+    if devices == "auto":
+        return max(1, torch.cuda.device_count())
+    return int(devices)
+
+
+def precision_of(settings: Mapping[str, Any]) -> str:
+    """The precision asked for; by default bf16-mixed on a GPU and 32 bits on a CPU."""
+    return settings["precision"] or ("bf16-mixed" if torch.cuda.is_available() else "32")
+
+
+def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[str, Any]) -> pl.Trainer:
+    """Manual optimisation does accumulation and clipping itself; seeding needs our own sampler.
+
+    Args:
+        sample: the sample that the pictures show.
+    """
+    devices = device_count(settings["devices"])
+    parallel = devices * settings["num_nodes"] > 1
+    return pl.Trainer(
+        max_epochs=settings["n_epochs"],
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=devices,
+        num_nodes=settings["num_nodes"],
+        # every backward pass leaves one side's parameters unused, which plain DDP refuses
+        strategy="ddp_find_unused_parameters_true" if parallel else "auto",
+        precision=precision_of(settings),  # type: ignore[arg-type]
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=settings["val_epochs"],
+        log_every_n_steps=settings["log_steps"],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=[
+            TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
+            CSVLogger(run.path, name="logs", version=""),
+        ],
+        callbacks=[
+            Progress(),
+            PictureWriter(run, sample, every=settings["picture_epochs"], keep=settings["keep_pictures"]),
+            RunKeeper(
+                run,
+                epoch_save=settings["epoch_save"],
+                save_minutes=settings["save_minutes"],
+                monitor=settings["monitor"],
+                max_seconds=parse_duration(settings["max_time"]),
+            ),
+        ],
+    )
+
+
+def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
+    """What is about to be trained, in a few lines."""
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for name, part in model.components().items())
+    geometry = model.geometry
+    return [
+        f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",
+        f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.cropsize}³, {geometry.factor} planes per slice",
+        f"parameters: {sizes}",
+        f"run folder: {run.path}",
+        f"pictures: {run.pictures}",
+        f"TensorBoard: tensorboard --logdir {run.logs}",
+    ]

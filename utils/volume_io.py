@@ -86,12 +86,18 @@ class PillowVolume(Volume):
         out = np.empty((len(planes), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
         with Image.open(self.path) as image:
             for k, z in enumerate(planes):
-                image.seek(z)
-                frame = np.asarray(image)
-                if image.mode != self._mode or frame.shape != self.shape[1:]:
-                    raise UserError(f"{self.path}: frame {z} ({image.mode}, {frame.shape}) is unlike the first; save it as TIFF")
-                out[k] = frame[rows, columns]
+                out[k] = self._frame(image, z)[rows, columns]
         return out
+
+    def _frame(self, image: Image.Image, z: int) -> np.ndarray:
+        try:
+            image.seek(z)
+            frame = np.asarray(image)
+        except (OSError, EOFError, SyntaxError) as error:
+            raise UserError(f"{self.path}: frame {z} cannot be read ({error}); the file is damaged, copy it again") from error
+        if image.mode != self._mode or frame.shape != self.shape[1:]:
+            raise UserError(f"{self.path}: frame {z} ({image.mode}, {frame.shape}) is unlike the first; save it as TIFF")
+        return frame
 
 
 def write_tiff(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataloader import intensity
-from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop
+from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
 from dataloader.intensity import Range
 from dataloader.pairs import paired_names
 from dataloader.sampler import CropSampler
@@ -25,6 +25,10 @@ from utils.volume_io import ArrayVolume, Volume, open_volume
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 3  # seconds before a progress bar appears
+_SETTINGS = (
+    *("cropsize", "cropz", "dsp", "dsp_how", "usp", "precrop", "resize", "rotate", "nm", "nm_clip", "seed"),
+    *("crops_per_volume", "preload", "batch_size", "workers"),
+)
 _SAMPLED_FILES = 16  # files whose values are tried under nm 00 before a training starts
 
 
@@ -94,12 +98,17 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         label = index % len(self.names)
+        if not self.train:
+            return self.centre(label)
+        shape = self._volume(self.directions[0], self.names[label]).shape
+        return self._cut(label, random_crop(shape, self.settings, np.random.default_rng([self.seed, epoch, index])))
+
+    def centre(self, label: int) -> dict[str, Any]:
+        """The sample in the middle of a file, not rotated."""
+        return self._cut(label, centre_crop(self._volume(self.directions[0], self.names[label]).shape, self.settings))
+
+    def _cut(self, label: int, crop: Crop) -> dict[str, Any]:
         name = self.names[label]
-        shape = self._volume(self.directions[0], name).shape
-        if self.train:
-            crop = random_crop(shape, self.settings, np.random.default_rng([self.seed, epoch, index]))
-        else:
-            crop = centre_crop(shape, self.settings)
         images = []
         for direction in self.directions:
             volume = self._volume(direction, name)
@@ -223,6 +232,16 @@ class DataModule(pl.LightningDataModule):
         self.val_set: PairedImageDataset | None = None
         if any((folder / "val" / direction).is_dir() for direction in directions):
             self.val_set = PairedImageDataset(folder / "val", directions, **{**options, "train": False})
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], data_root: Path) -> DataModule:
+        """The data of an experiment: ``data_root/{dataset}``, ``direction`` split at '_', options of the same name."""
+        options = {name: settings[name] for name in _SETTINGS}
+        return cls(data_root / settings["dataset"], settings["direction"].split("_"), **options)
+
+    def sample(self) -> dict[str, Any]:
+        """One sample that stays the same: the middle of the first validation file, else of the first training file."""
+        return (self.val_set or self.train_set).centre(0)
 
     def check(self) -> None:
         """Raise a UserError for anything that would stop the training: see ``PairedImageDataset.check``."""

@@ -11,7 +11,9 @@ import tifffile
 import torch
 
 from dataloader.data_multi import DataModule, PairedImageDataset
+from models.options import MODEL_OPTIONS
 from utils.errors import UserError
+from utils.get_args import default_settings
 from utils.volume_io import write_tiff
 
 SHAPES = ((9, 30, 41), (12, 33, 28), (8, 24, 24))
@@ -131,6 +133,24 @@ def test_validation_is_the_centre_once_per_file(folder):
         expected = np.moveaxis(values[z : z + 6, y : y + 16, x : x + 16], 0, -1)
         np.testing.assert_allclose(batch["img"][0][0, 0], (expected - low) / (high - low) * 2 - 1, atol=1e-6)
         assert torch.equal(batch["img"][1], again[k]["img"][1])
+
+
+def test_the_settings_of_an_experiment_make_the_module(folder):
+    settings = default_settings(
+        MODEL_OPTIONS, "ae0iso0tccutvqq", dataset=folder.name, direction="a_b", workers=0, seed=5, **OPTIONS
+    )
+    module = DataModule.from_settings(settings, folder.parent)
+    assert (module.train_set.directions, module.train_set.seed, module.val_set.root) == (("a", "b"), 5, folder / "val")
+    again = DataModule(folder, ["a", "b"], seed=5, **OPTIONS)
+    assert torch.equal(module.train_set[3, 1]["img"][1], again.train_set[3, 1]["img"][1])
+
+
+def test_the_sample_for_pictures_stays_the_same(folder, tmp_path):
+    with_validation = DataModule(folder, ["a"], **OPTIONS)
+    assert torch.equal(with_validation.sample()["img"][0], with_validation.val_set[0]["img"][0])
+    (tmp_path / "train").symlink_to(folder / "train")
+    without = DataModule(tmp_path, ["a"], **OPTIONS)
+    assert torch.equal(without.sample()["img"][0], with_validation.sample()["img"][0])  # v0.tif is in both
 
 
 def test_without_a_validation_folder_there_is_no_validation(folder, tmp_path):

@@ -36,7 +36,8 @@ def run_settings(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
         return resumed_settings(run.stored_settings(), settings, experiment.given)
     autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
     check_settings(settings, autoencoder)
-    return {**settings, "autoencoder": autoencoder and configure_autoencoder(autoencoder, settings)}
+    resolved = autoencoder and configure_autoencoder(autoencoder, settings)
+    return {**settings, "autoencoder": resolved, "given": experiment.given}
 
 
 def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> None:

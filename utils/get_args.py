@@ -19,11 +19,11 @@ from utils.command_line import USAGE, CommandLine, checked_value, first_pass, ma
 from utils.errors import UserError
 from utils.make_config import PROFILE_KEYS, find_experiment, known_experiments, read_experiment_file, read_profiles
 from utils.read_mapping import did_you_mean, shown
+from utils.runs import COMMAND_LINE
 
 __all__ = ["BASE_OPTIONS", "RETIRED", "Experiment", "Option", "check_data_root", "default_settings", "read_settings"]
 
 Models = Mapping[str, tuple[Option, ...]]
-COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)

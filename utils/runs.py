@@ -29,9 +29,12 @@ from utils.errors import UserError
 
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
-    picture_epochs keep_pictures val_epochs monitor max_time resume overwrite strict debug env logs data_root
+    picture_epochs keep_pictures val_epochs log_steps monitor max_time resume overwrite strict debug env logs data_root
     preload jsn prj""".split()
 )
+
+
+COMMAND_LINE = "command line"
 
 
 class RunFolder:
@@ -145,14 +148,17 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
     """The stored settings, changed where a resume may change them.
 
     Args:
-        stored: settings of the run's latest start.
+        stored: settings of the run's latest start, with what was ``given`` for it. What was typed on the command line then and only
+            stands in the experiment file now is kept.
         new: settings of this start.
         given: the keys that the user set for this start, and where.
 
     Raises:
         UserError: a key that may not change differs; all are listed with old and new value.
     """
-    changed = {k: (stored.get(k), new[k]) for k in given if k in new and stored.get(k) != new[k]}
+    typed_before = {k for k, source in stored["given"].items() if source == COMMAND_LINE}
+    asked = [k for k, source in given.items() if source == COMMAND_LINE or k not in typed_before]
+    changed = {k: (stored.get(k), new[k]) for k in asked if stored.get(k) != new[k]}
     refused = {k: v for k, v in changed.items() if k not in RESUME_MAY_CHANGE}
     if refused:
         lines = "; ".join(f"{k}: {old!r} in the run, {now!r} in {given[k]}" for k, (old, now) in sorted(refused.items()))

@@ -1,5 +1,6 @@
 """Numbers on a restored volume: against its truth, or against itself where there is none; always beside interpolation.
 
-``grids`` says where the planes of one file lie in another, ``baselines`` interpolates, ``fsc``, ``spectra``, ``resolution``
-and ``metrics`` measure, ``comparison`` opens the files, ``measure`` does the work, ``report`` and ``figures`` show it.
+``opening`` lays the files on one grid (``grids`` says how, ``baselines`` interpolates). ``measure`` collects what ``metrics``,
+``fsc``, ``spectra``, ``resolution`` and ``consistency`` say. ``verdict``, ``table``, ``figures`` and ``report`` show it, and
+``run`` is the whole way.
 """

@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 Box = tuple[slice, slice, slice]
 METHODS = ("nearest", "linear", "cubic")
-HALO = 20  # sections on either side of a block; the influence of a section on a cubic spline falls by 0.27 per section: 4e-12
+HALO = 14  # sections on either side of a block; the influence of a section on a cubic spline falls by 0.27 per section: 1e-8
 
 
 class Sliceable(Protocol):
@@ -106,6 +106,7 @@ class Candidate:
             start = round(self.sections.first)
             return self.sections.read(depth.start - start, depth.stop - start, rows, columns)
         begin, end = self.sections.span(depth.start, depth.stop - 1, HALO if self.method == "cubic" else 1)
+        begin -= begin % 2  # the matrix counts from here, and nearest's ties go by even and odd
         positions = self.sections.first + self.sections.step * np.arange(begin, end, dtype=np.float64)
         weights = interpolation_matrix(self.method, positions, np.arange(depth.start, depth.stop, dtype=float))
         result = np.tensordot(weights.astype(np.float32), self.sections.read(begin, end, rows, columns), axes=1)

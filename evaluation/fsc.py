@@ -72,15 +72,14 @@ class FourierShells:
         self._nyquist = [0.5 / step for step in spacing]
 
     @cached_property
-    def _axes(self) -> list[NDArray[np.float32]]:
+    def _axes(self) -> list[NDArray[np.float64]]:
         (z, y, x), (dz, dy, dx) = self.shape, self.spacing
-        axes = (fft.fftfreq(z, dz)[:, None, None], fft.fftfreq(y, dy)[None, :, None], fft.rfftfreq(x, dx)[None, None, :])
-        return [np.asarray(axis, np.float32) for axis in axes]
+        return [fft.fftfreq(z, dz)[:, None, None], fft.fftfreq(y, dy)[None, :, None], fft.rfftfreq(x, dx)[None, None, :]]
 
     @cached_property
-    def _radius(self) -> NDArray[np.float32]:
+    def _radius(self) -> NDArray[np.float64]:
         z, y, x = self._axes
-        return np.sqrt(z**2 + y**2 + x**2)
+        return np.asarray(np.sqrt(z**2 + y**2 + x**2))
 
     @cached_property
     def _weight(self) -> NDArray[np.float64]:

@@ -66,7 +66,13 @@ def place_reconstruction(volume: VolumeFile, truth: VolumeFile) -> Placement:
         UserError: shapes differ and voxel sizes or translations are missing, or what the files state cannot be laid together.
     """
     if _located(volume) and _located(truth):
-        return _by_metadata(volume, truth)
+        placement = _by_metadata(volume, truth)
+        if not 0.5 < placement.step < 1.5:
+            raise UserError(
+                f"voxels of {volume.path} are {placement.step:g} times as long along z as those of {truth.path}: it is not "
+                f"on the truth's grid. If it is the input, name it with --input"
+            )
+        return placement
     _refuse_unequal_voxels(volume, truth)
     if volume.shape == truth.shape:
         return Placement(0, 1, 0, 0, "equal shapes: compared voxel by voxel")

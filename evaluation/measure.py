@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation import metrics
-from evaluation.baselines import Candidate, Sections
+from evaluation.baselines import Candidate
 from evaluation.comparison import Comparison, Request
+from evaluation.consistency import consistency
 from evaluation.fsc import CONE_DEGREES, FourierShells, ShellCurve, tapered
-from evaluation.grids import average_position
 from evaluation.metrics import DataRange, Moments
 from evaluation.resolution import decorrelation_cutoff
 from evaluation.spectra import axial_excess, octave_power, power_spectrum
@@ -52,7 +52,7 @@ def measure(comparison: Comparison, request: Request) -> dict[str, Any]:
             result |= moments[name].fidelity(data_range.width)
             result |= _against_truth(sampled, truth, data_range, request, comparison)
         if comparison.sections is not None and name != REFERENCE:
-            result["consistency"] = consistency(candidate, comparison.sections, comparison, data_range)
+            result["consistency"] = consistency(candidate, comparison.sections, comparison, data_range.width)
         volumes[name] = result
     return {
         "data_range": {"low": data_range.low, "high": data_range.high, "width": data_range.width, "rule": data_range.rule},
@@ -144,7 +144,7 @@ def _own_numbers(sampled: _Sampled, comparison: Comparison) -> dict[str, Any]:
         name: _frequency(decorrelation_cutoff(sampled.shells, sampled.spectrum, axis), axis, comparison)
         for name, axis in AXES.items()
     }
-    excess = axial_excess(sampled.lines, comparison.spacing)
+    excess = axial_excess(sampled.shells, sampled.spectrum)
     return {
         "decorrelation": cutoffs,
         "axial_power_db": excess,
@@ -198,44 +198,6 @@ def _curve(curve: ShellCurve, axis: int | None, comparison: Comparison) -> dict[
         "correlation": curve.value.tolist(),
         "coefficients": curve.count.tolist(),
     }
-
-
-def consistency(candidate: Candidate, sections: Sections, comparison: Comparison, data_range: DataRange) -> dict[str, Any]:
-    """The volume projected back onto the input's sections, against the input.
-
-    Where a section's position fits several ways of sectioning, each is reported: ``pick`` takes the plane at the position,
-    ``average`` the mean of the planes around it. Positions between planes that fit neither are interpolated linearly
-    (``between``).
-
-    Returns:
-        Per way: ``rmse`` in grey values, ``psnr_db`` (None if identical) and ``sections`` that were compared.
-    """
-    result = {}
-    factor = round(sections.step)
-    corner = sections.first - average_position(factor)
-    ways = []
-    if sections.step == factor and sections.first == round(sections.first):
-        ways.append(("pick", sections.first, 1))
-    if sections.step == factor and factor > 1 and corner == round(corner):
-        ways.append(("average", corner, factor))
-    for name, first, planes in ways or [("between", math.floor(sections.first), 2)]:
-        squares, voxels, used = 0.0, 0, 0
-        for k in range(sections.count):
-            share = (sections.first + k * sections.step) % 1 if name == "between" else None
-            start = math.floor(sections.first + k * sections.step) if name == "between" else round(first + k * sections.step)
-            if start < comparison.region[0].start or start + planes > comparison.region[0].stop:
-                continue
-            depth, rows, columns = slice(start, start + planes), *comparison.region[1:]
-            weights = np.full(planes, 1 / planes) if share is None else np.array([1 - share, share])
-            projected = np.tensordot(weights, candidate.block((depth, rows, columns)), axes=1)
-            difference = projected - sections.read(k, k + 1, rows, columns)[0]
-            squares, voxels, used = squares + float(np.vdot(difference, difference)), voxels + difference.size, used + 1
-        if used:
-            rmse = math.sqrt(squares / voxels)
-            result[name] = {
-                "rmse": rmse, "psnr_db": 20 * math.log10(data_range.width / rmse) if rmse > 0 else math.inf, "sections": used,
-            }  # fmt: skip
-    return result
 
 
 def _sampling(comparison: Comparison, request: Request, box: tuple[slice, slice, slice], whole: bool) -> dict[str, Any]:

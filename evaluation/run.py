@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison import Comparison, Request, open_comparison
+from evaluation.comparison import Comparison, Request
 from evaluation.figures import draw_fsc, draw_planes, draw_spectra
 from evaluation.measure import measure
 from evaluation.metrics import LPIPS_WEIGHTS, MS_SSIM_SIDE, lpips_weights
+from evaluation.opening import open_comparison
 from evaluation.report import render
 from evaluation.verdict import verdict
 from utils.errors import UserError
@@ -65,16 +66,29 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".evaluating-", dir=output) as name:
         folder = Path(name)
-        comparison = open_comparison(request, folder)
-        document = _document(comparison, measure(comparison, request), request)
+        comparison, document = numbers(request, folder)
         figures = _draw(comparison, document, request, folder)
-        (folder / "metrics.json").write_text(json.dumps(_plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
         for file in OUTPUTS:
             (output / file).unlink(missing_ok=True)
             if (folder / file).exists():
                 os.replace(folder / file, output / file)
     return document
+
+
+def numbers(request: Request, folder: Path) -> tuple[Comparison, dict[str, Any]]:
+    """What metrics.json holds, without writing it.
+
+    Args:
+        request: what to compare.
+        folder: for temporary files; it must outlive the comparison.
+
+    Returns:
+        The opened volumes, from which figures can be drawn, and the document that evaluate() describes.
+    """
+    comparison = open_comparison(request, folder)
+    return comparison, _document(comparison, measure(comparison, request), request)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -136,12 +150,12 @@ def _version() -> str:
         return "(source tree, not installed)"
 
 
-def _plain(value: Any) -> Any:
-    """The same with null for NaN and infinity, which JSON does not know."""
+def plain(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not know."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
+from evaluation.fsc import FourierShells
+
 OCTAVES = ((32, 16), (16, 8), (8, 4), (4, 2))  # periods in voxels
 
 
@@ -43,15 +45,22 @@ def octave_power(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> 
     return result
 
 
-def axial_excess(spectra: list[tuple[NDArray[np.float64], NDArray[np.float64]]], spacing: tuple[float, ...]) -> dict[str, float]:
+def axial_excess(shells: FourierShells, spectrum: NDArray[np.complexfloating]) -> dict[str, float]:
     """Power along z over power in-plane, in dB, per octave: 0 for an isotropic volume, negative where z is blurred.
 
+    Only coefficients in the cones about the axes count: the spectrum of lines along y would also hold what z has lost.
+
     Args:
-        spectra: (frequency in cycles per voxel, power) along z, y, x.
-        spacing: voxel size along z, y, x; the octaves count cycles per largest voxel side.
+        shells: the shells of the volume's box.
+        spectrum: ``shells.transform`` of the tapered volume.
     """
-    coarsest = max(spacing)
-    bands = [octave_power(frequency * coarsest / step, power) for (frequency, power), step in zip(spectra, spacing, strict=True)]
+    squares = np.abs(spectrum) ** 2
+    bands = []
+    for axis in range(3):
+        count = shells.count(axis)
+        filled = count > 0
+        frequency = shells.frequency(axis) * max(shells.spacing)  # cycles per largest voxel side
+        bands.append(octave_power(frequency[filled], shells.total(squares, axis)[filled] / count[filled]))
     result = {}
     for name in bands[0]:
         lateral = [band[name] for band in bands[1:] if name in band]

@@ -1,0 +1,232 @@
+"""Block sums, similarity, baselines and projections against hand-computed values and the libraries' own answers."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import CubicSpline
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+from evaluation import metrics
+from evaluation.baselines import HALO, Candidate, Degraded, Sections, coded_sections, encode_within, interpolation_matrix
+from evaluation.comparison import Comparison
+from evaluation.consistency import consistency, projections
+from evaluation.metrics import DataRange, Moments
+from utils.errors import UserError
+
+
+def volume(shape=(24, 20, 22), seed=0, scale=40.0):
+    return (128 + scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+def whole(array):
+    return tuple(slice(0, size) for size in array.shape)
+
+
+def comparison_of(array, sections=None, region=None):
+    return Comparison(region or whole(array), None, None, {}, sections, np.dtype(np.uint8), {}, {}, [])
+
+
+def swept(array, truth, voxels):
+    moments = Moments()
+    for core, longer in comparison_of(array).blocks(voxels):
+        size = tuple(part.stop - part.start for part in core)
+        moments.add(array[longer], size, truth[core])
+    return moments
+
+
+@pytest.mark.parametrize("voxels", [50, 700, 10**6])
+def test_sums_over_any_blocks_equal_the_whole_volume(voxels):
+    truth, other = volume(), volume(seed=1, scale=10)
+    moments = swept(other, truth, voxels)
+    fidelity = moments.fidelity(255)
+    assert moments.voxels == truth.size
+    assert fidelity["psnr_db"] == pytest.approx(peak_signal_noise_ratio(truth, other, data_range=255), abs=1e-5)
+    assert fidelity["rmse"] ** 2 == pytest.approx(mean_squared_error(truth, other), rel=1e-6)
+    assert fidelity["nrmse"] == pytest.approx(fidelity["rmse"] / truth.std(dtype=np.float64), rel=1e-6)
+    assert fidelity["pearson"] == pytest.approx(np.corrcoef(truth.ravel(), other.ravel())[0, 1], abs=1e-6)
+    gradients = [np.mean(np.diff(other.astype(float), axis=axis) ** 2) for axis in range(3)]
+    expected = np.sqrt(gradients[0] / np.mean(gradients[1:]))
+    assert moments.gradient_ratio((1, 1, 1)) == pytest.approx(expected, rel=1e-6)
+    assert (moments.low, moments.high) == (other.min(), other.max())
+
+
+def test_blocks_stay_small_and_cover_every_voxel_once():
+    seen = np.zeros((130, 33, 50), int)
+    for core, longer in comparison_of(seen).blocks(voxels=8000):
+        seen[core] += 1
+        assert seen[core].size <= 8000
+        assert all(b.stop == min(a.stop + 1, size) for a, b, size in zip(core, longer, seen.shape, strict=True))
+    assert (seen == 1).all()
+
+
+def test_gradient_counts_length_not_planes():
+    ramp = np.indices((6, 6, 6)).sum(0).astype(np.float32)
+    moments = swept(ramp, ramp, 10**6)
+    assert moments.gradient_ratio((1, 1, 1)) == pytest.approx(1)
+    assert moments.gradient_ratio((4, 1, 1)) == pytest.approx(0.25)
+    assert moments.fidelity(255)["psnr_db"] == np.inf
+
+
+def test_ssim_is_scikit_images_over_all_planes_and_over_some():
+    truth, other = volume(), volume(seed=1)
+    options = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    found = metrics.ssim(other, truth, 255)
+    assert found["3d"] == pytest.approx(structural_similarity(truth, other, **options), abs=1e-6)
+    for name, planes in {"xy": (truth, other), "xz": (truth.swapaxes(0, 1), other.swapaxes(0, 1))}.items():
+        expected = np.mean([structural_similarity(a, b, **options) for a, b in zip(*planes, strict=True)])
+        assert found[name] == pytest.approx(expected, abs=1e-5)
+    some = np.mean([structural_similarity(truth[:, :, k], other[:, :, k], **options) for k in (4, 12, 20)])
+    assert metrics.ssim(other, truth, 255, slice(4, None, 8))["yz"] == pytest.approx(some, abs=1e-5)
+
+
+def test_ssim_says_none_where_its_window_does_not_fit():
+    found = metrics.ssim(volume((8, 20, 20)), volume((8, 20, 20)), 255)
+    assert found["3d"] is None and found["xz"] is None and found["yz"] is None
+    assert found["xy"] == pytest.approx(1)
+
+
+def test_ms_ssim_needs_161_pixels():
+    truth = volume((2, 161, 162))
+    found = metrics.ms_ssim(truth + 5 * volume((2, 161, 162), 1, 1.0) - 640, truth, 255)
+    assert 0.9 < found["xy"] < 1
+    assert found["xz"] is None and found["yz"] is None
+    assert metrics.ms_ssim(truth[:, 1:], truth[:, 1:], 255)["xy"] is None
+
+
+def test_lpips_weights_are_looked_for_without_a_network(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert metrics.lpips_weights() is None
+    file = tmp_path / "hub" / "checkpoints" / metrics.LPIPS_WEIGHTS
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    assert metrics.lpips_weights() == file
+
+
+# Baselines -----------------------------------------------------------------------------------------------------------
+
+
+def test_interpolation_by_hand():
+    positions = np.array([4.0, 12.0, 20.0])
+    targets = np.array([0.0, 4, 8, 10, 12, 16, 23])
+    signal = np.array([10.0, 30.0, 20.0])
+    linear = interpolation_matrix("linear", positions, targets) @ signal
+    np.testing.assert_allclose(linear, [10, 10, 20, 25, 30, 25, 20])
+    nearest = interpolation_matrix("nearest", positions, targets) @ signal
+    np.testing.assert_allclose(nearest, [10, 10, 10, 30, 30, 20, 20])  # ties 8 and 16 go to the even sections 0 and 2
+    cubic = interpolation_matrix("cubic", positions, targets) @ signal
+    np.testing.assert_allclose(cubic, CubicSpline(positions, signal)(np.clip(targets, 4, 20)))
+
+
+def test_cubic_reproduces_a_cubic_exactly():
+    positions = np.arange(3.5, 60, 8)
+    targets = np.arange(4.0, 59)
+    polynomial = np.polynomial.Polynomial([3, -1, 0.2, 0.01])
+    np.testing.assert_allclose(interpolation_matrix("cubic", positions, targets) @ polynomial(positions), polynomial(targets))
+
+
+@pytest.mark.parametrize("first", [1.5, 2])  # positions of averaged and of thinned sections; with ties for nearest
+@pytest.mark.parametrize("method", ["nearest", "linear", "cubic"])
+def test_blocks_equal_interpolation_of_everything(method, first):
+    sections = Sections(volume((90, 5, 6)), first, 4.0)
+    candidate = Candidate(sections, method)
+    matrix = interpolation_matrix(method, first + 4.0 * np.arange(90), np.arange(362.0))
+    everything = np.tensordot(matrix, sections.source.astype(float), axes=1)
+    for depth in (slice(0, 9), slice(100, 230), slice(104, 230), slice(350, 362)):
+        block = candidate.block((depth, slice(1, 4), slice(2, 6)))
+        np.testing.assert_allclose(block, everything[depth, 1:4, 2:6], atol=2e-4)
+    assert 2 * HALO < 90  # else no block would leave a section out
+
+
+def test_overshoot_is_clipped_to_the_range_of_the_grey_values():
+    steps = np.zeros((6, 1, 1), np.float32)
+    steps[3:] = 255
+    box = (slice(0, 41), slice(0, 1), slice(0, 1))
+    free = Candidate(Sections(steps, 0, 8.0), "cubic").block(box)
+    assert free.min() < 0 and free.max() > 255
+    clipped = Candidate(Sections(steps, 0, 8.0), "cubic", (0, 255)).block(box)
+    assert clipped.min() == 0 and clipped.max() == 255
+
+
+def test_candidate_reads_exact_planes_with_offsets():
+    array = volume()
+    candidate = Candidate(Sections(array, -2, 1, row=3, column=5), "exact")
+    np.testing.assert_array_equal(candidate.block((slice(0, 4), slice(3, 9), slice(6, 8))), array[2:6, 0:6, 1:3])
+    with pytest.raises(ValueError, match="interpolate"):
+        Candidate(Sections(array, 0.5, 1), "exact")
+
+
+@pytest.mark.parametrize(("factor", "begin"), [(8, 0), (4, 3), (5, 7)])
+def test_degraded_sections_are_those_of_the_definition(factor, begin):
+    array = volume((48, 5, 7))
+    box = (slice(begin, 45), slice(1, 5), slice(2, 7))
+    picked, averaged = (Degraded(array, box, factor, how) for how in ("pick", "average"))
+    planes = [factor * k + factor // 2 for k in range(48)]
+    planes = [plane for plane in planes if begin <= plane < 45]
+    everything = slice(0, 10), slice(0, 4), slice(0, 5)
+    full = (slice(0, picked.shape[0]), *everything[1:])
+    np.testing.assert_array_equal(picked[full], array[planes, 1:5, 2:7])
+    slabs = [k for k in range(48) if begin <= factor * k and factor * (k + 1) <= 45]
+    expected = np.stack([array[factor * k : factor * (k + 1), 1:5, 2:7].mean(0) for k in slabs])
+    full = (slice(0, averaged.shape[0]), *everything[1:])
+    np.testing.assert_allclose(averaged[full], expected, rtol=1e-6)
+    np.testing.assert_allclose(averaged[1:3, 1:3, 0:2], expected[1:3, 1:3, 0:2], rtol=1e-6)
+    assert (picked.start, averaged.start) == ((planes[0] - factor // 2) // factor, slabs[0])
+
+
+def test_too_few_sections_are_refused():
+    with pytest.raises(UserError, match="--thin"):
+        Degraded(volume((12, 4, 4)), (slice(0, 12), slice(0, 4), slice(0, 4)), 8, "pick")
+
+
+def test_codec_keeps_its_rate(tmp_path):
+    array = np.clip(volume((4, 64, 48)), 0, 255)
+    box = (slice(0, 25), slice(0, 64), slice(0, 48))
+    coded, rate = coded_sections(Sections(array, 4, 8), box, np.dtype(np.uint8), 1.0, tmp_path)
+    assert 0.7 < rate <= 1.0
+    assert (coded.first, coded.step, coded.count) == (4, 8, 4)
+    error = coded.read(0, 4, slice(0, 64), slice(0, 48)) - array
+    assert 1 < error.std() < array.std()
+    assert len(encode_within(array[0].astype(np.uint8), 2.0)) > len(encode_within(array[0].astype(np.uint8), 1.0))
+
+
+def test_codec_names_what_it_cannot_do(tmp_path):
+    box = (slice(0, 9), slice(0, 8), slice(0, 8))
+    with pytest.raises(UserError, match="8 or 16 bit"):
+        coded_sections(Sections(volume((2, 8, 8)), 0, 8), box, np.dtype(np.float32), 1.0, tmp_path)
+    with pytest.raises(UserError, match="raise --bpp"):
+        encode_within(np.zeros((8, 8), np.uint8), 0.125)
+
+
+# Projections ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "ways"),
+    [(4, 8, ["pick"]), (3.5, 8, ["average"]), (2, 5, ["pick", "average"]), (4.2, 8, ["between"]), (0, 5.6, ["between"])],
+)
+def test_positions_tell_how_sections_can_have_been_made(first, step, ways):
+    assert list(projections(Sections(volume(), first, step))) == ways
+
+
+@pytest.mark.parametrize(("how", "first"), [("pick", 4.0), ("average", 3.5)])
+def test_truth_is_consistent_with_its_own_sections(how, first):
+    array = volume((40, 9, 8))
+    sections = Sections(Degraded(array, whole(array), 8, how), first, 8.0)
+    compared = comparison_of(array, sections)
+    exact = consistency(Candidate(Sections(array, 0, 1), "exact"), sections, compared, 255)
+    assert exact[how]["sections"] == 5
+    assert exact[how]["rmse"] == pytest.approx(0, abs=1e-4)
+    shifted = consistency(Candidate(Sections(array + 3, 0, 1), "exact"), sections, compared, 255)
+    assert shifted[how]["rmse"] == pytest.approx(3, rel=1e-4)
+    assert shifted[how]["psnr_db"] == pytest.approx(20 * np.log10(255 / 3), abs=1e-3)
+
+
+def test_positions_between_planes_are_read_linearly():
+    ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None, None], (40, 3, 3))
+    sections = Sections(np.broadcast_to((1.25 + 5.6 * np.arange(7, dtype=np.float32))[:, None, None], (7, 3, 3)), 1.25, 5.6)
+    found = consistency(Candidate(Sections(ramp, 0, 1), "exact"), sections, comparison_of(ramp, sections), 255)
+    assert found["between"]["sections"] == 7
+    assert found["between"]["rmse"] == pytest.approx(0, abs=1e-5)
+
+
+def test_width_of_a_range():
+    assert DataRange(-1, 3, "test").width == 4

@@ -28,7 +28,7 @@ set_up() {
 set_up
 case "${1:-quickstart}" in
     quickstart)
-        "$python" prepare.py phantom --quickstart
+        "$python" prepare.py phantom
         "$python" train.py --jsn quickstart --prj quickstart --overwrite
         ;;
     test)

@@ -21,7 +21,10 @@ from utils.make_config import PROFILE_KEYS, find_experiment, known_experiments, 
 from utils.read_mapping import did_you_mean, shown
 from utils.runs import COMMAND_LINE
 
-__all__ = ["BASE_OPTIONS", "RETIRED", "Experiment", "Option", "check_data_root", "default_settings", "read_settings"]
+__all__ = [
+    *("BASE_OPTIONS", "RETIRED", "Experiment", "Option"),
+    *("check_data_root", "data_folder", "default_settings", "read_settings"),
+]
 
 Models = Mapping[str, tuple[Option, ...]]
 
@@ -108,6 +111,26 @@ def check_data_root(experiment: Experiment) -> None:
         f"the data folder {experiment.data_root} does not exist (machine profile {mine}, path from {experiment.data_source}). "
         f"Name the folder with --data_root or another profile with --env ({others})"
     )
+
+
+def data_folder(repository: Path, *, env: str | None = None, data_root: str | None = None) -> Path:
+    """The folder of the data sets by the same rules as for a training; made if only its last part is missing.
+
+    Args:
+        repository: folder that holds ``env`` and that relative paths start from.
+        env: machine profile, default ``local``.
+        data_root: ``--data_root`` of the command line; wins over profile and environment variables.
+
+    Raises:
+        UserError: unknown profile, or the folder does not exist on this machine.
+    """
+    given = {key: value for key, value in (("env", env), ("data_root", data_root)) if value}
+    settings = {option.name: option.default for option in BASE_OPTIONS} | given
+    experiment = _located(settings, dict.fromkeys(given, COMMAND_LINE), [], repository.absolute())
+    if experiment.data_root.parent.is_dir():
+        experiment.data_root.mkdir(exist_ok=True)
+    check_data_root(experiment)
+    return experiment.data_root
 
 
 # The experiment file -------------------------------------------------------------------------------------------------

@@ -201,17 +201,19 @@ def _curve(curve: ShellCurve, axis: int | None, comparison: Comparison) -> dict[
 
 
 def _sampling(comparison: Comparison, request: Request, box: tuple[slice, slice, slice], whole: bool) -> dict[str, Any]:
-    region = [[part.start, part.stop] for part in box]
-    side = "the whole region" if whole else "the central box only"
-    planes = [request.planes.start or 0, request.planes.stop, request.planes.step or 1]
+    everywhere, boxed = ["gradient_ratio_z_xy", "consistency"], ["power", "axial_power_db", "decorrelation"]
+    words = "Spectra, isotropy and decorrelation"
+    if comparison.truth is not None:
+        everywhere, boxed = ["psnr_db", "rmse", "nrmse", "pearson", *everywhere], ["ssim", "ms_ssim", "lpips", "fsc", *boxed]
+        words = "SSIM, MS-SSIM, LPIPS, Fourier shell correlation, spectra, isotropy and decorrelation"
+    chosen = request.planes
     return {
-        "all_voxels": ["psnr_db", "rmse", "nrmse", "pearson", "gradient_ratio_z_xy", "consistency"],
-        "central_box": region,
+        "all_voxels": everywhere,
+        "central_box": [[part.start, part.stop] for part in box],
         "central_box_is_whole_region": whole,
-        "central_box_metrics": ["ssim", "ms_ssim", "lpips", "fsc", "power", "decorrelation"],
-        "planes": planes,
+        "central_box_metrics": boxed,
+        "planes": [chosen.start or 0, chosen.stop, chosen.step or 1],
         "lpips_planes_per_orientation": metrics.LPIPS_PLANES,
         "fsc": f"mean removed, cosine taper, cones of {CONE_DEGREES:g}° about the axes",
-        "statement": f"SSIM, MS-SSIM, LPIPS, Fourier shell correlation, spectra and decorrelation on {side}; the others on "
-        "every voxel",
+        "statement": f"{words}: {'the whole region' if whole else 'the central box only'}; all other metrics: every voxel",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,10 @@ def lpips(
     import torch
     from lpips import LPIPS
 
-    network = LPIPS(net="vgg", pretrained=pretrained, pnet_rand=not pretrained, verbose=False).eval()
+    with warnings.catch_warnings():  # lpips calls torchvision by names that it no longer likes
+        warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
+        warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
+        network = LPIPS(net="vgg", pretrained=pretrained, pnet_rand=not pretrained, verbose=False).eval()
     scale = 2 / data_range.width
     result: dict[str, float | None] = {}
     for name, axis in PLANES.items():

@@ -49,6 +49,11 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
         comparison.truth = Candidate(Sections(reference, 0, 1), "exact")
     if "reconstruction" in opened:
         comparison.candidates["reconstruction"] = _reconstruction(opened["reconstruction"], placement, limits, comparison.notes)
+        if "truth" in opened and opened["reconstruction"].dtype != reference.dtype:
+            comparison.notes.append(
+                f"The reconstruction is stored as {opened['reconstruction'].dtype}, the truth as {reference.dtype}; grey values "
+                f"were compared as they are, without rescaling."
+            )
     _add_baselines(comparison, request, limits, folder)
     return comparison
 

@@ -119,7 +119,7 @@ def _own_rows() -> tuple[Row, ...]:
         Row(
             OWN, "Gradient z / xy", lambda n: n["gradient_ratio_z_xy"],
             "Strength of grey-value changes along z over those in-plane; steps between repeated sections raise it, blur lowers "
-            "it. Best where it equals the truth's.", "{:.2f}", "",
+            "it. About 1 in an isotropic volume, or the truth's value.", "{:.2f}", "",
         ),
         Row(
             OWN, "Spectral anisotropy, dB", lambda n: n["anisotropy_db"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-FIDELITY_DB, STRUCTURE, RESOLUTION = 0.1, 0.005, 1.03  # differences below these count as a tie
+FIDELITY_DB, STRUCTURE, RESOLUTION, ISOTROPY_DB = 0.1, 0.005, 1.03, 0.5  # differences below these count as a tie
 INVENTED, TRUSTED = 0.3, 0.143  # more of the truth's power than that, with less correlation than this, is invented detail
 NYQUIST = 0.5
 
@@ -181,10 +181,7 @@ def _alone(volumes: dict[str, Any]) -> dict[str, Any]:
     known = {name: value for name, value in others.items() if value is not None}
     if tilt is not None and known:
         sentences.append("For comparison: " + ", ".join(f"{name} {value:.1f} dB" for name, value in known.items()) + ".")
-        better = tilt < min(known.values())
-        headline = (
-            "No truth: more isotropic than the input interpolated"
-            if better
-            else "No truth: not more isotropic than interpolation"
-        )
+        other = "its input" if "input" in known else "interpolation"
+        word = {1: "more", 0: "about as", -1: "less"}[_sign(min(known.values()) - tilt, ISOTROPY_DB)]
+        headline = f"No truth: {word} isotropic {'as' if word == 'about as' else 'than'} {other}"
     return {"headline": headline, "sentences": sentences + _projection(own)}

@@ -101,6 +101,14 @@ def test_lpips_weights_are_looked_for_without_a_network(monkeypatch, tmp_path):
     assert metrics.lpips_weights() == file
 
 
+def test_lpips_is_zero_for_itself_and_grows_with_the_difference():
+    truth, other = volume((66, 64, 64)), volume((66, 64, 64), 1)
+    truth, other = truth[::33], other[::33]  # two planes: the network is slow
+    scope = DataRange(0, 255, "test")
+    assert metrics.lpips(truth, truth, scope, pretrained=False) == {"xy": pytest.approx(0, abs=1e-7), "xz": None, "yz": None}
+    assert metrics.lpips(other, truth, scope, pretrained=False)["xy"] != 0
+
+
 # Baselines -----------------------------------------------------------------------------------------------------------
 
 

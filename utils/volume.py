@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from utils.errors import UserError
 
 Box = tuple[slice, slice, slice]
+Triple = tuple[float, float, float]
 READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
 
 
@@ -26,14 +29,26 @@ class Volume(ABC):
         shape: (Z, Y, X) in voxels.
         dtype: dtype of the values in the file (bool is given as uint8).
         voxel_um: voxel size (z, y, x) in µm, or None where the file does not say.
+        translation_um: position (z, y, x) in µm of the centre of the first voxel, or None where the file does not say.
         block_rows: rows that the file stores together; reading fewer costs as much.
+        block_planes: likewise for planes.
+        channels: how many channels the file has; this volume is one of them.
+        times: likewise for time points.
+        levels: likewise for levels of resolution.
+        attributes: what a command of this project wrote about the run that made the file, else empty.
     """
 
     path: Path
     shape: tuple[int, int, int]
     dtype: np.dtype
-    voxel_um: tuple[float, float, float] | None = None
+    voxel_um: Triple | None = None
+    translation_um: Triple | None = None
     block_rows: int = 1
+    block_planes: int = 1
+    channels: int = 1
+    times: int = 1
+    levels: int = 1
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> np.ndarray:
         """The values of a box, shape (planes, rows, columns)."""
@@ -55,12 +70,32 @@ class Volume(ABC):
     def blocks(self, voxels: int = 2**22) -> Iterator[Box]:
         """Boxes that cover the volume once, of about that many voxels, along the file's own grain."""
         depth, height, width = self.shape
-        if height * width <= voxels:
-            planes = max(1, voxels // (height * width))
+        grain = min(self.block_planes, depth)
+        if grain * height * width <= voxels:
+            planes = voxels // (grain * height * width) * grain
             for z in range(0, depth, planes):
                 yield slice(z, min(z + planes, depth)), slice(0, height), slice(0, width)
             return
-        rows = max(1, voxels // (width * self.block_rows)) * self.block_rows
+        rows = max(1, voxels // (grain * width * self.block_rows)) * self.block_rows
+        for z in range(0, depth, grain):
+            for y in range(0, height, rows):
+                yield slice(z, min(z + grain, depth)), slice(y, min(y + rows, height)), slice(0, width)
+
+    def in_plane_order(self, rows: int = 1, voxels: int = 2**24) -> Iterator[Box]:
+        """Boxes that cover the volume plane after plane, each plane from the top: whole planes, else bands of rows.
+
+        Args:
+            rows: bands have a multiple of this many rows.
+            voxels: about how many voxels a box has at most.
+        """
+        depth, height, width = self.shape
+        planes = voxels // (height * width)
+        if planes:
+            planes = max(planes // self.block_planes * self.block_planes, 1)
+            for z in range(0, depth, planes):
+                yield slice(z, min(z + planes, depth)), slice(0, height), slice(0, width)
+            return
+        rows *= max(1, voxels // (width * rows))
         for z in range(depth):
             for y in range(0, height, rows):
                 yield slice(z, z + 1), slice(y, min(y + rows, height)), slice(0, width)
@@ -72,7 +107,13 @@ class Volume(ABC):
 class ArrayVolume(Volume):
     """A volume that is already in memory: array of shape (Z, Y, X)."""
 
-    def __init__(self, array: np.ndarray, path: Path | str = "<array>", voxel_um: tuple[float, float, float] | None = None):
+    def __init__(
+        self,
+        array: np.ndarray,
+        path: Path | str = "<array>",
+        voxel_um: Triple | None = None,
+        translation_um: Triple | None = None,
+    ):
         if array.ndim != 3:
             raise ValueError(f"a volume has three axes (Z, Y, X), not shape {array.shape}")
         self.path = Path(path)
@@ -80,6 +121,7 @@ class ArrayVolume(Volume):
         self.shape = (array.shape[0], array.shape[1], array.shape[2])
         self.dtype = array.dtype
         self.voxel_um = voxel_um
+        self.translation_um = translation_um
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         return self.array[planes.start : planes.stop : planes.step, rows, columns]

@@ -1,0 +1,124 @@
+"""Names, room and replacement of the files that a command writes: nothing existing is touched before its successor is whole."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+
+KINDS = {
+    ".zarr": "zarr", ".ome.tif": "tiff", ".ome.tiff": "tiff", ".tif": "tiff", ".tiff": "tiff",
+    ".nii": "nifti", ".nii.gz": "nifti",
+}  # fmt: skip
+PARTIAL = ".partial.zarr"
+_PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def output_kind(output: Path | str) -> str:
+    """``"zarr"``, ``"tiff"`` or ``"nifti"``, by the suffix of the output.
+
+    Raises:
+        UserError: another suffix, or the name of an unfinished output.
+    """
+    name = Path(output).name.lower()
+    kinds = [kind for suffix, kind in KINDS.items() if name.endswith(suffix) and len(name) > len(suffix)]
+    if not kinds or name.endswith(PARTIAL):
+        raise UserError(f"{output}: a volume is written as {', '.join(KINDS)}; choose one of these endings")
+    return kinds[0]
+
+
+def partial_path(output: Path | str) -> Path:
+    """Where an output grows: ``OUT.partial.zarr`` beside it, whatever the format of OUT."""
+    output = Path(output)
+    return output.with_name(output.name + PARTIAL)
+
+
+def refuse_existing(output: Path | str, overwrite: bool) -> None:
+    """Refuse to replace what exists unless asked to, and a folder where a file is to be (or the reverse) in any case.
+
+    Raises:
+        UserError: the output exists and ``overwrite`` is not set, or it cannot be put there at all.
+    """
+    output = Path(output)
+    folder = output_kind(output) == "zarr"
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: the folder {output.parent} does not exist; create it first")
+    if not output.exists():
+        return
+    if output.is_dir() != folder:
+        raise UserError(f"{output} exists and is a {'file' if folder else 'folder'}; choose another name")
+    if not overwrite:
+        raise UserError(f"{output} exists; choose another name, or replace it with --overwrite")
+
+
+def free_space(path: Path | str, needed: int) -> None:
+    """Make sure that ``needed`` bytes fit where ``path`` is to be.
+
+    Raises:
+        UserError: the file system has less free.
+    """
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{path} needs up to {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; make room or write elsewhere"
+        )
+
+
+def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | str, channels: int = 1) -> int:
+    """The most bytes that writing a volume (Z, Y, X) can take on disc at any time: no compression gain is assumed."""
+    raw = math.prod(shape) * max(channels, 1) * np.dtype(dtype).itemsize
+    return math.ceil(raw * _PYRAMID) if output_kind(output) == "zarr" else 2 * raw
+
+
+@contextmanager
+def writing(output: Path | str) -> Iterator[None]:
+    """Turns what the operating system has against a write into a message that names the output."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        if error.errno in _FULL:
+            raise UserError(f"{output}: the disc is full; make room and run the same command again, it continues") from error
+        raise UserError(f"{output} cannot be written ({error})") from error
+
+
+@contextmanager
+def replaced_when_whole(output: Path) -> Iterator[Path]:
+    """A temporary file beside ``output`` that takes its place when the block ends, and vanishes when it fails.
+
+    Left-overs of processes that were killed are removed first; one process at a time writes an output file.
+    """
+    for stale in output.parent.glob(f".{output.name}.*.partial"):
+        stale.unlink()
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    with writing(output):
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, output)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def put_folder(finished: Path, output: Path) -> None:
+    """Rename a finished folder to its place; a folder already there is moved aside first and then deleted."""
+    old = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
+    if output.exists():
+        os.rename(output, old)
+    os.rename(finished, output)
+    shutil.rmtree(old, ignore_errors=True)

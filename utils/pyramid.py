@@ -1,0 +1,97 @@
+"""Levels of resolution: which axes are halved, how large the levels are, where their voxels lie, and the mean of 2×2×2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_SMALLEST = 256  # voxels along the longest axis of the last level
+_WIDER = {"u": np.uint32, "i": np.int32}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid.
+
+    Attributes:
+        shape: (Z, Y, X).
+        step: how many voxels (z, y, x) of the level before are averaged into one, 1 or 2 each; (1, 1, 1) for the first.
+        factor: how many voxels (z, y, x) of the first level.
+    """
+
+    shape: tuple[int, ...]
+    step: tuple[int, ...]
+    factor: tuple[int, ...]
+
+    def scale(self, voxel: Sequence[float]) -> tuple[float, ...]:
+        """Voxel size of this level, from that of the first."""
+        return tuple(size * factor for size, factor in zip(voxel, self.factor, strict=True))
+
+    def shift(self, voxel: Sequence[float]) -> tuple[float, ...]:
+        """How far the centre of this level's first voxel lies from that of the first level's, in the unit of ``voxel``."""
+        return tuple(size * (factor - 1) / 2 for size, factor in zip(voxel, self.factor, strict=True))
+
+
+def plan_levels(shape: Sequence[int], voxel: Sequence[float] | None = None, most: int | None = None) -> list[Level]:
+    """The levels of a volume's pyramid.
+
+    An axis is halved when its voxels are shorter than twice the shortest: of 4 × 1 × 1 µm only the in-plane axes are, until the
+    voxels have become nearly cubic. A size that is odd is rounded up.
+
+    Args:
+        shape: (Z, Y, X).
+        voxel: voxel size (z, y, x); None stands for cubic voxels.
+        most: how many levels at most; None: until the longest axis has 256 voxels or fewer.
+    """
+    sizes, spacing = tuple(shape), tuple(voxel or (1.0,) * len(shape))
+    levels = [Level(sizes, (1,) * len(sizes), (1,) * len(sizes))]
+    while max(levels[-1].shape) > _SMALLEST and (most is None or len(levels) < most):
+        last = levels[-1]
+        current = last.scale(spacing)
+        shortest = min(size for size, n in zip(current, last.shape, strict=True) if n > 1)
+        step = tuple(2 if n > 1 and size < 2 * shortest * (1 - 1e-6) else 1 for n, size in zip(last.shape, current, strict=True))
+        levels.append(
+            Level(
+                tuple(math.ceil(n / s) for n, s in zip(last.shape, step, strict=True)),
+                step,
+                tuple(f * s for f, s in zip(last.factor, step, strict=True)),
+            )
+        )
+    return levels
+
+
+def halved(values: np.ndarray, step: Sequence[int]) -> np.ndarray:
+    """The mean of neighbouring voxels along the axes whose step is 2; integers are rounded, halves up.
+
+    Args:
+        values: array with as many axes as ``step`` has entries; where a size is odd the last voxel counts twice.
+        step: 1 or 2 for every axis.
+
+    Returns:
+        Array of the same dtype, sizes ``ceil(size / step)``.
+    """
+    dtype = values.dtype
+    whole = dtype.kind in "ui"
+    wide = np.dtype(_WIDER[dtype.kind]) if whole else np.result_type(dtype, np.float32)
+    total = values
+    for axis, by in enumerate(step):
+        if by == 2:
+            first, second = _pairs(total, axis)
+            total = np.add(first, second, dtype=wide)
+    count = np.asarray(math.prod(step), wide)
+    mean = (total + count // 2) // count if whole else total / count
+    return mean.astype(dtype)
+
+
+def _pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Even and odd entries along an axis, the last one repeated where there is an odd number of them."""
+    if values.shape[axis] % 2:
+        last = np.take(values, [-1], axis)
+        values = np.concatenate([values, last], axis)
+    even = [slice(None)] * values.ndim
+    odd = [slice(None)] * values.ndim
+    even[axis], odd[axis] = slice(0, None, 2), slice(1, None, 2)
+    return values[tuple(even)], values[tuple(odd)]

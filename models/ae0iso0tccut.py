@@ -10,6 +10,7 @@ from ldm.bottleneck import Code, DiagonalGaussian
 from models.base import Terms
 from models.slice2volume import SliceToVolume
 from networks.views import to_volume
+from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder
 
 
 class Model(SliceToVolume):
@@ -33,9 +34,38 @@ class Model(SliceToVolume):
 
     def branch(self, code: Code, features: Any, batch: int) -> Tensor:
         """From the encoder's last level, or from a second, independent sample of the posterior."""
-        if self.settings["autoencoder"]["ddconfig"]["branch_point"] == "mid":
-            return self.G["net_g"](to_volume(features.branch, batch))
+        if self.from_encoder:
+            return self.expand(to_volume(features.branch, batch))
         return self.lift(self.bottleneck(code.moments).latent, batch)
+
+    @property
+    def from_encoder(self) -> bool:
+        """Whether the volume branches off inside the encoder (hbranch mid)."""
+        return self.settings["autoencoder"]["ddconfig"]["branch_point"] == "mid"
+
+    def restack(self, stack: Tensor) -> Tensor:
+        """As the codebook models; features of the encoder are neither pooled nor resized."""
+        return stack if self.from_encoder else super().restack(stack)
+
+    def expand(self, stack: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        """As the codebook models; features of the encoder enter the volume decoder directly."""
+        return self.G["net_g"](stack, margins) if self.from_encoder else super().expand(stack, margins)
+
+    @property
+    def volume_halo(self) -> tuple[int, int, int]:
+        """As the codebook models, less conv_in for features of the encoder."""
+        return (VolumeDecoder.HALO,) * 3 if self.from_encoder else super().volume_halo
+
+    def pack(self, slices: Tensor) -> Tensor:
+        """Slices (N, C, X, Y) → the posterior's mean (N, d, h, w) in float16, or the encoder's features (N, c, h, w)."""
+        code, features = self.encode(slices)
+        if self.from_encoder:
+            return features.branch
+        return DiagonalGaussian(code.moments).mode().half()
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """What :meth:`pack` gave, as latents."""
+        return packed.float()
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Absolute error summed over a slice's pixels, mean over slices: a likelihood, to be weighed against the KL term."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.autoencoder import Decoder, Encoder
+from ldm.autoencoder import Decoder, Encoder, receptive_halo
 from ldm.bottleneck import Code
 from ldm.losses import adaptive_weight
 from models.base import BaseModel, Terms
@@ -24,6 +24,7 @@ from models.CUT import PatchContrast
 from networks.losses import adversarial_views, hinge_discriminator
 from networks.registry import build_discriminator, build_generator
 from networks.views import generated_slices, pool_z, project, project_slices, resample_z, six_views, to_slices, to_volume
+from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder, trim
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss
 from utils.geometry import Geometry
@@ -136,11 +137,17 @@ class SliceToVolume(BaseModel):
 
     def lift(self, latent: Tensor, batch: int) -> Tensor:
         """Latents of B stacks (B·n, d, h, w) → isotropic volumes (B, C, 8h, 8w, 8n·resizebranch/downbranch)."""
-        stack = to_volume(latent, batch)
+        return self.expand(self.restack(to_volume(latent, batch)))
+
+    def restack(self, stack: Tensor) -> Tensor:
+        """The stacks that the volume decoder reads, (B, d, h, w, n) → (B, d, h, w, n·resizebranch/downbranch)."""
         stack = pool_z(stack, self.geometry.downbranch)
-        if self.geometry.resizebranch != 1:
-            stack = resample_z(stack, stack.shape[-1] * self.geometry.resizebranch)
-        return self.G["net_g"](to_volume(self.G["decoder"].conv_in(to_slices(stack)), batch))
+        return resample_z(stack, stack.shape[-1] * self.geometry.resizebranch)
+
+    def expand(self, stack: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        """Stacks (B, d, h, w, m) → isotropic volumes (B, C, 8h, 8w, 8m), without margins (see VolumeDecoder.forward)."""
+        features = to_volume(self.G["decoder"].conv_in(to_slices(stack)), stack.shape[0])
+        return self.G["net_g"](*trim(features, margins, VolumeDecoder.HALO))
 
     def branch(self, code: Code, features: Any, batch: int) -> Tensor:
         """The isotropic volume from what leaves the encoder; a variant may branch off elsewhere."""
@@ -166,6 +173,30 @@ class SliceToVolume(BaseModel):
             recon=self.reconstruct(code.latent),
             volume=self.branch(code, features, original.shape[0]),
         )
+
+    # In use: whole volumes in pieces (package inference) -------------------------------------------------------------
+
+    @property
+    def volume_halo(self) -> tuple[int, int, int]:
+        """Latents (z, x, y) on each side of a part of the stack that :meth:`expand` needs to decode it as in the whole volume."""
+        return VolumeDecoder.HALO, VolumeDecoder.HALO + 1, VolumeDecoder.HALO + 1  # conv_in adds one in-plane
+
+    def slice_halo(self, part: str) -> tuple[int, int] | None:
+        """How far ``encoder`` or ``decoder`` looks beyond its place (ldm.autoencoder); None: over the whole slice."""
+        try:
+            return receptive_halo(self.G[part])  # type: ignore[arg-type]
+        except ValueError:
+            return None
+
+    def pack(self, slices: Tensor) -> Tensor:
+        """Slices (N, C, X, Y) → what the volume is decoded from: codes (N, h, w), or with a last axis of levels."""
+        code, _ = self.encode(slices)
+        assert code.indices is not None
+        return code.indices
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """What :meth:`pack` gave → latents (N, d, h, w)."""
+        return self.G["quantize"].lookup(packed)
 
     # Losses ----------------------------------------------------------------------------------------------------------
 

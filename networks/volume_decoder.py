@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from networks.norms import make_norm
 
+Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # places before and after the core, along X, Y and Z
+NO_MARGINS: Margins = ((0, 0), (0, 0), (0, 0))
+
 
 class VolumeDecoder(nn.Module):
     """Three times a doubling transposed convolution followed, in the first two stages, by two convolutions; no skip connections.
@@ -39,11 +42,29 @@ class VolumeDecoder(nn.Module):
         self.up1 = _doubling(2 * nf, nf, norm)
         self.conv7_k = nn.Sequential(nn.Sequential(nn.Conv3d(nf, out_channels, 3, padding=1), nn.Tanh()))
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Decodes (B, 8·nf, x, y, z) into (B, out_channels, 8x, 8y, 8z)."""
-        quarter = self.conv5(self.up3(latents))
-        half = self.conv6(self.up2(quarter))
-        return self.conv7_k(self.up1(half))
+    def forward(self, latents: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
+        """Decodes (B, 8·nf, x, y, z) into (B, out_channels, 8x, 8y, 8z).
+
+        Args:
+            latents: the volume of latents, or a window of it.
+            margins: latents of the window around the part wanted, which is decoded as it would be in the whole volume if every
+                margin is ``HALO`` or reaches the volume's border (where the zeros beyond it are part of the network). The result
+                is that part alone, (B, out_channels, 8·(x - margins), ...), and what no later layer needs is not computed.
+        """
+        h = latents
+        for layer, scale, keep in (
+            (self.up3, 2, 4), (self.conv5, 1, 2), (self.up2, 2, 3), (self.conv6, 1, 1), (self.up1, 2, 1), (self.conv7_k, 1, 0),
+        ):  # fmt: skip
+            h, margins = trim(layer(h), tuple((scale * a, scale * b) for a, b in margins), keep)  # type: ignore[arg-type]
+        return h
+
+
+def trim(volume: Tensor, margins: Margins, keep: int) -> tuple[Tensor, Margins]:
+    """Cuts margins that are wider than ``keep``; volume (B, C, X, Y, Z)."""
+    cuts = [(max(0, before - keep), max(0, after - keep)) for before, after in margins]
+    x, y, z = (slice(a, size - b) for (a, b), size in zip(cuts, volume.shape[2:], strict=True))
+    (x0, x1), (y0, y1), (z0, z1) = ((min(a, keep), min(b, keep)) for a, b in margins)
+    return volume[:, :, x, y, z], ((x0, x1), (y0, y1), (z0, z1))
 
 
 def _doubling(inner: int, outer: int, norm: str) -> nn.Sequential:

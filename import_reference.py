@@ -1,0 +1,104 @@
+"""``python import_reference.py --from DIR --epoch N --run RUN``: weights of the reference → a run of ours."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models.options import MODEL_OPTIONS
+from utils.command_line import read_command_line
+from utils.errors import UserError, reported
+from utils.get_args import COMMAND_LINE, default_settings, model_options, read_settings
+from utils.make_config import read_autoencoder_yaml
+
+REPOSITORY = Path(__file__).resolve().parent
+
+EPILOG = """Any option of train.py may follow, for what the weights do not tell (--cropz 32 --downbranch 2); --jsn brings a whole
+experiment. The files are read without executing anything in them. Every key that was used, dropped or missing is listed in
+RUN/import.json.
+
+examples:
+  import_reference.py --from ref/checkpoints --epoch 200 --run aisr200 --jsn aisr       (a run under LOGS/dataset/)
+  import_reference.py --from ref/checkpoints --epoch 200 --run ./aisr200 --models ae0iso0tccutvqq"""
+
+log = logging.getLogger("isoscope")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of an import."""
+    parser = argparse.ArgumentParser(
+        prog="import_reference.py", description="Turn component checkpoints of the reference into a run of ours.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", type=Path, required=True, metavar="DIR", dest="folder", help="folder of <component>_model_epoch_N.pth"
+    )
+    parser.add_argument("--epoch", type=int, required=True, metavar="N", help="number in the names of the files")
+    parser.add_argument(
+        "--run",
+        required=True,
+        metavar="RUN",
+        help="new run: a name under LOGS/dataset/ of the experiment; a path if it begins with / . or ~, or without --jsn",
+    )
+    parser.add_argument("--jsn", metavar="NAME", help="experiment of the reference's training: env/jsn/NAME.json, or a path")
+    parser.add_argument("--models", choices=sorted(MODEL_OPTIONS), help="the model; unset: the experiment's, else by the files")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def asked(options: argparse.Namespace, rest: Sequence[str], model: str) -> tuple[dict[str, Any], dict[str, str], Path]:
+    """Settings as far as the user says them, where each was said, and the folder of the run."""
+    path = Path(options.run).expanduser().absolute()
+    if any(word.partition("=")[0] == "--prj" for word in rest):
+        raise UserError("--prj has no place here: --run names the run")
+    if options.jsn is None:
+        typed = read_command_line(rest, model_options(MODEL_OPTIONS, model), {}).values
+        settings = default_settings(MODEL_OPTIONS, model, **typed)
+        return settings | {"prj": path.name}, dict.fromkeys(typed, COMMAND_LINE), path
+    named = ["--models", options.models] if options.models else []
+    experiment = read_settings(["--jsn", options.jsn, "--prj", path.name, *named, *rest], MODEL_OPTIONS, REPOSITORY)
+    given = {key: source for key, source in experiment.given.items() if key not in ("jsn", "prj")}
+    if not options.run.startswith(("/", ".", "~")):
+        path = experiment.logs / experiment.settings["dataset"] / options.run
+        experiment.settings["prj"] = options.run
+    return experiment.settings, given, path
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Files → settings → model of ours → run."""
+    options, rest = build_parser().parse_known_args(arguments)
+    from models.reference_import import as_report, component_files, fill, fresh_model, read_reference, refuse_existing, write_run
+    from models.reference_settings import check_family, model_of, settle
+
+    files = component_files(options.folder, options.epoch)
+    settings, given, folder = asked(options, rest, options.models or model_of(files, options.folder))
+    refuse_existing(folder)
+    check_family(settings, files, options.folder)
+    sources = read_reference(files)
+    autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
+    settled, notes = settle(settings, given, sources, autoencoder)
+    model = fresh_model(settled)
+    fitted = fill(model, sources)
+    report = as_report(files, options.epoch, fitted, notes)
+    write_run(folder, settled, model, options.epoch, report)
+    for line in [f"{options.folder}, epoch {options.epoch}: {settled['models']}", *notes]:
+        log.info(line)
+    for line in [line for part in fitted for line in part.lines()] + _last_words(report, folder, options.epoch):
+        log.info(line)
+
+
+def _last_words(report: dict[str, Any], folder: Path, epoch: int) -> list[str]:
+    lines = [f"not used: {', '.join(report['files_not_used'])}"] if report["files_not_used"] else []
+    if not (folder / "dataset.json").is_file():
+        lines.append("the intensity range of the training is not known: infer.py will ask for --normalise volume or percentile")
+    return [*lines, f"written: {folder}; every key is listed in import.json. Go on with train.py --init {folder}@{epoch}"]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with reported(debug="--debug" in sys.argv):
+        main(sys.argv[1:])

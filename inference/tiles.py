@@ -1,0 +1,138 @@
+"""Tiles on one fixed lattice (pure arithmetic).
+
+A lattice depends on the size of the whole volume alone, never on the region asked for, on the number of processes or on where a
+command was interrupted. So everything that is computed is computed for the same tiles, with the same neighbourhood, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.volume import Box
+
+Span = tuple[int, int]  # start, stop
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile along one axis: its core is what it is responsible for, its window what it has to see."""
+
+    core: Span
+    window: Span
+
+    @property
+    def margins(self) -> Span:
+        """Places of the window before and after the core."""
+        return self.core[0] - self.window[0], self.window[1] - self.core[1]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The lattice along one axis of ``size`` places: cores of ``core`` places side by side from 0; the last one ends at ``size``.
+
+    Attributes:
+        size: places in all.
+        core: places of a core.
+        before, after: places that a window reaches beyond its core; cut at the borders of the volume.
+        full: windows that would be cut are moved inwards instead, so that all are ``before + core + after`` long (or ``size``);
+            the first that reaches the end is the last one, and its core may be longer.
+    """
+
+    size: int
+    core: int
+    before: int = 0
+    after: int = 0
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.core < 1 or min(self.before, self.after) < 0:
+            raise ValueError(f"no lattice: {self}")
+
+    def __len__(self) -> int:
+        if not self.full:
+            return math.ceil(self.size / self.core)
+        reach = self.before + self.core + self.after
+        return 1 if reach >= self.size else 1 + math.ceil((self.size - reach + self.before) / self.core)
+
+    def __getitem__(self, number: int) -> Tile:
+        if not 0 <= number < len(self):
+            raise IndexError(f"tile {number} of {len(self)}")
+        start = number * self.core
+        stop = self.size if number == len(self) - 1 else start + self.core
+        if not self.full:
+            return Tile((start, stop), (max(0, start - self.before), min(self.size, stop + self.after)))
+        length = min(self.size, self.before + self.core + self.after)
+        first = min(max(0, start - self.before), self.size - length)
+        return Tile((start, stop), (first, first + length))
+
+    def covering(self, span: Span) -> range:
+        """Numbers of the tiles whose cores meet a span."""
+        last = len(self) - 1
+        return range(min(span[0] // self.core, last), min(math.ceil(span[1] / self.core), last + 1))
+
+    def reaching(self, span: Span) -> range:
+        """Numbers of the tiles whose windows meet a span."""
+        met = [n for n in range(len(self)) if self[n].window[0] < span[1] and self[n].window[1] > span[0]]
+        return range(met[0], met[-1] + 1)
+
+    def weights(self, number: int) -> NDArray[np.float32]:
+        """How much every place of a tile's window counts where windows are blended: a ramp over the overlap, 1 elsewhere.
+
+        Never 0; full at the borders of the volume, where there is no neighbour.
+        """
+        start, stop = self[number].window
+        places = np.arange(start, stop)
+        weights = np.ones(stop - start)
+        if number > 0:
+            overlap = self[number - 1].window[1] - start
+            weights = np.minimum(weights, (places - start + 1) / (overlap + 1))
+        if number < len(self) - 1:
+            overlap = stop - self[number + 1].window[0]
+            weights = np.minimum(weights, (stop - places) / (overlap + 1))
+        return weights.astype(np.float32)
+
+
+def training_axis(size: int, tile: int) -> Axis:
+    """Windows of a training crop with a quarter overlap, for networks whose result depends on the whole window.
+
+    A crop larger than the axis is as long as the axis.
+    """
+    overlap = tile // 4 if tile < size else 0
+    return Axis(size, tile - overlap, overlap // 2, overlap - overlap // 2, full=True)
+
+
+def split(span: Span, part: int) -> Iterator[Span]:
+    """A span in pieces of ``part``."""
+    for start in range(span[0], span[1], part):
+        yield start, min(start + part, span[1])
+
+
+def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
+    """A volume (z, y, x) in boxes of ``unit``, x fastest; those at the end are smaller."""
+    spans = [list(split((0, size), part)) for size, part in zip(shape, unit, strict=True)]
+    return [(slice(*z), slice(*y), slice(*x)) for z, y, x in product(*spans)]
+
+
+def share(count: int, rank: int, world: int) -> range:
+    """The consecutive part of ``count`` units that process ``rank`` of ``world`` works on; neighbours share what they read."""
+    if not 0 <= rank < world:
+        raise ValueError(f"process {rank} of {world}")
+    return range(count * rank // world, count * (rank + 1) // world)
+
+
+def reflected(span: Span, size: int) -> NDArray[np.intp]:
+    """Places of an axis of ``size`` under a span that may reach beyond its end: mirrored at the border, which is not repeated."""
+    period = max(2 * (size - 1), 1)
+    folded = np.arange(*span) % period
+    return np.minimum(folded, period - folded) if size > 1 else np.zeros(span[1] - span[0], np.intp)
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple."""
+    return math.ceil(size / multiple) * multiple

@@ -102,6 +102,9 @@ def settle(
     told |= _norm(sources["net_g"], settings, given)
     told = {key: value for key, value in told.items() if not (key in _MAY_DIFFER and key in given)}
     notes = _remarks(settings, given, told)
+    if autoencoder is not None:
+        shown = {"n_embed": autoencoder.get("n_embed"), **autoencoder["ddconfig"]}
+        notes.insert(1, "the autoencoder: " + ", ".join(f"{key} {_text(value)}" for key, value in shown.items()))
     settled = settings | told
     check_settings(settled, autoencoder)
     resolved = autoencoder and configure_autoencoder(autoencoder, settled)

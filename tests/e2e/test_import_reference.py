@@ -136,6 +136,7 @@ def test_whole_modules_of_a_vq_model(tmp_path, disguise, caplog):
     assert set(parts["net_g"]["used"]) == set(model.G["net_g"].state_dict()) and not parts["net_g"]["missing"]
     assert parts["net_d"]["file"] is None and len(parts["net_d"]["missing"]) == 10
     shown = caplog.text
+    assert re.search(r"the autoencoder: n_embed 24, .*\bch 32, ch_mult \[1, 2, 2, 4\]", shown)
     assert "net_d: no file, starts with fresh weights (10 keys)" in shown
     assert "dropped (second output, never used and never trained): conv7_g (2)" in shown
     assert "not known: infer.py will ask for --normalise" in shown and not (run / "dataset.json").exists()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
-import tifffile
 
 from utils.errors import UserError
-from utils.tiff_voxels import MICROMETRES
 from utils.volume_io import open_volume
 
 Triple = tuple[float, float, float]
@@ -30,11 +27,11 @@ class LocatedVolume:
 
     def __init__(self, path: Path, channel: int | None = None, voxel_um: Triple | None = None) -> None:
         if path.is_dir() and not any(path.iterdir()):
-            raise UserError(f"{path} is an empty folder; name a volume file (TIFF, stored as Z, Y, X)")
+            raise UserError(f"{path} is an empty folder; name a volume, stored as (Z, Y, X)")
         self._volume = open_volume(path, channel=channel)
         self.path, self.shape, self.dtype = path, self._volume.shape, np.dtype(self._volume.dtype)
         self.voxel_um = self._volume.voxel_um or voxel_um
-        self.translation_um = ome_translation_um(path)
+        self.translation_um = self._volume.translation_um
 
     def __getitem__(self, box: tuple[slice, slice, slice]) -> Any:
         return self._volume[box]
@@ -45,22 +42,3 @@ class LocatedVolume:
             "path": str(self.path), "shape": list(self.shape), "dtype": str(self.dtype), "voxel_um": self.voxel_um,
             "translation_um": self.translation_um,
         }  # fmt: skip
-
-
-def ome_translation_um(path: Path) -> Triple | None:
-    """Position (z, y, x) in µm that an OME-TIFF states for its first plane, None where it does not state all three."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            root = ElementTree.fromstring(file.ome_metadata) if file.ome_metadata else None
-    except (OSError, tifffile.TiffFileError, ElementTree.ParseError):
-        return None  # another format, or a damaged header that open_volume judges
-    plane = None if root is None else root.find(".//{*}Plane")
-    if plane is None:
-        return None
-    position = []
-    for axis in "ZYX":
-        value, unit = plane.get(f"Position{axis}"), plane.get(f"Position{axis}Unit", "µm")
-        if value is None or unit not in MICROMETRES:
-            return None
-        position.append(float(value) * MICROMETRES[unit])
-    return position[0], position[1], position[2]

@@ -57,7 +57,7 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
         overwrite: replace an earlier evaluation in that folder.
 
     Returns:
-        What metrics.json holds, with NaN and infinity where the file has null.
+        What metrics.json holds, with NaN and infinity for null.
 
     Raises:
         UserError: bad input, or output that exists.

@@ -7,52 +7,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError, reported
 from utils.get_args import data_folder
 from utils.phantom import ForwardModel, write_phantom_dataset
+from utils.prepare_options import build_parser, pair, voxel_size
+
+if TYPE_CHECKING:
+    from dataloader.preparation import Plan
 
 REPOSITORY = Path(__file__).resolve().parent
 
 log = logging.getLogger("isoscope")
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says the default of every option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The sub-commands and their options."""
-    parser = argparse.ArgumentParser(prog="prepare.py", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_phantom(commands)
-    return parser
-
-
-def _add_phantom(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "phantom", help="a procedural data set whose isotropic truth is known", allow_abbrev=False, formatter_class=_Help
-    )
-    add = parser.add_argument
-    add("--dataset", default="phantom", metavar="NAME", help="folder within the data folder")
-    add("--volumes", type=int, default=4, metavar="N", help="training volumes")
-    add("--validation", type=int, default=1, metavar="N", help="validation volumes")
-    add("--shape", type=int, nargs=3, default=(128, 128, 128), metavar=("Z", "Y", "X"), help="voxels of the isotropic truth")
-    add("--factor", type=int, default=8, help="planes of the truth per recorded slice")
-    add("--sampling", choices=("average", "pick"), default="average", help="a slice is the mean of its planes, or one of them")
-    add("--channels", type=int, choices=(1, 2), default=1, help="2: nuclei in x3d0, tubules and membranes in x3d1")
-    add("--voxel_um", type=float, default=0.25, metavar="UM", help="side of the truth's voxels in µm")
-    add("--seed", type=int, default=0, help="every seed is another specimen")
-    _add_place(parser)
-
-
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--env", metavar="PROFILE", help="machine profile of env/env: where the data are; default local")
-    parser.add_argument("--data_root", metavar="DIR", help="folder of the data sets, instead of the profile's")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def phantom(options: argparse.Namespace) -> None:
@@ -64,6 +31,49 @@ def phantom(options: argparse.Namespace) -> None:
     )  # fmt: skip
     done = f"{len(written)} files written" if written else "complete already"
     log.info("phantom %s: %s. Slices in train/ and val/, the isotropic truth in truth/", folder, done)
+
+
+def volumes(options: argparse.Namespace) -> None:
+    """Makes training volumes of raw ones."""
+    from dataloader.preparation import TRAIN, VAL, link_volumes, prepare_volumes
+    from dataloader.sources import open_sources
+
+    plan = plan_of(options)
+    sources = open_sources(options.input, plan.directions, options.channel, options.time)
+    unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
+    settings = {name: value for name, value in vars(options).items() if name not in unneeded}
+    made = (link_volumes if options.link else prepare_volumes)(plan, sources, settings)
+    for line in made.notes:
+        log.info(line)
+    skipped = f"; {made.skipped} patches skipped (mean below {options.min_mean:g})" if options.min_mean is not None else ""
+    log.info(
+        "%s: %d for training, %d for validation per direction%s", plan.folder, made.written(TRAIN), made.written(VAL), skipped
+    )
+    nm = "11" if plan.normalisation.kind in ("00", "01") else "00"
+    log.info("train with --dataset %s --direction %s --nm %s", options.dataset, options.direction, nm)
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What the command line of ``volumes`` asks for."""
+    from dataloader.constants import Normalisation
+    from dataloader.cutting import Lattice
+    from dataloader.preparation import Plan
+
+    directions = tuple(options.direction.split("_"))
+    if not all(directions) or len(set(directions)) < len(directions):
+        raise UserError(f"direction={options.direction} must be different folder names joined by single _, such as x3d0 or a_b")
+    if options.link:
+        changes = ("patch", "step", "min_mean", "threshold", "percentile", "normalise")
+        given = [f"--{name}" for name in changes if getattr(options, name) not in (None, (0, 0, 0), "00")]
+        if given:
+            raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")
+    kind = options.normalise or ("00" if options.link else "11")
+    return Plan(
+        dataset_folder(options), directions, Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
+        Normalisation(kind, pair(options.threshold), pair(options.percentile), options.trd),
+        fraction=options.val, min_mean=options.min_mean, scale=options.scale, voxel_um=voxel_size(options.voxel),
+        overwrite=options.overwrite,
+    )  # fmt: skip
 
 
 def dataset_folder(options: argparse.Namespace) -> Path:
@@ -80,9 +90,9 @@ def dataset_folder(options: argparse.Namespace) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
-    options = build_parser().parse_args(arguments)
-    with reported(options.debug):
-        {"phantom": phantom}[options.command](options)
+    with reported(debug="--debug" in arguments):
+        options = build_parser().parse_args(arguments)
+        {"phantom": phantom, "volumes": volumes}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,161 @@
+"""Where the patches of a volume lie, which part is for validation, and how patches are read at constant memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataloader.tiling import tile_starts
+from utils.errors import UserError
+from utils.volume import Box
+from utils.volume_io import Volume
+
+Triple = tuple[int, int, int]
+
+AXES = ("z", "y", "x")
+GAP = 8  # between training and validation lies one of this many parts of a patch
+LEAST = 128  # rows or planes of the validation part of a volume that is not cut into patches: the usual crop
+_BUDGET = 2**25  # voxels held at once
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Size and distance of patches.
+
+    Attributes:
+        patch: voxels (z, y, x); 0 is the whole axis.
+        step: distance of patches; 0 is the patch's size. Smaller steps overlap.
+        incomplete: the last patch of an axis that does not reach the end is followed by one more that ends there
+            ("shift", overlapping) or by none ("drop").
+    """
+
+    patch: Triple = (0, 0, 0)
+    step: Triple = (0, 0, 0)
+    incomplete: str = "shift"
+
+    def __post_init__(self) -> None:
+        if min(self.patch) < 0 or min(self.step) < 0:
+            raise UserError(f"patch={self.patch} and step={self.step} must not be negative; 0 is the whole axis")
+        if self.incomplete not in ("shift", "drop"):
+            raise UserError(f"incomplete={self.incomplete} must be shift or drop")
+        for axis, patch, step in zip(AXES, self.patch, self.step, strict=True):
+            if step and (not patch or step > patch):
+                raise UserError(
+                    f"step {step} along {axis} is larger than the patch ({patch or 'the whole axis'}), so voxels between patches "
+                    f"would be left out; lower the step or give 0"
+                )
+
+    @property
+    def whole(self) -> bool:
+        """Whether a volume is one patch."""
+        return self.patch == (0, 0, 0)
+
+    def size(self, box: Box) -> Triple:
+        """Voxels of a patch in a box."""
+        z, y, x = (patch or part.stop - part.start for patch, part in zip(self.patch, box, strict=True))
+        return z, y, x
+
+    def starts(self, box: Box) -> tuple[list[int], list[int], list[int]]:
+        """First voxels of the patches along every axis; empty where a patch does not fit."""
+        z, y, x = (self._starts(axis, part) for axis, part in enumerate(box))
+        return z, y, x
+
+    def _starts(self, axis: int, part: slice) -> list[int]:
+        size = part.stop - part.start
+        patch = self.patch[axis] or size
+        starts = [part.start + start for start in tile_starts(size, patch, self.step[axis] or patch)]
+        if self.incomplete == "shift" and starts and starts[-1] + patch < part.stop:
+            starts.append(part.stop - patch)
+        return starts
+
+    def patches(self, box: Box) -> Iterator[tuple[str, Box]]:
+        """Every patch of a box, slab by slab, so that neighbours are read together.
+
+        Yields:
+            The place as text, three digits or more each for row, column and z (the order of the published data sets; nothing for
+            a lattice of whole volumes), and the patch's box in the volume.
+        """
+        depth, height, width = self.size(box)
+        planes, rows, columns = self.starts(box)
+        digits = max(3, len(str(max(len(planes), len(rows), len(columns)) - 1)))
+        for k, z in enumerate(planes):
+            for i, y in enumerate(rows):
+                for j, x in enumerate(columns):
+                    name = "" if self.whole else "".join(f"{place:0{digits}d}" for place in (i, j, k))
+                    yield name, (slice(z, z + depth), slice(y, y + height), slice(x, x + width))
+
+
+def whole_box(volume: Volume) -> Box:
+    """The box of all voxels."""
+    z, y, x = (slice(0, size) for size in volume.shape)
+    return z, y, x
+
+
+def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, Box]:
+    """A single volume's training and validation part: the last rows, or planes if rows are too few, are for validation.
+
+    Between the two lies a gap of 1/8 patch (1/8 of the validation part for whole volumes), so that no structure is in both.
+
+    Args:
+        volume: the volume.
+        lattice: the patches.
+        fraction: of the volume that is for validation; at least one patch, or 128 rows or planes of whole volumes.
+
+    Raises:
+        UserError: neither axis has room for both parts.
+    """
+    for axis in (1, 0):
+        size, patch = volume.shape[axis], lattice.patch[axis]
+        kept = max(patch or LEAST, math.ceil(fraction * size))
+        gap = math.ceil((patch or kept) / GAP)
+        if (patch or lattice.whole) and size - kept - gap >= (patch or LEAST):
+            train, val = list(whole_box(volume)), list(whole_box(volume))
+            train[axis], val[axis] = slice(0, size - kept - gap), slice(size - kept, size)
+            return (train[0], train[1], train[2]), (val[0], val[1], val[2])
+    raise UserError(
+        f"{volume.path} of (Z, Y, X) = {volume.shape} has no room for a training and a validation part of one patch each (0, the "
+        f"whole axis, counts as {LEAST}); give a smaller --patch, several volumes, or --val 0"
+    )
+
+
+class Window:
+    """Reads patches of a volume slab by slab: a slab as wide as the volume is kept and neighbours are cut out of it."""
+
+    def __init__(self, volume: Volume, budget: int = _BUDGET) -> None:
+        self.volume, self.budget = volume, budget
+        self._box: Box | None = None
+        self._values = np.empty((0, 0, 0))
+
+    def pieces(self, box: Box) -> Iterator[np.ndarray]:
+        """The values of a box in one array, or in several along z where it is larger than the budget."""
+        planes, rows, columns = box
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        if (planes.stop - planes.start) * area <= self.budget:
+            yield self._cut(box)
+            return
+        step = max(1, self.budget // area)
+        for z in range(planes.start, planes.stop, step):
+            yield self.volume[z : min(z + step, planes.stop), rows, columns]
+
+    def _cut(self, box: Box) -> np.ndarray:
+        if self._box is None or not all(w.start <= b.start and b.stop <= w.stop for w, b in zip(self._box, box, strict=True)):
+            self._box = self._slab(box)
+            self._values = self.volume[self._box]
+        offsets = (slice(b.start - w.start, b.stop - w.start) for w, b in zip(self._box, box, strict=True))
+        return self._values[tuple(offsets)]
+
+    def _slab(self, box: Box) -> Box:
+        """The box in full width, with as many rows below it as the budget allows."""
+        planes, rows, _ = box
+        _, height, width = self.volume.shape
+        depth = planes.stop - planes.start
+        if depth * (rows.stop - rows.start) * width > self.budget:
+            return box
+        return (
+            planes,
+            slice(rows.start, min(height, max(rows.stop, rows.start + self.budget // (depth * width)))),
+            slice(0, width),
+        )

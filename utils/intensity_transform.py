@@ -1,0 +1,113 @@
+"""The way from a file's grey values to prepared ones and back: what ``dataset.json`` records (torch-free)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+NORMALISATIONS = ("00", "01", "11", "zrescale")
+_KEYS = ("normalisation", "low", "high", "mean", "std", "limit")
+
+
+@dataclass(frozen=True)
+class IntensityTransform:
+    """An invertible map of grey values, the same for every voxel of a volume.
+
+    ======== =====================================================================================
+    00       clipped to [low, high] where they are given; the type of the file is kept
+    01, 11   low → 0 (-1), high → 1, linear, clipped
+    zrescale log10(value clipped to [low, high] + 1), minus mean, over std, clipped to ±limit, over limit
+    ======== =====================================================================================
+
+    Attributes:
+        normalisation: one of NORMALISATIONS.
+        low: smallest grey value that is kept; None: no bound (00 only).
+        high: largest.
+        mean: of log10(grey value + 1), zrescale only.
+        std: likewise.
+        limit: standard deviations that become 1, zrescale only.
+    """
+
+    normalisation: str
+    low: float | None = None
+    high: float | None = None
+    mean: float = 0.0
+    std: float = 1.0
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.normalisation not in NORMALISATIONS:
+            raise UserError(f"normalisation={self.normalisation!r} is unknown; known: {', '.join(NORMALISATIONS)}")
+        if self.normalisation != "00" and (self.low is None or self.high is None):
+            raise UserError(f"normalisation={self.normalisation} needs the grey values low and high")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise UserError(f"low={self.low:g} must not exceed high={self.high:g}")
+        if self.normalisation == "zrescale" and (float(self.low or 0) <= -1 or self.limit <= 0 or self.std < 0):
+            raise UserError(
+                f"zrescale takes log10(value + 1): low={self.low:g} must be above -1, limit={self.limit:g} above 0, "
+                f"std={self.std:g} not negative; clip the grey values at 0 (--threshold 0 HIGH)"
+            )
+
+    def dtype(self, source: np.dtype) -> np.dtype:
+        """Type of the prepared values of a file of that type."""
+        return source if self.normalisation == "00" else np.dtype(np.float32)
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Grey values → prepared values: float32, or the type of the file under 00. Constants become the lower end (0)."""
+        if self.low is not None or self.high is not None:
+            values = np.clip(values, *_bounds(self.low, self.high, values.dtype))
+        if self.normalisation == "00":
+            return values
+        wide = values.astype(np.float64)
+        if self.normalisation == "zrescale":
+            scores = (np.log10(wide + 1) - self.mean) / (self.std or 1)
+            return (np.clip(scores, -self.limit, self.limit) / self.limit).astype(np.float32)
+        low, high = float(self.low or 0), float(self.high or 0)
+        unit = (wide - low) / (high - low) if high > low else np.zeros_like(wide)
+        return (unit if self.normalisation == "01" else 2 * unit - 1).astype(np.float32)
+
+    def invert(self, values: np.ndarray) -> np.ndarray:
+        """Prepared values → grey values as float64, not rounded; what was clipped stays at the bounds."""
+        wide = values.astype(np.float64)
+        if self.normalisation == "00":
+            return wide
+        low, high = float(self.low or 0), float(self.high or 0)
+        if self.normalisation == "zrescale":
+            grey = 10 ** (np.clip(wide, -1, 1) * self.limit * self.std + self.mean) - 1
+        else:
+            grey = low + (wide if self.normalisation == "01" else (wide + 1) / 2) * (high - low)
+        return np.clip(grey, low, high)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON from which ``from_json`` makes an equal transform."""
+        keys = _KEYS if self.normalisation == "zrescale" else _KEYS[:3]
+        return {key: getattr(self, key) for key in keys}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], where: str = "dataset.json") -> IntensityTransform:
+        """The transform of a record.
+
+        Raises:
+            UserError: it is no such record; the message begins with ``where``.
+        """
+        if not isinstance(record, Mapping) or "normalisation" not in record or record.keys() - set(_KEYS):
+            raise UserError(f"{where}: an intensity transform has the keys {', '.join(_KEYS)}; write it again with prepare.py")
+        numbers = [value for key, value in record.items() if key != "normalisation" and value is not None]
+        if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers):
+            raise UserError(f"{where}: the constants of an intensity transform must be numbers; write it again with prepare.py")
+        return cls(**record)
+
+
+def _bounds(low: float | None, high: float | None, dtype: np.dtype) -> tuple[Any, Any]:
+    """The bounds in a dtype; for integers rounded inwards and within their range, so that nothing wraps round."""
+    if dtype.kind == "f":
+        return (None if low is None else dtype.type(low)), (None if high is None else dtype.type(high))
+    limits = np.iinfo(dtype)
+    lower = limits.min if low is None else min(max(int(np.ceil(low)), limits.min), limits.max)
+    upper = limits.max if high is None else min(max(int(np.floor(high)), limits.min), limits.max)
+    return dtype.type(lower), dtype.type(max(lower, upper))

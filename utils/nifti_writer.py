@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import imagecodecs
 import numpy as np
 
 from utils.errors import UserError
@@ -19,6 +20,7 @@ UM_PER_MM = 1000.0
 _DTYPES = ("uint8", "int8", "uint16", "int16", "float32", "float64")
 _NIFTI1_LIMIT = 2**15 - 1  # voxels along an axis
 _GZIP_LEVEL = 1  # microscopy gains 3 % from level 6, at a third of the speed
+_MEMBER = 2**22  # voxels that are compressed at once
 
 
 def check_writable(output: Path, dtype: str, channels: int) -> None:
@@ -54,31 +56,22 @@ def write_nifti(
         compressed: whether to compress by gzip.
         progress: called with (boxes written, boxes in all).
     """
-    boxes = list(volume.in_plane_order())
-    with file.open("wb") as raw:
-        # name and time stay out of the gzip header, so that equal volumes make equal files
-        with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) if compressed else _Open(raw) as stream:
-            _write_header(stream, volume, attributes or {})
-            for done, box in enumerate(boxes):
-                stream.write(np.ascontiguousarray(volume[box], volume.dtype.newbyteorder("<")).data)
-                if progress is not None:
-                    progress(done + 1, len(boxes))
+    boxes = list(volume.in_plane_order(voxels=_MEMBER))
+    packed: Callable[[Any], Any] = _gzip if compressed else memoryview
+    with file.open("wb") as stream:
+        stream.write(packed(_header(volume, attributes or {})))
+        for done, box in enumerate(boxes):
+            stream.write(packed(np.ascontiguousarray(volume[box], volume.dtype.newbyteorder("<")).data))
+            if progress is not None:
+                progress(done + 1, len(boxes))
 
 
-class _Open:
-    """A file that is left open at the end of a ``with`` block, as gzip leaves the one below it."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file = file
-
-    def __enter__(self) -> IO[bytes]:
-        return self.file
-
-    def __exit__(self, *_: object) -> None:
-        self.file.flush()
+def _gzip(data: Any) -> bytes:
+    """A member of a gzip file; members follow each other, and readers join them. libdeflate is twice as fast as zlib."""
+    return bytes(imagecodecs.gzip_encode(data, level=_GZIP_LEVEL))
 
 
-def _write_header(stream: Any, volume: Volume, attributes: Mapping[str, Any]) -> None:
+def _header(volume: Volume, attributes: Mapping[str, Any]) -> bytes:
     nibabel = optional_package("nibabel", volume.path)
     shape = volume.shape[::-1]
     header = (nibabel.Nifti2Header if max(shape) > _NIFTI1_LIMIT else nibabel.Nifti1Header)(endianness="<")
@@ -99,4 +92,6 @@ def _write_header(stream: Any, volume: Volume, attributes: Mapping[str, Any]) ->
         text = json.dumps(dict(attributes), ensure_ascii=False).encode()
         header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, text))
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    header.write_to(stream)
+    content = io.BytesIO()
+    header.write_to(content)
+    return content.getvalue()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from utils.tiff_voxels import NAMESPACE
 from utils.volume import Volume
 
-NAMESPACE = "isoscopexx/run"  # of the annotation that holds the attributes
 CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets
 _TILE = 256
 _BUFFER = 2**25  # bytes that are compressed at once

@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.output_files import output_kind
 from utils.pyramid import Level, plan_levels
 from utils.sharded_array import ShardedArray
-from utils.volume import READABLE, Triple
+from utils.volume import READABLE, Triple, triple
 
 _SHARD = 256  # voxels along each side
 _CHUNK = {"zarr": (64, 64, 64), "tiff": (2, 256, 256), "nifti": (2, 256, 256)}  # flat where planes are read back in order
@@ -66,8 +66,8 @@ class TargetPlan:
             ValueError: it is damaged or of another version.
         """
         try:
-            stored: dict[str, Any] = json.loads(text)
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+            entries: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
+            return cls(**entries)
         except (TypeError, AttributeError) as error:
             raise ValueError(f"not a plan of this version ({error})") from error
 
@@ -81,14 +81,14 @@ def plan_target(
     *,
     shape: Sequence[int],
     dtype: np.dtype | str,
-    voxel_um: Sequence[float] | None,
-    translation_um: Sequence[float] | None,
-    channel_names: Sequence[str] | None,
-    shard: Sequence[int] | None,
-    chunk: Sequence[int] | None,
-    attributes: Mapping[str, Any] | None,
-    compression: str | None,
-    levels: int | None,
+    voxel_um: Sequence[float] | None = None,
+    translation_um: Sequence[float] | None = None,
+    channel_names: Sequence[str] | None = None,
+    shard: Sequence[int] | None = None,
+    chunk: Sequence[int] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    compression: str | None = "zstd",
+    levels: int | None = None,
 ) -> TargetPlan:
     """The plan of an output; arguments as in utils.volume_target.create_target.
 
@@ -107,7 +107,7 @@ def plan_target(
         raise ValueError(f"compression={compression!r} must be zstd, zlib or None")
     outer, inner = _units(shape, shard, chunk, _CHUNK[kind])
     plan = TargetPlan(
-        kind=kind, shape=_triple(shape, int), dtype=np.dtype(dtype).name, shard=outer, chunk=inner,
+        kind=kind, shape=_sides(shape), dtype=np.dtype(dtype).name, shard=outer, chunk=inner,
         voxel_um=_lengths("voxel_um", voxel_um), translation_um=_lengths("translation_um", translation_um),
         channel_names=None if channel_names is None else tuple(channel_names), compression=compression, levels=levels,
         attributes=json.loads(json.dumps(dict(attributes or {}))),
@@ -134,7 +134,7 @@ def _units(
         raise ValueError(f"shard {tuple(shard)} must be a multiple of chunk {tuple(chunk)} along every axis")
     if math.prod(outer // inner for outer, inner in zip(shard, chunk, strict=True)) > _MOST_CHUNKS:
         raise ValueError(f"shard {tuple(shard)} holds more than {_MOST_CHUNKS} chunks of {tuple(chunk)}; use larger chunks")
-    return _triple(shard, int), _triple(chunk, int)
+    return _sides(shard), _sides(chunk)
 
 
 def _divisor(side: int, aim: int) -> int:
@@ -142,18 +142,17 @@ def _divisor(side: int, aim: int) -> int:
     return min((n for n in range(1, side + 1) if side % n == 0), key=lambda n: abs(math.log(n / aim)))
 
 
-def _triple(values: Sequence[Any], kind: type) -> Any:
-    z, y, x = (kind(value) for value in values)
-    return z, y, x
-
-
 def _lengths(name: str, values: Sequence[float] | None) -> Triple | None:
     if values is None:
         return None
     if len(values) != 3 or not all(map(math.isfinite, values)):
         raise ValueError(f"{name}={values} must be three finite numbers (z, y, x) in µm")
-    found: Triple = _triple(values, float)
-    return found
+    return triple(values)
+
+
+def _sides(values: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = (int(value) for value in values)
+    return z, y, x
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -16,8 +16,8 @@ import numpy as np
 import tifffile
 
 from utils.errors import UserError
-from utils.tiff_voxels import voxel_size_um
-from utils.volume import Volume, check_dtype
+from utils.tiff_voxels import run_attributes, translation_um, voxel_size_um
+from utils.volume import Volume, check_dtype, choose
 
 # What tifffile would log about damaged files is raised here, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -43,18 +43,28 @@ class TiffVolume(Volume):
     Uncompressed planes are read by position, row by row where a narrow box makes that cheaper; compressed or tiled
     ones through the decoder of tifffile, only the segments touched. Files are opened for the duration of one
     indexing, which makes the volume safe with worker processes, and thousands of volumes possible.
+
+    Args:
+        path: the file.
+        channel: which channel of several.
+        time: which time point of several.
+        flat: whether a 2-D image is taken as a volume of one plane.
     """
 
-    def __init__(self, path: Path, channel: int | None = None):
+    def __init__(self, path: Path, channel: int | None = None, time: int | None = None, flat: bool = False):
         self.path = path
         with tifffile.TiffFile(path) as tif:
             _check_chain(path, tif)
             series = _choose_series(path, tif)
-            numbers, height, width = _planes_of(path, series, channel)
-            self.shape = (len(numbers), height, width)
+            layout = _layout(path, series, flat)
+            numbers = layout.planes(path, channel, time)
+            self.shape = (len(numbers), layout.height, layout.width)
+            self.channels, self.times = layout.count("C"), layout.count("T")
             self._stored = np.dtype(tif.byteorder + series.dtype.char) if series.dtype is not None else None
             self.dtype = check_dtype(path, self._stored)
             self.voxel_um = voxel_size_um(tif)
+            self.translation_um = translation_um(tif, channel or 0, time or 0)
+            self.attributes = run_attributes(tif)
             self._files: list[Path] = [path]
             self._file_of_plane = np.zeros(len(numbers), np.intp)
             self._offsets: np.ndarray | None = None
@@ -86,6 +96,11 @@ class TiffVolume(Volume):
         else:
             self._segments = _segment_table(self.path, pages)
             self.block_rows = self._segments.size[0]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the volume: one, or those of an OME-TIFF set."""
+        return tuple(self._files)
 
     def _map_files(self, pages: Sequence[Any]) -> None:
         names = [Path(page.parent.filehandle.path) for page in pages]
@@ -223,36 +238,61 @@ def _choose_series(path: Path, tif: tifffile.TiffFile) -> tifffile.TiffPageSerie
     return chosen
 
 
-def _planes_of(path: Path, series: tifffile.TiffPageSeries, channel: int | None) -> tuple[np.ndarray, int, int]:
-    """Numbers of the pages that make up the volume, and the size (Y, X) of a plane."""
+@dataclass(frozen=True)
+class _Layout:
+    """How the pages of a series are numbered: the leading axes, slowest first, each of C, T or Z and its length."""
+
+    leading: tuple[tuple[str, int], ...]
+    height: int
+    width: int
+    stated: str  # axes and shape as the file has them, for messages
+
+    def count(self, axis: str) -> int:
+        """Length of an axis, 1 where there is none."""
+        return dict(self.leading).get(axis, 1)
+
+    def planes(self, path: Path, channel: int | None, time: int | None) -> np.ndarray:
+        """Numbers of the pages that make up one volume."""
+        numbers = np.arange(math.prod(n for _, n in self.leading)).reshape([n for _, n in self.leading] or [1])
+        axes = [axis for axis, _ in self.leading]
+        for axis, what, wanted in (("C", "channel", channel), ("T", "time point", time)):
+            number = choose(path, what, wanted, self.count(axis), f" ({self.stated})")
+            if axis in axes:
+                numbers = np.take(numbers, number, axis=axes.index(axis))
+                axes.remove(axis)
+        return numbers.reshape(-1)
+
+
+def _layout(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> _Layout:
+    """The axes of a series, as those of a volume.
+
+    Raises:
+        UserError: they are not.
+    """
     axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
-    lengths = dict(zip(axes, shape, strict=True)) if len(set(axes)) == len(axes) else {}
+    stated = f"axes {axes}, shape {shape}"
     if 0 in shape:
         raise UserError(f"{path}: empty image of shape {shape}; remove it")
-    if lengths.get("S", 1) > 1:
-        raise UserError(f"{path}: an RGB image (axes {axes}, shape {shape}); split it into one greyscale file per channel")
+    if axes.count("S") == 1 and shape[axes.index("S")] > 1:
+        raise UserError(f"{path}: an RGB image ({stated}); split it into one greyscale file per channel")
     wide = [(axis, n) for axis, n in zip(axes, shape, strict=True) if axis not in "YXS" and n > 1]
-    if any(axes.count(axis) != 1 for axis in "YX") or len(wide) > 2 or (len(wide) == 2 and "C" not in dict(wide)):
-        raise UserError(
-            f"{path}: axes {axes} of shape {shape} are not a volume (Z, Y, X) with optional channels; "
-            "save one time point, or write the axes into the file (ImageJ hyperstack or OME-TIFF)"
-        )
     if len(wide) == 1 and wide[0][0] == "C" and wide[0][1] > _MOST_CHANNELS:
         wide = [("Z", wide[0][1])]  # tifffile and others call the only leading axis of a stack "channels"
-    channels = dict(wide).get("C", 1)
-    flat = not [axis for axis, _ in wide if axis != "C"]
-    if flat and ("Z" not in axes or series.kind == "imagej") and not (series.kind == "shaped" and len(shape) > 2):
+    stacked = [axis for axis, _ in wide if axis != "C"]
+    if any(axes.count(axis) != 1 for axis in "YX") or len(wide) - len(stacked) > 1 or (
+        len(stacked) > 1 and (len(stacked) > 2 or "T" not in stacked or stacked[0] == stacked[1])
+    ):  # fmt: skip
+        raise UserError(
+            f"{path}: axes {axes} of shape {shape} are not a volume (Z, Y, X) with optional channels and time points; "
+            "write the axes into the file (ImageJ hyperstack or OME-TIFF)"
+        )
+    if not stacked and not flat and ("Z" not in axes or series.kind == "imagej"):
+        channels = dict(wide).get("C", 1)
         what = f"{channels} channels but no Z axis" if channels > 1 else "a 2-D image"
-        raise UserError(f"{path}: {what} (axes {axes}, shape {shape}); a volume is a stack of planes (Z, Y, X) in one file")
-    if channel is None and channels > 1:
-        raise UserError(f"{path}: {channels} channels (axes {axes}, shape {shape}); choose one, or split them into files")
-    if channel is not None and not 0 <= channel < channels:
-        raise UserError(f"{path}: channel {channel} of {channels}; channels count from 0")
-    leading = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]
-    numbers = np.arange(math.prod(leading)).reshape([n for _, n in wide] or [1])
-    if channels > 1:
-        numbers = np.take(numbers, channel or 0, axis=[axis for axis, _ in wide].index("C"))
-    return numbers.reshape(-1), shape[axes.index("Y")], shape[axes.index("X")]
+        if not (series.kind == "shaped" and len(shape) > 2):
+            raise UserError(f"{path}: {what} ({stated}); a volume is a stack of planes (Z, Y, X) in one file")
+    leading = tuple(("Z" if axis not in "CT" or (axis == "T" and len(stacked) == 1) else axis, n) for axis, n in wide)
+    return _Layout(leading, shape[axes.index("Y")], shape[axes.index("X")], stated)
 
 
 def _adjoin(page: Any) -> bool:

@@ -1,7 +1,8 @@
-"""Voxel sizes that a TIFF file states: OME-XML, or ImageJ's description with the resolution tags."""
+"""What a TIFF file says besides its values: voxel size and position (OME-XML, ImageJ's description), our own attributes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ MICROMETRES: Mapping[str, float] = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
     "nm": 1e-3, "Å": 1e-4, "pm": 1e-6, "in": 25400.0, "inch": 25400.0,
 }  # fmt: skip
+NAMESPACE = "isoscopexx/run"  # of the annotation in which our files say how they were made
 _CENTIMETRE = 3  # value of the tag ResolutionUnit
 
 
@@ -27,6 +29,38 @@ def voxel_size_um(tif: tifffile.TiffFile) -> tuple[float, float, float] | None:
         return None
     z, y, x = (float(size) for size in sizes if size is not None)
     return z, y, x
+
+
+def translation_um(tif: tifffile.TiffFile, channel: int = 0, time: int = 0) -> tuple[float, float, float] | None:
+    """Position (z, y, x) in µm that OME-XML states for the first plane of a channel and time point; None without all three."""
+    root = _ome(tif)
+    for plane in () if root is None else root.iterfind(".//{*}Plane"):
+        if (plane.get("TheZ"), plane.get("TheC"), plane.get("TheT")) == ("0", str(channel), str(time)):
+            values = [(plane.get(f"Position{axis}"), plane.get(f"Position{axis}Unit", "")) for axis in "ZYX"]
+            if all(value and unit in MICROMETRES for value, unit in values):
+                z, y, x = (float(value) * MICROMETRES[unit] for value, unit in values if value)
+                return z, y, x
+            return None
+    return None
+
+
+def run_attributes(tif: tifffile.TiffFile) -> dict[str, Any]:
+    """What our writer kept about the run that made the file; empty for other files."""
+    root = _ome(tif)
+    for annotation in () if root is None else root.iterfind(".//{*}MapAnnotation"):
+        if annotation.get("Namespace") == NAMESPACE:
+            try:
+                return {str(entry.get("K")): json.loads(entry.text or "null") for entry in annotation.iterfind(".//{*}M")}
+            except ValueError:
+                return {}  # written by another program under our name
+    return {}
+
+
+def _ome(tif: tifffile.TiffFile) -> ElementTree.Element | None:
+    try:
+        return ElementTree.fromstring(tif.ome_metadata) if tif.is_ome and tif.ome_metadata else None
+    except ElementTree.ParseError:
+        return None
 
 
 def _from_ome(xml: str) -> list[float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -139,3 +139,29 @@ def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
             f"save it as uint8, uint16 or float32 (readable: {', '.join(READABLE)})"
         )
     return np.dtype(np.uint8) if dtype.name == "bool" else np.dtype(dtype.name)
+
+
+def choose(path: Path, what: str, number: int | None, count: int, layout: str = "") -> int:
+    """The channel or time point to read, of so many.
+
+    Args:
+        path: the file, for messages.
+        what: ``"channel"`` or ``"time point"``.
+        number: what was chosen, None for the only one.
+        count: how many there are.
+        layout: axes and shape, for messages.
+
+    Raises:
+        UserError: there are several and none was chosen, or there are fewer.
+    """
+    if number is None and count > 1:
+        raise UserError(f"{path}: {count} {what}s{layout}; choose one {what} (they count from 0)")
+    if number is not None and not 0 <= number < count:
+        raise UserError(f"{path}: {what} {number} of {count}; {what}s count from 0")
+    return number or 0
+
+
+def triple(values: Sequence[float]) -> Triple:
+    """Three numbers (z, y, x) as plain floats."""
+    z, y, x = (float(value) for value in values)
+    return z, y, x

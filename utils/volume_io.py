@@ -1,10 +1,21 @@
-"""Volumes from and to disc, whatever the file format."""
+"""Volumes from and to disc, whatever the file format: the public face of everything that reads and writes volumes.
+
+Arrays are (Z, Y, X) = (planes, rows, columns); lengths are µm in the order (z, y, x); a position is that of the centre of the
+first voxel.
+
+Reading: :func:`open_volume` gives a lazy :class:`Volume` of a TIFF of any layout, a folder of 2-D slices, an OME-Zarr image or
+Zarr array, NIfTI or MRC; :func:`expand_inputs` turns files and folders named by a user into the volumes they stand for.
+
+Writing: :func:`create_target` begins an output (OME-Zarr, OME-TIFF or NIfTI, by its suffix) that several processes fill shard by
+shard and that survives being killed; :func:`write_volume` writes a whole volume in one call, and :func:`write_tiff` a plain TIFF.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +24,69 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
+from utils.inputs import expand_inputs
+from utils.ome_tiff_writer import CLASSIC_LIMIT
+from utils.optional_formats import MRC, NIFTI, open_mrc, open_nifti
+from utils.output_files import estimate_bytes, free_space, output_kind, partial_path, refuse_existing
+from utils.single_file import write_single_file
+from utils.slice_folder import SliceFolder
+from utils.target_plan import plan_target
 from utils.tiff_reader import TiffVolume
-from utils.volume import ArrayVolume, Volume, check_dtype
+from utils.volume import ArrayVolume, Volume, check_dtype, choose, triple
+from utils.volume_target import VolumeTarget, create_target, open_target
+from utils.zarr_volume import ZarrVolume, is_zarr
 
-__all__ = ["ArrayVolume", "Volume", "open_volume", "write_tiff"]
+__all__ = [
+    "ArrayVolume", "Volume", "VolumeTarget", "create_target", "estimate_bytes", "expand_inputs", "free_space", "open_target",
+    "open_volume", "output_kind", "partial_path", "refuse_existing", "write_tiff", "write_volume",
+]  # fmt: skip
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
-_CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets
 _PILLOW_DTYPES = {"1": "bool", "L": "uint8", "I;16": "uint16", "I;16L": "uint16", "I;16B": "uint16", "F": "float32"}
 
 
-def open_volume(path: Path | str, *, channel: int | None = None) -> Volume:
+def open_volume(path: Path | str, *, channel: int | None = None, time: int | None = None, level: int = 0) -> Volume:
     """Open a volume without reading its values.
 
     Args:
-        path: a TIFF file of one greyscale volume: contiguous, stripped or tiled, any compression that imagecodecs
-            knows, ImageJ hyperstack, OME-TIFF, one page per plane; else any multi-frame file that Pillow reads.
+        path: one greyscale volume. A TIFF file: contiguous, stripped or tiled, any compression that imagecodecs knows, ImageJ
+            hyperstack, OME-TIFF, one page per plane; any multi-frame file that Pillow reads; a folder of 2-D slices (TIFF or
+            PNG, sorted naturally); an OME-Zarr image (0.4, 0.5) or a Zarr array; NIfTI and MRC with the extra ``formats``.
         channel: which channel of a multi-channel file, counted from 0.
+        time: which time point of a time series, counted from 0.
+        level: which level of resolution of an OME-Zarr image, 0 the finest.
 
     Returns:
         Volume of shape (Z, Y, X); memory use does not depend on the size of the file.
 
     Raises:
-        UserError: the file is missing, empty, truncated, unreadable, 2-D, RGB, of an unsupported dtype, a time
-            series, or has several channels and none was chosen.
+        UserError: the file is missing, empty, truncated, unreadable, 2-D, RGB, of an unsupported dtype, an output that is not
+            finished, or has several channels or time points and none was chosen, or contradicts itself.
     """
     file = Path(path)
-    if not file.is_file():
-        raise UserError(f"{file}: no such file" if not file.exists() else f"{file}: not a file")
+    if not file.exists():
+        raise UserError(f"{file}: no such file or folder")
+    if file.is_dir() and is_zarr(file):
+        return ZarrVolume(file, channel, time, level)
+    if level:
+        raise UserError(f"{file}: level {level} of 1; only OME-Zarr images have several")
+    if file.is_dir():
+        return SliceFolder(file, channel, time)
     if file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
+    if file.name.lower().endswith(NIFTI):
+        return open_nifti(file, channel, time)
+    if file.name.lower().endswith(MRC):
+        return open_mrc(file, channel, time)
     try:
-        return TiffVolume(file, channel)
+        return TiffVolume(file, channel, time)
     except UserError:
         raise
     except Exception as error:  # a damaged directory fails in many ways inside the parser
-        return _open_with_pillow(file, channel, error)
+        return _open_with_pillow(file, channel, time, error)
 
 
-def _open_with_pillow(path: Path, channel: int | None, reason: Exception) -> Volume:
+def _open_with_pillow(path: Path, channel: int | None, time: int | None, reason: Exception) -> Volume:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Pillow only warns about truncated directories
@@ -60,8 +95,8 @@ def _open_with_pillow(path: Path, channel: int | None, reason: Exception) -> Vol
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not a readable image ({reason}); truncated or damaged, copy it again") from reason
-    if channel:
-        raise UserError(f"{path}: channel {channel} of 1; channels count from 0")
+    choose(path, "channel", channel, 1)
+    choose(path, "time point", time, 1)
     return volume
 
 
@@ -100,6 +135,59 @@ class PillowVolume(Volume):
         return frame
 
 
+def write_volume(
+    output: Path | str,
+    source: np.ndarray | Volume | Sequence[Volume],
+    *,
+    voxel_um: Sequence[float] | None = None,
+    translation_um: Sequence[float] | None = None,
+    channel_names: Sequence[str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    compression: str | None = "zstd",
+    overwrite: bool = False,
+) -> Path:
+    """Write a whole volume from one process; memory does not depend on its size.
+
+    Args:
+        output: ``.zarr``, ``.ome.tif``, ``.ome.tiff``, ``.tif``, ``.tiff``, ``.nii`` or ``.nii.gz``.
+        source: array (Z, Y, X), a volume, or one volume for each of ``channel_names``.
+        voxel_um: voxel size (z, y, x) in µm; by default the source's.
+        translation_um: position (z, y, x) in µm of the centre of the first voxel; by default the source's.
+        channel_names: names of the channels; None writes no axis of channels.
+        attributes: plain JSON about the run, kept in the file.
+        compression: of a TIFF: ``"zstd"``, ``"zlib"`` or None.
+        overwrite: replace an existing output, once this one is whole.
+
+    Returns:
+        The output.
+
+    Raises:
+        UserError: the output exists, cannot be written or cannot hold the volume.
+        ValueError: the sources differ in shape or dtype, or do not match the names.
+    """
+    whole = ArrayVolume(source) if isinstance(source, np.ndarray) else source
+    sources = [whole] if isinstance(whole, Volume) else list(whole)
+    if len(sources) != len(channel_names or "1") or len({(s.shape, s.dtype) for s in sources}) > 1:
+        raise ValueError(f"{len(sources)} sources for channel_names={channel_names}: one each, of one shape and dtype")
+    sources[0] = first = copy.copy(sources[0])
+    first.voxel_um = first.voxel_um if voxel_um is None else triple(voxel_um)
+    first.translation_um = first.translation_um if translation_um is None else triple(translation_um)
+    described: dict[str, Any] = {
+        "shape": first.shape, "dtype": first.dtype, "voxel_um": first.voxel_um, "translation_um": first.translation_um,
+        "channel_names": channel_names, "attributes": attributes, "compression": compression,
+    }  # fmt: skip
+    output = Path(output)
+    if output_kind(output) != "zarr":
+        refuse_existing(output, overwrite)
+        plan = plan_target(output, **described)
+        write_single_file(output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression)
+        return output
+    target = create_target(output, **described, overwrite=overwrite)
+    for box in target.boxes:  # all of them: what an earlier call left may stem from other values
+        target.write_region(box, first[box] if channel_names is None else np.stack([source[box] for source in sources]))
+    return target.finish()
+
+
 def write_tiff(
     path: Path | str,
     planes: np.ndarray | Iterable[np.ndarray],
@@ -135,7 +223,7 @@ def write_tiff(
     depth, height, width = (int(n) for n in shape)
     dtype = np.dtype(dtype)
     size = depth * height * width * dtype.itemsize
-    imagej = depth > 1 and dtype.name in _IMAGEJ_DTYPES and compression is None and size < _CLASSIC_LIMIT
+    imagej = depth > 1 and dtype.name in _IMAGEJ_DTYPES and compression is None and size < CLASSIC_LIMIT
     if file.name.lower().endswith((".ome.tif", ".ome.tiff")):
         imagej = False
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
@@ -147,7 +235,7 @@ def write_tiff(
             dtype=dtype,
             photometric="minisblack",
             compression=compression,
-            bigtiff=not imagej and size >= _CLASSIC_LIMIT,
+            bigtiff=not imagej and size >= CLASSIC_LIMIT,
             **(_imagej_metadata(voxel_um) if imagej else _ome_metadata(voxel_um)),
         )
         os.replace(partial, file)

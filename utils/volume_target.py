@@ -20,9 +20,10 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.ome_zarr_metadata import image_metadata
-from utils.output_files import partial_path, put_folder, refuse_existing, replaced_when_whole, writing
+from utils.output_files import partial_path, put_folder, refuse_existing, writing
 from utils.pyramid import halved
 from utils.sharded_array import ShardedArray
+from utils.single_file import write_single_file
 from utils.target_plan import TargetPlan, plan_target, read_plan
 from utils.volume import Box, Volume
 from utils.zarr_volume import RUN_KEY, UNFINISHED
@@ -204,19 +205,10 @@ class VolumeTarget:
                 shutil.rmtree(self.output / _WORK)
             return
         channels = [_Unfinished(self, channel) for channel in range(max(self.channels, 1))]
-        with replaced_when_whole(self.output) as file:
-            if self.plan.kind == "tiff":
-                from utils.ome_tiff_writer import write_ome_tiff
-
-                write_ome_tiff(
-                    file, channels, channel_names=self.plan.channel_names, attributes=attributes,
-                    compression=self.plan.compression, progress=progress,
-                )  # fmt: skip
-            else:
-                from utils.nifti_writer import write_nifti
-
-                compressed = self.output.suffix.lower() == ".gz"
-                write_nifti(file, channels[0], attributes=attributes, compressed=compressed, progress=progress)
+        write_single_file(
+            self.output, channels, channel_names=self.plan.channel_names, attributes=attributes,
+            compression=self.plan.compression, progress=progress,
+        )  # fmt: skip
         shutil.rmtree(self.partial)
 
     def _metadata(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.ome_zarr_metadata import ImageLevel, find_multiscale, read_level
 from utils.output_files import PARTIAL
-from utils.volume import Volume, check_dtype
+from utils.volume import Volume, check_dtype, choose
 
 RUN_KEY = "isoscope"  # attribute under which our own files say how they were made
 UNFINISHED = "isoscope_unfinished"
@@ -49,8 +49,8 @@ class ZarrVolume(Volume):
         self.dtype = check_dtype(path, np.dtype(array.dtype))
         self.channels, self.times = lengths.get("c", 1), lengths.get("t", 1)
         self._fixed = {
-            "c": chosen(path, "channel", channel, self.channels),
-            "t": chosen(path, "time point", time, self.times),
+            "c": choose(path, "channel", channel, self.channels),
+            "t": choose(path, "time point", time, self.times),
         }
         chunks = dict(zip(self._axes, array.chunks, strict=True))
         self.block_planes, self.block_rows = chunks["z"], chunks["y"]
@@ -121,19 +121,6 @@ class ZarrVolume(Volume):
                 name = self._folder / array.metadata.encode_chunk_key(position)
                 return f"{name}: this chunk cannot be read ({_line(error)}); it is damaged, copy it again"
         return f"{self._folder}: cannot be read ({_line(reason)})"
-
-
-def chosen(path: Path, what: str, number: int | None, count: int) -> int:
-    """The channel or time point to read.
-
-    Raises:
-        UserError: there are several and none was chosen, or there are fewer.
-    """
-    if number is None and count > 1:
-        raise UserError(f"{path}: {count} {what}s; choose one, they count from 0")
-    if number is not None and not 0 <= number < count:
-        raise UserError(f"{path}: {what} {number} of {count}; {what}s count from 0")
-    return number or 0
 
 
 def _line(error: Exception) -> str:

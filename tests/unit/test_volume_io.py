@@ -231,7 +231,7 @@ BAD = {
     "empty": (lambda p: p.touch(), "empty file"),
     "text": (lambda p: p.write_text("no image"), "not a readable image"),
     "folder": (lambda p: p.mkdir(), "not a file"),
-    "missing": (lambda p: None, "no such file"),
+    "missing": (lambda p: None, "no such file or folder"),
 }
 
 

@@ -17,8 +17,9 @@ from evaluation.consistency import consistency
 from evaluation.fsc import CONE_DEGREES, FourierShells, ShellCurve, tapered
 from evaluation.metrics import DataRange, Moments
 from evaluation.resolution import decorrelation_cutoff
-from evaluation.spectra import axial_excess, octave_power, power_spectrum
+from evaluation.spectra import axial_excess, octave_power
 from utils.errors import UserError
+from utils.spectra import power_spectrum
 
 AXES = {"z": 0, "y": 1, "x": 2}
 THRESHOLDS = (0.5, 0.143)

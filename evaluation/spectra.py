@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
 
 from evaluation.fsc import FourierShells
 
@@ -14,25 +13,6 @@ OCTAVES = ((32, 16), (16, 8), (8, 4), (4, 2))  # periods in voxels
 def octave_name(octave: tuple[int, int]) -> str:
     """Name of a band from its longest and shortest period, ``1/16-1/8`` (cycles per voxel)."""
     return f"1/{octave[0]}-1/{octave[1]}"
-
-
-def power_spectrum(volume: NDArray[np.generic], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean power spectrum of all lines along one axis.
-
-    Every line is taken minus its mean and under a Hann window, so that its two ends do not have to fit each other.
-
-    Args:
-        volume: (Z, Y, X).
-        axis: 0, 1 or 2.
-
-    Returns:
-        Frequency in cycles per voxel (above 0, up to 1/2) and power per voxel in squared grey values.
-    """
-    lines = np.moveaxis(np.asarray(volume, np.float32), axis, -1)
-    window = signal.windows.hann(lines.shape[-1], sym=False).astype(np.float32)
-    spectrum = fft.rfft((lines - lines.mean(-1, keepdims=True)) * window)
-    power = np.mean(np.abs(spectrum) ** 2, axis=(0, 1), dtype=np.float64) / np.sum(window.astype(np.float64) ** 2)
-    return fft.rfftfreq(lines.shape[-1])[1:], power[1:]
 
 
 def octave_power(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> dict[str, float]:

@@ -5,7 +5,8 @@ import pytest
 
 from evaluation.fsc import FourierShells, ShellCurve, fourier_shell_correlation, tapered
 from evaluation.resolution import decorrelation_cutoff
-from evaluation.spectra import axial_excess, octave_power, power_spectrum
+from evaluation.spectra import axial_excess, octave_power
+from utils.spectra import power_spectrum
 
 
 def noise(shape, seed=0):

@@ -1,0 +1,89 @@
+"""What a training needs: parameters, memory of a step, size of its checkpoints; measured on a small crop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from models.base import BaseModel
+from models.build import build_model
+
+_CROP = 32  # side of the crop that is measured
+_STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
+_KEPT = 3  # of a parameter in last.ckpt: value, two moments
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Needs of a training in 32 bits; mixed precision needs about half the memory.
+
+    Attributes:
+        parameters: of all networks.
+        memory: bytes of a step: parameters with their states, and what the generator's pass keeps for its gradient.
+        component_files: bytes that one regular save adds to checkpoints/.
+        last_checkpoint: bytes of last.ckpt.
+    """
+
+    parameters: int
+    memory: int
+    component_files: int
+    last_checkpoint: int
+
+
+def training_requirements(settings: Mapping[str, Any]) -> Requirements:
+    """Measures the needs of checked settings.
+
+    A pass over a crop of 32³ is scaled to the crop's voxels: every network is convolutional, and attention adds little. LPIPS is
+    left out.
+
+    Args:
+        settings: as for ``build_model``.
+    """
+    small = _small(settings)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(small)
+        kept = _kept_by_a_pass(model, small)
+    parameters = sum(p.numel() for p in model.parameters())
+    voxels = settings["batch_size"] * (settings["cropsize"] / _CROP) ** 3
+    weights = 4 * parameters
+    return Requirements(parameters, _STATES * weights + round(kept * voxels), weights, _KEPT * weights)
+
+
+def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same networks and losses on a crop of 32³."""
+    slices = settings["cropz"] * settings["usp"] / settings["dsp"] * _CROP / settings["cropsize"]
+    changed: dict[str, Any] = {"cropsize": _CROP, "cropz": max(1, round(slices)), "dsp": 1, "usp": 1, "batch_size": 1}
+    changed["skipl1"] = math.gcd(settings["skipl1"], changed["cropz"])
+    for name, value in (("netD", "patch_16"), ("lbm_ms_ssim", 0), ("uprate", None)):
+        if name in settings:
+            changed[name] = value
+    small = {**settings, **changed}
+    if settings.get("autoencoder"):
+        loss = {**settings["autoencoder"]["loss"], "perceptual_weight": 0}
+        small["autoencoder"] = {**settings["autoencoder"], "loss": loss}
+    return small
+
+
+def _kept_by_a_pass(model: BaseModel, settings: Mapping[str, Any]) -> int:
+    """Bytes that the generator's pass and losses save for the backward pass, without parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}  # the tensors are held so that no two have the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    shape = (1, 1, _CROP, _CROP, settings["cropz"])
+    count = len(settings["direction"].split("_"))
+    batch = {"img": [torch.rand(shape) * 2 - 1 for _ in range(count)], "labels": torch.zeros(1, dtype=torch.int64)}
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.generator_losses(model.generate(batch | {"filenames": [""]}))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -17,23 +17,20 @@ from utils.volume import Volume
 
 COMMENT = 6  # code of an extension that holds text
 UM_PER_MM = 1000.0
-_DTYPES = ("uint8", "int8", "uint16", "int16", "float32", "float64")
 _NIFTI1_LIMIT = 2**15 - 1  # voxels along an axis
 _GZIP_LEVEL = 1  # microscopy gains 3 % from level 6, at a third of the speed
 _MEMBER = 2**22  # voxels that are compressed at once
 
 
-def check_writable(output: Path, dtype: str, channels: int) -> None:
+def check_writable(output: Path, channels: int) -> None:
     """Refuse what the format cannot hold.
 
     Raises:
-        UserError: several channels, or a dtype that NIfTI does not know, or nibabel is not installed.
+        UserError: several channels, or nibabel is not installed.
     """
     optional_package("nibabel", output)
     if channels > 1:
         raise UserError(f"{output}: NIfTI holds one channel here, not {channels}; write .ome.zarr or .ome.tif")
-    if dtype not in _DTYPES:
-        raise UserError(f"{output}: NIfTI does not know {dtype}; choose one of {', '.join(_DTYPES)}")
 
 
 def write_nifti(

@@ -114,10 +114,12 @@ def plan_target(
     )  # fmt: skip
     if plan.voxel_um is not None and min(plan.voxel_um) <= 0:
         raise ValueError(f"voxel_um={plan.voxel_um} must be positive")
+    if kind != "zarr" and plan.dtype == "float16":
+        raise UserError(f"{output}: the format does not know float16; write float32, or .ome.zarr")
     if kind == "nifti":
         from utils.nifti_writer import check_writable
 
-        check_writable(output, plan.dtype, len(plan.channel_names or "1"))
+        check_writable(output, len(plan.channel_names or "1"))
     return plan
 
 
@@ -175,4 +177,5 @@ def read_plan(partial: Path, file: Path) -> TargetPlan:
     try:
         return TargetPlan.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{partial} is no output that can be continued ({error}); delete it and start again") from error
+        what = "does not exist" if not partial.exists() else f"holds no plan that can be read ({error})"
+        raise UserError(f"{partial} {what}; begin the output again, after deleting what is left of it") from error

@@ -42,12 +42,16 @@ def run_settings(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
 
 def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> None:
     """One training from its settings to its last checkpoint."""
+    from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
     from models.build import build_model, initialise_from
-    from utils.trainer import build_trainer, summary
+    from utils.memory import keep_freed_memory
+    from utils.trainer import build_trainer, closing_line, summary
 
+    keep_freed_memory()
+    seed_everything(settings["seed"], verbose=False)
     data = DataModule.from_settings(settings, experiment.data_root)
     data.check()
     model = build_model(settings)
@@ -60,10 +64,11 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
             run.write_settings(settings)
             write_json(run.dataset_record, data.intensity_record())
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
-        trainer = build_trainer(settings, run, data.sample())
+        trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
         for line in [*experiment.notes, *summary(trainer, model, run)]:
             log.info(line)
-        trainer.fit(model, datamodule=data, ckpt_path=run.last if settings["resume"] else None)
+        trainer.fit(model, datamodule=data, ckpt_path=run.last if settings["resume"] else None, weights_only=True)
+        log.info(closing_line(trainer, run))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class RunFolder:
         return self.checkpoints.is_dir() and any(p.suffix in (".pth", ".ckpt") for p in self.checkpoints.iterdir())
 
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder ready for a training.
+        """Makes the folder, which this process has :meth:`locked`, ready for a training.
 
         Raises:
             UserError: it already holds a training and neither resume nor overwrite is set; or there is nothing to resume.
@@ -85,8 +85,10 @@ class RunFolder:
         number = 1
         while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
-        self._refuse_if_in_use()
         self.path.rename(target)
+        self.path.mkdir()
+        if (lock := target / self._lock.name).exists():
+            lock.rename(self._lock)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.callbacks import PictureWriter, Progress, RunKeeper
 from utils.make_config import parse_duration
 from utils.runs import RunFolder
+
+
+def _quieten() -> None:
+    """Lightning's hints that are wrong or useless here; its warnings stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*your dataloader is not resumable.*",  # our sampler is: DataModule.train_dataloader
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def device_count(devices: int | str) -> int:
@@ -26,12 +41,14 @@ def precision_of(settings: Mapping[str, Any]) -> str:
     return settings["precision"] or ("bf16-mixed" if torch.cuda.is_available() else "32")
 
 
-def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[str, Any]) -> pl.Trainer:
+def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[str, Any], *, validates: bool) -> pl.Trainer:
     """Manual optimisation does accumulation and clipping itself; seeding needs our own sampler.
 
     Args:
         sample: the sample that the pictures show.
+        validates: whether there is validation data.
     """
+    _quieten()
     devices = device_count(settings["devices"])
     parallel = devices * settings["num_nodes"] > 1
     return pl.Trainer(
@@ -48,10 +65,8 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
         log_every_n_steps=settings["log_steps"],
         enable_progress_bar=False,
         enable_model_summary=False,
-        logger=[
-            TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
-            CSVLogger(run.path, name="logs", version=""),
-        ],
+        limit_val_batches=1.0 if validates else 0,
+        logger=TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
         callbacks=[
             Progress(),
             PictureWriter(run, sample, every=settings["picture_epochs"], keep=settings["keep_pictures"]),
@@ -78,3 +93,10 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
         f"pictures: {run.pictures}",
         f"TensorBoard: tensorboard --logdir {run.logs}",
     ]
+
+
+def closing_line(trainer: pl.Trainer, run: RunFolder) -> str:
+    """How the training ended and what to do next."""
+    epochs = f"{run.epochs()[-1]} of {trainer.max_epochs} epochs are in {run.checkpoints}"
+    keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
+    return f"stopped by {keeper.reason}: {epochs}; go on with --resume" if keeper.reason else f"done: {epochs}"

@@ -1,0 +1,69 @@
+"""Run folders with random weights, small enough to be applied to whole volumes in a test."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.build import build_model
+from models.options import MODEL_OPTIONS
+from utils.get_args import default_settings
+from utils.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.runs import RunFolder, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"cropsize": 32, "cropz": 4, "ngf": 4, "ndf": 4, "skipl1": 1, "dataset": "D", "prj": "P", "perceptual_weight": 0.0}
+
+
+def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), dtype="uint16", voxel_um=None, network=(), **overrides):
+    """A finished training: settings, dataset.json and component checkpoints of epoch 3."""
+    settings = default_settings(MODEL_OPTIONS, model, **{**SMALL, "nm": nm, **overrides})
+    autoencoder = None
+    if model != "IsoREF":
+        autoencoder = read_autoencoder_yaml(ROOT, settings["ldmyaml"])
+        autoencoder["ddconfig"] |= {"ch": 8, **dict(network)}
+        autoencoder = configure_autoencoder(autoencoder, settings)
+    settings = {**settings, "autoencoder": autoencoder, "given": {}}
+    run = RunFolder(Path(folder))
+    run.prepare(resume=False, overwrite=False)
+    run.write_settings(settings)
+    torch.manual_seed(1)
+    built = build_model(settings)
+    _lively(built)
+    for name, part in built.components().items():
+        torch.save(part.state_dict(), run.component(name, 3))
+    low, high = pooled
+    directions = {
+        d: {"dtype": dtype, "pooled": {"low": low, "high": high}, "files": {}, "voxel_um": {"a.tif": voxel_um}}
+        for d in settings["direction"].split("_")
+    }
+    write_json(run.dataset_record, {"nm": nm, "nm_clip": None, "directions": directions, "dataset": None})
+    return run.path
+
+
+@torch.no_grad()
+def _lively(model):
+    """Codes that differ from place to place, normalisation statistics that are not trivial, outputs that are not flat."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.3, 0.6)
+    if model.settings["norm"] == "none":
+        for module in model.G["net_g"].modules():
+            if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+                module.weight.mul_(2)
+    if "quantize" in model.G:
+        pixels = torch.rand(8, model.G["encoder"].conv_in.in_channels, 32, 32) * 2 - 1
+        moments = model.G["quant_conv"](model.G["encoder"](pixels).latent).movedim(1, -1).flatten(0, 2)
+        for level in getattr(model.G["quantize"], "levels", [model.G["quantize"]]):
+            count = level.embedding.num_embeddings
+            level.embedding.weight.copy_(moments[torch.randint(len(moments), (count,))] * 3 + 0.5 * torch.randn(count, moments.shape[1]))
+
+
+def grey(shape, seed=0, dtype="uint16", high=1000):
+    """A volume of smooth structure and noise."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    smooth = np.sin(y / 5 + z) + np.cos(x / 7 - z)
+    noise = np.random.default_rng(seed).normal(0, 0.4, shape)
+    values = (smooth + noise + 3) / 6
+    return (np.clip(values, 0, 1) * high).astype(dtype)

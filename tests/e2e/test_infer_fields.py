@@ -1,0 +1,181 @@
+"""Pieces of an output volume: whatever the box, the same bits; and what the networks make of the whole volume at once."""
+
+import numpy as np
+import pytest
+import torch
+from infer_runs import grey, make_run
+
+from inference.blended import RestoredField, SliceField
+from inference.encoding import SliceEncoder
+from inference.fields import IsotropicField
+from inference.intensity import intensities
+from inference.run import Run
+from inference.slices import Slices
+from utils.volume import ArrayVolume
+
+FLOAT = np.dtype(np.float32)
+
+
+def opened(tmp_path, shape=(5, 37, 44), **options):
+    run = Run.load(make_run(tmp_path / "D" / "P", **options))
+    volumes = [ArrayVolume(grey(shape, seed)) for seed in range(run.channels)]
+    maps = intensities(run.record, run.directions, volumes, "run", translates=run.translates)
+    s = run.settings
+    return run, Slices(volumes, maps, dsp=s["dsp"], dsp_how=s["dsp_how"], usp=s["usp"]), maps
+
+
+def isotropic(run, slices, maps, core=(2, 2, 3), **options):
+    encoder = SliceEncoder(run, slices)
+    return IsotropicField(run, encoder, slices.inner, maps, FLOAT, core=core, **options)
+
+
+def whole(field):
+    return tuple(slice(0, size) for size in field.shape)
+
+
+def untiled(run, field):
+    """The decoder on the whole stack of codes at once."""
+    n, h, w = field.codes.shape
+    with torch.inference_mode():
+        latent = run.model.unpack(torch.from_numpy(field.codes.read((0, n), (0, h), (0, w)).codes))
+        short = -n % run.geometry.downbranch
+        latent = torch.cat([latent, latent[-1:].expand(short, -1, -1, -1)])
+        volume = run.model.expand(run.model.restack(latent.movedim(0, -1)[None]))[0]
+        z, y, x = field.shape
+        return field.to_grey(volume.movedim(-1, 1)).numpy()[:, :z, :y, :x]
+
+
+CASES = {
+    "plain": {},
+    "factor 4": {"downbranch": 2, "cropz": 8},
+    "factor 16": {"resizebranch": 2, "cropz": 2},
+    "no normalisation": {"norm": "none"},
+    "KL from the posterior": {"model": "ae0iso0tccut", "hbranch": "z"},
+    "KL from the encoder": {"model": "ae0iso0tccut", "hbranch": "mid"},
+    "two channels": {"tc": True, "input_nc": 2, "output_nc": 2, "direction": "a_b"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tiles_equal_the_network_on_the_whole_volume(tmp_path, case):
+    run, slices, maps = opened(tmp_path, **CASES[case])
+    field = isotropic(run, slices, maps)
+    tiled = field.render(whole(field))
+    expected = untiled(run, field)
+    assert tiled.shape == (run.settings["output_nc"], 5 * run.geometry.factor, 37, 44)
+    assert expected.std() > 5
+    np.testing.assert_allclose(tiled, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_any_depth(tmp_path, depth):
+    run, slices, maps = opened(tmp_path, shape=(depth, 9, 17), downbranch=2, cropz=8)
+    field = isotropic(run, slices, maps, core=(1, 1, 1))
+    assert field.shape == (4 * depth, 9, 17)
+    np.testing.assert_allclose(field.render(whole(field)), untiled(run, field), atol=2e-3)
+
+
+@pytest.mark.parametrize("box", [(slice(3, 21), slice(11, 30), slice(0, 44)), (slice(39, 40), slice(36, 37), slice(43, 44))])
+def test_a_region_is_the_crop_of_the_whole_bit_for_bit(tmp_path, box):
+    run, slices, maps = opened(tmp_path)
+    everything = isotropic(run, slices, maps).render(whole(isotropic(run, slices, maps)))
+    part = isotropic(run, slices, maps).render(box)
+    np.testing.assert_array_equal(part, everything[(slice(None), *box)])
+
+
+def test_codes_do_not_depend_on_the_order_they_are_asked_for(tmp_path):
+    run, slices, _ = opened(tmp_path, shape=(20, 61, 70))
+    encoder = SliceEncoder(run, slices)
+    n, h, w = encoder.shape
+    everything = encoder.read((0, n), (0, h), (0, w)).codes
+    assert len(np.unique(everything)) > 30
+    other = SliceEncoder(run, slices)
+    other.prefetch((17, 19), (3, 6), (1, 8))
+    np.testing.assert_array_equal(other.read((17, 19), (3, 6), (1, 8)).codes, everything[17:19, 3:6, 1:8])
+
+
+def test_a_core_holds_the_codes_of_its_own_training_crop(tmp_path):
+    run, slices, _ = opened(tmp_path, shape=(4, 64, 64))
+    encoder = SliceEncoder(run, slices)
+    crop = torch.from_numpy(slices.read((0, 4), (24, 56), (0, 32))).movedim(0, 1)
+    with torch.inference_mode():
+        codes = run.model.pack(crop).numpy()
+    tile = encoder.lattice.rows[1]
+    assert tile.window == (3, 7) and encoder.lattice.columns[0].window == (0, 4)
+    first, last = tile.core
+    np.testing.assert_array_equal(encoder.read((0, 4), tile.core, (0, 3)).codes, codes[:, first - 3 : last - 3, :3])
+
+
+def test_local_autoencoder_encodes_and_decodes_slices_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.encoding.LOCAL_CORE", 3)
+    run, slices, maps = opened(tmp_path, shape=(2, 200, 180), network={"norm": "local", "mid_attention": False}.items())
+    encoder = SliceEncoder(run, slices)
+    assert len(encoder.lattice.rows) > 2
+    pixels = torch.from_numpy(slices.read((0, 2), (0, 200), (0, 184))).movedim(0, 1)
+    with torch.inference_mode():
+        codes = run.model.pack(pixels).numpy()
+        recon = run.model.reconstruct(run.model.unpack(torch.from_numpy(codes)))
+    tiled = encoder.read((0, 2), (0, 25), (0, 23)).codes
+    assert (tiled == codes).mean() >= 0.9999
+    field = SliceField(run, encoder, slices.inner, maps, FLOAT)
+    expected = maps[0].to_grey(recon[:, 0, :200, :180]).numpy()
+    np.testing.assert_allclose(field.render(whole(field))[0], expected, atol=2e-2)
+
+
+def test_out_of_memory_halves_the_tile_and_goes_on(tmp_path, monkeypatch):
+    run, slices, maps = opened(tmp_path)
+    expected = isotropic(run, slices, maps, core=(4, 4, 4)).render((slice(0, 32), slice(0, 32), slice(0, 32)))
+    field = isotropic(run, slices, maps, core=(4, 4, 4))
+    decode, sizes = IsotropicField._decode, []
+
+    def limited(self, core):
+        sizes.append(max(b - a for a, b in core))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError
+        return decode(self, core)
+
+    monkeypatch.setattr(IsotropicField, "_decode", limited)
+    np.testing.assert_allclose(field.render((slice(0, 32), slice(0, 32), slice(0, 32))), expected, atol=2e-3)
+    assert sizes.count(4) == 1
+
+
+def test_empty_background_is_filled_and_counted(tmp_path):
+    run = Run.load(make_run(tmp_path / "D" / "P", pooled=(100.0, 900.0)))
+    values = np.full((2, 40, 120), 40, np.uint16)
+    values[:, :, :24] = grey((2, 40, 24))
+    volume = ArrayVolume(values)
+    maps = intensities(run.record, run.directions, [volume], "run", translates=False)
+    slices = Slices([volume], maps)
+    field = isotropic(run, slices, maps, core=(2, 5, 2))
+    out = field.render(whole(field))
+    assert field.skipped == 4 and field.codes.skipped == 1  # tiles that see nothing but background
+    assert (out[0, :, :, 88:] == 100).all() and out[0, :, :, :24].std() > 1
+    kept = isotropic(run, slices, maps, core=(2, 5, 2), skip_empty=False)
+    np.testing.assert_array_equal(kept.render(whole(kept))[0, :, :, :48], out[0, :, :, :48])
+
+
+def test_restoration_blends_cubes_without_a_seam_in_weights(tmp_path):
+    run, slices, maps = opened(tmp_path, shape=(6, 40, 56), model="IsoREF", cropz=4, l1how="mean", nocyc=True)
+    field = RestoredField(run, slices, maps, FLOAT)
+    everything = field.render(whole(field))
+    assert everything.shape == (1, 48, 40, 56)
+    box = (slice(5, 33), slice(7, 29), slice(31, 50))
+    part = RestoredField(run, slices, maps, FLOAT).render(box)
+    np.testing.assert_array_equal(part, everything[(slice(None), *box)])
+    corner = field.compute([(0, 32), (0, 32), (0, 32)])
+    expected = maps[0].to_grey(torch.from_numpy(corner)).numpy()[:, :20, :20, :20]
+    np.testing.assert_allclose(everything[:, :20, :20, :20], expected, atol=1e-2)
+
+
+def test_restoration_of_one_plane(tmp_path):
+    run, slices, maps = opened(tmp_path, shape=(1, 20, 30), model="IsoREF", cropz=4, nocyc=True)
+    field = RestoredField(run, slices, maps, FLOAT)
+    assert field.render(whole(field)).shape == (1, 8, 20, 30)
+
+
+def test_blended_slices_of_the_default_autoencoder(tmp_path):
+    run, slices, maps = opened(tmp_path, shape=(3, 60, 40))
+    field = SliceField(run, SliceEncoder(run, slices), slices.inner, maps, FLOAT)
+    everything = field.render(whole(field))
+    part = SliceField(run, SliceEncoder(run, slices), slices.inner, maps, FLOAT).render((slice(1, 3), slice(20, 41), slice(3, 40)))
+    np.testing.assert_array_equal(part, everything[:, 1:3, 20:41, 3:40])

@@ -1,0 +1,203 @@
+"""Trainings through train.main: what they leave behind, how they stop, that they go on as if nothing had happened."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from models.base import BaseModel
+from models.build import build_model, load_components
+from models.options import MODEL_OPTIONS
+from utils.callbacks import RunKeeper
+from utils.errors import UserError
+
+COMPONENTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv", "net_g", "net_d", "discriminator")
+
+
+def weights(run, epoch):
+    return {
+        f"{name}.{key}": value
+        for name in COMPONENTS
+        for key, value in torch.load(run.component(name, epoch), weights_only=True).items()
+    }
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_leaves_everything_in_its_folder(workspace):
+    run = workspace.train("one", "--ema", "0.9")
+    settings = json.loads((run.path / "0.json").read_text())
+    assert settings["cropsize"] == 32 and settings["autoencoder"]["n_embed"] == 16
+    assert set(settings) >= {option.name for option in MODEL_OPTIONS["ae0iso0tccutvqq"]}
+    assert (run.path / "ae0iso0tccutvqq.py").is_file() and run.dataset_record.is_file() and run.last.is_file()
+    assert [p.name for p in run.pictures.iterdir()] == ["epoch_000002.png"]
+    assert not (run.path / "run.lock").exists() and not list(run.path.rglob("*.partial"))
+    logged = EventAccumulator(str(run.logs), size_guidance={"images": 0}).Reload().Tags()
+    expected = {"g/projection", "g/recon", "g/views", "g/code", "d/views_real", "d/views_fake", "codes_used", "perplexity"}
+    assert expected | {"lr/g", "lr/d", "samples_per_second"} <= set(logged["scalars"])
+    assert logged["images"] == ["planes"]
+
+
+def test_components_reload_into_a_fresh_model(workspace):
+    run = workspace.train("one")
+    settings = run.stored_settings()
+    image = torch.rand(2, 1, 32, 32, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    outputs = []
+    checkpoint = torch.load(run.last, weights_only=True)
+    for load in (lambda m: m.load_state_dict(checkpoint["state_dict"]), lambda m: load_components(m, run)):
+        model = build_model(settings)
+        load(model)
+        with model.evaluating():
+            outputs.append(model.generate({"img": [image]}).volume)
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_after_an_epoch_is_bit_identical(workspace, workers):
+    options = ("--workers", workers, "--precision", "bf16-mixed" if workers else "32", "--accumulate_grad_batches", 4)
+    whole = workspace.train("whole", *options, "--n_epochs", 4)
+    broken = workspace.train("broken", *options, "--n_epochs", 2)
+    workspace.train("broken", *options, "--n_epochs", 4, "--resume")
+    assert same(weights(whole, 4), weights(broken, 4))
+    assert (broken.path / "1.json").is_file()
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(0, 3), (2, 0)])
+def test_resume_within_an_epoch_is_bit_identical(workspace, monkeypatch, workers, batch):
+    """SIGTERM in the second epoch: what was trained is saved, nothing is trained twice."""
+    options = ("--workers", workers, "--n_epochs", 3, "--ema", 0.9)
+    whole = workspace.train("whole", *options)
+    original = RunKeeper.on_train_batch_end
+
+    def interrupted(self, trainer, model, outputs, data, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, model, outputs, data, batch_idx)
+
+    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
+    broken = workspace.train("broken", *options)
+    monkeypatch.undo()
+    assert broken.epochs() == [1] and broken.last.is_file()
+    workspace.train("broken", "--resume")
+    assert same(weights(whole, 3), weights(broken, 3))
+    ends = [torch.load(run.last, weights_only=True) for run in (whole, broken)]
+    assert same(*({key: value for key, value in end["state_dict"].items()} for end in ends))
+    assert ends[0]["generator_steps"] == ends[1]["generator_steps"] == 18
+
+
+def test_time_limit_stops_and_can_be_resumed(workspace):
+    workspace.settings(n_epochs=100000, max_time="00:00:00:02")
+    run = workspace.train("limited")
+    done = run.epochs()[-1]
+    assert 0 <= done < 100000
+    workspace.settings(n_epochs=done + 2)
+    workspace.train("limited", "--resume", "--max_time", "00:01:00:00")
+    assert run.epochs()[-1] == done + 2
+
+
+def test_a_trained_folder_is_never_lost(workspace):
+    run = workspace.train("one")
+    before = weights(run, 2)
+    with pytest.raises(UserError, match="already holds a training.*--resume.*--overwrite"):
+        workspace.train("one")
+    workspace.train("one", "--overwrite", "--seed", 5)
+    assert same(before, weights(workspace.run("one.1"), 2))
+    assert not same(before, weights(run, 2))
+
+
+def test_resume_refuses_other_settings(workspace):
+    run = workspace.train("one", "--ndf", 8)
+    before = run.last.read_bytes()
+    with pytest.raises(UserError, match=r"lr: 0.0002 in the run, 0.001 in command line"):
+        workspace.train("one", "--resume", "--lr", 0.001)
+    workspace.settings(lamb=5.0)
+    with pytest.raises(UserError, match=r"lamb: 10.0 in the run, 5.0 in .*tiny.json"):
+        workspace.train("one", "--resume")
+    assert run.last.read_bytes() == before
+    workspace.settings()
+    workspace.train("one", "--resume", "--n_epochs", 3)  # ndf 8 was typed before and need not be typed again
+    assert run.stored_settings()["ndf"] == 8 and run.epochs() == [2, 3]
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_lock_taken_over(workspace):
+    run = workspace.run("one")
+    run.path.mkdir(parents=True)
+    host = os.uname().nodename
+    lock = run.path / "run.lock"
+    lock.write_text(json.dumps({"host": host, "pid": os.getppid(), "start": "now"}))
+    with pytest.raises(UserError, match=f"in use by process {os.getppid()} on {host}"):
+        workspace.train("one")
+    lock.write_text(json.dumps({"host": "another", "pid": 1, "start": "now"}))
+    with pytest.raises(UserError, match="on another"):
+        workspace.train("one")
+    lock.write_text(json.dumps({"host": host, "pid": 2**22 + 1, "start": "now"}))
+    assert workspace.train("one").last.is_file()
+
+
+def test_nan_stops_before_anything_is_saved(workspace, monkeypatch):
+    run = workspace.train("one")
+    before = run.last.read_bytes()
+    original = BaseModel.weigh
+
+    def broken(self, terms):
+        return original(self, terms) * float("nan")
+
+    monkeypatch.setattr(BaseModel, "weigh", broken)
+    with pytest.raises(UserError, match="NaN or infinite at step"):
+        workspace.train("one", "--resume", "--n_epochs", 4)
+    assert run.last.read_bytes() == before
+
+
+def test_validation_logs_metrics_and_keeps_the_best(workspace):
+    for name in ("a.tif", "b.tif"):
+        source = workspace.data / "train" / "x3d0" / name
+        (workspace.data / "val" / "x3d0").mkdir(parents=True, exist_ok=True)
+        (workspace.data / "val" / "x3d0" / name).write_bytes(source.read_bytes())
+    run = workspace.train("one", "--lr_policy", "plateau")
+    assert run.best.is_file()
+    logged = EventAccumulator(str(run.logs)).Reload().Tags()["scalars"]
+    assert {"val/recon", "val/recon_psnr", "val/projection", "val/gradient_ratio"} <= set(logged)
+
+
+def test_plateau_names_a_metric_that_is_not_logged(workspace):
+    with pytest.raises(UserError, match="--monitor 'val/projection'.*not logged"):
+        workspace.train("one", "--lr_policy", "plateau")
+
+
+def test_init_starts_from_weights_and_leaves_the_codebook_alone(workspace):
+    first = workspace.train("first")
+    second = workspace.train("second", "--init", str(first.path), "--n_epochs", 1, "--lr", 1e-12)
+    for key, value in weights(first, 2).items():
+        if "running" not in key and "num_batches" not in key:
+            np.testing.assert_allclose(weights(second, 1)[key], value, atol=1e-8)
+    assert not torch.load(second.last, weights_only=True)["state_dict"]["revival.initialised"]
+    with pytest.raises(UserError, match="no checkpoint of epoch 7; it has 2"):
+        workspace.train("third", "--init", f"{first.path}@7")
+
+
+def test_pictures_are_bounded(workspace):
+    run = workspace.train("one", "--n_epochs", 5, "--picture_epochs", 1, "--keep_pictures", 2)
+    assert sorted(p.name for p in run.pictures.iterdir()) == ["epoch_000004.png", "epoch_000005.png"]
+
+
+def test_command_line_reports_mistakes_without_a_traceback(workspace, capsys, monkeypatch):
+    import runpy
+
+    def call(*options):
+        monkeypatch.setattr("sys.argv", ["train.py", *workspace.arguments("one", *options)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(train.__file__, run_name="__main__")
+        return end.value.code, capsys.readouterr().err
+
+    code, message = call("--cropz", 5)
+    assert code == 2 and message.startswith("error: the output is not a cube") and "Traceback" not in message
+    with pytest.raises(UserError):
+        monkeypatch.setattr("sys.argv", ["train.py", *workspace.arguments("one", "--cropz", 5, "--debug")])
+        runpy.run_path(train.__file__, run_name="__main__")

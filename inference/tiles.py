@@ -98,13 +98,15 @@ class Axis:
         return weights.astype(np.float32)
 
 
-def training_axis(size: int, tile: int) -> Axis:
+def training_axis(size: int, tile: int, multiple: int = 1) -> Axis:
     """Windows of a training crop with a quarter overlap, for networks whose result depends on the whole window.
 
-    A crop larger than the axis is as long as the axis.
+    A crop larger than the axis is as long as the axis. Windows begin and end at multiples of ``multiple`` if `size` and `tile`
+    are such.
     """
-    overlap = tile // 4 if tile < size else 0
-    return Axis(size, tile - overlap, overlap // 2, overlap - overlap // 2, full=True)
+    overlap = tile // 4 // multiple * multiple if tile < size else 0
+    before = overlap // 2 // multiple * multiple
+    return Axis(size, tile - overlap, before, overlap - before, full=True)
 
 
 def split(span: Span, part: int) -> Iterator[Span]:

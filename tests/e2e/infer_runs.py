@@ -11,13 +11,18 @@ from utils.get_args import default_settings
 from utils.make_config import configure_autoencoder, read_autoencoder_yaml
 from utils.runs import RunFolder, write_json
 
+torch.set_num_threads(1)  # these networks are too small for more
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 4, "ndf": 4, "skipl1": 1, "dataset": "D", "prj": "P", "perceptual_weight": 0.0}
 
 
 def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), dtype="uint16", voxel_um=None, network=(), **overrides):
     """A finished training: settings, dataset.json and component checkpoints of epoch 3."""
-    settings = default_settings(MODEL_OPTIONS, model, **{**SMALL, "nm": nm, **overrides})
+    small = {key: value for key, value in SMALL.items() if model != "IsoREF" or key != "perceptual_weight"}
+    if model == "ae0iso0tccut":
+        small["ldmyaml"] = "ldmaex2"
+    settings = default_settings(MODEL_OPTIONS, model, **{**small, "nm": nm, **overrides})
     autoencoder = None
     if model != "IsoREF":
         autoencoder = read_autoencoder_yaml(ROOT, settings["ldmyaml"])
@@ -56,8 +61,8 @@ def _lively(model):
         pixels = torch.rand(8, model.G["encoder"].conv_in.in_channels, 32, 32) * 2 - 1
         moments = model.G["quant_conv"](model.G["encoder"](pixels).latent).movedim(1, -1).flatten(0, 2)
         for level in getattr(model.G["quantize"], "levels", [model.G["quantize"]]):
-            count = level.embedding.num_embeddings
-            level.embedding.weight.copy_(moments[torch.randint(len(moments), (count,))] * 3 + 0.5 * torch.randn(count, moments.shape[1]))
+            chosen = moments[torch.randint(len(moments), (level.embedding.num_embeddings,))]
+            level.embedding.weight.copy_(3 * chosen + 0.5 * torch.randn_like(chosen))
 
 
 def grey(shape, seed=0, dtype="uint16", high=1000):

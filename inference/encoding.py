@@ -1,0 +1,271 @@
+"""Slices to codes: tiles of a training crop, each position's code from the tile in whose core it lies."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.run import Run
+from inference.slices import Slices
+from inference.tiles import Axis, Span, round_up, training_axis
+from utils.geometry import LATENT_STRIDE
+
+LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local and tiles need a halo only
+GROUP = 16  # slices that are encoded at once
+CACHE_BYTES = 512 * 2**20
+
+Key = tuple[int, int, int]  # group of slices, tile along rows, tile along columns
+Value = TypeVar("Value")
+
+
+class Packed(NamedTuple):
+    """What the volume is decoded from, for a box of latents.
+
+    Attributes:
+        codes: (n, h, w) or (n, h, w, d): codes of one level, of several, or features.
+        empty: (n, h, w) bool: positions whose pixels are background.
+    """
+
+    codes: NDArray[Any]
+    empty: NDArray[np.bool_]
+
+
+class Codes(Protocol):
+    """Where decoding takes codes from: an encoder at work, or a store on disc."""
+
+    shape: tuple[int, int, int]
+
+    def prefetch(self, k: Span, y: Span, x: Span) -> None:
+        """Begin to read what :meth:`read` of the same box will need."""
+
+    def read(self, k: Span, y: Span, x: Span) -> Packed:
+        """The codes of slices [k) at latents [y), [x)."""
+
+
+class Recent(Generic[Value]):
+    """Values by key, the least recently used ones forgotten when their sizes exceed a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+        self._values: OrderedDict[Any, tuple[Value, int]] = OrderedDict()
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._values
+
+    def get(self, key: Any) -> Value:
+        """The value, which becomes the most recent one."""
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def put(self, key: Any, value: Value, size: int) -> None:
+        """Keeps a value of `size` bytes."""
+        if key in self._values:
+            return
+        self._values[key] = value, size
+        self.size += size
+        while self.size > self.limit and len(self._values) > 1:
+            self.size -= self._values.popitem(last=False)[1][1]
+
+
+@dataclass(frozen=True)
+class EncodingLattice:
+    """The tiles of an encoding.
+
+    Attributes:
+        group: slices encoded together.
+        rows, columns: axes of latents.
+    """
+
+    group: int
+    rows: Axis
+    columns: Axis
+
+    def as_json(self) -> dict[str, Any]:
+        """For the metadata: all in latents."""
+        side = self.rows.before + self.rows.core + self.rows.after
+        return {"slices": self.group, "core": self.rows.core, "tile": side, "before": self.rows.before, "after": self.rows.after}
+
+
+def encoding_lattice(run: Run, shape: tuple[int, int, int]) -> EncodingLattice:
+    """Tiles for slices of a padded shape (n, rows, columns): with the encoder's halo where it is local, else training crops."""
+    height, width = shape[1] // LATENT_STRIDE, shape[2] // LATENT_STRIDE
+    group = min(GROUP, shape[0])
+    halo = run.model.slice_halo("encoder")
+    if halo is None:
+        return EncodingLattice(group, training_axis(height, run.crop_latents), training_axis(width, run.crop_latents))
+    before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
+    rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (height, width))
+    return EncodingLattice(group, rows, columns)
+
+
+class SliceEncoder:
+    """Codes of a volume's slices, computed when they are asked for, tile by tile; recent tiles are kept.
+
+    Attributes:
+        shape: slices, latents along rows and columns.
+        lattice: the tiles.
+        batch: tiles per pass of the network; halved when the device runs out of memory.
+        skipped: tiles of pure background that were not computed.
+    """
+
+    def __init__(self, run: Run, slices: Slices, *, batch: int | None = None, skip_empty: bool = True) -> None:
+        self.run, self.slices, self.skip_empty = run, slices, skip_empty
+        self.shape = (slices.count, slices.shape[1] // LATENT_STRIDE, slices.shape[2] // LATENT_STRIDE)
+        self.lattice = encoding_lattice(run, slices.shape)
+        self.batch = batch or (8 if run.engine.device.type == "cuda" else 1)
+        self.skipped = 0
+        self._tiles: Recent[Packed] = Recent(CACHE_BYTES)
+        self._windows: dict[Key, Future[NDArray[np.float32]]] = {}
+        self._reader = ThreadPoolExecutor(1, "read")
+        self._blank: NDArray[Any] | None = None
+        self._dtype = code_dtype(run)
+
+    def prefetch(self, k: Span, y: Span, x: Span) -> None:
+        """Reads the pixels of a box's missing tiles in the background."""
+        for key in self._missing(k, y, x):
+            if key not in self._windows:
+                self._windows[key] = self._reader.submit(self._window, key)
+
+    def read(self, k: Span, y: Span, x: Span) -> Packed:
+        """The codes of a box; tiles that are missing are computed."""
+        kept = self._compute(self._missing(k, y, x))
+        codes: NDArray[Any] | None = None
+        empty = np.zeros([b - a for a, b in (k, y, x)], bool)
+        for key in self._keys(k, y, x):
+            tile = kept[key] if key in kept else self._tiles.get(key)
+            if codes is None:
+                codes = np.empty(empty.shape + tile.codes.shape[3:], tile.codes.dtype)
+            inside, source = _overlap((k, y, x), self._box(key))
+            codes[inside], empty[inside] = tile.codes[source], tile.empty[source]
+        assert codes is not None
+        return Packed(codes, empty)
+
+    # Tiles -----------------------------------------------------------------------------------------------------------
+
+    def _keys(self, k: Span, y: Span, x: Span) -> Iterable[Key]:
+        groups = range(k[0] // self.lattice.group, (k[1] - 1) // self.lattice.group + 1)
+        rows, columns = self.lattice.rows.covering(y), self.lattice.columns.covering(x)
+        return ((g, i, j) for g in groups for i in rows for j in columns)
+
+    def _missing(self, k: Span, y: Span, x: Span) -> list[Key]:
+        return [key for key in self._keys(k, y, x) if key not in self._tiles]
+
+    def _group(self, number: int) -> Span:
+        return number * self.lattice.group, min((number + 1) * self.lattice.group, self.shape[0])
+
+    def _box(self, key: Key) -> tuple[Span, Span, Span]:
+        return self._group(key[0]), self.lattice.rows[key[1]].core, self.lattice.columns[key[2]].core
+
+    def _window(self, key: Key) -> NDArray[np.float32]:
+        """A tile's pixels; the last group of slices is filled up, so that the network sees one shape only."""
+        rows, columns = self.lattice.rows[key[1]].window, self.lattice.columns[key[2]].window
+        pixels = [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in (rows, columns)]
+        window = self.slices.read(self._group(key[0]), *pixels)
+        missing = self.lattice.group - window.shape[1]
+        return np.concatenate([window, window[:, -1:].repeat(missing, axis=1)], axis=1) if missing else window
+
+    def _compute(self, keys: list[Key]) -> dict[Key, Packed]:
+        """Tiles by key; they are kept for later as well."""
+        made: dict[Key, Packed] = {}
+        waiting: list[tuple[Key, NDArray[np.float32]]] = []
+        for key in keys:
+            future = self._windows.pop(key, None)
+            window = self._window(key) if future is None else future.result()
+            waiting.append((key, window))
+            if len(waiting) == self.batch:
+                made |= self._encode(waiting)
+                waiting = []
+        if waiting:
+            made |= self._encode(waiting)
+        for key, tile in made.items():
+            self._tiles.put(key, tile, tile.codes.nbytes + tile.empty.nbytes)
+        return made
+
+    def _encode(self, batch: list[tuple[Key, NDArray[np.float32]]]) -> dict[Key, Packed]:
+        floors = np.array([i.floor for i in self.slices.intensities], np.float32)[:, None, None, None]
+        empty = {key: _blocks_empty(window, floors) for key, window in batch}
+        full = [(key, window) for key, window in batch if not (self.skip_empty and empty[key].all())]
+        self.skipped += len(batch) - len(full)
+        codes = {key: self._blank_codes(window) for key, window in batch} if len(full) < len(batch) else {}
+        if full:
+            stack = np.stack([window for _, window in full])
+            codes |= dict(zip((key for key, _ in full), self._through_network(stack), strict=True))
+        return {key: self._core(key, codes[key], empty[key]) for key, _ in batch}
+
+    def _blank_codes(self, window: NDArray[np.float32]) -> NDArray[Any]:
+        """The codes of a tile of pure background, computed once."""
+        if self._blank is None:
+            floors = np.array([i.floor for i in self.slices.intensities], np.float32)[:, None, None, None]
+            self._blank = self._through_network(np.broadcast_to(floors, window.shape).copy()[None])[0]
+        return self._blank
+
+    def _core(self, key: Key, codes: NDArray[Any], empty: NDArray[np.bool_]) -> Packed:
+        parts = []
+        for axis, number in ((self.lattice.rows, key[1]), (self.lattice.columns, key[2])):
+            tile = axis[number]
+            parts.append(slice(tile.core[0] - tile.window[0], tile.core[1] - tile.window[0]))
+        count = len(range(*self._group(key[0])))
+        return Packed(codes[(slice(0, count), *parts)].copy(), empty[(slice(0, count), *parts)].copy())
+
+    # Network ---------------------------------------------------------------------------------------------------------
+
+    def _through_network(self, windows: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Windows (T, C, n, rows, columns) → codes (n, h, w, ...) of each."""
+        try:
+            return self._pass(windows)
+        except torch.OutOfMemoryError:
+            if len(windows) == 1 and windows.shape[2] == 1:
+                raise
+            torch.cuda.empty_cache()
+        if len(windows) > 1:
+            self.batch = max(1, self.batch // 2)
+            half = len(windows) // 2
+            return self._through_network(windows[:half]) + self._through_network(windows[half:])
+        half = windows.shape[2] // 2
+        parts = [self._through_network(part)[0] for part in (windows[:, :, :half], windows[:, :, half:])]
+        return [np.concatenate(parts)]
+
+    @torch.inference_mode()
+    def _pass(self, windows: NDArray[np.float32]) -> list[NDArray[Any]]:
+        device = self.run.engine.device
+        batch = torch.from_numpy(windows)
+        if device.type == "cuda":
+            batch = batch.pin_memory().to(device, non_blocking=True)
+        slices = batch.movedim(1, 2).flatten(0, 1)
+        with self.run.engine.autocast():
+            packed: Tensor = self.run.model.pack(slices)
+        if packed.is_floating_point():
+            packed = packed.movedim(1, -1)
+        codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
+        return list(codes.astype(self._dtype, copy=False).reshape(len(windows), -1, *codes.shape[1:]))
+
+
+def code_dtype(run: Run) -> np.dtype:
+    """How codes are held: one byte up to 256 codes, else two; float16 for a posterior's mean, float32 for features."""
+    if "quantize" in run.model.G:
+        return np.dtype(np.uint8 if run.settings["autoencoder"]["n_embed"] <= 256 else np.uint16)
+    return np.dtype(np.float32 if run.model.from_encoder else np.float16)
+
+
+def _blocks_empty(window: NDArray[np.float32], floors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(C, n, 8h, 8w) → (n, h, w): blocks of 8x8 pixels that are all at the floor."""
+    _, count, height, width = window.shape
+    at_floor = (window == floors).all(axis=0)
+    blocks = at_floor.reshape(count, height // LATENT_STRIDE, LATENT_STRIDE, width // LATENT_STRIDE, LATENT_STRIDE)
+    return blocks.all(axis=(2, 4))
+
+
+def _overlap(box: tuple[Span, Span, Span], other: tuple[Span, Span, Span]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where two boxes meet, as slices of the one and of the other."""
+    met = [(max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(box, other, strict=True)]
+    inside = tuple(slice(lo - a[0], hi - a[0]) for (lo, hi), a in zip(met, box, strict=True))
+    source = tuple(slice(lo - b[0], hi - b[0]) for (lo, hi), b in zip(met, other, strict=True))
+    return inside, source

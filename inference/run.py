@@ -1,0 +1,175 @@
+"""A training's folder, opened for use: the model with its weights, and what it knows about its data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.base import BaseModel
+from models.build import build_model, load_components
+from utils.errors import UserError
+from utils.geometry import LATENT_STRIDE, Geometry
+from utils.runs import RunFolder, read_json
+
+# What only a training needs: left out, its weights need not be there.
+_TRAINING_ONLY: dict[str, Any] = {"adv": 0.0, "nocut": True, "nocyc": True, "lbm_ms_ssim": 0.0}
+_LOCAL_NORMS = ("batch", "none")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how networks are computed.
+
+    Attributes:
+        device: the device.
+        precision: ``32`` or ``bf16`` (autocast).
+        compile: whether torch.compile makes the volume generator.
+    """
+
+    device: torch.device
+    precision: str = "32"
+    compile: bool = False
+
+    @classmethod
+    def choose(
+        cls, device: str | None = None, precision: str | None = None, *, local_rank: int = 0, compile: bool = False
+    ) -> Engine:
+        """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU unless asked otherwise.
+
+        Raises:
+            UserError: a GPU is asked for and there is none.
+        """
+        if device is None:
+            device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"--device {device}: PyTorch sees no GPU here; use --device cpu")
+        chosen = torch.device(device)
+        return cls(chosen, precision or ("bf16" if chosen.type == "cuda" else "32"), compile)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where that is the precision."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model, ready to be applied.
+
+    Attributes:
+        path: the run's folder.
+        epoch: completed epochs of the weights.
+        ema: whether they are averaged weights.
+        settings: of the training, complete.
+        record: dataset.json of the run (dataloader's intensity_record), or None where it is not there.
+        model: in evaluation mode on the engine's device; for IsoREF only ``net_g``.
+        engine: where it is computed.
+    """
+
+    path: Path
+    epoch: int
+    ema: bool
+    settings: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+    model: Any
+    engine: Engine
+
+    @classmethod
+    def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None) -> Run:
+        """The run of a folder; the latest epoch by default, averaged weights where there are any.
+
+        Raises:
+            UserError: not a run, no such epoch, or a component is missing or does not fit.
+        """
+        folder = RunFolder(Path(path))
+        if not folder.path.is_dir():
+            raise UserError(f"{path} is not a training's folder: there is no such folder")
+        settings = folder.stored_settings()
+        if "models" not in settings:
+            raise UserError(f"{path} is not a training's folder: its settings name no model")
+        engine = engine or Engine.choose()
+        model = build_model(_settings_in_use(settings))
+        epoch = load_components(model, folder, epoch, ema=True)
+        model.requires_grad_(False).eval().to(engine.device)
+        if engine.device.type == "cuda":
+            model.G["net_g"].to(memory_format=torch.channels_last_3d)
+        record = read_json(folder.dataset_record) if folder.dataset_record.is_file() else None
+        ema = folder.component("net_g", epoch, ema=True).is_file()
+        return cls(folder.path, epoch, ema, settings, record, model, engine)
+
+    @property
+    def name(self) -> str:
+        """dataset/prj@epoch, for messages and metadata."""
+        return f"{self.path.resolve().parent.name}/{self.path.resolve().name}@{self.epoch}{' (EMA)' if self.ema else ''}"
+
+    @property
+    def geometry(self) -> Geometry:
+        """How slices and isotropic planes correspond."""
+        return self.model.geometry
+
+    @property
+    def restores(self) -> bool:
+        """IsoREF: volume to volume, no codes."""
+        return "encoder" not in self.model.G
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return 2 if self.settings.get("tc") else 1
+
+    @property
+    def directions(self) -> list[str]:
+        """The data's folders: the input first."""
+        return str(self.settings["direction"]).split("_")
+
+    @property
+    def translates(self) -> bool:
+        """Paired translation: the output shows what lies in another folder than the input."""
+        return len(self.directions) > 1 and not self.settings.get("tc")
+
+    @property
+    def crop_latents(self) -> int:
+        """In-plane latents of a training crop."""
+        return int(self.settings["cropsize"]) // LATENT_STRIDE
+
+    @property
+    def local(self) -> bool:
+        """Whether the volume generator has no statistics of the whole volume, so that tiles are exact."""
+        return self.settings["norm"] in _LOCAL_NORMS
+
+    @property
+    def dropout(self) -> bool:
+        """Whether it was trained with dropout, so that passes can differ."""
+        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.G["net_g"].modules())
+
+    @cached_property
+    def weight_hash(self) -> str:
+        """SHA-256 of all generator-side weights, by name and bytes."""
+        return weight_hash(self.model)
+
+
+def weight_hash(model: BaseModel) -> str:
+    """SHA-256 of the generator-side state: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, part in sorted(model.G.items()):
+        for key, value in sorted(part.state_dict().items()):
+            array = value.detach().cpu().contiguous().numpy()
+            digest.update(f"{name}.{key} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _settings_in_use(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without discriminators, perceptual, contrastive and cycle terms, which only a training needs."""
+    changed = {**settings, **{k: v for k, v in _TRAINING_ONLY.items() if k in settings}}
+    autoencoder = settings.get("autoencoder")
+    if autoencoder:
+        changed["autoencoder"] = {**autoencoder, "loss": {**autoencoder["loss"], "disc_weight": 0.0, "perceptual_weight": 0.0}}
+    return changed

@@ -7,15 +7,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from models.options import MODEL_OPTIONS
+from utils.check_settings import check_settings
 from utils.errors import UserError, reported
-from utils.get_args import data_folder
+from utils.get_args import check_data_root, data_folder, read_settings
+from utils.make_config import configure_autoencoder, read_autoencoder_yaml
 from utils.phantom import ForwardModel, write_phantom_dataset
 from utils.prepare_options import build_parser, pair, voxel_size
 
 if TYPE_CHECKING:
     from dataloader.preparation import Plan
+    from dataloader.survey import Surveyed
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -51,6 +55,57 @@ def volumes(options: argparse.Namespace) -> None:
     )
     nm = "11" if plan.normalisation.kind in ("00", "01") else "00"
     log.info("train with --dataset %s --direction %s --nm %s", options.dataset, options.direction, nm)
+
+
+def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Looks at the data of an experiment and says what is wrong and what would fit.
+
+    Raises:
+        UserError: anything that would stop a training, after everything else was said.
+    """
+    from dataloader.checkup import anisotropy_line, file_lines, recommendation_lines, write_report, write_sheets
+    from dataloader.survey import survey
+
+    experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
+    check_data_root(experiment)
+    settings = experiment.settings
+    folder = experiment.data_root / settings["dataset"]
+    report = Path(options.report or experiment.logs / settings["dataset"] / "check")
+    for line in experiment.notes:
+        log.info(line)
+    files, problems = survey(folder, settings["direction"].split("_"))
+    needs = _try_training(settings, experiment.data_root, files, problems)
+    for line in [f"{folder}: {len(files)} files", *file_lines(files)]:
+        log.info(line)
+    if files:
+        found, lines = recommendation_lines(files, settings)
+        write_report(report / "check.json", files, found, problems)
+        sheets = write_sheets(files, report, settings["dataset"])
+        places = [f"contact sheet: {path}" for path in sheets] + [f"as data: {report / 'check.json'}"]
+        for line in [anisotropy_line(files), *lines, *needs, *places]:
+            log.info(line)
+    if problems:
+        raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
+
+
+def _try_training(settings: dict[str, Any], data_root: Path, files: list[Surveyed], problems: list[str]) -> list[str]:
+    """The checks that train.py makes before a training, and what it needs; adds to the problems."""
+    from dataloader.checkup import needs_lines
+    from dataloader.data_multi import DataModule
+    from models.requirements import training_requirements
+
+    try:
+        autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
+        check_settings(settings, autoencoder)
+        DataModule.from_settings(settings, data_root).check()
+    except UserError as error:
+        problems.append(str(error))
+        return []
+    resolved = autoencoder and configure_autoencoder(autoencoder, settings)
+    needs = training_requirements({**settings, "autoencoder": resolved})
+    return needs_lines(
+        files, settings, memory=needs.memory, component_files=needs.component_files, last_checkpoint=needs.last_checkpoint
+    )
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -91,8 +146,13 @@ def dataset_folder(options: argparse.Namespace) -> Path:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     with reported(debug="--debug" in arguments):
-        options = build_parser().parse_args(arguments)
-        {"phantom": phantom, "volumes": volumes}[options.command](options)
+        options, rest = build_parser().parse_known_args(arguments)
+        if options.command == "check":
+            check(options, rest)
+        elif rest:
+            raise UserError(f"not understood: {' '.join(rest)}; see prepare.py {options.command} --help")
+        else:
+            {"phantom": phantom, "volumes": volumes}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Normalisation:
 def transform_of(volume: Volume, wanted: Normalisation, advance: Advance = int) -> IntensityTransform:
     """The transform of one volume, with its constants.
 
-    Percentiles are those of ``utils.value_range.scan`` (exact for integers). Clipping first at thresholds moves a percentile only onto
-    them, so both together need no further pass.
+    Percentiles are those of ``utils.value_range.scan`` (exact for integers). Clipping at thresholds first moves a percentile
+    only onto them, so both together need no further pass.
 
     Args:
         volume: the volume.

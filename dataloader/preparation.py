@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,8 @@ def link_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict
             raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
     if plan.fraction and max(map(len, volumes)) == 1:
         raise UserError("a single linked file cannot be split; leave out --link, or give --val 0")
+    if max(map(len, volumes)) == 1:
+        plan = replace(plan, fraction=0.0)
     sources, notes = _sources(plan, volumes)
     claim_directions(plan.folder, plan.directions, plan.overwrite)
     partial = plan.folder / _PARTIAL

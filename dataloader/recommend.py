@@ -1,0 +1,150 @@
+"""Which crop, factor and projection suit the data, and why: rules on numbers that a survey has measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+FACTORS = {  # planes per slice → branch options
+    2: {"downbranch": 4, "resizebranch": 1},
+    4: {"downbranch": 2, "resizebranch": 1},
+    8: {"downbranch": 1, "resizebranch": 1},
+    16: {"downbranch": 1, "resizebranch": 2},
+}
+COARSE = 1.5  # axial over lateral voxel size from which planes are missing rather than blurred
+BLURRED = 1.1  # axial over lateral resolution length from which there is something to restore
+TOLERANCE = 0.05  # deviation from cubic voxels that is worth an interpolation
+DARK = 0.25  # median within the range of grey values, below which bright structures lie on a dark background
+SKIP = 4  # slices per slab that training projects by default
+_SIDES = (128, 96, 64, 32)  # multiples of the encoder's stride and of every factor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A data set in four numbers and its smallest volume.
+
+    Attributes:
+        shape: smallest extent along (Z, Y, X) of any volume.
+        sampling: axial over lateral voxel size, None where files do not say.
+        resolution: axial over lateral resolution length (at least, where undersampled); None where it could not be measured.
+        axial_cutoff: cycles per voxel along z at which the spectrum meets the noise.
+        undersampled: signal reaches the axial Nyquist frequency.
+        median: place of the median grey value between the 0.1 (0) and 99.9 (1) percentiles.
+    """
+
+    shape: tuple[int, int, int]
+    sampling: float | None
+    resolution: float | None
+    axial_cutoff: float | None
+    undersampled: bool
+    median: float
+
+
+@dataclass
+class Recommendation:
+    """Settings, and the reasons for them, one line each."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    factor: int | None = None
+    reasons: list[str] = field(default_factory=list)
+
+
+def recommend(data: Measured) -> Recommendation:
+    """The settings that suit a data set; no ``settings`` where nothing can be said, with the reason."""
+    if data.sampling is None and data.undersampled:
+        return Recommendation(reasons=[
+            "signal reaches the axial Nyquist frequency, so planes are missing along z, but the files state no voxel size: the "
+            "factor cannot be told; write voxel sizes into the files (prepare.py volumes --voxel z,y,x)"
+        ])  # fmt: skip
+    sampling = data.sampling or 1.0
+    if sampling >= COARSE:
+        found = _coarse(data, sampling)
+    elif data.resolution is not None and data.resolution >= BLURRED and data.axial_cutoff:
+        found = _blurred(data, sampling, data.axial_cutoff, data.resolution)
+    else:
+        found = _isotropic(data)
+    if data.sampling is None:
+        found.reasons.insert(0, "the files state no voxel size; voxels are taken as cubes")
+    assert found.factor is not None
+    _fit_crop(found, found.factor, data, sampling)
+    return found
+
+
+def _coarse(data: Measured, sampling: float) -> Recommendation:
+    """Planes are missing: every slice stands for as many planes as make cubic voxels."""
+    factor = _nearest(sampling)
+    how = "max" if data.median < DARK else "mean"
+    structure = "bright structures lie on a dark background" if how == "max" else "grey values fill their range"
+    seen = "; signal reaches the axial Nyquist frequency, so the planes between are truly missing" if data.undersampled else ""
+    return Recommendation(
+        {"dsp": 1, "l1how": how}, factor,
+        [
+            f"planes are {sampling:.3g} times as far apart as pixels, so {factor} planes per slice{seen}",
+            f"l1how {how}: a slice gathers the light of its planes and {structure}; take dsp where a slice shows one thin "
+            "plane (serial sections, a milled block face)",
+        ],
+    )  # fmt: skip
+
+
+def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Recommendation:
+    """Planes are there but show little of their own: keep one per axial resolution length."""
+    length = sampling / cutoff
+    factor = _nearest(length)
+    return Recommendation(
+        {"dsp": factor, "l1how": "dsp"}, factor,
+        [
+            f"z is sampled like y and x but resolves {ratio:.3g} times less: structure ends at {cutoff:.2g} cycles per plane, "
+            f"one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane per length, and the output "
+            "has the input's grid",
+            "l1how dsp: a slice that is kept is one of the planes that it stands for",
+        ],
+    )  # fmt: skip
+
+
+def _isotropic(data: Measured) -> Recommendation:
+    reason = (
+        "the axial spectrum could not be compared with the lateral ones (volumes too thin or constant)"
+        if data.resolution is None
+        else f"z resolves as well as y and x (ratio {data.resolution:.2g}), so there is nothing to restore"
+    )
+    return Recommendation(
+        {"dsp": 8, "l1how": "dsp"}, 8,
+        [f"{reason}; dsp 8 trains on every 8th plane, to compress or to simulate an anisotropic volume with known truth"],
+    )  # fmt: skip
+
+
+def _nearest(value: float) -> int:
+    return min(FACTORS, key=lambda factor: abs(math.log(factor / value)))
+
+
+def _fit_crop(found: Recommendation, factor: int, data: Measured, sampling: float) -> None:
+    """The largest usual crop that the smallest volume holds, with cubic output voxels."""
+    dsp = found.settings["dsp"]
+    usp = dsp * sampling / factor
+    if abs(usp - 1) <= TOLERANCE:
+        usp = 1
+    else:
+        usp = round(usp, 3)
+        found.reasons.append(f"usp {usp:g}: planes are interpolated along z so that the output voxels are cubes")
+    for side in _SIDES:
+        slices = side // factor
+        cropz = _planes(slices, dsp, usp)
+        if cropz and slices >= 2 and data.shape[0] >= cropz and min(data.shape[1:]) >= side:
+            found.settings |= {"cropsize": side, "cropz": cropz, "usp": usp, **FACTORS[factor]}
+            if slices % SKIP:
+                found.settings["skipl1"] = 1
+            found.reasons.append(f"cropsize {side}, cropz {cropz}: {slices} slices make a cube of {side}³")
+            return
+    found.settings.clear()
+    need = math.ceil(max(2, _SIDES[-1] // factor) * dsp / usp)
+    found.reasons.append(
+        f"the smallest volume, (Z, Y, X) = {data.shape}, holds no crop of {_SIDES[-1]}² pixels and {need} planes; "
+        "larger volumes are needed, or another factor"
+    )
+
+
+def _planes(slices: int, dsp: int, usp: float) -> int | None:
+    """The fewest planes from which dsp and usp make that many slices; None where rounding skips the number."""
+    near = math.floor(slices * dsp / usp)
+    return next((planes for planes in (near, near + 1) if planes and int(planes * usp / dsp) == slices), None)

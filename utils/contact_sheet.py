@@ -1,0 +1,113 @@
+"""A data set on one page: planes, grey values and spectra of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from utils.pictures import RGB
+from utils.spectra import SIGNAL, Anisotropy
+
+_AXIS_COLOURS = {"z": "tab:red", "y": "tab:blue", "x": "tab:cyan"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file.
+
+    Attributes:
+        title: name and facts, one line.
+        planes: middle XY (y, x), XZ (z, x) and YZ (z, y) plane.
+        stretch: height of a plane in pixels (voxel size z over x).
+        low, high: grey values shown as black and white.
+        spectra: or None.
+        faults: shown in red.
+    """
+
+    title: str
+    planes: tuple[NDArray, NDArray, NDArray]
+    stretch: float
+    low: float
+    high: float
+    spectra: Anisotropy | None
+    faults: Sequence[str] = ()
+
+
+def contact_sheet(title: str, rows: Sequence[Row]) -> RGB:
+    """Draws one row per file: three planes at their true proportions, histogram of these planes, spectra of the three axes.
+
+    Args:
+        title: first line.
+        rows: the files.
+
+    Returns:
+        RGB picture (height, width, 3) uint8.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("no rows to draw")
+    figure = Figure(figsize=(15, 3.1 * len(rows) + 0.5), dpi=100, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, y=1 - 0.12 / figure.get_figheight(), ha="left", va="top", fontsize=12, parse_math=False)
+    top = 1 - 0.75 / figure.get_figheight()
+    grid = figure.add_gridspec(
+        len(rows), 5, width_ratios=(1, 1, 1, 0.9, 1.2), left=0.03, right=0.99, top=top, bottom=0.45 / figure.get_figheight(),
+        hspace=0.55, wspace=0.22,
+    )  # fmt: skip
+    for k, row in enumerate(rows):
+        axes = [figure.add_subplot(grid[k, column]) for column in range(5)]
+        _draw_planes(axes[:3], row)
+        _draw_histogram(axes[3], row)
+        _draw_spectra(axes[4], row.spectra)
+        _write_title(axes[0], row)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_planes(axes: Sequence[Axes], row: Row) -> None:
+    labels = (("XY", "x →", "y ↓"), ("XZ", "x →", "z ↓"), ("YZ", "y →", "z ↓"))
+    for image, plane, (name, right, down), aspect in zip(axes, row.planes, labels, (1, row.stretch, row.stretch), strict=True):
+        image.imshow(plane, cmap="gray", vmin=row.low, vmax=row.high, aspect=aspect, interpolation="none")
+        image.set(xticks=[], yticks=[])
+        image.set_xlabel(f"{name}   {right}", fontsize=8)
+        image.set_ylabel(down, fontsize=8)
+
+
+def _draw_histogram(axes: Axes, row: Row) -> None:
+    values = np.concatenate([plane.ravel() for plane in row.planes]).astype(np.float64)
+    axes.hist(values[np.isfinite(values)], bins=80, color="0.4", log=True, histtype="stepfilled")
+    axes.axvspan(row.low, row.high, color="tab:green", alpha=0.15)
+    axes.set_xlabel("grey value; green: 0.1 to 99.9 %", fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def _draw_spectra(axes: Axes, spectra: Anisotropy | None) -> None:
+    if spectra is None:
+        axes.text(0.5, 0.5, "no spectra:\ntoo thin or constant", ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
+    for name, frequency, power, cutoff in zip("zyx", spectra.frequency, spectra.power, spectra.cutoff, strict=True):
+        axes.semilogy(frequency, power, color=_AXIS_COLOURS[name], label=f"{name}: {cutoff:.2f}")
+        axes.axvline(cutoff, color=_AXIS_COLOURS[name], linestyle=":", linewidth=1)
+    axes.axhline(SIGNAL * spectra.floor, color="0.6", linewidth=1)
+    axes.legend(fontsize=7, title="cut-off", title_fontsize=7)
+    axes.set_xlabel("cycles per voxel; grey: three times the noise floor", fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def _write_title(axes: Axes, row: Row) -> None:
+    figure = axes.figure
+    place = axes.get_position()
+    gap = 1 / figure.get_figheight()  # type: ignore[union-attr]
+    top = axes.get_subplotspec().get_position(figure).y1  # type: ignore[union-attr, arg-type]
+    figure.text(place.x0, top + 0.22 * gap, row.title, fontsize=9, weight="bold", va="bottom", parse_math=False)
+    if row.faults:
+        figure.text(place.x0, top + 0.05 * gap, "; ".join(row.faults), fontsize=8, color="tab:red", va="bottom", parse_math=False)

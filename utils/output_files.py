@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import math
 import os
 import shutil
@@ -102,7 +103,7 @@ def replaced_when_whole(output: Path) -> Iterator[Path]:
 
     Left-overs of processes that were killed are removed first; one process at a time writes an output file.
     """
-    for stale in output.parent.glob(f".{output.name}.*.partial"):
+    for stale in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
         stale.unlink()
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     with writing(output):

@@ -173,12 +173,12 @@ def test_anything_but_whole_shards_is_refused(tmp_path):
 
 def work(folder, rank):
     target = begin(folder / "v.ome.zarr", voxel_um=None)
-    fill(target, random_values(), [n for n in target.pending() if n % 3 == rank])
+    fill(target, random_values(), [n for n in target.pending() if n % 2 == rank])
 
 
 def test_several_processes_share_one_output(tmp_path):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=work, args=(tmp_path, rank)) for rank in range(3)]
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(tmp_path, rank)) for rank in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -287,6 +287,12 @@ def test_existing_outputs_are_replaced_only_at_the_end_and_when_asked(name, tmp_
     target.finish()
     np.testing.assert_array_equal(open_volume(output)[:], new)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_left_overs_of_a_killed_writer_are_removed(tmp_path):
+    (tmp_path / ".v[1].tif.99.partial").touch()
+    write_volume(tmp_path / "v[1].tif", random_values())
+    assert [p.name for p in tmp_path.iterdir()] == ["v[1].tif"]
 
 
 def test_an_unfinished_output_of_another_command_is_named(tmp_path):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataloader.tiling import tile_starts
 from utils.errors import UserError
 from utils.volume import Box
 from utils.volume_io import Volume
@@ -66,7 +65,7 @@ class Lattice:
     def _starts(self, axis: int, part: slice) -> list[int]:
         size = part.stop - part.start
         patch = self.patch[axis] or size
-        starts = [part.start + start for start in tile_starts(size, patch, self.step[axis] or patch)]
+        starts = list(range(part.start, part.stop - patch + 1, self.step[axis] or patch))
         if self.incomplete == "shift" and starts and starts[-1] + patch < part.stop:
             starts.append(part.stop - patch)
         return starts

@@ -85,6 +85,7 @@ def _draw_histogram(axes: Axes, row: Row) -> None:
     values = np.concatenate([plane.ravel() for plane in row.planes]).astype(np.float64)
     axes.hist(values[np.isfinite(values)], bins=80, color="0.4", log=True, histtype="stepfilled")
     axes.axvspan(row.low, row.high, color="tab:green", alpha=0.15)
+    axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel("grey value; green: 0.1 to 99.9 %", fontsize=8)
     axes.tick_params(labelsize=7)
 

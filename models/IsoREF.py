@@ -93,7 +93,7 @@ class Model(BaseModel):
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """One pass; in training X and Y change places in half of the batches."""
         original = batch["img"][0]
-        if self.training and torch.rand(()) < 0.5:
+        if self.training and self.draw_swap():
             original = swap_in_plane(original)
         interpolated = resample_z(original, self.geometry.cropsize)
         pyramid = self.G["net_g"].encode(interpolated)
@@ -101,8 +101,16 @@ class Model(BaseModel):
         back = self.G["net_gback"](volume) if self.cycle else None
         return Restored(original, interpolated, pyramid, volume, back)
 
+    def draw_swap(self) -> bool:
+        """Whether X and Y change places in this batch."""
+        return bool(torch.rand(()) < 0.5)
+
+    def draw_view_group(self) -> int:
+        """Which of the three groups of views a discriminator sees next."""
+        return int(torch.randint(3, ()))
+
     def _some_views(self, volume: Tensor) -> list[Tensor]:
-        return isoref_views(volume, int(torch.randint(())))
+        return isoref_views(volume, self.draw_view_group())
 
     def _all_views(self, volume: Tensor, real: bool, generator: bool = False) -> Tensor:
         """Each pair of views before the discriminator of its plane."""
@@ -126,8 +134,12 @@ class Model(BaseModel):
             terms["views_back"] = self._all_views(out.back, True, generator=True)
             terms["cycle"] = F.l1_loss(out.back, out.interpolated)
         if self.wants("nce"):
-            terms["nce"] = self.G["netF"](self.G["net_g"].encode(out.volume), out.pyramid)
+            terms["nce"] = self.contrast(out)
         return terms
+
+    def contrast(self, out: Restored) -> Tensor:
+        """PatchNCE (Park et al. 2020): the restored volume (query) keeps the content of the interpolated one (key)."""
+        return self.G["netF"](self.G["net_g"].encode(out.volume), out.pyramid)
 
     def _projected_l1(self, out: Restored) -> Tensor:
         hows = ("max", "min") if self.settings["l1how"] == "maxmin" else (self.settings["l1how"],)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from ldm.bottleneck import Code, DiagonalGaussian
 from models.base import Terms
 from models.slice2volume import SliceToVolume
-from networks.views import to_volume
 from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder
 
 
@@ -35,17 +34,13 @@ class Model(SliceToVolume):
     def branch(self, code: Code, features: Any, batch: int) -> Tensor:
         """From the encoder's last level, or from a second, independent sample of the posterior."""
         if self.from_encoder:
-            return self.expand(to_volume(features.branch, batch))
+            return self.lift(features.branch, batch)
         return self.lift(self.bottleneck(code.moments).latent, batch)
 
     @property
     def from_encoder(self) -> bool:
         """Whether the volume branches off inside the encoder (hbranch mid)."""
         return self.settings["autoencoder"]["ddconfig"]["branch_point"] == "mid"
-
-    def restack(self, stack: Tensor) -> Tensor:
-        """As the codebook models; features of the encoder are neither pooled nor resized."""
-        return stack if self.from_encoder else super().restack(stack)
 
     def expand(self, stack: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         """As the codebook models; features of the encoder enter the volume decoder directly."""

@@ -62,7 +62,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, z: Tensor) -> Quantized:
         """(N, d, h, w) → :class:`Quantized` (van den Oord 2017, eq. 2 and 3)."""
         with torch.autocast(z.device.type, enabled=False):
-            wide = z.float()
+            wide = z.to(torch.promote_types(z.dtype, torch.float32))
             indices = self.nearest(wide)
             codes = self.lookup(indices)
             commitment = F.mse_loss(wide, codes.detach())

@@ -1,0 +1,27 @@
+"""Runs train.main in one of several processes and saves each rank's state: ``ddp_worker.py OUT sgd|adam ARGUMENTS``.
+
+A script, because Lightning starts the other ranks by running the same command again.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+warnings.filterwarnings("ignore")
+
+import train  # noqa: E402
+from models.base import BaseModel  # noqa: E402
+
+
+def save_state(self):
+    torch.save(self.state_dict(), f"{sys.argv[1]}_{self.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    BaseModel.on_train_end = save_state
+    if sys.argv[2] == "sgd":
+        BaseModel.build_optimizer = lambda self, parameters, lr: torch.optim.SGD(parameters, lr=lr)
+    train.main(sys.argv[3:])

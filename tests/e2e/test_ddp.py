@@ -1,0 +1,50 @@
+"""Two CPU processes train like one with the doubled batch, and keep one codebook."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("ddp_worker.py")
+TWO = ("--devices", 2, "--strategy", "ddp", "--batch_size", 1)
+
+
+def states(workspace, prj, optimizer, *options, ranks=1):
+    out = workspace.root / prj
+    command = [sys.executable, str(WORKER), str(out), optimizer, *workspace.arguments(prj, *options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(f"{out}_{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(workspace):
+    """Nothing depends on the other samples of a batch here, and SGD does not amplify rounding."""
+    yaml = workspace.root / "tiny.yaml"
+    yaml.write_text(yaml.read_text() + "codebook: {initialise: uniform, revive_after: 0}\n")
+    options = ("--norm", "none", "--no-mc", "--lr", 0.01, "--accumulate_grad_batches", 2, "--crops_per_volume", 4)
+    (single,) = states(workspace, "single", "sgd", *options, "--batch_size", 2)
+    first, second = states(workspace, "double", "sgd", *options, *TWO, ranks=2)
+    (untrained,) = states(workspace, "untrained", "sgd", *options, "--lr", 1e-12, "--batch_size", 2)
+    moved = 0
+    for key, value in single.items():
+        if "running" in key or "num_batches" in key:
+            continue
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-5)
+        moved += not torch.allclose(value, untrained[key], rtol=1e-3, atol=1e-4)
+    assert moved > 100
+
+
+@pytest.mark.parametrize("model", ["ae0iso0tccutvqq"])
+def test_codebook_is_one_on_all_ranks(workspace, model):
+    yaml = workspace.root / "tiny.yaml"
+    yaml.write_text(yaml.read_text() + "codebook: {revive_after: 2}\n")
+    first, second = states(workspace, "double", "adam", *TWO, "--models", model, "--n_epochs", 3, ranks=2)
+    assert first["revival.initialised"]
+    for key, value in first.items():
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(value, second[key]), key

@@ -143,7 +143,8 @@ class Model(BaseModel):
 
     def _projected_l1(self, out: Restored) -> Tensor:
         hows = ("max", "min") if self.settings["l1how"] == "maxmin" else (self.settings["l1how"],)
-        pairs = [[project(v, self.geometry.factor, self.geometry.skip, how) for v in (out.volume, out.interpolated)] for how in hows]
+        slab = self.geometry.factor, self.geometry.skip
+        pairs = [[project(volume, *slab, how) for volume in (out.volume, out.interpolated)] for how in hows]
         return torch.stack([F.l1_loss(*pair) for pair in pairs]).mean()
 
     def discriminator_losses(self, out: Restored) -> Terms:

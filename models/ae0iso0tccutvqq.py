@@ -68,9 +68,11 @@ class Model(SliceToVolume):
         """Watches how the codebook is used and revives codes that no slice has chosen for long."""
         assert out.code.indices is not None
         counts = self.revival.observe(out.code.indices)
-        logged: dict[str, Tensor | float] = {"codes_used": codes_used(counts).float().mean(), "perplexity": perplexity(counts).mean()}
+        used = codes_used(counts).float().mean()
+        logged: dict[str, Tensor | float] = {"codes_used": used, "perplexity": perplexity(counts).mean()}
         if stepped and not self.weights_loaded:
-            logged["codes_revived"] = float(self.revival.revive(self.G["quantize"], to_vectors(out.code.moments), self._generator()))
+            vectors = to_vectors(out.code.moments)
+            logged["codes_revived"] = float(self.revival.revive(self.G["quantize"], vectors, self._generator()))
         return logged
 
     def _generator(self) -> torch.Generator:

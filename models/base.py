@@ -120,7 +120,7 @@ class BaseModel(pl.LightningModule):
         self.untoggle_optimizer(optimizer)
         if terms and window.closes:
             if self.settings["gradient_clip"]:
-                self.clip_gradients(optimizer, self.settings["gradient_clip"], "norm")
+                self.clip_gradients(optimizer, self.settings["gradient_clip"], "norm")  # type: ignore[arg-type]
             optimizer.step()
             optimizer.zero_grad()
 
@@ -161,7 +161,8 @@ class BaseModel(pl.LightningModule):
             raise UserError(
                 f"the loss became NaN or infinite at step {self.generator_steps}"
                 + (f" ({', '.join(bad)})" if bad else "")
-                + "; nothing was saved since. Resume from the last checkpoint with a smaller --lr, --gradient_clip 1 or --precision 32"
+                + "; nothing was saved since. --resume from the last checkpoint with --precision 32, or start anew with "
+                "a smaller --lr or --gradient_clip 1"
             )
         self._finite = None
 

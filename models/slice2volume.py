@@ -72,7 +72,8 @@ class SliceToVolume(BaseModel):
 
     def _build_generator_side(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
         network = autoencoder["ddconfig"]
-        shape = {k: v for k, v in network.items() if k not in ("interpolator", "branch_point", "in_channels", "out_ch", "double_z")}
+        not_shared = {"interpolator", "branch_point", "in_channels", "out_ch", "double_z"}
+        shape = {key: value for key, value in network.items() if key not in not_shared}
         self.G["encoder"] = Encoder(**shape, in_channels=network["in_channels"], double_z=network["double_z"])
         self.G["decoder"] = Decoder(**shape, out_ch=network["out_ch"])
         self.add_bottleneck(autoencoder)

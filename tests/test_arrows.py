@@ -60,7 +60,7 @@ def test_help_needs_no_torch(arguments):
         f"import runpy, sys; sys.argv = ['train.py', *{arguments!r}]\n"
         "try: runpy.run_path('train.py', run_name='__main__')\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "assert not {'torch', 'pytorch_lightning', 'albumentations'} & set(sys.modules), 'heavy imports before the settings are known'"
+        "assert not {'torch', 'pytorch_lightning', 'albumentations'} & set(sys.modules), 'too early'"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

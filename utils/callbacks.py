@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,10 @@ class RunKeeper(Checkpoint):
         for ema in (False, True):
             for name, component in pl_module.components(ema).items():
                 state = {k: v.detach().cpu().clone() for k, v in component.state_dict().items()}
-                _replace(self.run.component(name, completed, ema), lambda path, state=state: torch.save(state, path))
+                path = self.run.component(name, completed, ema)
+                partial = path.with_name(path.name + ".partial")
+                torch.save(state, partial)
+                partial.replace(path)
 
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
         value = trainer.callback_metrics.get(self.monitor)
@@ -141,13 +144,6 @@ class RunKeeper(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """And comes back."""
         self.best = state_dict["best"]
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file so that it is never half-written."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    partial.replace(path)
 
 
 class PictureWriter(Callback):

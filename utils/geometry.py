@@ -51,9 +51,8 @@ class Geometry:
         Raises:
             UserError: the result would not be a cube; the message prints the arithmetic and working values.
         """
-        for name, value in dict(
-            cropsize=cropsize, cropz=cropz, dsp=dsp, usp=usp, downbranch=downbranch, resizebranch=resizebranch, skipl1=skipl1
-        ).items():
+        given = {"cropsize": cropsize, "cropz": cropz, "dsp": dsp, "usp": usp, "skipl1": skipl1}
+        for name, value in (given | {"downbranch": downbranch, "resizebranch": resizebranch}).items():
             if value <= 0:
                 raise UserError(f"{name}={value} must be positive")
         if cropsize % LATENT_STRIDE:
@@ -66,14 +65,14 @@ class Geometry:
             if cropsize % slices:
                 near = _nearest_divisors(cropsize, slices)
                 raise UserError(
-                    f"cropsize={cropsize} must be a multiple of the {slices} slices of a crop (cropz·usp/dsp = {cropz}·{usp}/{dsp}); "
-                    f"slice counts that work: {near}"
+                    f"cropsize={cropsize} must be a multiple of the {slices} slices of a crop "
+                    f"(cropz·usp/dsp = {cropz}·{usp}/{dsp}); slice counts that work: {near}"
                 )
             factor = Fraction(cropsize, slices)
         else:
             factor = Fraction(LATENT_STRIDE * resizebranch, downbranch)
             _check_cube(cropsize, slices, factor, cropz, dsp, usp, downbranch, resizebranch)
-        for name, value in dict(downbranch=downbranch, skipl1=skipl1).items():
+        for name, value in {"downbranch": downbranch, "skipl1": skipl1}.items():
             if slices % value:
                 raise UserError(
                     f"{name}={value} must divide the {slices} slices of a crop (cropz·usp/dsp = {cropz}·{usp}/{dsp}); "

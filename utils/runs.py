@@ -150,8 +150,8 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
     """The stored settings, changed where a resume may change them.
 
     Args:
-        stored: settings of the run's latest start, with what was ``given`` for it. What was typed on the command line then and only
-            stands in the experiment file now is kept.
+        stored: settings of the run's latest start, with what was ``given`` for it. What was typed on the command line then
+            and only stands in the experiment file now is kept.
         new: settings of this start.
         given: the keys that the user set for this start, and where.
 

@@ -83,7 +83,8 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
 
 def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
     """What is about to be trained, in a few lines."""
-    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for name, part in model.components().items())
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
+    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
     geometry = model.geometry
     return [
         f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",

@@ -88,7 +88,7 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, monkeypatch, workers
     workspace.train("broken", "--resume")
     assert same(weights(whole, 3), weights(broken, 3))
     ends = [torch.load(run.last, weights_only=True) for run in (whole, broken)]
-    assert same(*({key: value for key, value in end["state_dict"].items()} for end in ends))
+    assert same(*(end["state_dict"] for end in ends))
     assert ends[0]["generator_steps"] == ends[1]["generator_steps"] == 18
 
 
@@ -105,7 +105,7 @@ def test_time_limit_stops_and_can_be_resumed(workspace):
 def test_a_trained_folder_is_never_lost(workspace):
     run = workspace.train("one")
     before = weights(run, 2)
-    with pytest.raises(UserError, match="already holds a training.*--resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"already holds a training.*--resume.*--overwrite"):
         workspace.train("one")
     workspace.train("one", "--overwrite", "--seed", 5)
     assert same(before, weights(workspace.run("one.1"), 2))
@@ -167,7 +167,7 @@ def test_validation_logs_metrics_and_keeps_the_best(workspace):
 
 
 def test_plateau_names_a_metric_that_is_not_logged(workspace):
-    with pytest.raises(UserError, match="--monitor 'val/projection'.*not logged"):
+    with pytest.raises(UserError, match=r"--monitor 'val/projection'.*not logged"):
         workspace.train("one", "--lr_policy", "plateau")
 
 

@@ -75,7 +75,12 @@ def test_cosine_and_lambda_hold_then_fall_to_zero():
 
 @pytest.mark.parametrize(
     ("key", "policy", "n_epochs", "hold"),
-    [("cosine_n10001", "cosine", 10001, 0), ("cosine_n200", "cosine", 200, 0), ("lambda", "lambda", 302, 201), ("step", "step", 9, 0)],
+    [
+        ("cosine_n10001", "cosine", 10001, 0),
+        ("cosine_n200", "cosine", 200, 0),
+        ("lambda", "lambda", 302, 201),
+        ("step", "step", 9, 0),
+    ],
 )
 def test_schedules_of_the_reference(golden, key, policy, n_epochs, hold):
     expected = golden("lr_schedules")[key][: n_epochs if policy == "lambda" else None]  # beyond its end the line goes on below 0

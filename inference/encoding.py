@@ -41,7 +41,9 @@ class Packed(NamedTuple):
 class Codes(Protocol):
     """Where decoding takes codes from: an encoder at work, or a store on disc."""
 
-    shape: tuple[int, int, int]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, latents along rows and columns."""
 
     def prefetch(self, k: Span, y: Span, x: Span) -> None:
         """Begin to read what :meth:`read` of the same box will need."""

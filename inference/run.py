@@ -100,6 +100,8 @@ class Run:
         model.requires_grad_(False).eval().to(engine.device)
         if engine.device.type == "cuda":
             model.G["net_g"].to(memory_format=torch.channels_last_3d)
+        if engine.compile:
+            model.G["net_g"].compile()
         record = read_json(folder.dataset_record) if folder.dataset_record.is_file() else None
         ema = folder.component("net_g", epoch, ema=True).is_file()
         return cls(folder.path, epoch, ema, settings, record, model, engine)

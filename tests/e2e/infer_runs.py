@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 4, "ndf": 4, "skipl1": 1, "dataset": "D", "prj": "P", "perceptual_weight": 0.0}
 
 
-def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), dtype="uint16", voxel_um=None, network=(), **overrides):
+def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), voxel_um=None, network=(), **overrides):
     """A finished training: settings, dataset.json and component checkpoints of epoch 3."""
     small = {key: value for key, value in SMALL.items() if model != "IsoREF" or key != "perceptual_weight"}
     if model == "ae0iso0tccut":
@@ -39,7 +39,7 @@ def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), 
         torch.save(part.state_dict(), run.component(name, 3))
     low, high = pooled
     directions = {
-        d: {"dtype": dtype, "pooled": {"low": low, "high": high}, "files": {}, "voxel_um": {"a.tif": voxel_um}}
+        d: {"dtype": "uint16", "pooled": {"low": low, "high": high}, "files": {}, "voxel_um": {"a.tif": voxel_um}}
         for d in settings["direction"].split("_")
     }
     write_json(run.dataset_record, {"nm": nm, "nm_clip": None, "directions": directions, "dataset": None})

@@ -38,7 +38,7 @@ def opened(run):
 @pytest.fixture
 def volume(tmp_path):
     path = tmp_path / "in.tif"
-    write_tiff(path, grey((3, 37, 43)), VOXEL)
+    write_tiff(path, grey((3, 37, 43)), voxel_um=VOXEL)
     return path
 
 
@@ -98,12 +98,12 @@ def test_a_region_is_the_crop_and_reads_only_its_codes(opened, tmp_path, monkeyp
     monkeypatch.setattr("inference.codes.CHUNK", (1, 4, 4))
     monkeypatch.setattr("inference.codes.UNIT", (4, 8, 8))
     options = Options(tile=16)
-    store = encode(opened, grey((12, 150, 70)), tmp_path / "x.codes.zarr", options)
+    store = encode(opened, grey((10, 100, 40)), tmp_path / "x.codes.zarr", options)
     whole = decode(store, opened, options=options)
     for chunk in (store.path / "codes" / "c").rglob("*"):
         if chunk.is_file() and (int(chunk.parts[-3]) > 7 or int(chunk.parts[-2]) > 2):
             chunk.write_bytes(b"damaged")
-    region = (slice(3, 30), slice(10, 30), slice(0, 70))
+    region = (slice(3, 30), slice(10, 30), slice(0, 40))
     part = decode(store, opened, options=Options(tile=16, region=region))
     np.testing.assert_array_equal(part, whole[region])
     with pytest.raises(UserError, match="damaged"):
@@ -128,15 +128,15 @@ def test_region_of_an_enhanced_volume_has_its_position(run, opened, volume, tmp_
 
 def test_thinned_input_and_its_position(tmp_path):
     path = make_run(tmp_path / "D" / "P", dsp=2, cropz=8, l1how="dsp", voxel_um=[0.4, 0.1, 0.1])
-    write_tiff(tmp_path / "in.tif", grey((5, 16, 16)), (0.4, 0.1, 0.1))
+    write_tiff(tmp_path / "in.tif", grey((5, 16, 16)), voxel_um=(0.4, 0.1, 0.1))
     command("enhance", "--run", path, "--input", tmp_path / "in.tif", "--output", tmp_path / "o.ome.zarr")
     found = open_volume(tmp_path / "o.ome.zarr")
     assert found.shape == (24, 16, 16)  # ceil(5 / 2) slices
     assert found.voxel_um == pytest.approx((0.1, 0.1, 0.1)) and found.translation_um == pytest.approx((-0.4, 0, 0))
     thinned = enhance(path, grey((5, 16, 16))[::2], Options(dsp=1))
     np.testing.assert_array_equal(found[:], thinned)
-    write_tiff(tmp_path / "other.tif", grey((5, 16, 16)), (0.5, 0.1, 0.1))
-    with pytest.raises(UserError, match="was trained on 0.4 x 0.1 x 0.1"):
+    write_tiff(tmp_path / "other.tif", grey((5, 16, 16)), voxel_um=(0.5, 0.1, 0.1))
+    with pytest.raises(UserError, match=r"was trained on 0\.4 x 0\.1 x 0\.1"):
         command("enhance", "--run", path, "--input", tmp_path / "other.tif", "--output", tmp_path / "p.ome.zarr")
 
 
@@ -212,7 +212,7 @@ def arguments(run, source, output):
 @pytest.fixture
 def large(tmp_path):
     path = tmp_path / "large.tif"
-    write_tiff(path, grey((4, 300, 540)), VOXEL)
+    write_tiff(path, grey((4, 300, 540)), voxel_um=VOXEL)
     return path
 
 
@@ -301,7 +301,7 @@ def test_codes_of_other_weights(run, volume, tmp_path):
     state["up3.0.weight"][0, 0, 0, 0, 0] += 1
     torch.save(state, file)
     refused("encoded with other weights", "decode", "--codes", store, "--run", other, "--output", tmp_path / "o.ome.zarr")
-    refused("was not written by infer.py encode|is not a code store", "decode", "--codes", run, "--output", tmp_path / "o.ome.zarr")
+    refused("is not a code store", "decode", "--codes", run, "--output", tmp_path / "o.ome.zarr")
 
 
 def test_runs_that_make_no_codes(tmp_path, volume):
@@ -317,7 +317,8 @@ def test_runs_that_make_no_codes(tmp_path, volume):
 
 def test_wrong_number_of_channels(run, tmp_path):
     tifffile.imwrite(tmp_path / "two.ome.tif", np.zeros((2, 3, 16, 16), np.uint16), metadata={"axes": "CZYX"})
-    refused("2 channels; choose one", "enhance", "--run", run, "--input", tmp_path / "two.ome.tif", "--output", tmp_path / "o.tif")
+    base = ["enhance", "--run", run, "--output", tmp_path / "o.tif"]
+    refused("choose one", *base, "--input", tmp_path / "two.ome.tif")
     with pytest.raises(UserError, match="reads 1 channel"):
         enhance(run, np.zeros((2, 3, 16, 16), np.uint16))
 

@@ -1,0 +1,196 @@
+"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | info``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, reported
+
+EPILOG = """examples:
+  infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr
+  infer.py enhance --run RUN --input a.tif b.tif --output folder --format .ome.tif
+  infer.py encode  --run RUN --input scan.ome.zarr --output scan.codes.zarr
+  infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
+  infer.py info    scan.codes.zarr
+several GPUs: torchrun --nproc_per_node 8 infer.py enhance ... (or srun); a command that was stopped continues when it is
+started again."""
+
+
+ABSENT: dict[str, Any] = {  # what a command without the option does
+    "region": None, "voxel": None, "normalise": "run", "prepared": False, "dsp": None, "dtype": None, "ignore_voxels": False,
+    "tile": None, "approximate": False, "dry_run": False, "consistency": False, "uncertainty": 0, "preview": False,
+    "compression": "zstd",
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = _Parser(
+        prog="infer.py", description="Apply a trained run to whole volumes.", epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    enhance = _command(commands, "enhance", "anisotropic volume to isotropic volume")
+    encode = _command(commands, "encode", "volume to compact codes")
+    decode = _command(commands, "decode", "codes to volume")
+    info = _command(commands, "info", "what is in a run, a volume or a code store")
+    info.add_argument("path", type=Path)
+    for command in (enhance, encode):
+        _add_input(command)
+    decode.add_argument("--codes", type=Path, required=True, metavar="X.codes.zarr", help="what encode wrote")
+    decode.add_argument("--run", type=Path, help="the run that made the codes; by default the folder that they name")
+    decode.add_argument("--grid", choices=("isotropic", "raw"), default="isotropic",
+                        help="raw: the slices as the 2-D decoder has them")  # fmt: skip
+    for command in (enhance, decode):
+        _add_output(command)
+    for command in (enhance, encode, decode):
+        _add_engine(command)
+    _add_trust(enhance)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(**ABSENT)
+    return parser
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--run", type=Path, required=True, help="a training's folder")
+    add("--input", type=Path, nargs="+", required=True, metavar="VOLUME",
+        help="files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume")  # fmt: skip
+    add("--channel", type=int, nargs="+", metavar="N", help="channel(s) of multi-channel files, counted from 0")
+    add("--time", type=int, metavar="N", help="time point of a time series")
+    add("--level", type=int, default=0, metavar="N", help="level of a multiscale image; 0 is the finest")
+    add("--normalise", choices=("run", "volume", "percentile"), default="run",
+        help="grey values: the constants of the run, the run's rule on this volume, or its percentiles 0.1 to 99.9")  # fmt: skip
+    add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
+    add("--dsp", type=int, metavar="N", help="keep every N-th slice, instead of the run's dsp; 1: the input is thinned already")
+    add("--voxel", metavar="z,y,x", help="voxel size in µm where the input has none")
+    add("--ignore-voxels", action="store_true", help="go on although voxel sizes of run and input differ")
+    add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--region", metavar="z0:z1,y0:y1,x0:x1", help="compute this box of the output only, in its voxels")
+    add("--dtype", help="of the output; by default the input's")
+    add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
+    add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
+    add("--compression", choices=("zstd", "zlib", "none"), default="zstd", help="of a TIFF; zlib opens everywhere")
+    add("--dry-run", action="store_true",
+        help="compute one tile; say how many there are, how large the output is, how long it takes")  # fmt: skip
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--output", type=Path, required=True,
+        help="its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add("--epoch", type=int, metavar="N", help="completed epochs of the weights; the latest by default")
+    add("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU, 32 on a CPU")
+    add("--compile", action="store_true", help="let torch.compile make the volume generator; pays for long runs on a GPU")
+    add("--batch", type=int, metavar="N", help="encoding tiles per pass")
+    add("--keep-background", action="store_true", help="compute tiles of pure background too")
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
+    add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")
+    add("--preview", action="store_true", help="also write XY, XZ and YZ planes as PNG")
+
+
+def parse_region(text: str | None) -> Any:
+    """``z0:z1,y0:y1,x0:x1``; a number may be left out."""
+    if text is None:
+        return None
+    parts = [part.split(":") for part in text.split(",")]
+    good = len(parts) == 3 and all(len(p) == 2 and all(n.strip() == "" or n.strip().isdigit() for n in p) for p in parts)
+    if not good:
+        raise UserError(f"--region {text!r} must look like z0:z1,y0:y1,x0:x1, for example 0:128,0:512,0:512")
+    return tuple(slice(*(int(n) if n.strip() else None for n in part)) for part in parts)
+
+
+def parse_voxel(text: str | None) -> tuple[float, float, float] | None:
+    """``z,y,x`` in µm."""
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 2,0.25,0.25") from None
+    if not 0 < min(z, y, x) <= max(z, y, x) < float("inf"):
+        raise UserError(f"--voxel {text!r}: sizes must be positive")
+    return z, y, x
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the command line; torch is loaded after it is known to be good."""
+    given = build_parser().parse_args(arguments)
+    region, voxel = parse_region(given.region), parse_voxel(given.voxel)
+    if given.command == "info":
+        from inference.info import describe
+
+        for line in describe(given.path):
+            logging.info(line)
+        return
+    from inference import Options, commands
+    from inference.processes import Processes
+
+    options = Options(
+        normalise=given.normalise, prepared=given.prepared, dsp=given.dsp,
+        dtype=given.dtype, voxel_um=voxel, ignore_voxels=given.ignore_voxels, region=region,
+        tile=given.tile, skip_empty=not given.keep_background,
+        approximate=given.approximate, batch=given.batch,
+    )  # fmt: skip
+    extras = commands.Extras(
+        overwrite=given.overwrite, dry_run=given.dry_run, consistency=given.consistency,
+        uncertainty=given.uncertainty, preview=given.preview,
+        compression=given.compression,
+    )  # fmt: skip
+    processes = Processes.from_environment()
+    try:
+        run_command(given, options, extras, processes)
+    finally:
+        processes.leave()
+
+
+def run_command(given: argparse.Namespace, options: Any, extras: Any, processes: Any) -> None:
+    """One of enhance, encode and decode."""
+    from inference import Engine, Run, commands
+    from inference.codes import CodeStore
+
+    engine = Engine.choose(given.device, given.precision, local_rank=processes.local_rank, compile=given.compile)
+    if given.command == "decode":
+        store = CodeStore.open(given.codes)
+        epoch = given.epoch if given.epoch is not None or given.run else store.about["epoch"]
+        run = Run.load(given.run or commands.run_of(store), epoch, engine)
+        commands.decode(run, store, given.output, given.grid, options, extras, processes)
+        return
+    run = Run.load(given.run, given.epoch, engine)
+    verb = {"enhance": commands.enhance, "encode": commands.encode}[given.command]
+    for volumes, output in commands.inputs_and_outputs(given, run):
+        verb(run, volumes, output, options, extras, processes)
+
+
+if __name__ == "__main__":
+    from utils.memory import keep_freed_memory
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    keep_freed_memory()
+    with reported(debug="--debug" in sys.argv):
+        main(sys.argv[1:])

@@ -1,0 +1,87 @@
+"""What is in a run, a volume or a code store, in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from inference.codes import KEY, CodeStore, stored_attributes
+from inference.commands import code_sizes
+from inference.run import Engine, Run
+from inference.trust import seam
+from utils.errors import UserError
+from utils.runs import RunFolder
+from utils.volume import Volume
+from utils.volume_io import open_volume
+
+
+def describe(path: Path) -> Iterator[str]:
+    """Lines about a path.
+
+    Raises:
+        UserError: it is none of the three.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if (path / "0.json").is_file():
+        yield from _run(path)
+    elif (path / "zarr.json").is_file() and KEY in stored_attributes(path):
+        yield from _store(CodeStore.open(path))
+    else:
+        yield from _volume(path)
+
+
+def _run(path: Path) -> Iterator[str]:
+    run = Run.load(path, engine=Engine.choose("cpu"))
+    s, geometry = run.settings, run.geometry
+    yield f"run {run.name}: {s['models']}, {s['direction']} of {s['dataset']}, epochs {RunFolder(path).epochs()}"
+    yield f"weights {run.weight_hash}{', averaged (EMA)' if run.ema else ''}"
+    sizes = ", ".join(f"{n} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for n, part in run.model.G.items())
+    yield f"parameters: {sizes}"
+    yield f"crops of {geometry.cropsize}² x {geometry.slices} slices; {geometry.factor} planes per slice"
+    yield f"dsp {s['dsp']}, usp {s['usp']}, l1how {s['l1how']}, norm {s['norm']}"
+    if not run.restores:
+        halo = run.model.slice_halo("encoder")
+        yield (
+            "codes depend on the tile: training crops with a quarter overlap, core codes"
+            if halo is None
+            else f"codes are local: tiles with a halo of {halo[0]} pixels before and {halo[1]} after are exact"
+        )
+    if run.record is None:
+        yield "no dataset.json: grey values of the training are not known, use --normalise volume or percentile"
+    else:
+        for direction, entry in run.record["directions"].items():
+            pooled = entry["pooled"]
+            yield f"{direction}: {entry['dtype']}, nm {run.record['nm']}, grey values {pooled['low']:g} to {pooled['high']:g}"
+
+
+def _store(store: CodeStore) -> Iterator[str]:
+    about = store.about
+    yield f"codes of {', '.join(about['input']['files'])} {about['input']['shape']} {about['input']['dtype']} (Z, Y, X)"
+    kind = f"{about['codes']} codes in {about['levels']} level(s)" if about["kind"] == "codebook" else "posterior mean, float16"
+    yield f"{store.shape[0]} slices of {store.shape[1]} x {store.shape[2]} codes: {kind}"
+    yield f"made by {about['run']} in {about['run_path']}, weights {about['weights']}"
+    yield f"slices of {about['slice_voxel_um']} µm (z, y, x) at {about['slice_translation_um']}; {about['factor']} planes each"
+    yield from code_sizes(store)
+
+
+def _volume(path: Path) -> Iterator[str]:
+    try:
+        volume = open_volume(path)
+    except UserError:
+        volume = open_volume(path, channel=0)  # several channels: what one of them says holds for all
+    yield f"{path}: {volume.shape} {np.dtype(volume.dtype).name} (Z, Y, X)"
+    yield f"{volume.channels} channel(s), {volume.levels} level(s)"
+    yield f"voxels {volume.voxel_um} µm (z, y, x), first one at {volume.translation_um}"
+    yield from _made_by(volume)
+
+
+def _made_by(volume: Volume) -> Iterator[str]:
+    about = volume.attributes
+    if "run" not in about:
+        return
+    yield f"made by {about['run']}, weights {about['weights']}, from {', '.join(about['input']['files'])}"
+    for name, value in (seam(volume, about) or {}).items():
+        yield f"seams of {name} tiles: grey values change {value:.3g} times as much across their borders as elsewhere"

@@ -1,0 +1,87 @@
+"""Reading, network and writing at the same time, piece by piece, with few pieces in memory."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from inference.processes import Processes
+from inference.tiles import boxes, share
+from utils.volume import Box
+
+_WAITING = 2  # pieces that are being written while the next one is computed
+_SHARD = 256
+
+Piece = TypeVar("Piece")
+
+
+def work_through(
+    pieces: Sequence[Box],
+    *,
+    prefetch: Callable[[Box], None],
+    render: Callable[[Box], Piece],
+    write: Callable[[Box, Piece], None],
+    title: str,
+    show: bool = True,
+) -> int:
+    """Renders and writes boxes: while one is computed, the next one is read and the last ones are written.
+
+    Args:
+        pieces: boxes, in the order of work.
+        prefetch: begins to read what a box needs; returns at once.
+        render: computes a box.
+        write: puts a finished box to disc, called in another thread.
+        title: of the progress bar, which counts voxels and tells the time left.
+        show: whether there is a bar.
+
+    Returns:
+        Voxels done.
+    """
+    sizes = [math.prod(part.stop - part.start for part in box) for box in pieces]
+    writing: deque[Future[None]] = deque()
+    with (
+        tqdm(total=sum(sizes), desc=title, unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,
+        ThreadPoolExecutor(_WAITING, "write") as writers,
+    ):
+        for number, (box, size) in enumerate(zip(pieces, sizes, strict=True)):
+            if number + 1 < len(pieces):
+                prefetch(pieces[number + 1])
+            writing.append(writers.submit(write, box, render(box)))
+            if len(writing) > _WAITING:
+                writing.popleft().result()
+            bar.update(size)
+        for future in writing:
+            future.result()
+    return sum(sizes)
+
+
+def shard_of(unit: Sequence[int]) -> tuple[int, int, int]:
+    """Shards that fit tiles with cores of ``unit`` voxels: whole cores up to about 256, or a part of a larger one."""
+    z, y, x = (_SHARD if size % _SHARD == 0 else size if size > _SHARD else size * (_SHARD // size) for size in unit)
+    return z, y, x
+
+
+def pieces_of(shape: Sequence[int], unit: Sequence[int], shard: Sequence[int], processes: Processes) -> list[Box]:
+    """This process's pieces: whole shards and whole cores each."""
+    size = [max(a, b) for a, b in zip(unit, shard, strict=True)]
+    every = boxes(shape, size)
+    return [every[n] for n in share(len(every), processes.rank, processes.world)]
+
+
+def unfinished(pieces: Sequence[Box], pending: Sequence[Box]) -> list[Box]:
+    """The pieces in which some shard is still to be written."""
+    corners = [tuple(part.start for part in box) for box in pending]
+    return [
+        box for box in pieces if any(all(p.start <= c < p.stop for p, c in zip(box, corner, strict=True)) for corner in corners)
+    ]
+
+
+def moved(box: Box, origin: Sequence[int]) -> Box:
+    """A box of a region, in the whole volume."""
+    z, y, x = (slice(part.start + start, part.stop + start) for part, start in zip(box, origin, strict=True))
+    return z, y, x

@@ -1,0 +1,70 @@
+"""Which of several processes this is: torchrun, SLURM or Lightning's own launchers set the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from utils.errors import UserError
+
+_PATIENCE = timedelta(days=30)  # one process may be done long before another
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Attributes: rank: number of this process; world: how many there are; local_rank: its number on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Joins the other processes of a torchrun or srun command; alone where there are none.
+
+        Raises:
+            UserError: the environment names several processes but not where they meet.
+        """
+        found = _torchrun() or _slurm() or cls()
+        if found.world > 1 and not dist.is_initialized():
+            dist.init_process_group("gloo", rank=found.rank, world_size=found.world, timeout=_PATIENCE)
+        return found
+
+    @property
+    def barrier(self) -> Callable[[], None] | None:
+        """Waits for all; None for a process that is alone."""
+        return self.wait if self.world > 1 else None
+
+    def wait(self) -> None:
+        """Waits for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """Ends the common work."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _torchrun() -> Processes | None:
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return None
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(f"WORLD_SIZE={world} but MASTER_ADDR and MASTER_PORT are not set; start with torchrun")
+    return Processes(rank, world, int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def _slurm() -> Processes | None:
+    if "SLURM_PROCID" not in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) == 1:
+        return None
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+    slurm = SLURMEnvironment()
+    os.environ.setdefault("MASTER_ADDR", slurm.main_address)
+    os.environ.setdefault("MASTER_PORT", str(slurm.main_port))
+    return Processes(slurm.global_rank(), slurm.world_size(), slurm.local_rank())

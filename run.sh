@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ./run.sh                        quickstart: phantom data, a short training, where to look
+# ./run.sh                        quickstart: phantom data, a short training, an isotropic volume and a report on it
 # ./run.sh test [pytest options]  ruff, mypy and the tests
 # ./run.sh --jsn aisr --prj name  python train.py --jsn aisr --prj name in the project's environment
 set -euo pipefail
@@ -28,8 +28,14 @@ set_up() {
 set_up
 case "${1:-quickstart}" in
     quickstart)
-        "$python" prepare.py phantom
-        "$python" train.py --jsn quickstart --prj quickstart --overwrite
+        data=data/phantom run=logs/phantom/quickstart volume=x3d0/phantom_004.tif
+        "$python" prepare.py phantom --data_root data
+        "$python" train.py --jsn quickstart --prj quickstart --logs logs --data_root data --overwrite
+        "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif"
+        "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
+            --input "$data/val/$volume" --output "$run/report"
+        echo "The run, its pictures and TensorBoard logs: $PWD/$run (tensorboard --logdir $PWD/$run/logs)"
+        echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
         ;;
     test)
         shift

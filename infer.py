@@ -17,8 +17,8 @@ EPILOG = """examples:
   infer.py encode  --run RUN --input scan.ome.zarr --output scan.codes.zarr
   infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
   infer.py info    scan.codes.zarr
-several GPUs: torchrun --nproc_per_node 8 infer.py enhance ... (or srun); a command that was stopped continues when it is
-started again."""
+several GPUs: torchrun --nproc_per_node 8 -- infer.py enhance ... (mind the lone --), or srun python infer.py enhance ...;
+a command that was stopped continues when it is started again."""
 
 
 ABSENT: dict[str, Any] = {  # what a command without the option does

@@ -212,7 +212,7 @@ def arguments(run, source, output):
 @pytest.fixture
 def large(tmp_path):
     path = tmp_path / "large.tif"
-    write_tiff(path, grey((4, 300, 540)), voxel_um=VOXEL)
+    write_tiff(path, grey((2, 140, 540)), voxel_um=VOXEL)
     return path
 
 
@@ -220,7 +220,8 @@ def large(tmp_path):
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_write_the_same(run, large, tmp_path, world):
     command(*arguments(run, large, tmp_path / "one.ome.zarr"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world), str(ROOT / "infer.py")]
+    # without the lone -- torchrun takes our --run for an abbreviation of an option of its own
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world), "--", str(ROOT / "infer.py")]
     subprocess.run([*launch, *arguments(run, large, tmp_path / "many.ome.zarr")], check=True, env=quiet(), timeout=300)
     np.testing.assert_array_equal(read(tmp_path / "many.ome.zarr"), read(tmp_path / "one.ome.zarr"))
 

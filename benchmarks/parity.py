@@ -1,10 +1,12 @@
 """``python benchmarks/parity.py DIR`` replays every fixture of the reference in DIR with our code and compares the numbers.
 
-What a fixture holds and what is mended is told in ../shared/spec; how each kind is replayed, in benchmarks/replay.
+A fixture is an .npz that describes itself under ``__meta__``. How each kind is replayed, and at which tolerances, is told in
+benchmarks/replay; what is not compared, below.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +16,7 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks beside the script only
-
-import numpy as np
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine two threads that wait actively starve each other
 
 from benchmarks.replay import autoencoder, data, isoref, kl, volume, vq
 from benchmarks.replay.comparison import Check, Comparison
@@ -171,5 +172,4 @@ def main(arguments: Sequence[str], write: Callable[[str], object] = sys.stdout.w
 
 
 if __name__ == "__main__":
-    np.seterr(all="ignore")
     sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from benchmarks.replay.comparison import EXACT_F64, LOSS, NORM, Comparison
 from benchmarks.replay.golden import Golden
+from benchmarks.replay.volume import numpy_draw
 from models.base import BaseModel, Terms
 from models.build import build_model
-from models.CUT import PatchContrast, patch_nce
+from models.CUT import Draw, PatchContrast, patch_nce
 from models.options import MODEL_OPTIONS
 from models.slice2volume import Generated, SliceToVolume
 from networks.views import resample_z, to_slices, to_volume
@@ -118,7 +119,7 @@ def compare_intermediates(c: Comparison, prefix: str, model: SliceToVolume, out:
 
 
 def reference_contrast(
-    netf: PatchContrast, original: list[Tensor], generated: list[Tensor], draw: Callable[[int], Tensor]
+    netf: PatchContrast, original: list[Tensor], generated: list[Tensor], draw: Draw
 ) -> tuple[Tensor, list[Tensor]]:
     """The contrastive term with the reference's roles: the original's features are the query, the generated ones the key.
 
@@ -143,8 +144,8 @@ def contrast_slices(c: Comparison, model: SliceToVolume, out: Generated) -> Tens
     batch = out.original.shape[0]
     with torch.no_grad():
         generated = model.G["encoder"](to_slices(out.volume[..., 4::8])).pyramid
-    pyramids = [[to_volume(feature, batch) for feature in pyramid] for pyramid in (out.pyramid, generated)]
-    term, positions = reference_contrast(model.G["netF"], *pyramids, lambda n: torch.from_numpy(random.permutation(n)))
+    query, key = ([to_volume(feature, batch) for feature in pyramid] for pyramid in (out.pyramid, generated))
+    term, positions = reference_contrast(model.G["netF"], query, key, numpy_draw(random))
     for level, ids in enumerate(positions):
         if f"patch_ids{level}" in c.golden:
             c.close(f"patch_ids{level}", ids)

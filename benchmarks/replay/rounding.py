@@ -51,7 +51,7 @@ def round_codes(model: SliceToVolume) -> None:
         code = ours(moments)
         return code._replace(latent=moments + (code.latent - moments).detach())
 
-    model.bottleneck = bottleneck  # type: ignore[method-assign]
+    model.bottleneck = bottleneck
 
 
 def _silu(x: Tensor) -> Tensor:

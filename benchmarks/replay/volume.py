@@ -53,8 +53,7 @@ class ConvOverXZ(nn.Conv2d):
 
 def _unet(c: Comparison, encode: str, decode: str, manifest: str) -> UNet3d:
     """Our U-Net with the file's weights. A half that the file calls 2d is our 3d one with other convolutions in it."""
-    ours = {"encode": encode.replace("2", "3"), "decode": decode.replace("2", "3")}
-    network = UNet3d(nf=c.meta["nf"], norm=c.meta["norm"], **ours)
+    network = UNet3d(nf=c.meta["nf"], norm=c.meta["norm"], encode=encode.replace("2", "3"), decode=decode.replace("2", "3"))
     for path, block in network.named_modules():
         half = encode if path.startswith("down") else decode
         if half == "2d" and isinstance(block, ConvBlock):
@@ -177,10 +176,10 @@ def contrast(c: Comparison) -> None:
                 c.activation(f"{run}{role}{level}", vectors[0])
             c.activation(f"{run}loss{level}", patch_nce(rows["q"], rows["k"], c.meta["T"])[0], relative=LOSS)
             c.gradient(f"{run}gradq{level}", query[level].grad)
-    query, key = c.tensor("nce2_q"), c.tensor("nce2_k")
-    halves = patch_nce(query.unflatten(0, (2, -1)), key.unflatten(0, (2, -1)), c.meta["T"])
+    rows = {role: c.tensor(f"nce2_{role}") for role in "qk"}
+    halves = patch_nce(*(values.unflatten(0, (2, -1)) for values in rows.values()), c.meta["T"])
     c.activation("nce2_bs2", halves.flatten(), relative=LOSS)
-    c.activation("nce2_allneg", patch_nce(query[None], key[None], c.meta["T"])[0], relative=LOSS)
+    c.activation("nce2_allneg", patch_nce(rows["q"][None], rows["k"][None], c.meta["T"])[0], relative=LOSS)
 
 
 def numpy_draw(generator: np.random.RandomState) -> Draw:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.workspace import workspace  # noqa: F401  (a fixture)
+
 GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))
 

@@ -1,29 +1,13 @@
 """Paths that only a GPU takes: ``./run.sh test -m gpu tests/gpu``."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
-from conftest import TINY_AUTOENCODER, Workspace, write_volume
 
 from inference import Engine, enhance
 from models.build import build_model, load_components
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    made = Workspace(tmp_path)
-    for number, name in enumerate(("a.tif", "b.tif")):
-        write_volume(made.data / "train" / "x3d0" / name, number)
-    (tmp_path / "tiny.yaml").write_text(TINY_AUTOENCODER)
-    made.settings()
-    return made
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])

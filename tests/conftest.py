@@ -67,3 +67,9 @@ def _check_gradient_norms(
 def check_gradient_norms() -> CheckGradients:
     """``check_gradient_norms(module, golden, prefix="gnorm.")`` compares ``.grad`` of all parameters with the stored L2 norms."""
     return _check_gradient_norms
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same weights and noise each time."""
+    torch.manual_seed(0)

@@ -36,7 +36,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(workspace):
         assert torch.equal(first[key], second[key]), key
         torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-5)
         moved += not torch.allclose(value, untrained[key], rtol=1e-3, atol=1e-4)
-    assert moved > 100
+    assert moved > 50
 
 
 @pytest.mark.parametrize("model", ["ae0iso0tccutvqq"])

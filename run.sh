@@ -33,7 +33,7 @@ case "${1:-quickstart}" in
         "$python" train.py --jsn quickstart --prj quickstart --logs logs --data_root data --overwrite
         "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif"
         "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
-            --input "$data/val/$volume" --output "$run/report"
+            --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report"
         echo "The run, its pictures and TensorBoard logs: $PWD/$run (tensorboard --logdir $PWD/$run/logs)"
         echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
         ;;

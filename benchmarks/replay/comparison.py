@@ -49,7 +49,7 @@ class Check:
             return np.inf
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = np.where(difference == 0, 0.0, difference / allowed)
-        return float(shares.max(initial=0.0))
+        return float(np.nan_to_num(shares, nan=np.inf).max(initial=0.0))
 
     def against(self, reference: np.ndarray) -> Check:
         """The same check with another reference."""

@@ -3,8 +3,8 @@
 Adam divides gradients by their size, an absolute value or a maximum passes the gradient to one side, and a code flips: rounding
 errors grow about a hundredfold per step of a trajectory, and by a hundred in the gradients of IsoREF's cycle. Our networks order
 some operations otherwise; the component fixtures show that they are the same functions. Here they take the reference's order, so
-that on processors like the one that made the fixtures, trajectory and cycle agree to the last bit. On others, the bits of the
-first volume show it, and what follows is compared more loosely.
+that on processors like the one that made the fixtures, trajectory (with its two threads) and cycle agree to the last bit.
+Elsewhere the bits of the volumes show the difference, and what follows is compared more loosely.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ THREADS = 2  # of the machine that made the fixtures; sums are split among them
 
 @contextmanager
 def reference_order() -> Iterator[None]:
-    """Inside, networks and losses round as the reference did."""
+    """Inside, networks and losses round as the reference did.
+
+    A limit of one thread (OMP_NUM_THREADS) is respected: on a busy machine, two that wait for each other take minutes.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(min(threads, THREADS))
     try:
         with ExitStack() as stack:
             stack.enter_context(patch.object(functional, "silu", _silu))

@@ -1,74 +1,13 @@
-"""The 2-D encoder and decoder against the reference's numbers, and the halo of the local setting against perturbation."""
+"""The 2-D encoder and decoder: shapes, layers that settings name, and the halo of the local setting against perturbation."""
 
 import pytest
 import torch
 
 from ldm.autoencoder import Decoder, Encoder, receptive_halo
-from ldm.blocks import Attention, Downsample, LocalNorm, ResBlock, Upsample, make_norm
+from ldm.blocks import Attention, LocalNorm, make_norm
 
 TINY = {"ch": 4, "ch_mult": (1, 2, 2, 4), "z_channels": 3}
 LOCAL = TINY | {"norm": "local", "mid_attention": False}
-
-
-def tensor(array):
-    return torch.from_numpy(array.copy())
-
-
-def assert_close(actual, expected, atol=1e-5):
-    torch.testing.assert_close(actual, tensor(expected), rtol=1e-5, atol=atol)
-
-
-def record_outputs(encoder):
-    """The outputs that the forward pass keeps to itself: first layer and downsampled features."""
-    recorded = {}
-    modules = {0: encoder.conv_in} | {2 * level + 2: encoder.down[level].downsample for level in range(3)}
-    for index, module in modules.items():
-        module.register_forward_hook(lambda module, args, output, index=index: recorded.update({index: output}))
-    return recorded
-
-
-@pytest.mark.parametrize("double_z", [False, True])
-def test_encoder_golden(golden, load_weights, check_gradient_norms, double_z):
-    g = golden(f"encoder_doublez_{double_z}")
-    cfg = {k: v for k, v in g.meta["cfg"].items() if k != "out_ch"}
-    encoder = Encoder(**cfg, double_z=double_z)
-    load_weights(encoder, g.weights())
-    recorded = record_outputs(encoder)
-    x = tensor(g["x"]).requires_grad_()
-    latent, branch, pyramid = encoder(x)
-    assert_close(latent, g["h"])
-    assert_close(branch, g["hbranch"])
-    for index in range(0, 8, 2):
-        assert_close(recorded[index], g[f"hs{index}"])
-    for level in range(4):
-        assert_close(pyramid[level], g[f"hs{2 * level + 1}"])
-    scalar = (latent * tensor(g["dir_h"])).sum() + sum((p * tensor(g[f"dir_hz{i}"])).sum() for i, p in enumerate(pyramid))
-    assert scalar.item() == pytest.approx(float(g["scalar"]), rel=1e-5)
-    scalar.backward()
-    assert (x.grad - tensor(g["grad_x"])).norm() <= 1e-5 * tensor(g["grad_x"]).norm()
-    check_gradient_norms(encoder, g)
-
-
-def test_decoder_golden(golden, load_weights, check_gradient_norms):
-    g = golden("decoder")
-    decoder = Decoder(**{k: v for k, v in g.meta["cfg"].items() if k != "in_channels"})
-    load_weights(decoder, g.weights())
-    z = tensor(g["z"]).requires_grad_()
-    y = decoder(z)
-    assert_close(y, g["y"])
-    assert_close(decoder.conv_in(z), g["conv_in_out"])
-    (y * tensor(g["dir"])).sum().backward()
-    assert (z.grad - tensor(g["grad_z"])).norm() <= 1e-5 * tensor(g["grad_z"]).norm()
-    check_gradient_norms(decoder, g)
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"), [("attn", Attention(32)), ("res", ResBlock(32, 64)), ("down", Downsample(32)), ("up", Upsample(32))]
-)
-def test_blocks_golden(golden, load_weights, name, layer):
-    g = golden("ldm_blocks")
-    load_weights(layer, g.weights(), prefix=f"{name}.")
-    assert_close(layer(tensor(g["x"])), g[name])
 
 
 def test_published_parameter_counts():

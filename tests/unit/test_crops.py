@@ -36,11 +36,6 @@ def values():
     return np.random.default_rng(0).random((11, 40, 53)).astype(np.float32)
 
 
-def test_a_file_becomes_memory_without_an_inplane_transpose(golden):
-    data = golden("data")
-    np.testing.assert_array_equal(to_memory(data["tif"])[None], data["sample_nocrop"])
-
-
 def test_a_plain_crop_is_a_piece_of_the_file(values):
     for crop in crops(values.shape, settings(), 20):
         piece = values[crop.z : crop.z + 6, crop.row : crop.row + 16, crop.column : crop.column + 16]

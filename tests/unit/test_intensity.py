@@ -16,13 +16,6 @@ class Blocks(ArrayVolume):
         return super().blocks(voxels)
 
 
-@pytest.mark.parametrize("nm", ["00", "01", "11"])
-def test_normalisation_equals_the_fixture(nm, golden):
-    data = golden("data")
-    limits = scan(ArrayVolume(data["tif"]), None)
-    np.testing.assert_allclose(normalise(data["tif"], nm, limits), data[f"norm_{nm}"], atol=1e-6)
-
-
 def test_constants_by_hand():
     values = np.array([5, 10, 20, 30, 35], np.float32)
     np.testing.assert_allclose(normalise(values, "01", Range(10, 30)), [0, 0, 0.5, 1, 1])

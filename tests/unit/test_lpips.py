@@ -1,4 +1,4 @@
-"""The perceptual loss: its arithmetic against the reference, its keeping out of the way, and the check of its weights."""
+"""The perceptual loss: its arithmetic against the package, its keeping out of the way, and the check of its weights."""
 
 import copy
 import hashlib
@@ -12,28 +12,10 @@ from taming.lpips import PerceptualLoss, find_weights, lpips_head
 from utils.errors import UserError
 
 
-def tensor(array):
-    return torch.from_numpy(array.copy())
-
-
 @pytest.fixture(scope="module")
 def loss():
     torch.manual_seed(0)
     return PerceptualLoss(random_weights=True)
-
-
-def test_head_golden(golden):
-    g = golden("lpips_head")
-    a, b, weights = ([tensor(g[f"{name}{i}"]) for i in range(5)] for name in ("fa", "fb", "lin"))
-    torch.testing.assert_close(lpips_head(a, b, weights), tensor(g["value"]), rtol=1e-5, atol=1e-7)
-    for i in range(5):
-        layer = lpips_head(a[i : i + 1], b[i : i + 1], weights[i : i + 1])
-        torch.testing.assert_close(layer, tensor(g[f"per{i}"]), rtol=1e-5, atol=1e-7)
-
-
-def test_scaling_golden(golden, loss):
-    g = golden("lpips_head")
-    torch.testing.assert_close(loss.scale(tensor(g["x1"])), tensor(g["scaled"]), rtol=1e-6, atol=1e-6)
 
 
 def test_head_has_a_finite_gradient_at_zero_features():

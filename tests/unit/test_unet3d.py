@@ -1,4 +1,4 @@
-"""edclean: the reference's numbers, both dimensions of both halves, every norm."""
+"""edclean: both dimensions of both halves, every norm."""
 
 import pytest
 import torch
@@ -7,39 +7,7 @@ from torch import nn
 from networks.unet3d import ConvAlongZ, UNet3d
 from utils.errors import UserError
 
-ABSENT = ("conv7_g.",)  # a head of the reference that never trains
 SIZE = (8, 16, 24)
-
-
-@pytest.fixture
-def reference(golden):
-    return golden("edclean_3d_3d")
-
-
-@pytest.fixture
-def unet(reference, load_weights):
-    module = UNet3d(nf=4, encode="3d", decode="3d")
-    load_weights(module, reference.weights(), drop=ABSENT)
-    return module.train()
-
-
-def test_features_match_the_reference(reference, unet):
-    features = unet.encode(torch.from_numpy(reference["x"]))
-    for level, feature in enumerate(features):
-        torch.testing.assert_close(feature, torch.from_numpy(reference[f"feat{level}"]), atol=1e-5, rtol=0)
-
-
-def test_output_matches_the_reference(reference, unet):
-    torch.testing.assert_close(unet(torch.from_numpy(reference["x"])), torch.from_numpy(reference["out0"]), atol=1e-5, rtol=0)
-
-
-def test_gradients_match_the_reference(reference, unet, check_gradient_norms):
-    """For 3d_3d what IsoREF really builds (raw) is what the name says, so its stored gradients are comparable."""
-    x = torch.from_numpy(reference["x"]).requires_grad_()
-    (unet(x) * torch.from_numpy(reference["dir"])).sum().backward()
-    gradient = torch.from_numpy(reference["raw_grad_x"])
-    torch.testing.assert_close(x.grad, gradient, atol=1e-5 * gradient.abs().max().item(), rtol=1e-4)
-    check_gradient_norms(unet, reference, prefix="raw_gnorm.")
 
 
 def test_convolution_along_z_is_conv1d_on_every_line():
@@ -74,10 +42,10 @@ def test_shapes_of_weights_and_features(encode, decode):
     assert refined.abs().max() <= 1
 
 
-def test_keys_are_the_reference_keys(reference):
-    stored = {key for key in reference.weights() if not key.startswith(ABSENT)}
+def test_neither_dimensions_nor_dropout_change_a_key():
+    keys = UNet3d(nf=4, encode="3d", decode="3d").state_dict().keys()
     for encode, decode in (("1d", "3d"), ("3d", "1d")):
-        assert UNet3d(nf=4, encode=encode, decode=decode, dropout=0.5).state_dict().keys() == stored
+        assert UNet3d(nf=4, encode=encode, decode=decode, dropout=0.5).state_dict().keys() == keys
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])

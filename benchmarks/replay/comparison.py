@@ -119,10 +119,6 @@ class Comparison:
         """Whether any entry begins with the prefix."""
         return any(key.startswith(prefix) for key in self.golden)
 
-    def weighs(self, prefix: str) -> bool:
-        """Whether any weight of the fixture belongs to a component."""
-        return any(key.startswith(prefix) for key in self.meta.get("manifest", {}))
-
     def gradient_norms(self, prefix: str, gradients: Mapping[str, Tensor | float | None], relative: float = NORM) -> float:
         """Compares the L2 norm of every parameter's gradient; entry and parameter must both exist. Returns the largest one."""
         stored = {key.removeprefix(prefix) for key in self.golden if key.startswith(prefix)}

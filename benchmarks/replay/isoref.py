@@ -20,12 +20,13 @@ from utils.get_args import default_settings
 
 NAME = "IsoREF"
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "netF.")  # second heads; MLPs that no file uses
+CYCLE = ("net_gback.", "net_dzy.", "net_dzx.")  # built only with the cycle
 
 
 def build(c: Comparison) -> Model:
     """The model; what the reference did for every l1how, whatever its name, is the maximum projection."""
     settings: dict[str, Any] = dict(c.meta["hparams"])
-    settings |= {"l1how": "max", "nocut": not c.has("run0.g.nce"), "nocyc": not c.weighs("net_gback.")}
+    settings = {"nocut": not c.has("run0.g.nce"), "nocyc": not c.has("run0.g.gback")} | settings | {"l1how": "max"}
     model = build_model(default_settings(MODEL_OPTIONS, NAME, **settings))
     assert isinstance(model, Model)
     return model
@@ -64,7 +65,7 @@ def training(c: Comparison) -> None:
 def _generate(c: Comparison, run: dict[str, Any], double: bool) -> tuple[Model, Restored]:
     """One pass with the draws of a run: z start, swap, view group; the contrastive positions come after them."""
     model, random = build(c), np.random.RandomState(run["seed"])
-    models.load_recipe(model, c.golden.weights(), ABSENT)
+    models.load_recipe(model, c.golden.weights(), ABSENT if model.cycle else ABSENT + CYCLE)
     volume = c.tensor("vol0")
     if double:
         model, volume = model.double(), volume.double()

@@ -62,7 +62,7 @@ def _compare_case(c: Comparison, prefix: str, model: SliceToVolume, case: models
     made |= {"nce": terms["nce"]} if case.cut else {}
     for key, value in made.items():
         c.close(f"{prefix}g.{key}", value, relative=rel)
-    _close_rest(c, f"{prefix}g.ae_derived", total, [terms["views"], 10 * terms["projection"], *_nce(model, terms)], rel)
+    _close_rest(c, f"{prefix}g.ae_derived", total, [terms["views"], *_weighted(model, terms)], rel)
     models.compare_gradients(c, f"{prefix}g.", model, total, absent={"loss.logvar": _logvar_gradient(terms, out)})
     terms = model.discriminator_losses(out.detach())
     total, views = model.weigh(terms), terms["views_fake"] + terms["views_real"]
@@ -72,8 +72,8 @@ def _compare_case(c: Comparison, prefix: str, model: SliceToVolume, case: models
     models.compare_gradients(c, f"{prefix}d.", model, total)
 
 
-def _nce(model: SliceToVolume, terms: Terms) -> list[Tensor]:
-    return [model.loss_weights["nce"] * terms["nce"]] if "nce" in terms else []
+def _weighted(model: SliceToVolume, terms: Terms) -> list[Tensor]:
+    return [model.loss_weights[name] * terms[name] for name in ("projection", "nce") if name in terms]
 
 
 def _close_rest(c: Comparison, key: str, total: Tensor, parts: list[Tensor], rel: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.replay.comparison import LOSS, RUNNING_KEYS, Comparison, parameter_gradients
 from benchmarks.replay.golden import recipe
+from benchmarks.replay.rounding import reference_order
 from models.CUT import Draw, PatchContrast, patch_nce
 from networks import losses
 from networks.patchgan import PatchDiscriminator
@@ -62,6 +63,7 @@ def _unet(c: Comparison, encode: str, decode: str, manifest: str) -> UNet3d:
     return network.train()
 
 
+@reference_order()
 def unet(c: Comparison) -> None:
     """edclean: features and output as named. ``raw_*``, what IsoREF really built, has a 3d decoder whatever its name says."""
     encode, decode = c.meta["encode"], c.meta["decode"]

@@ -59,7 +59,7 @@ def _keep_codes(c: Comparison, model: SliceToVolume, double: bool) -> list[Code]
 
     def bottleneck(moments: Tensor) -> Code:
         kept.append(ours(moments))
-        if double:
+        if double or "quant" not in c.golden:
             return kept[-1]
         return kept[-1]._replace(latent=torch.tensor(c.golden["quant"]) + (moments - moments.detach()))
 

@@ -6,7 +6,8 @@ the gradient; the key, features of what it was generated from, has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,19 @@ class PatchContrast(nn.Module):
         if use_mlp:
             for level, width in enumerate(channels):
                 self.add_module(f"mlp_{level}", _perceptron(width, mlp_channels))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], channels: Sequence[int]) -> PatchContrast:
+        """The term that the CUT options ask for, over levels with these channels."""
+        return cls(
+            channels,
+            num_patches=settings["num_patches"],
+            temperature=settings["nce_T"],
+            use_mlp=settings["use_mlp"],
+            mlp_channels=settings["c_mlp"],
+            level_weights=settings["fWhich"],
+            all_negatives=settings["nce_includes_all_negatives_from_minibatch"],
+        )
 
     def forward(self, query: Sequence[Tensor], key: Sequence[Tensor], draw: Draw = torch.randperm) -> Tensor:
         """The contrastive loss: mean over levels of weight times mean over positions.

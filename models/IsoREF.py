@@ -80,15 +80,7 @@ class Model(BaseModel):
         if self.cycle:
             self.G["net_gback"] = build_generator("edclean", **shape, encode="3d", decode="1d")
         if not s["nocut"]:
-            self.G["netF"] = PatchContrast(
-                channels=[s["ngf"] * m for m in (1, 2, 4, 8)],
-                num_patches=s["num_patches"],
-                temperature=s["nce_T"],
-                use_mlp=s["use_mlp"],
-                mlp_channels=s["c_mlp"],
-                level_weights=s["fWhich"],
-                all_negatives=s["nce_includes_all_negatives_from_minibatch"],
-            )
+            self.G["netF"] = PatchContrast.from_settings(s, [s["ngf"] * m for m in (1, 2, 4, 8)])
 
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """One pass; in training X and Y change places in half of the batches."""

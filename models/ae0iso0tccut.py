@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm.bottleneck import Code, DiagonalGaussian
+from ldm.losses import kl_reconstruction
 from models.base import Terms
 from models.slice2volume import SliceToVolume
 from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder
@@ -64,7 +65,7 @@ class Model(SliceToVolume):
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Absolute error summed over a slice's pixels, mean over slices: a likelihood, to be weighed against the KL term."""
-        return (recon - slices).abs().sum() / slices.shape[0]
+        return kl_reconstruction(slices, recon)
 
     def perceptual_term(self, slices: Tensor, recon: Tensor) -> Tensor:
         """LPIPS counted at every pixel, as the reconstruction is."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm.autoencoder import Decoder, Encoder, receptive_halo
 from ldm.bottleneck import Code
-from ldm.losses import adaptive_weight
+from ldm.losses import adaptive_weight, generator_term, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from networks.losses import adversarial_views, hinge_discriminator
@@ -85,15 +85,7 @@ class SliceToVolume(BaseModel):
             dropout=0.5 if s["mc"] else 0.0,
         )
         if not s["nocut"]:
-            self.G["netF"] = PatchContrast(
-                channels=[network["ch"] * m for m in network["ch_mult"]],
-                num_patches=s["num_patches"],
-                temperature=s["nce_T"],
-                use_mlp=s["use_mlp"],
-                mlp_channels=s["c_mlp"],
-                level_weights=s["fWhich"],
-                all_negatives=s["nce_includes_all_negatives_from_minibatch"],
-            )
+            self.G["netF"] = PatchContrast.from_settings(s, [network["ch"] * m for m in network["ch_mult"]])
 
     def _build_discriminator_side(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
         if s["adv"]:
@@ -226,14 +218,14 @@ class SliceToVolume(BaseModel):
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual_term(slices, out.recon)
         if self._slice_discriminator_acts():
-            fooled = -self.D["discriminator"](out.recon).float().mean()
+            fooled = generator_term(self.D["discriminator"](out.recon))
             weight = adaptive_weight(self.weigh(terms), fooled, self.G["decoder"].conv_out.weight)
             terms["slice_adv"] = weight * fooled
         return terms | self.code_losses(out.code)
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Mean absolute error of the reconstructed slices."""
-        return F.l1_loss(recon, slices)
+        return vq_reconstruction(slices, recon)
 
     def perceptual_term(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Mean LPIPS of the reconstructed slices (Zhang et al. 2018)."""

@@ -113,7 +113,7 @@ class CodebookRevival(nn.Module):
 
     Attributes:
         unused_steps: (levels, n_embed) int64, steps since each code was last chosen.
-        initialised: bool, whether :meth:`initialise` ran or :meth:`skip_initialisation` was called.
+        initialised: bool, whether :meth:`initialise` ran.
     """
 
     unused_steps: Tensor
@@ -129,10 +129,6 @@ class CodebookRevival(nn.Module):
     def vectors_needed(self) -> int:
         """How many encoder vectors, all ranks together, :meth:`initialise` asks for at least."""
         return VECTORS_PER_CODE * self.unused_steps.shape[1]
-
-    def skip_initialisation(self) -> None:
-        """For a codebook that came with loaded weights."""
-        self.initialised.fill_(True)
 
     @torch.no_grad()
     def initialise(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator | None = None) -> None:

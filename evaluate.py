@@ -11,6 +11,7 @@ from pathlib import Path
 from evaluation.comparison import Request
 from evaluation.run import evaluate
 from utils.errors import UserError, reported
+from utils.geometry import voxel_size
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
@@ -83,19 +84,6 @@ def parse_region(text: str | None) -> tuple[slice, slice, slice] | None:
     return parts[0], parts[1], parts[2]
 
 
-def parse_voxel(text: str | None) -> tuple[float, float, float] | None:
-    """``z,y,x`` in µm."""
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 0.04,0.01,0.01") from None
-    if not min(z, y, x) > 0:
-        raise UserError(f"--voxel {text!r}: sizes must be positive")
-    return z, y, x
-
-
 def request_of(options: argparse.Namespace) -> Request:
     """The request that the command line makes."""
     degrade = (
@@ -108,7 +96,7 @@ def request_of(options: argparse.Namespace) -> Request:
     return Request(
         reconstruction=options.reconstruction, truth=options.truth, input=options.input, degrade=degrade,
         input_position=options.input_position, factor=options.factor, region=parse_region(options.region),
-        voxel_um=parse_voxel(options.voxel), channel=options.channel, data_range=options.data_range, codec=options.codec,
+        voxel_um=voxel_size(options.voxel), channel=options.channel, data_range=options.data_range, codec=options.codec,
         bpp=options.bpp, planes=parse_slice(options.planes, "--planes"), sample=options.sample,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, reported
+from utils.geometry import voxel_size
 
 EPILOG = """examples:
   infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr
@@ -125,23 +126,10 @@ def parse_region(text: str | None) -> Any:
     return tuple(slice(*(int(n) if n.strip() else None for n in part)) for part in parts)
 
 
-def parse_voxel(text: str | None) -> tuple[float, float, float] | None:
-    """``z,y,x`` in µm."""
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 2,0.25,0.25") from None
-    if not 0 < min(z, y, x) <= max(z, y, x) < float("inf"):
-        raise UserError(f"--voxel {text!r}: sizes must be positive")
-    return z, y, x
-
-
 def main(arguments: Sequence[str]) -> None:
     """Reads the command line; torch is loaded after it is known to be good."""
     given = build_parser().parse_args(arguments)
-    region, voxel = parse_region(given.region), parse_voxel(given.voxel)
+    region, voxel = parse_region(given.region), voxel_size(given.voxel)
     if given.command == "info":
         from inference.info import describe
 

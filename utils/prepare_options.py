@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 
 from utils.errors import UserError
@@ -54,23 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_volumes(commands)
     _add_check(commands)
     return parser
-
-
-def voxel_size(text: str | None) -> tuple[float, float, float] | None:
-    """The value of ``--voxel``: ``z,y,x`` in µm.
-
-    Raises:
-        UserError: it is not written so.
-    """
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 2,0.25,0.25") from None
-    if not 0 < min(z, y, x) <= max(z, y, x) < math.inf:
-        raise UserError(f"--voxel {text!r}: sizes must be positive")
-    return z, y, x
 
 
 def pair(values: Sequence[float] | None) -> tuple[float, float] | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from models.options import MODEL_OPTIONS
-from utils.command_line import read_command_line
 from utils.errors import UserError, reported
-from utils.get_args import COMMAND_LINE, default_settings, model_options, read_settings
-from utils.make_config import read_autoencoder_yaml
+from utils.settings.command_line import read_command_line
+from utils.settings.get_args import COMMAND_LINE, default_settings, model_options, read_settings
+from utils.settings.make_config import read_autoencoder_yaml
 
 REPOSITORY = Path(__file__).resolve().parent
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.options import MODEL_OPTIONS
-from utils.check_settings import check_settings
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
-from utils.get_args import check_data_root, data_folder, read_settings
-from utils.make_config import configure_autoencoder, read_autoencoder_yaml
-from utils.phantom import ForwardModel, write_phantom_dataset
-from utils.prepare_options import build_parser, pair
+from utils.phantom.phantom import ForwardModel, write_phantom_dataset
+from utils.settings.check_settings import check_settings
+from utils.settings.get_args import check_data_root, data_folder, read_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.prepare_options import build_parser, pair
 
 if TYPE_CHECKING:
     from dataloader.preparation import Plan

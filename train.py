@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from models.options import MODEL_OPTIONS
-from utils.check_settings import check_settings
 from utils.errors import reported
-from utils.get_args import Experiment, check_data_root, read_settings
-from utils.make_config import configure_autoencoder, read_autoencoder_yaml
 from utils.runs import RunFolder, resumed_settings, write_json
+from utils.settings.check_settings import check_settings
+from utils.settings.get_args import Experiment, check_data_root, read_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 REPOSITORY = Path(__file__).resolve().parent
 

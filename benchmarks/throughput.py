@@ -58,7 +58,7 @@ def measure(run_path: Path, shape: tuple[int, int, int], scale: int, tile: int |
     from inference import Options, Run, commands
     from inference.codes import CodeStore
     from inference.processes import Processes
-    from utils.volume_io import open_volume, write_tiff
+    from utils.volumes.volume_io import open_volume, write_tiff
 
     run = Run.load(run_path)
     options, extras, alone = Options(tile=tile, normalise="run"), commands.Extras(), Processes()

@@ -12,10 +12,10 @@ import numpy as np
 
 from dataloader.recommend import Recommendation, recommend
 from dataloader.survey import Surveyed, summarised
-from utils.check_settings import geometry_of
 from utils.contact_sheet import Row, contact_sheet
 from utils.errors import UserError
 from utils.pictures import save_png
+from utils.settings.check_settings import geometry_of
 
 _SHOWN = 12  # files on a page, and lines
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.intensity_transform import IntensityTransform
-from utils.value_range import passes, scan
-from utils.volume_io import Volume
+from utils.volumes.value_range import passes, scan
+from utils.volumes.volume_io import Volume
 
 Advance = Callable[[int], object]
 
@@ -49,8 +49,8 @@ class Normalisation:
 def transform_of(volume: Volume, wanted: Normalisation, advance: Advance = int) -> IntensityTransform:
     """The transform of one volume, with its constants.
 
-    Percentiles are those of ``utils.value_range.scan`` (exact for integers). Clipping at thresholds first moves a percentile
-    only onto them, so both together need no further pass.
+    Percentiles are those of ``utils.volumes.value_range.scan`` (exact for integers). Clipping at thresholds first moves a
+    percentile only onto them, so both together need no further pass.
 
     Args:
         volume: the volume.

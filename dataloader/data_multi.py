@@ -20,7 +20,7 @@ from dataloader.intensity import Range
 from dataloader.pairs import paired_names
 from dataloader.sampler import CropSampler
 from utils.errors import UserError
-from utils.volume_io import ArrayVolume, Volume, open_volume
+from utils.volumes.volume_io import ArrayVolume, Volume, open_volume
 
 logger = logging.getLogger(__name__)
 

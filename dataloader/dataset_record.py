@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.read_mapping import read_mapping
+from utils.settings.read_mapping import read_mapping
 
 VERSION = 1
 SPLITS = ("train", "val")

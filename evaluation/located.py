@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.volume_io import open_volume
+from utils.volumes.volume_io import open_volume
 
 Triple = tuple[float, float, float]
 
@@ -17,7 +17,7 @@ class LocatedVolume:
     """A volume file with its voxel size and the position of its first voxel, both in µm and (z, y, x), None where unknown.
 
     Args:
-        path: a file that utils.volume_io reads.
+        path: a file that utils.volumes.volume_io reads.
         channel: which channel of several.
         voxel_um: voxel size where the file states none.
 

@@ -15,8 +15,8 @@ from inference.pipeline import moved, work_through
 from inference.processes import Processes
 from inference.run import Engine, Run
 from inference.tiles import boxes, share
-from utils.volume import ArrayVolume, Box, Triple, Volume
-from utils.volume_io import open_volume
+from utils.volumes.volume import ArrayVolume, Box, Triple, Volume
+from utils.volumes.volume_io import open_volume
 
 Source = NDArray[Any] | Volume | Path | str
 

@@ -18,7 +18,7 @@ from inference.run import Run
 from inference.slices import Slices, interpolated
 from inference.tiles import Axis, Span, reflected, round_up, training_axis
 from utils.geometry import LATENT_STRIDE
-from utils.volume import Box
+from utils.volumes.volume import Box
 
 
 class BlendedField(Field):

@@ -24,9 +24,17 @@ from inference.tiles import boxes
 from inference.trust import Consistency, save_preview
 from inference.uncertainty import spread_job
 from utils.errors import UserError
-from utils.output_files import KINDS
-from utils.volume import Box, Volume
-from utils.volume_io import create_target, estimate_bytes, expand_inputs, free_space, open_volume, partial_path, refuse_existing
+from utils.volumes.output_files import KINDS
+from utils.volumes.volume import Box, Volume
+from utils.volumes.volume_io import (
+    create_target,
+    estimate_bytes,
+    expand_inputs,
+    free_space,
+    open_volume,
+    partial_path,
+    refuse_existing,
+)
 
 log = logging.getLogger("isoscope")
 

@@ -19,7 +19,7 @@ from inference.run import Run
 from inference.tiles import Axis, Span
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.volume import Box
+from utils.volumes.volume import Box
 
 CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
 Array = NDArray[Any]

@@ -13,8 +13,8 @@ from inference.run import Engine, Run
 from inference.trust import seam
 from utils.errors import UserError
 from utils.runs import RunFolder
-from utils.volume import Volume
-from utils.volume_io import open_volume
+from utils.volumes.volume import Volume
+from utils.volumes.volume_io import open_volume
 
 
 def describe(path: Path) -> Iterator[str]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.intensity_transform import IntensityTransform
-from utils.value_range import check_finite, scan
-from utils.volume import Volume
+from utils.volumes.value_range import check_finite, scan
+from utils.volumes.volume import Volume
 
 MODES = ("run", "volume", "percentile")
 PERCENTILES = (0.1, 99.9)

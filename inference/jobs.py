@@ -22,7 +22,7 @@ from inference.run import Engine, Run
 from inference.slices import Slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.volume import Box, Triple, Volume
+from utils.volumes.volume import Box, Triple, Volume
 
 log = logging.getLogger("isoscope")
 

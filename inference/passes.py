@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from inference.fields import Array, Field
-from utils.volume import Box
+from utils.volumes.volume import Box
 
 
 class SpreadField(Field):

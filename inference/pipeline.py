@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from inference.processes import Processes
 from inference.tiles import boxes, share
-from utils.volume import Box
+from utils.volumes.volume import Box
 
 _WAITING = 2  # pieces that are being written while the next one is computed
 _SHARD = 256

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.volume import Box
+from utils.volumes.volume import Box
 
 Span = tuple[int, int]  # start, stop
 

@@ -14,7 +14,7 @@ from inference.passes import SpreadField, TurnedField, turned
 from inference.run import Run
 from inference.slices import Slices
 from utils.errors import UserError
-from utils.volume import Volume
+from utils.volumes.volume import Volume
 
 
 def spread_job(run: Run, volumes: Sequence[Volume], options: Options, job: Job, passes: int) -> Job:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from utils.check_settings import check_settings
 from utils.errors import UserError
-from utils.make_config import configure_autoencoder
 from utils.safe_pickle import StandIn
+from utils.settings.check_settings import check_settings
+from utils.settings.make_config import configure_autoencoder
 
 Settings = dict[str, Any]
 

@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.callbacks import PictureWriter, Progress, RunKeeper
-from utils.make_config import parse_duration
 from utils.runs import RunFolder
+from utils.settings.make_config import parse_duration
 
 
 def _quieten() -> None:

@@ -16,7 +16,7 @@ from dataloader.cutting import Lattice, whole_box
 from dataloader.intensity import normalise, scan
 from models.schedules import build_scheduler
 from utils.intensity_transform import IntensityTransform
-from utils.volume_io import ArrayVolume, Volume
+from utils.volumes.volume_io import ArrayVolume, Volume
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32
 TILE = (4, 8, 8)

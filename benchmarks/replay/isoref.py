@@ -16,7 +16,7 @@ from benchmarks.replay.volume import numpy_draw
 from models.build import build_model
 from models.IsoREF import Model, Restored
 from models.options import MODEL_OPTIONS
-from utils.get_args import default_settings
+from utils.settings.get_args import default_settings
 
 NAME = "IsoREF"
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "netF.")  # second heads; MLPs that no file uses

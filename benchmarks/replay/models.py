@@ -21,8 +21,8 @@ from models.CUT import Draw, PatchContrast, patch_nce
 from models.options import MODEL_OPTIONS
 from models.slice2volume import Generated, SliceToVolume
 from networks.views import resample_z, to_slices, to_volume
-from utils.get_args import default_settings
-from utils.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.get_args import default_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "net_g.down", "netF.", "loss.logvar")  # see parity.MENDED and load_recipe

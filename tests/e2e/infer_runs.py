@@ -7,9 +7,9 @@ import torch
 
 from models.build import build_model
 from models.options import MODEL_OPTIONS
-from utils.get_args import default_settings
-from utils.make_config import configure_autoencoder, read_autoencoder_yaml
 from utils.runs import RunFolder, write_json
+from utils.settings.get_args import default_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 torch.set_num_threads(1)  # these networks are too small for more
 

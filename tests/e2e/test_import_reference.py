@@ -17,9 +17,9 @@ import import_reference
 from models.build import build_model, initialise_from, load_components
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.get_args import default_settings
-from utils.make_config import configure_autoencoder, read_autoencoder_yaml
 from utils.runs import RunFolder
+from utils.settings.get_args import default_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 16, "ndf": 4, "perceptual_weight": 0.0, "skipl1": 2}

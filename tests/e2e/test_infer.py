@@ -20,7 +20,7 @@ import infer
 from inference import Options, Run, decode, encode, enhance
 from inference.codes import CodeStore
 from utils.errors import UserError
-from utils.volume_io import open_volume, write_tiff
+from utils.volumes.volume_io import open_volume, write_tiff
 
 VOXEL = (0.8, 0.1, 0.1)
 

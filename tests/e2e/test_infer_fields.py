@@ -11,7 +11,7 @@ from inference.fields import IsotropicField, packed_tensor
 from inference.intensity import intensities
 from inference.run import Run
 from inference.slices import Slices
-from utils.volume import ArrayVolume
+from utils.volumes.volume import ArrayVolume
 
 FLOAT = np.dtype(np.float32)
 

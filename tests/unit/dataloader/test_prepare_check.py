@@ -1,0 +1,184 @@
+"""``prepare.py check``: faults of files, anisotropy, recommendation, needs, pictures."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import prepare
+from dataloader.survey import summarised, survey
+from models.requirements import training_requirements
+from utils.contact_sheet import Row, contact_sheet
+from utils.volumes.volume_io import write_tiff
+
+SMALL = {
+    "models": "ae0iso0tccutvqq", "dataset": "X", "nm": "11", "cropsize": 32, "cropz": 4, "ldmyaml": "vqgan_small", "ngf": 16,
+    "ndf": 16, "perceptual_weight": 0, "n_epochs": 10, "epoch_save": 5,
+}  # fmt: skip
+
+
+def cells(seed, shape=(12, 48, 40)):
+    blurred = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 1.5)
+    return (1000 + 4000 * np.clip(blurred / blurred.std(), 0, None)).astype(np.uint16)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with an experiment and two training files of 8-fold anisotropy."""
+    (tmp_path / "env" / "jsn").mkdir(parents=True)
+    (tmp_path / "env" / "env").write_text(json.dumps({"local": {"LOGS": "logs", "DATASET": "data"}}))
+    (tmp_path / "env" / "jsn" / "x.json").write_text(json.dumps({"train": SMALL}))
+    shutil.copytree(prepare.REPOSITORY / "ldm", tmp_path / "ldm", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for k in range(2):
+        place(tmp_path, f"v{k}.tif", cells(k))
+    monkeypatch.setattr(prepare, "REPOSITORY", tmp_path)
+    return tmp_path
+
+
+def place(repository, name, values, direction="x3d0", voxel_um=(2.0, 0.25, 0.25)):
+    path = repository / "data" / "X" / "train" / direction / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tiff(path, values, voxel_um=voxel_um)
+    return path
+
+
+def check(*options):
+    prepare.main(["check", "--jsn", "x", *map(str, options)])
+
+
+def refused(capsys, *options):
+    with pytest.raises(SystemExit) as end:
+        check(*options)
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_good_data(repository, caplog):
+    caplog.set_level("INFO")
+    check()
+    for part in (
+        "train/x3d0/v0.tif: 12 × 48 × 40 (Z, Y, X), 2 × 0.25 × 0.25 µm, uint16",
+        "anisotropy: axial over lateral resolution length",
+        "recommended: --dsp 1 --l1how max --cropsize 32 --cropz 4",
+        "so 8 planes per slice",
+        "disc: about",
+        "memory: at least",
+    ):
+        assert part in caplog.text
+    report = repository / "logs" / "X" / "check"
+    content = json.loads((report / "check.json").read_text())
+    assert content["problems"] == [] and content["factor"] == 8 and len(content["files"]) == 2
+    with Image.open(report / "contact_sheet_x3d0.png") as picture:
+        assert picture.width == 1500 and np.asarray(picture).std() > 20
+
+
+def test_faults_of_files_are_named(repository, caplog, tmp_path):
+    caplog.set_level("INFO")
+    place(repository, "empty.tif", np.full((12, 48, 40), 7, np.uint16))
+    place(repository, "saturated.tif", np.minimum(cells(3), 3000))
+    hot = cells(4)
+    hot[3, 4, 5] = 60000
+    place(repository, "hot.tif", hot)
+    check("--report", tmp_path / "there")
+    assert "empty: every voxel is 7" in caplog.text
+    assert "have the largest value 3000: saturated or clipped" in caplog.text
+    assert "values reach from 1000 to 60000" in caplog.text and "--nm_clip 0.1 99.9" in caplog.text
+    assert (tmp_path / "there" / "contact_sheet_x3d0.png").is_file()
+
+
+def test_what_would_stop_a_training_ends_the_check_after_everything_else(repository, capsys, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("dataloader.checkup.write_sheets", lambda *_: [])  # slow, and drawn in other tests
+    assert "use --nm 11" in refused(capsys, "--nm", "00")
+    assert "Try" in refused(capsys, "--cropz", "5") and "recommended: --dsp 1" in caplog.text
+    holes = cells(5).astype(np.float32)
+    holes[1, 2, 3] = np.nan
+    path = place(repository, "holes.tif", holes)
+    assert f"{path}: 1 NaN or infinite voxels" in refused(capsys)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "holes.tif" in refused(capsys)
+    path.unlink()
+    place(repository, "v0.tif", cells(0), "x3d1")
+    assert "lacks v1.tif" in refused(capsys, "--direction", "x3d0_x3d1")
+    place(repository, "v1.tif", cells(1)[:, :-1], "x3d1")
+    assert "the files of a pair" in refused(capsys, "--direction", "x3d0_x3d1")
+    assert "does not exist" in refused(capsys, "--data_root", repository / "none" / "here")
+    assert "--jsn is missing" in refused_without_experiment(capsys)
+
+
+def refused_without_experiment(capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["check"])
+    return capsys.readouterr().err
+
+
+def test_the_survey_of_a_file_by_hand(tmp_path):
+    values = np.arange(9 * 16 * 16, dtype=np.float32).reshape(9, 16, 16)
+    values[0, 0, :4] = [np.nan, np.inf, -5, 2303]
+    (tmp_path / "train" / "d").mkdir(parents=True)
+    write_tiff(tmp_path / "train" / "d" / "v.tif", values)
+    (file,), problems = survey(tmp_path, ["d"])
+    assert (file.low, file.high, file.bad, file.looked_at) == (-5, 2303, 2, 1)
+    assert file.saturated == pytest.approx(2 / 2302)
+    assert file.percentiles[1] == pytest.approx(1152.5, abs=2)
+    assert file.spectra is None and len(problems) == 1
+    assert summarised([file]).sampling is None
+
+
+def test_large_files_are_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataloader.survey._READ", 4096)
+    monkeypatch.setattr("utils.volumes.volume.Volume.blocks", lambda self: ((slice(z, z + 1),) for z in range(self.shape[0])))
+    (tmp_path / "train" / "d").mkdir(parents=True)
+    write_tiff(tmp_path / "train" / "d" / "v.tif", np.repeat(np.arange(16, dtype=np.uint8), 32 * 32).reshape(16, 32, 32))
+    (file,), _ = survey(tmp_path, ["d"])
+    assert (file.low, file.high, file.looked_at) == (0, 12, 0.25)
+
+
+@pytest.mark.parametrize("model", ["ae0iso0tccutvqq", "IsoREF"])
+def test_needs_follow_crop_and_width(model):
+    def needs(**changes):
+        from models.options import MODEL_OPTIONS
+        from utils.settings.get_args import default_settings
+        from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+
+        settings = default_settings(MODEL_OPTIONS, model, ngf=16, ndf=16, **changes)
+        if "ldmyaml" in settings:
+            read = read_autoencoder_yaml(prepare.REPOSITORY, "vqgan_small")
+            settings |= {"perceptual_weight": 0, "ldmyaml": "vqgan_small"}
+            settings["autoencoder"] = configure_autoencoder(read, settings)
+        return training_requirements(settings)
+
+    small, large = needs(cropsize=64, cropz=8), needs(cropsize=128, cropz=16)
+    assert small.parameters == large.parameters and small.component_files == 4 * small.parameters
+    states = 16 * small.parameters
+    assert large.memory - states == pytest.approx(8 * (small.memory - states), rel=0.01)
+
+
+def test_a_sheet_shows_planes_at_their_proportions():
+    planes = (np.eye(40), np.eye(5, 40), np.eye(5, 40))
+    sheet = contact_sheet("title", [Row("a", planes, 8.0, 0, 1, None, ["fault"])])
+    assert sheet.dtype == np.uint8 and sheet.shape[1] == 1500
+    assert (sheet == (214, 39, 40)).all(-1).any()  # the fault, in red
+    with pytest.raises(ValueError, match="no rows"):
+        contact_sheet("title", [])
+
+
+@pytest.mark.skipif("ISOSCOPE_SAMPLES" not in os.environ, reason="ISOSCOPE_SAMPLES names no folder with real volumes")
+def test_real_volumes(repository, caplog):
+    caplog.set_level("INFO")
+    samples = Path(os.environ["ISOSCOPE_SAMPLES"])
+    shutil.rmtree(repository / "data" / "X")
+    where = ["--data_root", str(repository / "data"), "--dataset", "X", "--link"]
+    prepare.main(["volumes", *where, "--input", str(samples / "mesospim_nuclei_c5.tif")])
+    prepare.main(["volumes", *where, "--direction", "x3d1", "--input", str(samples / "nuclei_cyto_rgb3d_ch1.tif")])
+    check()
+    assert "resolution length 1.15 (in voxels; voxel sizes not stated)" in caplog.text
+    assert "recommended: --dsp 4 --l1how dsp --cropsize 64 --cropz 64" in caplog.text
+    check("--direction", "x3d1")
+    assert "0.32 % of the voxels have the largest value 65535: saturated or clipped" in caplog.text
+    assert "resolution length 1.67" in caplog.text

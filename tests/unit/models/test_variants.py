@@ -1,0 +1,109 @@
+"""What the variants of the method add: the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.build import build_model
+from models.options import MODEL_OPTIONS
+from networks.views import project, swap_in_plane
+from utils.errors import UserError
+from utils.settings.get_args import default_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+
+SMALL = {"cropsize": 32, "ngf": 4, "ndf": 4, "mc": False}
+
+
+def build(name, repository, **changes):
+    settings = default_settings(MODEL_OPTIONS, name, **SMALL | changes)
+    if "ldmyaml" not in settings:
+        return build_model(settings)
+    autoencoder = read_autoencoder_yaml(repository, settings["ldmyaml"])
+    autoencoder["ddconfig"]["ch"], autoencoder["loss"]["disc_ndf"] = 8, 4
+    return build_model({**settings, "autoencoder": configure_autoencoder(autoencoder, settings)})
+
+
+def crop(depth):
+    return {"img": [torch.rand(1, 1, 32, 32, depth) * 2 - 1]}
+
+
+@pytest.fixture
+def repository(request):
+    return request.config.rootpath
+
+
+@pytest.mark.parametrize("hbranch", ["mid", "z"])
+@pytest.mark.parametrize(("cropz", "downbranch", "resizebranch"), [(4, 1, 1), (8, 2, 1), (2, 1, 2)])
+def test_both_branches_of_the_kl_model_give_a_cube(repository, hbranch, cropz, downbranch, resizebranch):
+    options = {"cropz": cropz, "downbranch": downbranch, "resizebranch": resizebranch, "skipl1": 1}
+    model = build("ae0iso0tccut", repository, hbranch=hbranch, perceptual_weight=0, **options)
+    out = model.generate(crop(cropz))
+    assert out.volume.shape == (1, 1, 32, 32, 32)
+    assert model.weigh(model.generator_losses(out)).isfinite()
+
+
+def test_the_kl_model_samples_in_training_and_takes_the_mean_in_use(repository):
+    model, batch = build("ae0iso0tccut", repository, hbranch="z", perceptual_weight=0, cropz=4), crop(4)
+    first, second = (model.generate(batch) for _ in range(2))
+    assert not torch.equal(first.recon, second.recon)
+    with model.evaluating():
+        first, second = (model.generate(batch) for _ in range(2))
+    assert torch.equal(first.recon, second.recon) and torch.equal(first.volume, second.volume)
+    torch.testing.assert_close(first.code.latent, first.code.moments.chunk(2, dim=1)[0])
+
+
+def test_ms_ssim_says_which_crop_is_too_small(repository):
+    model = build("ae0iso0tccutvqqssim", repository, perceptual_weight=0, cropz=4)
+    with pytest.raises(UserError, match="cropsize"):
+        model.generator_losses(model.generate(crop(4)))
+
+
+def isoref(repository, **changes):
+    return build("IsoREF", repository, cropz=16, **changes)
+
+
+@pytest.mark.parametrize("l1how", ["max", "min", "mean", "dsp", "maxmin"])
+def test_isoref_projects_both_volumes_alike(repository, l1how):
+    model = isoref(repository, l1how=l1how)
+    out = model.generate(crop(16))
+    expected = [
+        F.l1_loss(*(project(volume, 2, 1, how) for volume in (out.volume, out.interpolated)))
+        for how in ({"maxmin": ("max", "min")}.get(l1how) or (l1how,))
+    ]
+    torch.testing.assert_close(model.generator_losses(out)["projection"], torch.stack(expected).mean())
+
+
+def test_isoref_draws_swaps_and_every_group_of_views(repository):
+    model, batch = isoref(repository, nocyc=True), crop(16)
+    assert {model.draw_view_group() for _ in range(50)} == {0, 1, 2}
+    seen = {torch.equal(model.generate(batch).original, batch["img"][0]) for _ in range(20)}
+    assert seen == {True, False}
+    model.draw_swap = lambda: True
+    assert torch.equal(model.generate(batch).original, swap_in_plane(batch["img"][0]))
+    with model.evaluating():
+        assert torch.equal(model.generate(batch).original, batch["img"][0])
+
+
+@pytest.mark.parametrize("nocyc", [False, True])
+@pytest.mark.parametrize("adv", [0.0, 1.0])
+def test_isoref_trains_every_part_that_it_builds(repository, nocyc, adv):
+    model = isoref(repository, nocyc=nocyc, adv=adv, nocut=False, use_mlp=True, c_mlp=8, num_patches=8)
+    out = model.generate(crop(16))
+    model.weigh(model.generator_losses(out)).backward()
+    assert all(p.grad is not None for p in model.G.parameters())
+    model.D.zero_grad()
+    terms = model.discriminator_losses(out.detach())
+    if terms:
+        model.weigh(terms).backward()
+    assert bool(terms) == bool(model.D)
+    assert all(p.grad is not None for p in model.D.parameters())
+
+
+def test_isorefs_contrast_has_the_published_direction(repository):
+    model = isoref(repository, nocut=False, nocyc=True, num_patches=8)
+    out = model.generate(crop(16))
+    term = model.contrast(out)
+    of_restored, of_key = torch.autograd.grad(term, (out.volume, out.pyramid[0]), allow_unused=True, retain_graph=True)
+    assert of_restored.abs().sum() > 0
+    through_volume = torch.autograd.grad(out.volume, out.pyramid[0], grad_outputs=of_restored)[0]
+    torch.testing.assert_close(of_key, through_volume)  # nothing reaches the key's features but through the restored volume

@@ -1,0 +1,1 @@
+"""A procedural specimen whose isotropic truth is known, and the microscope that records it."""

@@ -1,0 +1,175 @@
+"""Rules between settings, checked before a training starts (torch-free). Single values are checked where they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import UserError
+from utils.geometry import LATENT_STRIDE, Geometry
+from utils.settings.make_config import parse_duration
+
+Settings = Mapping[str, Any]
+
+PLANE_STRIDE = {"patch_16": 16, "patch_8": 32, "patch_4": 64}  # input pixels per logit of the discriminator of planes
+MS_SSIM_SIDE = 96  # (7 - 1) * 2**4: pytorch-msssim wants more, for its 7-pixel window
+LEVELS = 4
+
+
+def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) -> None:
+    """Checks the rules between settings.
+
+    Args:
+        settings: complete settings of any model.
+        autoencoder: content of ldm/<ldmyaml>.yaml; None for a model without one.
+
+    Raises:
+        UserError: the first rule that is broken, with values and remedy.
+    """
+    _check_run(settings)
+    _check_folders(settings)
+    _check_channels(settings)
+    _check_crop(settings)
+    geometry = geometry_of(settings)
+    _check_planes(settings, geometry)
+    _check_losses(settings)
+    if autoencoder is not None:
+        _check_autoencoder(settings, autoencoder)
+
+
+def geometry_of(settings: Settings) -> Geometry:
+    """The crop's geometry: IsoREF (the model with uprate) has a free factor, the others 8·resizebranch/downbranch.
+
+    Raises:
+        UserError: the output would not be a cube, or uprate says otherwise.
+    """
+    names = ("cropsize", "cropz", "dsp", "usp", "downbranch", "resizebranch", "skipl1")
+    free = "uprate" in settings
+    geometry = Geometry.from_settings(**{name: settings[name] for name in names if name in settings}, free_factor=free)
+    if free and settings["uprate"] not in (None, geometry.factor):
+        raise UserError(
+            f"uprate={settings['uprate']} disagrees with the crop: cropsize/slices = {geometry.cropsize}/{geometry.slices} = "
+            f"{geometry.factor}; set uprate={geometry.factor} or leave it out"
+        )
+    return geometry
+
+
+def _check_run(s: Settings) -> None:
+    parse_duration(s["max_time"])
+    for name in ("prj", "dataset"):
+        text = str(s[name] or "")
+        if text.startswith(("/", "~")) or ".." in text.split("/"):
+            raise UserError(
+                f"{name}={text} must be the name of a folder inside the run or data folder, without .. or a leading /"
+            )
+    for one, other in (("resume", "overwrite"), ("resume", "init")):
+        if s[one] and s[other]:
+            raise UserError(f"--{one} and --{other} contradict each other; give one of them")
+    if s["init"] and "@" in s["init"] and not s["init"].rpartition("@")[2].isdigit():
+        raise UserError(f"init={s['init']} must be RUN or RUN@EPOCH with a whole number as epoch")
+
+
+def _check_folders(s: Settings) -> None:
+    folders = s["direction"].split("_")
+    if not all(folders):
+        raise UserError(f"direction={s['direction']} must be folder names joined by single _, such as x3d0 or a_b")
+    if s.get("tc"):
+        if len(folders) != 2:
+            raise UserError(
+                f"tc needs two folders, one per channel; direction={s['direction']} names {len(folders)}; try x3d0_x3d1"
+            )
+        return
+    usable = 2 if "tc" in s else 1
+    if len(folders) > usable:
+        use = "at most two folders (input and target) without tc" if usable == 2 else "one folder"
+        raise UserError(
+            f"direction={s['direction']} names {len(folders)} folders, but {s['models']} uses {use}; leave the others out"
+        )
+
+
+def _check_channels(s: Settings) -> None:
+    wanted = 2 if s.get("tc") else 1
+    if (s["input_nc"], s["output_nc"]) != (wanted, wanted):
+        reason = "with tc (two channels)" if wanted == 2 else "without tc (one channel)"
+        raise UserError(
+            f"input_nc={s['input_nc']}, output_nc={s['output_nc']}: {reason} both must be {wanted}; "
+            f"give --input_nc {wanted} --output_nc {wanted}" + ("" if wanted == 2 or "tc" not in s else ", or --tc")
+        )
+
+
+def _check_crop(s: Settings) -> None:
+    for name in ("precrop", "resize"):
+        if 0 < s[name] < s["cropsize"]:
+            raise UserError(f"{name}={s[name]} is smaller than cropsize={s['cropsize']}; raise it or set 0 (none)")
+    if s["nm_clip"] is None:
+        return
+    low, high = s["nm_clip"]
+    if low >= high:
+        raise UserError(f"nm_clip={low} {high}: LOW must be less than HIGH, such as 0.1 99.9")
+    if s["nm"] == "00":
+        raise UserError("nm_clip has no effect with nm 00 (intensities as they are); set nm 01 or 11, or leave nm_clip out")
+
+
+def _check_planes(s: Settings, geometry: Geometry) -> None:
+    """The discriminator's last instance normalisation needs more than one logit position on every kind of plane."""
+    if not s["adv"]:
+        return
+    stride, side = PLANE_STRIDE[s["netD"]], geometry.cropsize
+    if (side // stride) ** 2 < 2:
+        raise UserError(
+            f"netD={s['netD']} needs planes of at least {2 * stride}x{2 * stride}; raise cropsize={side} or use patch_16"
+        )
+    if s.get("nocyc") is False and (side // stride) * (geometry.slices // stride) < 2:
+        raise UserError(
+            f"the cycle shows netD={s['netD']} planes of {side}x{geometry.slices} (cropsize x slices), too small for it; "
+            f"use at least {stride} slices and a cropsize of {2 * stride}, or --nocyc"
+        )
+
+
+def _check_losses(s: Settings) -> None:
+    if s.get("lbm_ms_ssim") and s["cropsize"] <= MS_SSIM_SIDE:
+        least = MS_SSIM_SIDE + LATENT_STRIDE
+        raise UserError(
+            f"cropsize={s['cropsize']} is too small for MS-SSIM (its 7-pixel window at all scales needs > {MS_SSIM_SIDE}); "
+            f"set cropsize to {least} or more, or lbm_ms_ssim 0"
+        )
+    if s["fWhich"] is not None and len(s["fWhich"]) != LEVELS:
+        raise UserError(f"fWhich has {len(s['fWhich'])} weights; the features have {LEVELS} levels: give {LEVELS}")
+
+
+def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
+    network, name = autoencoder["ddconfig"], f"ldm/{s['ldmyaml']}.yaml"
+    samples = "hbranch" in s
+    if network["double_z"] != samples:
+        word = "true" if samples else "false"
+        example = "ldmaex2" if samples else "vqgan"
+        raise UserError(f"{name} does not fit {s['models']}, which needs ddconfig.double_z: {word}; try --ldmyaml {example}")
+    if len(network["ch_mult"]) != LEVELS:
+        raise UserError(f"{name}: ch_mult={network['ch_mult']} must have {LEVELS} levels, which reduce slices by {LATENT_STRIDE}")
+    width = network["ch"] * network["ch_mult"][-1]
+    if LATENT_STRIDE * s["ngf"] != width:
+        remedy = (
+            f"set ngf {width // 8}" if width % 8 == 0 else f"choose ch in {name} so that ch·{network['ch_mult'][-1]} divides by 8"
+        )
+        raise UserError(
+            f"ngf={s['ngf']}: 8·ngf = {8 * s['ngf']} must equal ch·{network['ch_mult'][-1]} = {width} of {name} "
+            f"(ch={network['ch']}); {remedy}"
+        )
+    _check_bottleneck(s, autoencoder, name)
+
+
+def _check_bottleneck(s: Settings, autoencoder: Mapping[str, Any], name: str) -> None:
+    network = autoencoder["ddconfig"]
+    embed_dim = s["embed_dim"] or autoencoder["embed_dim"]
+    branch = (s["hbranch"] or network.get("branch_point", "mid")) if "hbranch" in s else "z"
+    if branch == "z" and embed_dim != network["z_channels"]:
+        raise UserError(
+            f"embed_dim={embed_dim} must equal z_channels={network['z_channels']} of {name}: codes enter the decoder's first "
+            f"layer without a projection; set embed_dim {network['z_channels']}"
+        )
+    wanted: list[tuple[str, str]] = (
+        [("loss", "kl_weight")] if "hbranch" in s else [("", "n_embed"), ("", "codebook"), ("loss", "codebook_weight")]
+    )
+    for inside, key in wanted:
+        if key not in (autoencoder[inside] if inside else autoencoder):
+            raise UserError(f"{name}: {inside + '.' if inside else ''}{key} is missing, which {s['models']} needs")

@@ -1,0 +1,210 @@
+"""Files with settings: experiments, machine profiles, autoencoders (torch-free)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.settings.read_mapping import did_you_mean, read_mapping, shown
+
+SUFFIXES = (".json", ".yaml", ".yml")
+PROFILE_KEYS = ("LOGS", "DATASET")
+
+
+def known_experiments(repository: Path) -> list[str]:
+    """The names of the experiments in env/jsn."""
+    return sorted({path.stem for path in (repository / "env" / "jsn").glob("*") if path.suffix in SUFFIXES})
+
+
+def find_experiment(repository: Path, name: str) -> Path:
+    """The file of ``--jsn NAME``: env/jsn/NAME.json|.yaml|.yml, or the path that NAME is (from here or from the repository).
+
+    Raises:
+        UserError: there is no such file, or there are several; the message lists the experiments.
+    """
+    folder = repository / "env" / "jsn"
+    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+    if not found and Path(name).suffix in SUFFIXES:
+        found = [path for path in (Path(name).expanduser().absolute(), repository / name, folder / name) if path.is_file()][:1]
+    if len(found) > 1:
+        raise UserError(f"--jsn {name} may be {' or '.join(shown(path, repository) for path in found)}; give the path")
+    if not found:
+        known = known_experiments(repository)
+        raise UserError(
+            f"there is no experiment {name}: expected env/jsn/{name}.json (.yaml, .yml) or the path of such a file"
+            f"{did_you_mean(name, known, '.')} Experiments: {', '.join(known) or 'none'}"
+        )
+    return found[0]
+
+
+def read_experiment_file(path: Path) -> dict[str, Any]:
+    """The block "train" of an experiment file, unchecked.
+
+    Raises:
+        UserError: unreadable, no such block, or anything beside it.
+    """
+    content = read_mapping(path, "experiment")
+    beside = sorted(content.keys() - {"train"})
+    if beside or not isinstance(content.get("train"), dict):
+        found = f"; found beside it: {', '.join(beside)}" if beside else ""
+        raise UserError(
+            f'{path}: an experiment is one object with the block "train": {{"train": {{"dataset": ..., ...}}}}{found}'
+        )
+    return dict(content["train"])
+
+
+def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
+    """The machine profiles of env/env: profile → {"LOGS": path, "DATASET": path}.
+
+    Raises:
+        UserError: unreadable, or a profile with other keys or values that are no text.
+    """
+    path = repository / "env" / "env"
+    profiles = read_mapping(path, "list of machine profiles")
+    for name, profile in profiles.items():
+        if not isinstance(profile, dict) or profile.keys() != set(PROFILE_KEYS):
+            raise UserError(f"{path}: profile {name} must have the keys {' and '.join(PROFILE_KEYS)}, nothing else")
+        if not all(isinstance(value, str) and value for value in profile.values()):
+            raise UserError(f"{path}: profile {name}: {' and '.join(PROFILE_KEYS)} must be paths")
+    return profiles
+
+
+# Type of every entry of ldm/*.yaml. The files themselves say what the entries mean.
+_AUTOENCODER: dict[str, Any] = {
+    "embed_dim": int,
+    "n_embed": int,
+    "ddconfig": {
+        "double_z": bool,
+        "z_channels": int,
+        "resolution": int,
+        "in_channels": int,
+        "out_ch": int,
+        "ch": int,
+        "ch_mult": list,
+        "num_res_blocks": int,
+        "attn_resolutions": list,
+        "dropout": float,
+        "interpolator": str,
+        "branch_point": str,
+    },
+    "loss": {
+        "disc_conditional": bool,
+        "disc_in_channels": int,
+        "disc_ndf": int,
+        "disc_start": int,
+        "disc_weight": float,
+        "codebook_weight": float,
+        "kl_weight": float,
+        "perceptual_weight": float,
+    },
+    "codebook": {"initialise": str, "revive_after": int, "legacy": bool},
+}
+_OPTIONAL = {"n_embed", "codebook", "branch_point", "codebook_weight", "kl_weight", "perceptual_weight", "interpolator"}
+_WORDS = {"initialise": ("kmeans", "uniform"), "branch_point": ("mid", "z")}
+
+
+def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
+    """The autoencoder settings of ldm/NAME.yaml (or of the path that NAME is), on top of the file that it extends.
+
+    Entries of the file replace those of ``extends: OTHER`` one by one; null removes one.
+
+    Raises:
+        UserError: no such file, a circle of extends, an unknown or missing key, or a value of the wrong type.
+    """
+    merged, path = _read_extended(repository, name, ())
+    _check_entries(merged, _AUTOENCODER, path, "")
+    if merged["loss"]["disc_conditional"]:
+        raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
+    return merged
+
+
+def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
+    folder = repository / "ldm"
+    path = folder / f"{name}.yaml"
+    if not path.is_file() and Path(name).suffix == ".yaml":
+        path = repository / name
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise UserError(f"there are no autoencoder settings {folder / name}.yaml; known: {', '.join(known)}")
+    if name in seen:
+        raise UserError(f"{path}: extends goes round in a circle: {' → '.join((*seen, name))}")
+    content = read_mapping(path, "file of autoencoder settings")
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content, path
+    return _merge(_read_extended(repository, str(parent), (*seen, name))[0], content), path
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _check_entries(found: dict[str, Any], schema: Mapping[str, Any], path: Path, inside: str) -> None:
+    for key in found.keys() - schema.keys():
+        raise UserError(f"{path}: unknown key {inside}{key}{did_you_mean(key, schema, '.')} Known: {', '.join(schema)}")
+    for key in schema.keys() - found.keys() - _OPTIONAL:
+        raise UserError(f"{path}: {inside}{key} is missing; ldm/vqgan.yaml says what it means")
+    for key, value in found.items():
+        wanted = schema[key]
+        if isinstance(wanted, Mapping):
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {inside}{key} must be an object with the keys {', '.join(wanted)}")
+            _check_entries(value, wanted, path, f"{inside}{key}.")
+            continue
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
+        if not fits.get(wanted, isinstance(value, wanted)) or (
+            wanted is list and not all(isinstance(item, int) for item in value)
+        ):
+            raise UserError(f"{path}: {inside}{key}={value!r} must be of type {wanted.__name__}")
+        if key in _WORDS and value not in _WORDS[key]:
+            raise UserError(f"{path}: {inside}{key}={value!r} must be {' or '.join(_WORDS[key])}")
+
+
+def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The autoencoder settings with what the run's settings say otherwise; everything unset is resolved.
+
+    embed_dim, hbranch (branch_point), perceptual_weight and netG (interpolator) of the run win; tc means two input channels;
+    the 2-D discriminator sees as many channels as the reconstruction has.
+    """
+    made = {key: dict(value) if isinstance(value, dict) else value for key, value in autoencoder.items()}
+    network, loss = made["ddconfig"], made["loss"]
+    if settings["embed_dim"] is not None:
+        made["embed_dim"] = settings["embed_dim"]
+    if settings["tc"]:
+        network["in_channels"] = 2
+    network["interpolator"] = settings["netG"] or network.get("interpolator", "ed023e")
+    if "hbranch" in settings:
+        network["branch_point"] = settings["hbranch"] or network.get("branch_point", "mid")
+    if settings["perceptual_weight"] is not None:
+        loss["perceptual_weight"] = settings["perceptual_weight"]
+    loss.setdefault("perceptual_weight", 1)
+    loss["disc_in_channels"] = network["out_ch"]
+    return made
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of a duration written DD:HH:MM:SS; None stays None.
+
+    Raises:
+        UserError: it is not written so, or is zero.
+    """
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", text)
+    days, hours, minutes, seconds = (int(part) for part in parts.groups()) if parts else (0, 0, 0, 0)
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not total or hours > 23 or minutes > 59 or seconds > 59:
+        raise UserError(f"max_time={text} must be a time written DD:HH:MM:SS, such as 00:12:00:00 for twelve hours")
+    return float(total)

@@ -1,0 +1,320 @@
+"""An output volume that several processes write, that survives being killed, and that appears only when it is whole.
+
+It grows as a Zarr folder ``OUT.partial.zarr``, whatever the format of OUT. Each process writes whole shards and notes them in a
+journal of its own; a command that is started again reads the journals and leaves out what is done. At the end the pyramid and
+the metadata are added and the folder takes its name, or a TIFF or NIfTI file is streamed from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.volumes.ome_zarr_metadata import image_metadata
+from utils.volumes.output_files import partial_path, put_folder, refuse_existing, writing
+from utils.volumes.pyramid import halved
+from utils.volumes.sharded_array import ShardedArray
+from utils.volumes.single_file import write_single_file
+from utils.volumes.target_plan import TargetPlan, plan_target, read_plan
+from utils.volumes.volume import Box, Volume
+from utils.volumes.zarr_volume import RUN_KEY, UNFINISHED
+
+Progress = Callable[[int, int], None]
+_WORK = ".work"  # inside the partial folder: the plan, the journals, files that are not complete
+_PLAN = Path(_WORK, "plan.json")
+
+
+def create_target(
+    output: Path | str,
+    *,
+    shape: Sequence[int],
+    dtype: np.dtype | str,
+    voxel_um: Sequence[float] | None = None,
+    translation_um: Sequence[float] | None = None,
+    channel_names: Sequence[str] | None = None,
+    shard: Sequence[int] | None = None,
+    chunk: Sequence[int] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    compression: str | None = "zstd",
+    levels: int | None = None,
+    overwrite: bool = False,
+) -> VolumeTarget:
+    """Begin an output, or continue one that the same command has begun.
+
+    All processes of a command may call it at once: the folder is made aside and renamed, and who comes second opens the first's.
+    Only where ``overwrite`` discards the unfinished output of another command one process has to go first.
+
+    Args:
+        output: ``.zarr`` (OME-Zarr 0.5), ``.ome.tif``, ``.ome.tiff``, ``.tif``, ``.tiff`` (OME-TIFF), ``.nii``, ``.nii.gz``.
+        shape: (Z, Y, X).
+        dtype: dtype of the values.
+        voxel_um: voxel size (z, y, x) in µm.
+        translation_um: position (z, y, x) in µm of the centre of the first voxel.
+        channel_names: with names there is an axis of channels before Z; a shard holds all channels.
+        shard: the unit of writing, (z, y, x) voxels; 256 along each axis by default, less for smaller volumes.
+        chunk: the unit of compression and reading, a divisor of ``shard``; chosen to suit the format by default.
+        attributes: plain JSON about the run, kept in the output; an output is only continued when they are equal, so that
+            times and counts belong to :meth:`VolumeTarget.finish`.
+        compression: of a TIFF: ``"zstd"``, ``"zlib"`` (read by every program) or None.
+        levels: how many levels the pyramid of an OME-Zarr has at most; None: as many as useful.
+        overwrite: replace an existing output when this one is whole, and discard an unfinished one of another command now.
+
+    Raises:
+        UserError: the output exists, its ending is not known, its folder does not exist, the format cannot hold it, or an
+            unfinished output of another command lies there.
+        ValueError: arguments that do not fit each other.
+    """
+    output = Path(output)
+    refuse_existing(output, overwrite)
+    plan = plan_target(
+        output, shape=shape, dtype=dtype, voxel_um=voxel_um, translation_um=translation_um, channel_names=channel_names,
+        shard=shard, chunk=chunk, attributes=attributes, compression=compression, levels=levels,
+    )  # fmt: skip
+    partial = partial_path(output)
+    if partial.exists() and overwrite and read_plan(partial, partial / _PLAN) != plan:
+        discarded = partial.with_name(f".{partial.name}.{uuid.uuid4().hex[:8]}")
+        os.rename(partial, discarded)
+        shutil.rmtree(discarded)
+    if not partial.exists():
+        _begin(partial, plan)
+    different = read_plan(partial, partial / _PLAN).differences(plan)
+    if different:
+        raise UserError(
+            f"{partial} was begun by another command ({'; '.join(different)}); finish it with that command, delete the folder, "
+            "or start anew with --overwrite"
+        )
+    return VolumeTarget(output, overwrite)
+
+
+def open_target(output: Path | str, *, overwrite: bool = False) -> VolumeTarget:
+    """The unfinished output that :func:`create_target` made, from another process.
+
+    Raises:
+        UserError: there is none.
+    """
+    return VolumeTarget(Path(output), overwrite)
+
+
+class VolumeTarget:
+    """An unfinished output; see :func:`create_target`.
+
+    Attributes:
+        output: what it becomes.
+        partial: the folder in which it grows.
+        plan: everything that decides its bytes.
+        shape: (Z, Y, X).
+        dtype: dtype of the values.
+        shard: (z, y, x) of the unit of writing.
+        channels: how many channels; 0 without an axis of channels.
+        boxes: what every shard covers, (Z, Y, X); a shard's number is its index here.
+    """
+
+    def __init__(self, output: Path, overwrite: bool = False):
+        self.output = output
+        self.partial = partial_path(output)
+        self.plan = read_plan(self.partial, self.partial / _PLAN)
+        self.shape = self.plan.shape
+        self.dtype = np.dtype(self.plan.dtype)
+        self.shard = self.plan.shard
+        self.channels = len(self.plan.channel_names or ())
+        self._overwrite = overwrite
+        self._levels = self.plan.pyramid
+        self._arrays = [self.plan.array(self.partial, number) for number in range(len(self._levels))]
+        self._token = uuid.uuid4().hex[:8]
+        self.boxes: tuple[Box, ...] = tuple(_space(self._arrays[0].box(n)) for n in range(self._arrays[0].count))
+
+    def pending(self) -> list[int]:
+        """Numbers of the shards that no process has finished, in order; reads the journals of all processes."""
+        return self._pending(0)
+
+    def write_region(self, box: Box, values: np.ndarray) -> None:
+        """Write whole shards and note them as done. Threads and processes may write different boxes at once.
+
+        Args:
+            box: one of ``boxes``, or several that form a box.
+            values: (Z, Y, X), or (C, Z, Y, X) with channels, of the target's dtype.
+
+        Raises:
+            ValueError: the box is not made of whole shards, or values do not fit.
+            UserError: the disc is full.
+        """
+        self._write(0, self._full(box), values)
+
+    def mark_done(self, box: Box) -> None:
+        """Note shards as done that stay at the fill value 0; takes no time."""
+        self._note(0, self._arrays[0].shards_of(self._full(box)))
+
+    def finish(
+        self,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        barrier: Callable[[], None] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Complete the output and give it its name; every process of the command calls this.
+
+        The levels of an OME-Zarr's pyramid are shared out over the processes by shards. A TIFF or NIfTI file is streamed by the
+        first process. Memory depends on the shard, not on the volume. Killed in between, it can be called again.
+
+        Args:
+            rank: number of this process.
+            world: how many processes call.
+            barrier: waits until all have called it; needed when there are several.
+            extra: joined to the attributes in the output: counts, times, names of machines.
+            progress: called with (blocks done, blocks in all) of this process, once for every level and once for a file.
+
+        Returns:
+            The output.
+
+        Raises:
+            UserError: shards are missing, the output has appeared meanwhile, or the disc is full.
+        """
+        if world > 1 and barrier is None:
+            raise ValueError(f"{world} processes finish together; pass barrier=torch.distributed.barrier or the like")
+        wait = barrier or _no_others
+        wait()  # no process is still writing
+        missing = self.pending()
+        if missing:
+            raise UserError(f"{self.partial}: {len(missing)} of {len(self.boxes)} shards are not written; run the command again")
+        refuse_existing(self.output, self._overwrite)
+        wait()  # all have looked before the first renames
+        for number in range(1, len(self._levels)):
+            self._build(number, rank, world, progress)
+            wait()
+        if rank == 0:
+            self._complete({**self.plan.attributes, **(extra or {})}, progress)
+        wait()
+        return self.output
+
+    def _complete(self, attributes: dict[str, Any], progress: Progress | None) -> None:
+        if self.plan.kind == "zarr":
+            with writing(self.output):
+                _write_group(self.partial, {"ome": self._metadata(), RUN_KEY: attributes})
+                put_folder(self.partial, self.output)
+                shutil.rmtree(self.output / _WORK)
+            return
+        channels = [_Unfinished(self, channel) for channel in range(max(self.channels, 1))]
+        write_single_file(
+            self.output, channels, channel_names=self.plan.channel_names, attributes=attributes,
+            compression=self.plan.compression, progress=progress,
+        )  # fmt: skip
+        shutil.rmtree(self.partial)
+
+    def _metadata(self) -> dict[str, Any]:
+        return image_metadata(
+            self.output.name.removesuffix(".zarr").removesuffix(".ome"),
+            [(str(k), level) for k, level in enumerate(self._levels)],
+            voxel_um=self.plan.voxel_um,
+            translation_um=self.plan.translation_um,
+            channel_names=self.plan.channel_names,
+            dtype=self.dtype,
+        )
+
+    def _build(self, number: int, rank: int, world: int, progress: Progress | None) -> None:
+        """This process's share of a level, shard by shard from the level before."""
+        pending = [shard for shard in self._pending(number) if shard % world == rank]
+        for done, shard in enumerate(pending):
+            box = self._arrays[number].box(shard)
+            self._write(number, box, self._reduced(number, box))
+            if progress is not None:
+                progress(done + 1, len(pending))
+
+    def _reduced(self, number: int, box: tuple[slice, ...]) -> np.ndarray:
+        """A box of a level, made a layer of chunks at a time so that the finer voxels need little memory."""
+        lead, (planes, rows, columns) = box[:-3], box[-3:]
+        finer = self._arrays[number - 1]
+        step = (*(1 for _ in lead), *self._levels[number].step)
+        out = np.empty([part.stop - part.start for part in box], self.dtype)
+        for z in range(planes.start, planes.stop, self.plan.chunk[0]):
+            layer = slice(z, min(z + self.plan.chunk[0], planes.stop))
+            source = tuple(
+                slice(part.start * by, min(part.stop * by, size))
+                for part, by, size in zip((*lead, layer, rows, columns), step, finer.shape, strict=True)
+            )
+            out[..., layer.start - planes.start : layer.stop - planes.start, :, :] = halved(finer.read(source), step)
+        return out
+
+    def _write(self, level: int, box: tuple[slice, ...], values: np.ndarray) -> None:
+        self._arrays[level].write(box, values, self.partial / _WORK)
+        self._note(level, self._arrays[level].shards_of(box))
+
+    def _note(self, level: int, shards: Sequence[int]) -> None:
+        """One append of whole lines; the journal is this process's alone, also after a fork."""
+        name = f"{socket.gethostname()}-{os.getpid()}-{self._token}.done"
+        with writing(self.output), (self.partial / _WORK / name).open("ab", buffering=0) as journal:
+            journal.write("".join(f"{level} {shard}\n" for shard in shards).encode())
+
+    def _pending(self, level: int) -> list[int]:
+        done: set[str] = set()
+        for journal in sorted((self.partial / _WORK).glob("*.done")):
+            done.update(journal.read_text().split("\n")[:-1])  # what follows the last line end was cut off by a kill
+        return [n for n in range(self._arrays[level].count) if f"{level} {n}" not in done]
+
+    def _full(self, box: Box) -> tuple[slice, ...]:
+        return (slice(0, self.channels), *box) if self.channels else tuple(box)
+
+    def read(self, box: Box, channel: int = 0) -> np.ndarray:
+        """Values (Z, Y, X) as far as they are written, 0 elsewhere."""
+        if not self.channels:
+            return self._arrays[0].read(box)
+        return self._arrays[0].read((slice(channel, channel + 1), *box))[0]
+
+
+class _Unfinished(Volume):
+    """A channel of an unfinished output, for the writers of files."""
+
+    def __init__(self, target: VolumeTarget, channel: int):
+        self.path, self.shape, self.dtype = target.output, target.shape, target.dtype
+        self.voxel_um, self.translation_um = target.plan.voxel_um, target.plan.translation_um
+        self.block_planes, self.block_rows = target.plan.chunk[:2]
+        self._target, self._channel = target, channel
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        return self._target.read((slice(planes.start, planes.stop), rows, columns), self._channel)[:: planes.step]
+
+
+def _no_others() -> None:
+    """The barrier of a process that is alone."""
+
+
+def _space(box: tuple[slice, ...]) -> Box:
+    z, y, x = box[-3:]
+    return z, y, x
+
+
+def _begin(partial: Path, plan: TargetPlan) -> None:
+    """Make the folder of a new output aside and rename it; where another process was faster its folder stays."""
+    aside = partial.with_name(f".{partial.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with writing(partial):
+            (aside / _WORK).mkdir(parents=True)
+            for number in range(len(plan.pyramid)):
+                new = plan.array(aside, number)
+                ShardedArray.create(new.folder, new.shape, new.dtype, shard=new.shard, chunk=new.chunk, dimension_names=plan.axes)
+            (aside / _PLAN).write_text(plan.to_json(), encoding="utf-8")
+            _write_group(aside, {UNFINISHED: True})
+            try:
+                os.rename(aside, partial)
+            except OSError:
+                if not (partial / _PLAN).is_file():
+                    raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
+    text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1, ensure_ascii=False)
+    unfinished = folder / _WORK / "zarr.json"
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, folder / "zarr.json")

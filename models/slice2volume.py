@@ -278,7 +278,7 @@ class SliceToVolume(BaseModel):
         recon = to_volume(out.recon, out.original.shape[0])
         return {
             "input (interpolated)": resample_z(out.original, depth)[0],
-            "reconstructed slices": resample_z(recon, depth)[0],
+            "reconstructed slices" + (" (channel 0)" if self.settings["tc"] else ""): resample_z(recon, depth)[0],
             "isotropic output": out.volume[0],
         }
 

@@ -75,7 +75,7 @@ def orthogonal_planes(
 
     Args:
         panels: name of the row -> volume (X, Y, Z) or (C, X, Y, Z). Two channels become a composite, the first magenta and
-            the second green (white where both are bright).
+            the second green (white where both are bright); a panel with one channel is grey, on the scale of the first.
         title: one line above.
         voxel_um: voxel size (z, y, x) in µm, adds a scale bar. If z is coarser by n, slices are drawn n pixels high.
         low: value shown as black, by default the 0.2nd percentile of all planes shown (per channel).
@@ -88,9 +88,11 @@ def orthogonal_planes(
         ValueError: no panels, or panels whose shapes do not fit together.
     """
     volumes = _common_grid(panels, voxel_um)
-    channels, *size = next(iter(volumes.values())).shape
+    size = next(iter(volumes.values())).shape[1:]
+    channels = max(len(volume) for volume in volumes.values())
     planes = {name: [_plane(volume, index) for index in range(3)] for name, volume in volumes.items()}
-    ranges = [_value_range([p[c] for row in planes.values() for p in row], low, high) for c in range(channels)]
+    shown = [[p[c] for row in planes.values() for p in row if c < len(p)] for c in range(channels)]
+    ranges = [_value_range(values, low, high) for values in shown]
     layout = _lay_out((size[0], size[1], size[2]))
     width = max(layout.bars + 150, layout.left + 9 * max(map(len, [title, *planes])))  # long names are not cut
     figure = Figure(figsize=(width / _DPI, (layout.top + len(planes) * layout.row) / _DPI), dpi=_DPI, facecolor="white")
@@ -122,8 +124,8 @@ def _common_grid(panels: Mapping[str, NDArray], voxel_um: tuple[float, float, fl
     depth = max(v.shape[-1] for v in volumes.values())
     first = next(iter(volumes.values()))
     for name, volume in volumes.items():
-        fits = volume.ndim == 4 and volume.shape[:3] == first.shape[:3] and 0 not in volume.shape and depth % volume.shape[3] == 0
-        if not fits or volume.shape[0] > 2:
+        fits = volume.ndim == 4 and volume.shape[1:3] == first.shape[1:3] and 0 not in volume.shape
+        if not fits or depth % volume.shape[3] or len(volume) > 2:
             raise ValueError(
                 f"panel {name!r} of shape {np.shape(panels[name])} must be (X, Y, Z) or (1 or 2, X, Y, Z) and fit "
                 f"the first panel, {first.shape}; its planes must divide {depth}"
@@ -168,7 +170,7 @@ def _colour(plane: NDArray, ranges: list[Range]) -> RGB:
     """(C, rows, columns) -> RGB (rows, columns, 3): grey, or magenta and green."""
     finite = np.isfinite(plane).all(0)
     levels = []
-    for values, (low, high) in zip(plane, ranges, strict=True):
+    for values, (low, high) in zip(plane, ranges, strict=False):
         scaled = (np.where(finite, values, low).astype(np.float64) - low) / (high - low)
         levels.append(np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8))
     image = np.stack([levels[0], levels[-1], levels[0]], axis=-1)  # one channel: three times the same

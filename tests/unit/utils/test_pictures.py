@@ -112,6 +112,16 @@ def test_two_channels_become_magenta_and_green():
     ]
 
 
+def test_a_panel_with_one_channel_beside_two_is_grey():
+    """The reconstructed slices of a two-channel training show channel 0 alone."""
+    both, one = np.zeros((2, 16, 16, 16)), np.zeros((16, 16, 16))
+    both[1], one[:8] = 1, 1
+    image = orthogonal_planes({"both": both, "one": one}, low=0, high=1)
+    row = drawn(image, (16, 16, 16), 1, 0)
+    assert [tuple(row[r, 15]) for r in (0, 15)] == [(255, 255, 255), (0, 0, 0)]
+    assert tuple(drawn(image, (16, 16, 16), 0, 0)[8, 8]) == (0, 255, 0)
+
+
 def test_large_planes_are_thinned():
     size = (1600, 8, 8)
     image = orthogonal_planes({"long": np.broadcast_to(np.linspace(0, 1, 1600)[:, None, None], size)}, low=0, high=1)

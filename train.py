@@ -48,8 +48,12 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     from dataloader.data_multi import DataModule
     from models.build import build_model, initialise_from
     from utils.memory import keep_freed_memory
-    from utils.trainer import build_trainer, closing_line, summary
+    from utils.trainer import build_trainer, closing_line, require_devices, summary
 
+    first = rank_zero_only.rank == 0
+    if first:
+        run.check(resume=settings["resume"], overwrite=settings["overwrite"])
+    require_devices(settings)
     keep_freed_memory()
     seed_everything(settings["seed"], verbose=False)
     data = DataModule.from_settings(settings, experiment.data_root)
@@ -57,7 +61,6 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     model = build_model(settings)
     if settings["init"] and not settings["resume"]:
         initialise_from(model, settings["init"], experiment.logs)
-    first = rank_zero_only.rank == 0
     with run.locked() if first else nullcontext():
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])

@@ -141,8 +141,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         if self.nm == "00":
             for index in range(0, len(self.names), -(-len(self.names) // _SAMPLED_FILES)):
                 self[index]
-        else:
-            self._scan()
+        self._scan()
 
     def intensity_record(self) -> dict[str, Any]:
         """What a trained model must know about its data, as plain JSON.
@@ -198,8 +197,11 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         return self._ranges[key]
 
     def _scan(self) -> None:
+        """Every file's range; under nm 00 it is not used, but a file of floats is read once in search of NaN all the same."""
         keys = [(d, n) for d in self.directions for n in self.names if (d, n) not in self._ranges]
         volumes = {key: self._volume(*key) for key in keys}
+        if self.nm == "00":
+            volumes = {key: volume for key, volume in volumes.items() if volume.dtype.kind == "f"}
         total = sum(int(np.prod(v.shape)) * intensity.passes(v, self.nm_clip) for v in volumes.values())
         title = f"ranges of {self.root.name}"
         with tqdm(total=total, desc=title, unit="voxel", unit_scale=True, delay=_PATIENCE, leave=False) as bar:

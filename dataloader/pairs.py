@@ -35,7 +35,8 @@ def _names(root: Path, direction: str) -> set[str]:
         beside = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         there = f"folders there: {_listed(beside)}" if beside else f"{root} has no folders" if root.is_dir() else f"nor is {root}"
         raise UserError(f"{folder} is not a folder ({there}); a direction names one folder, or several joined by '_'")
-    files = [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    # a link to a file that is not there counts: it is missed when it is opened, not left out in silence
+    files = [p.name for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(".")]
     names = {name for name in files if name.lower().endswith(SUFFIXES)}
     if not names:
         other = f" ({len(files)} other files, for example {sorted(files)[0]})" if files else ""

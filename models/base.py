@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.schedules import build_scheduler
+from models.schedules import apply_now, build_scheduler, carried_over
 from utils.errors import UserError
 
 Terms = dict[str, Tensor]  # unweighted scalar loss terms by name
@@ -161,8 +161,8 @@ class BaseModel(pl.LightningModule):
             raise UserError(
                 f"the loss became NaN or infinite at step {self.generator_steps}"
                 + (f" ({', '.join(bad)})" if bad else "")
-                + "; nothing was saved since. --resume from the last checkpoint with --precision 32, or start anew with "
-                "a smaller --lr or --gradient_clip 1"
+                + "; nothing was saved since. Start a new --prj from the last weights with --init RUN, and with a smaller --lr, "
+                "--gradient_clip 1 or --precision 32"
             )
         self._finite = None
 
@@ -177,7 +177,7 @@ class BaseModel(pl.LightningModule):
         s = self.settings
         sides = [(self.G, s["lr"] * s["lr_g_factor"]), (self.D, s["lr"])]
         optimizers = [self.build_optimizer(list(side.parameters()), lr) for side, lr in sides if len(side)]
-        shape = {key: s[key] for key in ("n_epochs", "n_epochs_decay", "lr_decay_iters")}
+        shape = {key: s[key] for key in ("n_epochs", "n_epochs_decay", "lr_decay_iters", "monitor")}
         return optimizers, [build_scheduler(opt, s["lr_policy"], **shape) for opt in optimizers]
 
     def _optimizers(self) -> list[LightningOptimizer]:
@@ -226,7 +226,9 @@ class BaseModel(pl.LightningModule):
         self.ema_G.requires_grad_(False)
 
     def on_train_start(self) -> None:
-        """A fresh training sees its data once before the first step."""
+        """A fresh training sees its data once before the first step; a resumed one follows the schedule that it has now."""
+        for scheduler in self._schedulers():
+            apply_now(scheduler)
         if not self.weights_loaded and self.generator_steps == 0:
             self.initialise()
 
@@ -248,6 +250,8 @@ class BaseModel(pl.LightningModule):
         """Takes it back."""
         self.generator_steps = checkpoint["generator_steps"]
         self.weights_loaded = checkpoint["weights_loaded"]
+        policy = self.settings["lr_policy"]
+        checkpoint["lr_schedulers"] = [carried_over(state, policy) for state in checkpoint.get("lr_schedulers", [])]
         if self.settings["ema"] and self.ema_G is None:
             self._start_ema()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from utils.runs import higher_is_better
 
 POLICIES = ("cosine", "lambda", "step", "plateau")
 
@@ -36,11 +39,27 @@ def multiplier(policy: str, *, n_epochs: int, n_epochs_decay: int, lr_decay_iter
 
 
 def build_scheduler(
-    optimizer: Optimizer, policy: str, *, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int
+    optimizer: Optimizer, policy: str, *, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int, monitor: str = ""
 ) -> LRScheduler | ReduceLROnPlateau:
-    """The scheduler that the training loop steps once per epoch (plateau: with the monitored metric)."""
+    """The scheduler that the training loop steps once per epoch (plateau: with the metric ``monitor``)."""
     if policy == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=0.2, threshold=0.01, patience=5)
+        better = higher_is_better(monitor)
+        return ReduceLROnPlateau(optimizer, "max" if better else "min", factor=0.2, threshold=0.01, patience=5)
     return LambdaLR(
         optimizer, multiplier(policy, n_epochs=n_epochs, n_epochs_decay=n_epochs_decay, lr_decay_iters=lr_decay_iters)
     )
+
+
+def carried_over(state: dict[str, Any], policy: str) -> dict[str, Any]:
+    """The saved state of a scheduler as one of ``policy`` takes it: where the kind has changed, the number of epochs alone."""
+    was_plateau = "num_bad_epochs" in state
+    if was_plateau == (policy == "plateau"):
+        return state
+    return {"last_epoch": state["last_epoch"]} | ({} if policy == "plateau" else {"lr_lambdas": [None]})
+
+
+def apply_now(scheduler: LRScheduler | ReduceLROnPlateau) -> None:
+    """Sets the optimiser's rate to what the schedule says for its epoch: a resumed training may follow another schedule."""
+    if isinstance(scheduler, LambdaLR):
+        for group, base, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(scheduler.last_epoch)

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from utils.pictures import keep_newest, orthogonal_planes, save_png
-from utils.runs import RunFolder
+from utils.runs import RunFolder, higher_is_better
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class RunKeeper(Checkpoint):
         self.best: float | None = None
         self.reason = ""  # why the training is to stop
         self.stopped = False
+        self._said = False
         self._started = self._saved = time.monotonic()
         self._handlers: dict[int, Any] = {}
 
@@ -120,11 +121,18 @@ class RunKeeper(Checkpoint):
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
+            self._say_once_what_is_logged(trainer)
             return
-        sign = -1 if "psnr" in self.monitor else 1
+        sign = -1 if higher_is_better(self.monitor) else 1
         if self.best is None or sign * float(value) < sign * self.best:
             self.best = float(value)
             self._write(trainer, pl_module, self.run.best)
+
+    def _say_once_what_is_logged(self, trainer: pl.Trainer) -> None:
+        known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        if known and not self._said:
+            log.warning("monitor=%s is not logged, so there will be no best.ckpt; logged are %s", self.monitor, ", ".join(known))
+            self._said = True
 
     def _write_last(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._write(trainer, pl_module, self.run.last)

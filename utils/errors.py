@@ -15,11 +15,21 @@ class UserError(ValueError):
 
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
-    """Ends the program with the message of a UserError and code 2; with debug the traceback is shown instead."""
+    """Ends the program with the message of a UserError and code 2, or after Ctrl-C with 130; debug: with the traceback."""
     try:
         yield
     except UserError as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_plain(str(error))}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.stderr.write("stopped by Ctrl-C\n")
+        sys.exit(130)
+
+
+def _plain(message: str) -> str:
+    """The message itself where torch has wrapped what a worker process raised: "Caught ... Original Traceback ..."."""
+    return message.rpartition(f"{UserError.__name__}: ")[2].rstrip() if message.startswith("Caught ") else message

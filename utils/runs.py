@@ -35,6 +35,7 @@ RESUME_MAY_CHANGE = frozenset(
 
 
 COMMAND_LINE = "command line"
+_CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
 
 
 class RunFolder:
@@ -63,20 +64,33 @@ class RunFolder:
         """Whether the folder holds any checkpoint."""
         return self.checkpoints.is_dir() and any(p.suffix in (".pth", ".ckpt") for p in self.checkpoints.iterdir())
 
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Whether a training may start here; nothing is changed.
+
+        Raises:
+            UserError: the folder cannot be made or written to; another process uses it; it already holds a training and neither
+                resume nor overwrite is set; or there is nothing to resume.
+        """
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise self._not_writable(f"{there} is " + ("write-protected" if there.is_dir() else "not a folder"))
+        self._refuse_if_in_use()
+        if resume and not self.last.is_file():
+            raise UserError(f"nothing to resume: {self.last} does not exist; start without --resume")
+        if self.trained() and not resume and not overwrite:
+            raise UserError(
+                f"{self.path} already holds a training; continue it with --resume, "
+                f"set it aside with --overwrite (it is renamed, never deleted), or choose another --prj"
+            )
+
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder, which this process has :meth:`locked`, ready for a training.
 
         Raises:
-            UserError: it already holds a training and neither resume nor overwrite is set; or there is nothing to resume.
+            UserError: as :meth:`check`.
         """
-        if resume and not self.last.is_file():
-            raise UserError(f"nothing to resume: {self.last} does not exist; start without --resume")
+        self.check(resume=resume, overwrite=overwrite)
         if self.trained() and not resume:
-            if not overwrite:
-                raise UserError(
-                    f"{self.path} already holds a training; continue it with --resume, "
-                    f"set it aside with --overwrite (it is renamed, never deleted), or choose another --prj"
-                )
             self._set_aside()
         for folder in (self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +109,12 @@ class RunFolder:
         """Holds the folder for this process; a lock whose process on this host has died is taken over.
 
         Raises:
-            UserError: another living process (or one on another host) holds the folder.
+            UserError: another living process (or one on another host) holds the folder; or it cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(str(error.strerror)) from error
         me = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.strftime("%Y-%m-%d %H:%M:%S")}
         self._refuse_if_in_use()
         self._lock.unlink(missing_ok=True)
@@ -106,17 +123,25 @@ class RunFolder:
                 json.dump(me, file)
         except FileExistsError:
             self._refuse_if_in_use()
+            raise UserError(f"{self.path} has just been taken by another process; choose another --prj") from None
         try:
             yield
         finally:
             self._lock.unlink(missing_ok=True)
 
+    def _not_writable(self, why: str) -> UserError:
+        return UserError(
+            f"the run's folder {self.path} cannot be made ({why}); name a folder for runs that you may write to with --logs, "
+            "or another profile with --env"
+        )
+
     def _refuse_if_in_use(self) -> None:
         try:
             holder = json.loads(self._lock.read_text())
+            written = self._lock.stat().st_mtime
         except (FileNotFoundError, json.JSONDecodeError):
             return
-        if holder["host"] == socket.gethostname() and not _alive(int(holder["pid"])):
+        if holder["host"] == socket.gethostname() and not _ran_at(int(holder["pid"]), written):
             return
         raise UserError(
             f"{self.path} is in use by process {holder['pid']} on {holder['host']} since {holder['start']}; "
@@ -169,6 +194,11 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
     return {**stored, **{k: now for k, (_, now) in changed.items()}, **one_shot}
 
 
+def higher_is_better(metric: str) -> bool:
+    """Whether a logged metric grows as the model gets better; errors and losses, which is what most are, fall."""
+    return "psnr" in metric
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
@@ -184,11 +214,23 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _alive(pid: int) -> bool:
+def _ran_at(pid: int, time_stamp: float) -> bool:
+    """Whether a living process on this host, other than this one, ran at a time (seconds since 1970).
+
+    A process that started later has taken over the number of one that is gone: after a reboot, or in a container that was started
+    again, the next training often has the very number of the last.
+    """
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
+        pass
+    try:  # Linux tells when a process started: clock ticks after the boot, the 22nd value in stat
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, ValueError, IndexError, StopIteration):
         return True
-    return True
+    return boot + ticks / os.sysconf("SC_CLK_TCK") < time_stamp + _CLOCK_TOLERANCE

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.callbacks import PictureWriter, Progress, RunKeeper
+from utils.errors import UserError
 from utils.runs import RunFolder
 from utils.settings.make_config import parse_duration
 
@@ -25,6 +26,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
         ".*your dataloader is not resumable.*",  # our sampler is: DataModule.train_dataloader
+        ".*lr_scheduler.step.* before .*optimizer.step.*",  # of discriminators whose losses do not act yet
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -34,6 +36,17 @@ def device_count(devices: int | str) -> int:
     if devices == "auto":
         return max(1, torch.cuda.device_count())
     return int(devices)
+
+
+def require_devices(settings: Mapping[str, Any]) -> None:
+    """Checks that this machine has the GPUs asked for; a machine without any runs so many processes on its CPU.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    wanted, there = device_count(settings["devices"]), torch.cuda.device_count()
+    if torch.cuda.is_available() and wanted > there:
+        raise UserError(f"devices={wanted}, but this machine has {there} GPUs; give --devices {there} or leave it out (auto)")
 
 
 def precision_of(settings: Mapping[str, Any]) -> str:

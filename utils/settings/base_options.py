@@ -66,7 +66,7 @@ _RUN = (
     _run("env", str, "local", "machine profile of env/env: where data and logs are"),
     _run("logs", str, None, "folder for runs, instead of the profile's LOGS", ours=True),
     _run("data_root", str, None, "folder of the data sets, instead of the profile's DATASET", ours=True),
-    _run("seed", int, 123, "seed of every random draw", limits=">=0", ours=True),
+    _run("seed", int, 123, "seed of every random draw", limits=">=0 <=4294967295", ours=True),
     _run("resume", bool, False, "continue the run from its last.ckpt with its stored settings"),
     _run("init", str, None, "RUN[@EPOCH]: start from that run's weights (fine-tuning; not a resume)", ours=True),
     _run("overwrite", bool, False, "start anew although the run exists; the old folder is renamed, never deleted", ours=True),

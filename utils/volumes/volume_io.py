@@ -65,7 +65,8 @@ def open_volume(path: Path | str, *, channel: int | None = None, time: int | Non
     """
     file = Path(path)
     if not file.exists():
-        raise UserError(f"{file}: no such file or folder")
+        link = f" (a link to {os.readlink(file)}, which is not there)" if file.is_symlink() else ""
+        raise UserError(f"{file}: no such file or folder{link}")
     if file.is_dir() and is_zarr(file):
         return ZarrVolume(file, channel, time, level)
     if level:

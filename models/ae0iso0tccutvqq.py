@@ -72,7 +72,8 @@ class Model(SliceToVolume):
         logged: dict[str, Tensor | float] = {"codes_used": used, "perplexity": perplexity(counts).mean()}
         if stepped and not self.weights_loaded:
             vectors = to_vectors(out.code.moments)
-            logged["codes_revived"] = float(self.revival.revive(self.G["quantize"], vectors, self._generator()))
+            averaged = self.components(ema=True).get("quantize")
+            logged["codes_revived"] = float(self.revival.revive(self.G["quantize"], vectors, self._generator(), averaged))
         return logged
 
     def _generator(self) -> torch.Generator:

@@ -21,9 +21,19 @@ from ldm.bottleneck import Code
 from ldm.losses import adaptive_weight, generator_term, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
-from networks.losses import adversarial_views, hinge_discriminator
+from networks.losses import adversarial_views, hinge_discriminator, ms_ssim_loss
 from networks.registry import build_discriminator, build_generator
-from networks.views import generated_slices, pool_z, project, project_slices, resample_z, six_views, to_slices, to_volume
+from networks.views import (
+    generated_slices,
+    pool_z,
+    project,
+    project_slices,
+    resample_z,
+    six_views,
+    to_slices,
+    to_volume,
+    zy_planes,
+)
 from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder, trim
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss
@@ -103,6 +113,7 @@ class SliceToVolume(BaseModel):
         self.loss_weights = {
             "views": s["adv"],
             "projection": s["lamb"],
+            "ms_ssim": s["lbm_ms_ssim"],
             "recon": 1.0,
             "perceptual": loss["perceptual_weight"],
             "slice_adv": loss["disc_weight"],
@@ -203,6 +214,8 @@ class SliceToVolume(BaseModel):
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
                 project_slices(out.target, self.geometry.skip, s["l1how"], s["slabtarget"]),
             )
+        if self.wants("ms_ssim"):
+            terms["ms_ssim"] = self.structure(out)
         terms |= self.slice_losses(out)
         if self.wants("nce"):
             terms["nce"] = self.contrast(out)
@@ -210,6 +223,11 @@ class SliceToVolume(BaseModel):
 
     def _seen_as_real(self, views: list[Tensor]) -> Tensor:
         return adversarial_views(self.D["net_d"], views, True, self.settings["gan_mode"], generator=True)
+
+    def structure(self, out: Generated) -> Tensor:
+        """1 - MS-SSIM (Wang et al. 2003) of ZY planes with those of the volume interpolated along Z."""
+        interpolated = resample_z(out.target, out.volume.shape[-1])
+        return ms_ssim_loss(zy_planes(out.volume), zy_planes(interpolated))
 
     def slice_losses(self, out: Generated) -> Terms:
         """The 2-D autoencoder's terms (Esser et al. 2021, eq. 4 and 7): reconstruction, perceptual, adversarial, code."""

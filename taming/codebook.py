@@ -167,13 +167,21 @@ class CodebookRevival(nn.Module):
         return counts
 
     @torch.no_grad()
-    def revive(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator | None = None) -> int:
+    def revive(
+        self,
+        quantizer: Quantizer,
+        vectors: Tensor,
+        generator: torch.Generator | None = None,
+        averaged: nn.Module | None = None,
+    ) -> int:
         """Replaces codes unused for ``revive_after`` steps by current encoder vectors (M, d); call it after the optimiser's step.
 
         Args:
             quantizer: changed in place.
             vectors: this rank's vectors; the replacements are drawn from those of all ranks.
             generator: a CPU generator; only rank 0's decides.
+            averaged: the running average of the quantiser's weights, if there is one. The average of a replaced code starts anew
+                from its new vector: a mean with that of the dead code would stand for neither, for as long as the memory is.
 
         Returns:
             How many codes were replaced.
@@ -182,10 +190,13 @@ class CodebookRevival(nn.Module):
         if self.revive_after <= 0 or not bool(dead.any()):
             return 0
         vectors, replaced = _gather(vectors.detach().float()), 0
+        averages = list(averaged.parameters()) if averaged is not None else []  # one codebook per level, as in the quantiser
         for level, (codebook, inputs) in enumerate(quantizer.stages(vectors)):
             drawn = torch.randperm(len(inputs), generator=generator)[: int(dead[level].sum())].to(inputs.device)
             rows = dead[level].nonzero().squeeze(1)[: len(drawn)]  # too few vectors: the other codes wait for the next step
             _assign(codebook.weight, rows, inputs[drawn])
+            if averages:
+                averages[level][rows] = codebook.weight[rows].to(averages[level])
             self.unused_steps[level, rows] = 0
             replaced += len(rows)
         return replaced

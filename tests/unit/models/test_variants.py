@@ -1,12 +1,14 @@
 """What the variants of the method add: the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.build import build_model
 from models.options import MODEL_OPTIONS
-from networks.views import project, swap_in_plane
+from networks.views import project, resample_z, swap_in_plane
 from utils.errors import UserError
 from utils.settings.get_args import default_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
@@ -56,6 +58,20 @@ def test_ms_ssim_says_which_crop_is_too_small(repository):
     model = build("ae0iso0tccutvqqssim", repository, perceptual_weight=0, cropz=4)
     with pytest.raises(UserError, match="cropsize"):
         model.generator_losses(model.generate(crop(4)))
+
+
+@pytest.mark.parametrize("name", ["ae0iso0tccut", "ae0iso0tccutvqq", "ae0iso0tccutvqqssim"])
+def test_every_model_of_slices_can_have_the_structural_term(repository, monkeypatch, name):
+    assert build(name, repository, perceptual_weight=0, cropz=4).wants("ms_ssim") == name.endswith("ssim")
+    model = build(name, repository, perceptual_weight=0, cropz=4, lbm_ms_ssim=0.5)
+    out, target = model.generate(crop(4)), torch.rand(1, 1, 2, 104, 13) * 2 - 1
+    interpolated = resample_z(target, 104)
+    assert model.structure(replace(out, target=target, volume=interpolated)).item() == pytest.approx(0, abs=1e-6)
+    assert model.structure(replace(out, target=target, volume=interpolated.flip(3))).item() > 0.3
+    monkeypatch.setattr(type(model), "structure", lambda *_: torch.tensor(3.0))
+    terms = model.generator_losses(out)
+    rest = model.weigh({key: value for key, value in terms.items() if key != "ms_ssim"})
+    torch.testing.assert_close(model.weigh(terms) - rest, torch.tensor(1.5))
 
 
 def isoref(repository, **changes):

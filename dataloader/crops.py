@@ -54,7 +54,8 @@ class CropSettings:
         if self.dsp_how not in ("pick", "mean"):
             raise UserError(f"dsp_how={self.dsp_how} is unknown; known: pick, mean")
         if self.kept < 1 or self.slices < 1:
-            raise UserError(f"cropz={self.cropz} leaves no slice with dsp={self.dsp}, usp={self.usp}; raise cropz to {self.dsp}")
+            least = max(self.dsp, math.ceil(self.dsp / self.usp))
+            raise UserError(f"cropz={self.cropz} leaves no slice with dsp={self.dsp}, usp={self.usp}; raise cropz to {least}")
 
     @property
     def kept(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,7 +61,8 @@ class Geometry:
             raise UserError(f"cropsize={cropsize} must be a multiple of {LATENT_STRIDE}; try {below} or {below + LATENT_STRIDE}")
         slices = int(cropz * usp / dsp)
         if slices < 1:
-            raise UserError(f"cropz={cropz}·usp={usp}/dsp={dsp} leaves no slice to encode; raise cropz to at least {dsp}")
+            least = math.ceil(dsp / usp)
+            raise UserError(f"cropz={cropz}·usp={usp}/dsp={dsp} leaves no slice to encode; raise cropz to at least {least}")
         if free_factor:
             if cropsize % slices:
                 near = _nearest_divisors(cropsize, slices)
@@ -105,10 +107,11 @@ def _check_cube(
         f"8·{resizebranch}/{downbranch} = {factor}; {slices}·{factor} = {planes}, but cropsize = {cropsize}"
     )
     remedies = []
-    if factor.denominator == 1:
-        wanted = Fraction(cropsize) / factor * dsp / Fraction(usp).limit_denominator(1000)
-        if wanted.denominator == 1:
-            remedies.append(f"cropz={wanted}")
+    wanted = Fraction(cropsize) / factor  # slices
+    if factor.denominator == wanted.denominator == 1:
+        least = math.ceil(wanted * dsp / Fraction(usp).limit_denominator(1000))
+        if int(least * usp / dsp) == wanted:
+            remedies.append(f"cropz={least}")
         if planes % LATENT_STRIDE == 0:
             remedies.append(f"cropsize={planes}")
     for down, resize in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4)):

@@ -60,7 +60,7 @@ def _check_run(s: Settings) -> None:
         text = str(s[name] or "")
         if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
             raise UserError(
-                f"{name}={text!r} must be the name of a folder inside the run or data folder, without . or .. or a leading /"
+                f"{name}={text} must be the name of a folder inside the run or data folder, without . or .. or a leading /"
             )
     for one, other in (("resume", "overwrite"), ("resume", "init")):
         if s[one] and s[other]:

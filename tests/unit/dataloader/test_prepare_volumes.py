@@ -200,8 +200,9 @@ def test_an_interrupted_call_leaves_the_data_set_as_it_was(raw, tmp_path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(preparation, "write_tiff", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as end:
         run(tmp_path, "--input", raw / "b", "--overwrite")
+    assert end.value.code == 130
     assert {path: path.read_bytes() for path in (tmp_path / "X").rglob("*") if path.is_file()} == before
 
 

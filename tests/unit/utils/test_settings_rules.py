@@ -56,9 +56,11 @@ def test_geometry_of_the_models():
     ("model", "settings", "message"),
     [
         (VQ, {"cropz": 32}, r"not a cube: .*32·8 = 256, but cropsize = 128. Try cropz=16 or cropsize=256 or downbranch=2"),
+        (VQ, {"cropz": 50, "usp": 0.3}, r"not a cube: .*int\(50·0.3/1\) = 15; .*15·8 = 120, but cropsize = 128. Try cropz=54"),
         (VQ, {"cropsize": 100}, r"cropsize=100 must be a multiple of 8; try 96 or 104"),
         (VQ, {"skipl1": 3}, r"skipl1=3 must divide the 16 slices"),
-        (VQ, {"cropz": 1, "dsp": 4}, r"leaves no slice to encode"),
+        (VQ, {"cropz": 1, "dsp": 4}, r"leaves no slice to encode; raise cropz to at least 4"),
+        (VQ, {"cropz": 1, "usp": 0.3}, r"leaves no slice to encode; raise cropz to at least 4"),
         (ISOREF, {"cropz": 24}, r"cropsize=128 must be a multiple of the 24 slices"),
         (ISOREF, {"cropz": 32, "uprate": 8}, r"uprate=8 disagrees .* 128/32 = 4; set uprate=4"),
         (VQ, {"ngf": 16}, r"8·ngf = 128 must equal ch·4 = 256 of ldm/vqgan.yaml \(ch=64\); set ngf 32"),

@@ -26,7 +26,6 @@ from utils.volumes.volume import Box, Triple, Volume
 
 log = logging.getLogger("isoscope")
 
-GRIDS = ("isotropic", "raw")
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _CORES = (64, 32, 16)
 

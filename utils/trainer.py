@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import shutil
+import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -105,8 +109,14 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
         f"parameters: {sizes}",
         f"run folder: {run.path}",
         f"pictures: {run.pictures}",
-        f"TensorBoard: tensorboard --logdir {run.logs}",
+        f"TensorBoard: {shlex.join([_tensorboard(), '--logdir', str(run.logs)])}",
     ]
+
+
+def _tensorboard() -> str:
+    """The program as a shell finds it: that of this environment by its path, where the environment is not activated."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
 
 
 def closing_line(trainer: pl.Trainer, run: RunFolder) -> str:

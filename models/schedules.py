@@ -11,8 +11,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from utils.runs import higher_is_better
 
-POLICIES = ("cosine", "lambda", "step", "plateau")
-
 
 def multiplier(policy: str, *, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int) -> Callable[[int], float]:
     """The factor on the learning rate as a function of the epoch.

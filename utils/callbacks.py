@@ -130,7 +130,7 @@ class RunKeeper(Checkpoint):
 
     def _say_once_what_is_logged(self, trainer: pl.Trainer) -> None:
         known = [name for name in trainer.callback_metrics if name.startswith("val/")]
-        if known and not self._said:
+        if known and not self._said and trainer.is_global_zero:
             log.warning("monitor=%s is not logged, so there will be no best.ckpt; logged are %s", self.monitor, ", ".join(known))
             self._said = True
 

@@ -91,10 +91,6 @@ class Geometry:
         """Isotropic plane (fractional) on which encoded slice k is centred; it covers ``[k*factor, (k+1)*factor)``."""
         return k * self.factor + (self.factor // 2 if l1how == "dsp" else (self.factor - 1) / 2)
 
-    def voxel_z_um(self, input_z_um: float, dsp: int, usp: float) -> float:
-        """Axial voxel size of the isotropic output for an input with axial voxel size input_z_um (µm)."""
-        return input_z_um * dsp / usp / self.factor
-
 
 def _check_cube(
     cropsize: int, slices: int, factor: Fraction, cropz: int, dsp: int, usp: float, downbranch: int, resizebranch: int

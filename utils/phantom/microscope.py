@@ -49,11 +49,6 @@ class ForwardModel:
         if self.noise_seed < 0:
             raise UserError(f"noise_seed={self.noise_seed} must not be negative")
 
-    def psf_um(self, voxel_um: float) -> tuple[float, float, float]:
-        """Standard deviation of the point-spread function along (z, y, x) in µm."""
-        z, y, x = (sigma * voxel_um for sigma in self.psf_sigma)
-        return z, y, x
-
     def axial_weights(self) -> tuple[int, NDArray[np.float64]]:
         """What slice k sees: plane ``factor*k + first + j`` with weight j; the weights add up to 1.
 

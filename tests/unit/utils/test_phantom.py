@@ -176,10 +176,6 @@ def test_grey_values_by_hand():
     assert to_uint16(np.array([-1, 0, 0.5, 1, 1.7])).tolist() == [0, 500, 20500, 40500, 65535]
 
 
-def test_point_spread_function_in_um():
-    assert ForwardModel(psf_sigma=(4, 1, 2)).psf_um(0.25) == (1, 0.25, 0.5)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

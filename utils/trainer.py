@@ -64,7 +64,15 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
     Args:
         sample: the sample that the pictures show.
         validates: whether there is validation data.
+
+    Raises:
+        UserError: the schedule waits for a validation metric that there will not be.
     """
+    if settings["lr_policy"] == "plateau" and settings["monitor"].startswith("val/") and not validates:
+        raise UserError(
+            f"lr_policy plateau watches --monitor {settings['monitor']!r}, which is not logged: the data set has no folder val; "
+            "add validation volumes, or watch a training loss, such as --monitor g/recon"
+        )
     _quieten()
     devices = device_count(settings["devices"])
     parallel = devices * settings["num_nodes"] > 1

@@ -129,6 +129,6 @@ def _tensorboard() -> str:
 
 def closing_line(trainer: pl.Trainer, run: RunFolder) -> str:
     """How the training ended and what to do next."""
-    epochs = f"{run.epochs()[-1]} of {trainer.max_epochs} epochs are in {run.checkpoints}"
+    epochs = f"{max(run.epochs(), default=0)} of {trainer.max_epochs} epochs are in {run.checkpoints}"
     keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
     return f"stopped by {keeper.reason}: {epochs}; go on with --resume" if keeper.reason else f"done: {epochs}"

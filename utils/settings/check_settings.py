@@ -14,6 +14,7 @@ Settings = Mapping[str, Any]
 PLANE_STRIDE = {"patch_16": 16, "patch_8": 32, "patch_4": 64}  # input pixels per logit of the discriminator of planes
 MS_SSIM_SIDE = 96  # (7 - 1) * 2**4: pytorch-msssim wants more, for its 7-pixel window
 LEVELS = 4
+VOLUME_DECODER = "ed023e"  # the generator that reads a stack of latents
 
 
 def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) -> None:
@@ -138,7 +139,7 @@ def _check_losses(s: Settings) -> None:
 
 
 def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
-    network, name = autoencoder["ddconfig"], f"ldm/{s['ldmyaml']}.yaml"
+    network, name = autoencoder["ddconfig"], s["ldmyaml"] if s["ldmyaml"].endswith(".yaml") else f"ldm/{s['ldmyaml']}.yaml"
     samples = "hbranch" in s
     if network["double_z"] != samples:
         word = "true" if samples else "false"
@@ -146,6 +147,9 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
         raise UserError(f"{name} does not fit {s['models']}, which needs ddconfig.double_z: {word}; try --ldmyaml {example}")
     if len(network["ch_mult"]) != LEVELS:
         raise UserError(f"{name}: ch_mult={network['ch_mult']} must have {LEVELS} levels, which reduce slices by {LATENT_STRIDE}")
+    generator = s["netG"] or network.get("interpolator", VOLUME_DECODER)
+    if generator != VOLUME_DECODER:
+        raise UserError(f"{name}: interpolator={generator} is no volume generator of {s['models']}; known: {VOLUME_DECODER}")
     width = network["ch"] * network["ch_mult"][-1]
     if LATENT_STRIDE * s["ngf"] != width:
         remedy = (

@@ -113,3 +113,12 @@ def test_yaml_without_what_the_bottleneck_needs():
     flat = vqgan | {"ddconfig": vqgan["ddconfig"] | {"ch_mult": [1, 2, 4]}}
     with pytest.raises(UserError, match=r"ch_mult=\[1, 2, 4\] must have 4 levels"):
         check_settings(settings, flat)
+
+
+@pytest.mark.parametrize("generator", ["edclean", "ed023"])
+def test_a_generator_that_cannot_read_latents(tmp_path, generator):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"extends: vqgan\nddconfig: {{interpolator: {generator}}}\n")
+    with pytest.raises(UserError, match=f"^{path}: interpolator={generator} is no volume generator .*known: ed023e"):
+        check(VQ, ldmyaml=str(path))
+    check(VQ, ldmyaml=str(path), netG="ed023e")

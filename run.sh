@@ -17,7 +17,13 @@ set_up() {
         echo "error: IsoScopeXX needs Python 3.11 or newer; install it and run this again." >&2
         exit 2
     fi
-    [ -x "$python" ] || "$base" -m venv .venv
+    # A half-made or outdated .venv (no python3-venv, another Python since) is made anew, and installed into again.
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        "$base" -m venv --clear .venv || {
+            echo "error: $base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
+            exit 2
+        }
+    fi
     if ! cmp -s <(cat pyproject.toml constraints.txt) "$stamp"; then
         echo "Installing into .venv (several GB; once) …"
         "$python" -m pip install --constraint constraints.txt --editable '.[test]'
@@ -34,7 +40,7 @@ case "${1:-quickstart}" in
         "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif"
         "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
             --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report"
-        echo "The run, its pictures and TensorBoard logs: $PWD/$run (tensorboard --logdir $PWD/$run/logs)"
+        echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$PWD/.venv/bin/tensorboard' --logdir '$PWD/$run/logs')"
         echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
         ;;
     test)

@@ -60,9 +60,9 @@ def _lively(model):
     if "quantize" in model.G:
         pixels = torch.rand(8, model.G["encoder"].conv_in.in_channels, 32, 32) * 2 - 1
         moments = model.G["quant_conv"](model.G["encoder"](pixels).latent).movedim(1, -1).flatten(0, 2)
-        for level in getattr(model.G["quantize"], "levels", [model.G["quantize"]]):
-            chosen = moments[torch.randint(len(moments), (level.embedding.num_embeddings,))]
-            level.embedding.weight.copy_(3 * chosen + 0.5 * torch.randn_like(chosen))
+        for book in model.G["quantize"].codebooks:
+            chosen = moments[torch.randint(len(moments), (book.num_embeddings,))]
+            book.weight.copy_(3 * chosen + 0.5 * torch.randn_like(chosen))
 
 
 def grey(shape, seed=0, dtype="uint16", high=1000):

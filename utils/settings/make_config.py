@@ -89,6 +89,8 @@ _AUTOENCODER: dict[str, Any] = {
         "dropout": float,
         "interpolator": str,
         "branch_point": str,
+        "norm": str,
+        "mid_attention": bool,
     },
     "loss": {
         "disc_conditional": bool,
@@ -100,10 +102,17 @@ _AUTOENCODER: dict[str, Any] = {
         "kl_weight": float,
         "perceptual_weight": float,
     },
-    "codebook": {"initialise": str, "revive_after": int, "legacy": bool},
+    "codebook": {"levels": int, "gradient": str, "initialise": str, "revive_after": int, "legacy": bool},
 }
 _OPTIONAL = {"n_embed", "codebook", "branch_point", "codebook_weight", "kl_weight", "perceptual_weight", "interpolator"}
-_WORDS = {"initialise": ("kmeans", "uniform"), "branch_point": ("mid", "z")}
+_OPTIONAL |= {"levels", "gradient", "norm", "mid_attention"}  # those of older files
+_WORDS = {
+    "initialise": ("kmeans", "uniform"),
+    "branch_point": ("mid", "z"),
+    "norm": ("group", "local", "none"),
+    "gradient": ("straight", "rotation"),
+}
+_LIMITS = {"n_embed": (2, 65536), "levels": (1, 32), "revive_after": (0, 10**9)}  # a code is stored in two bytes
 
 
 def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
@@ -118,6 +127,11 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     _check_entries(merged, _AUTOENCODER, path, "")
     if merged["loss"]["disc_conditional"]:
         raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
+    if (codebook := merged.get("codebook", {})).get("legacy") and codebook.get("gradient", "straight") != "straight":
+        raise UserError(
+            f"{path}: codebook.legacy is the reference's quantiser, whose gradient passes straight; "
+            f"codebook.gradient={codebook['gradient']!r} contradicts it: set legacy false or gradient straight"
+        )
     return merged
 
 
@@ -162,14 +176,20 @@ def _check_entries(found: dict[str, Any], schema: Mapping[str, Any], path: Path,
                 raise UserError(f"{path}: {inside}{key} must be an object with the keys {', '.join(wanted)}")
             _check_entries(value, wanted, path, f"{inside}{key}.")
             continue
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
-        if not fits.get(wanted, isinstance(value, wanted)) or (
-            wanted is list and not all(isinstance(item, int) for item in value)
-        ):
-            raise UserError(f"{path}: {inside}{key}={value!r} must be of type {wanted.__name__}")
-        if key in _WORDS and value not in _WORDS[key]:
-            raise UserError(f"{path}: {inside}{key}={value!r} must be {' or '.join(_WORDS[key])}")
+        _check_value(key, value, wanted, f"{path}: {inside}{key}")
+
+
+def _check_value(key: str, value: Any, wanted: type, what: str) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
+    if not fits.get(wanted, isinstance(value, wanted)) or (
+        wanted is list and not all(isinstance(item, int) for item in value)
+    ):
+        raise UserError(f"{what}={value!r} must be of type {wanted.__name__}")
+    if key in _WORDS and value not in _WORDS[key]:
+        raise UserError(f"{what}={value!r} must be {' or '.join(_WORDS[key])}")
+    if key in _LIMITS and not _LIMITS[key][0] <= value <= _LIMITS[key][1]:
+        raise UserError(f"{what}={value!r} must lie between {_LIMITS[key][0]} and {_LIMITS[key][1]}")
 
 
 def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,12 +164,15 @@ def test_vqgan_states_the_published_facts():
     assert vqgan["ddconfig"] == {
         "double_z": False, "z_channels": 4, "resolution": 256, "in_channels": 1, "out_ch": 1, "ch": 64, "ch_mult": [1, 2, 2, 4],
         "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0, "interpolator": "ed023e",
+        "norm": "group", "mid_attention": True,
     }  # fmt: skip
     assert vqgan["loss"] == {
         "disc_conditional": False, "disc_in_channels": 1, "disc_ndf": 64, "disc_start": 250001, "disc_weight": 0.8,
         "codebook_weight": 1.0, "perceptual_weight": 1.0,
     }  # fmt: skip
-    assert vqgan["codebook"] == {"initialise": "kmeans", "revive_after": 100, "legacy": False}
+    assert vqgan["codebook"] == {
+        "levels": 1, "gradient": "straight", "initialise": "kmeans", "revive_after": 100, "legacy": False,
+    }  # fmt: skip
 
 
 def test_kl_settings_extend_vqgan():

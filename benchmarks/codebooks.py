@@ -1,0 +1,210 @@
+"""Codebooks compared on real slices: ``python benchmarks/codebooks.py DATA [--steps N] [--seeds N] [--only NAME ...]``.
+
+DATA holds fibsem_fib25_quickstart.tif, which is trained on, and fibsem_fib25_dev.tif, of which every 8th XY slice is judged.
+Every variant is trained with the same seed and crops through train.py (ldm vqgan_small, ngf 16, crops of 8 slices of 64x64,
+batch 1, Adam 5e-4 constant, fp32), but the 2-D autoencoder alone: adv 0, lamb 0, disc_weight 0, perceptual_weight 0 leave the
+L1 of the slices and the bottleneck's own term, and the isotropic volume, which no term reads then, is not generated.
+It is judged in eval mode through ``encode`` and ``decode --grid raw``: codes used (each at least 10 times, per level), bits per
+pixel (nominal; entropy of the single codes; on disc) and PSNR of the slices in grey values (peak 255).
+
+Finite scalar quantisation (Mentzer et al. 2023) is no setting of the product, because it did worse here; it is below, so that
+the comparison can be repeated. Each training has a process of its own and a file of its own beside the result, so that an
+interrupted comparison goes on. Writes benchmarks/results/codebooks.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+BATCH, SIDE, SLICES, STRIDE, AT_LEAST = 1, 64, 8, 8, 10
+FSQ = {"embed_dim": 3, "n_embed": 240, "ddconfig": {"z_channels": 3}, "codebook": {"initialise": "uniform", "revive_after": 0}}
+VARIANTS = {
+    "plain": {},
+    "plain, rotation trick": {"codebook": {"gradient": "rotation"}},
+    "finite scalar 8x6x5": FSQ,
+    "residual, 2 levels": {"codebook": {"levels": 2}},
+    "residual, 4 levels": {"codebook": {"levels": 4}},
+    "residual, 2 levels, rotation trick": {"codebook": {"levels": 2, "gradient": "rotation"}},
+    "plain, local": {"extends": "vqlocal", "ddconfig": {"ch": 32}},
+}
+SETTINGS = {
+    "dataset": "fib25", "nm": "11", "cropsize": SIDE, "cropz": SLICES, "rotate": False, "preload": True, "workers": 0,
+    "batch_size": BATCH, "ngf": 16, "ndf": 16, "mc": False, "skipl1": 1, "adv": 0, "lamb": 0, "perceptual_weight": 0, "lr": 5e-4,
+    "n_epochs": 1, "n_epochs_decay": 10, "epoch_save": 1, "picture_epochs": 1000,
+}  # fmt: skip
+
+
+def finite_scalar(levels: tuple[int, ...]):
+    """A quantiser whose codebook is a grid: each channel is bounded by tanh and rounded (Mentzer et al. 2023, appendix A)."""
+    import torch
+
+    from taming.quantize import Quantized, VectorQuantizer, passed_on
+
+    sizes = torch.tensor(levels)
+    offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
+    half = (sizes - 1) * (1 + 1e-3) / 2
+    shift = torch.atanh(offset / half)
+
+    class FiniteScalar(VectorQuantizer):
+        def __init__(self) -> None:
+            super().__init__(math.prod(levels), len(levels))
+            axes = [torch.arange(n) - n // 2 for n in levels]
+            grid = torch.cartesian_prod(*axes) / (sizes // 2)
+            self.embedding.weight.data = grid.float()
+            self.embedding.weight.requires_grad_(False)
+
+        def forward(self, z):
+            def shaped(t):
+                return t.to(z.device)[:, None, None]
+
+            bounded = torch.tanh(z.float() + shaped(shift)) * shaped(half) - shaped(offset)
+            bounded = bounded / shaped(sizes // 2)
+            indices = self.nearest(bounded)  # on a grid the nearest point is each channel's nearest
+            return Quantized(passed_on(bounded, self.lookup(indices), "straight"), z.new_zeros(()), indices)
+
+    return FiniteScalar()
+
+
+# One training --------------------------------------------------------------------------------------------------------
+
+
+def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
+    import models.ae0iso0tccutvqq as vq
+    import train
+    from models.slice2volume import SliceToVolume
+    from utils.memory import keep_freed_memory
+
+    keep_freed_memory()
+    variant = VARIANTS[name]
+    if name.startswith("finite"):
+        vq.build_quantizer = lambda *_, **__: finite_scalar((8, 6, 5))
+    generated = SliceToVolume.branch
+    SliceToVolume.branch = lambda self, code, features, batch: code.latent.new_zeros(batch, 1, SIDE, SIDE, SIDE)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        arguments = prepare(root, variant, data, steps, seed)
+        train.main(arguments)
+        SliceToVolume.branch = generated
+        return judge(root, data)
+
+
+def prepare(root: Path, variant: dict, data: Path, steps: int, seed: int) -> list[str]:
+    """The folders and files of an experiment; the command line that trains it."""
+    folder = root / "data" / "fib25" / "train" / "x3d0"
+    folder.mkdir(parents=True)
+    (folder / "quickstart.tif").symlink_to((data / "fibsem_fib25_quickstart.tif").resolve())
+    own = {"extends": "vqgan_small", **variant, "loss": {"disc_weight": 0.0, "disc_ndf": 32}}
+    (root / "own.yaml").write_text(json.dumps(own))  # JSON is YAML
+    settings = {**SETTINGS, "ldmyaml": str(root / "own.yaml"), "crops_per_volume": BATCH * steps, "seed": seed}
+    (root / "own.json").write_text(json.dumps({"train": settings}))
+    places = ["--data_root", root / "data", "--logs", root / "logs"]
+    return [str(a) for a in ["--jsn", root / "own.json", "--prj", "run", *places]]
+
+
+def judge(root: Path, data: Path) -> dict:
+    import numpy as np
+    import tifffile
+
+    from inference import Run, decode, encode
+    from inference.codes import level_names
+
+    run = Run.load(root / "logs" / "fib25" / "run")
+    slices = tifffile.imread(data / "fibsem_fib25_dev.tif")[STRIDE // 2 :: STRIDE]
+    store = encode(run, slices, root / "x.codes.zarr")
+    shown = decode(store, run, grid="raw")
+    levels, codes, _ = store.codebook().shape
+    box = [(0, size) for size in store.shape]
+    indices = store.read(*box).codes.reshape(-1, levels)
+    counts = [np.bincount(level, minlength=codes) for level in indices.T]
+    pixels = slices.size
+    # positions cover slices padded to multiples of 8; nominal and entropy are per pixel of those
+    entropies = [float(-(c[c > 0] / c.sum() * np.log2(c[c > 0] / c.sum())).sum()) for c in counts]
+    error = np.mean((shown.astype(float) - slices) ** 2)
+    return {
+        "codes_used": [int((c >= AT_LEAST).sum()) for c in counts],
+        "codes": [codes] * levels,
+        "bits_per_pixel": levels * math.log2(codes) / 64,
+        "bits_per_pixel_entropy": sum(entropies) / 64,
+        "bits_per_pixel_on_disc": 8 * sum(store.bytes_of(name) for name in level_names(levels)) / pixels,
+        "psnr_db": 10 * math.log10(255**2 / error),
+        "slices": list(slices.shape),
+    }
+
+
+# All -----------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the two volumes")
+    parser.add_argument("--steps", type=int, default=400, help="generator steps of each training")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with seeds 1, 2, ...")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these variants alone")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "codebooks.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print("RESULT", json.dumps(train_and_judge(options.one, options.data, options.steps, options.seeds)))
+        return
+    result = json.loads(options.output.read_text()) if options.output.exists() else {}
+    if result.get("steps") != options.steps:
+        result = {"steps": options.steps, "variants": {}}
+    for seed in range(1, options.seeds + 1):
+        for name in options.only or VARIANTS:
+            runs = result["variants"].setdefault(name, {})
+            if str(seed) not in runs:
+                runs[str(seed)] = in_a_process(name, options.data, options.steps, seed)
+                write(result, options.output)
+    show(result)
+
+
+def in_a_process(name: str, data: Path, steps: int, seed: int) -> dict:
+    command = [sys.executable, __file__, data, "--one", name, "--steps", steps, "--seeds", seed]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}, seed {seed}: {done.stderr[-3000:]}")
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    print(f"{name}, seed {seed}: {found['psnr_db']:.2f} dB, codes used {found['codes_used']}", flush=True)
+    return found | {"commit": commit()}
+
+
+def commit() -> str:
+    return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+
+
+def write(result: dict, output: Path) -> None:
+    import torch
+
+    result |= {
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": "cpu"},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "setting": __doc__.split("\n\n")[1].replace("\n", " "),
+    }
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def show(result: dict) -> None:
+    print(f"{'variant':36s} {'bit/pixel':>9s} {'entropy':>8s} {'PSNR dB':>16s}  codes used (>= {AT_LEAST} times)")
+    for name, runs in result["variants"].items():
+        every = list(runs.values())
+        psnr = [one["psnr_db"] for one in every]
+        spread = f" ± {statistics.stdev(psnr):.2f}" if len(psnr) > 1 else ""
+        used = "; ".join(" ".join(map(str, one["codes_used"])) for one in every)
+        entropy = statistics.mean(one["bits_per_pixel_entropy"] for one in every)
+        print(f"{name:36s} {every[0]['bits_per_pixel']:9.3f} {entropy:8.3f} {statistics.mean(psnr):9.2f}{spread:7s}  {used}")
+
+
+if __name__ == "__main__":
+    main()

@@ -148,7 +148,7 @@ def judge(root: Path, data: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the two volumes")
-    parser.add_argument("--steps", type=int, default=400, help="generator steps of each training")
+    parser.add_argument("--steps", type=int, default=300, help="generator steps of each training")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with seeds 1, 2, ...")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these variants alone")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "codebooks.json")

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 4, "ndf": 4, "skipl1": 1, "dataset": "D", "prj": "P", "perceptual_weight": 0.0}
 
 
-def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), voxel_um=None, network=(), **overrides):
+def make_run(
+    folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), voxel_um=None, network=(), codebook=(), **overrides
+):
     """A finished training: settings, dataset.json and component checkpoints of epoch 3."""
     small = {key: value for key, value in SMALL.items() if model != "IsoREF" or key != "perceptual_weight"}
     if model == "ae0iso0tccut":
@@ -27,6 +29,8 @@ def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), 
     if model != "IsoREF":
         autoencoder = read_autoencoder_yaml(ROOT, settings["ldmyaml"])
         autoencoder["ddconfig"] |= {"ch": 8, **dict(network)}
+        if codebook:
+            autoencoder["codebook"] |= dict(codebook)
         autoencoder = configure_autoencoder(autoencoder, settings)
     settings = {**settings, "autoencoder": autoencoder, "given": {}}
     run = RunFolder(Path(folder))

@@ -13,8 +13,10 @@ from taming.quantize import (
     CodebookRevival,
     ResidualVectorQuantizer,
     VectorQuantizer,
+    build_quantizer,
     codes_used,
     kmeans,
+    passed_on,
     perplexity,
     to_vectors,
 )
@@ -74,6 +76,73 @@ def test_vectors_are_in_the_order_of_indices():
     latent = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
     rows = to_vectors(latent)
     assert torch.equal(rows[1 * 20 + 2 * 5 + 3], latent[1, :, 2, 3])
+
+
+def planes(*vectors):
+    """2-D vectors as latents (N, 2, 1, 1)."""
+    return torch.tensor(vectors)[:, :, None, None]
+
+
+def test_rotation_by_hand():
+    """z = (1, 0), code (0, 2): a quarter turn and twice the length; the gradient is turned back and doubled."""
+    for gradient, expected in (([0.0, 1.0], [2.0, 0.0]), ([1.0, 0.0], [0.0, -2.0])):
+        z, code = planes([1.0, 0.0]).requires_grad_(), planes([0.0, 2.0])
+        value = passed_on(z, code, "rotation")
+        assert torch.equal(value, code)
+        value.backward(planes(gradient))
+        torch.testing.assert_close(z.grad.flatten(), torch.tensor(expected))
+
+
+def test_rotation_keeps_the_angle_between_gradient_and_vector():
+    z = torch.randn(5, 4, 3, 2, generator=generator()).requires_grad_()
+    codes, gradient = torch.randn(2, 5, 4, 3, 2, generator=generator(1))
+    value = passed_on(z, codes, "rotation")
+    assert torch.equal(value, codes)
+    value.backward(gradient)
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(z.grad, z), cosine(gradient, codes), rtol=0, atol=1e-5)
+    scale = codes.norm(dim=1) / z.detach().norm(dim=1)
+    torch.testing.assert_close(z.grad.norm(dim=1), scale * gradient.norm(dim=1), rtol=1e-4, atol=0)
+
+
+def test_rotation_of_vectors_without_direction_is_finite():
+    z = planes([0.0, 0.0], [1.0, 0.0], [1.0, 0.0]).requires_grad_()
+    passed_on(z, planes([1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]), "rotation").sum().backward()
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_the_gradient_setting_changes_the_gradient_alone(levels):
+    straight, turned = (build_quantizer(16, 4, levels, gradient=gradient) for gradient in ("straight", "rotation"))
+    turned.load_state_dict(straight.state_dict())
+    results = []
+    for quantizer in (straight, turned):
+        z = torch.randn(2, 4, 3, 5, generator=generator(9), requires_grad=True)
+        found = quantizer(z)
+        found.latent.square().sum().backward()
+        results.append((*found, z.grad))
+    for one, other in zip(results[0][:3], results[1][:3], strict=True):
+        assert torch.equal(one, other)
+    assert not torch.allclose(results[0][3], results[1][3])
+
+
+def test_levels_choose_the_quantiser_and_its_keys():
+    assert list(build_quantizer(8, 4).state_dict()) == ["embedding.weight"]
+    assert list(build_quantizer(8, 4, levels=2).state_dict()) == [f"levels.{level}.embedding.weight" for level in range(2)]
+    assert [book.weight.shape for book in build_quantizer(8, 4, levels=3).codebooks] == 3 * [(8, 4)]
+
+
+def test_legacy_residual_exchanges_the_weights_of_every_level():
+    """Two levels of one code: z = 1, codes 3 and -3: the terms are (1-3)² = 4 and (-2+3)² = 1, commitment 1, codebook 0.25."""
+    for legacy, expected in ((False, 1.25 * 5), (True, 1.25 * 5)):
+        quantizer = build_quantizer(1, 1, levels=2, legacy=legacy)
+        for book, value in zip(quantizer.codebooks, (3.0, -3.0), strict=True):
+            book.weight.data.fill_(value)
+        z = torch.ones(1, 1, 1, 1, requires_grad=True)
+        loss = quantizer(z).loss
+        loss.backward()
+        assert loss.item() == expected
+        assert z.grad.item() == (1.0 if legacy else 0.25) * (2 * (1 - 3) + 2 * (-2 + 3))
 
 
 def residual():

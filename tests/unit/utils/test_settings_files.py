@@ -188,6 +188,14 @@ def test_kl_settings_extend_vqgan():
     assert read_autoencoder_yaml(REPOSITORY, "vqgan_small")["ddconfig"] == vqgan["ddconfig"] | {"ch": 32}
 
 
+def test_residual_and_local_settings_differ_from_vqgan_in_their_point_alone():
+    vqgan = read_autoencoder_yaml(REPOSITORY, "vqgan")
+    residual, local = (read_autoencoder_yaml(REPOSITORY, name) for name in ("vqresidual", "vqlocal"))
+    assert residual == vqgan | {"codebook": vqgan["codebook"] | {"levels": residual["codebook"]["levels"]}}
+    assert residual["codebook"]["levels"] > 1
+    assert local == vqgan | {"ddconfig": vqgan["ddconfig"] | {"norm": "local", "mid_attention": False}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -200,6 +208,14 @@ def test_kl_settings_extend_vqgan():
         ("extends: vqgan\nloss: {disc_weight: null}", r"loss.disc_weight is missing"),
         ("extends: vqgan\nloss: {disc_conditional: true}", r"disc_conditional: true is not supported"),
         ("extends: vqgan\ncodebook: {initialise: random}", r"codebook.initialise='random' must be kmeans or uniform"),
+        ("extends: vqgan\ncodebook: {level: 2}", r"unknown key codebook.level; did you mean levels"),
+        ("extends: vqgan\ncodebook: {levels: 0}", r"codebook.levels=0 must lie between 1 and 32"),
+        ("extends: vqgan\ncodebook: {levels: 2.5}", r"codebook.levels=2.5 must be of type int"),
+        ("extends: vqgan\ncodebook: {gradient: turned}", r"codebook.gradient='turned' must be straight or rotation"),
+        ("extends: vqgan\ncodebook: {legacy: true, gradient: rotation}", r"gradient='rotation' contradicts it: set legacy false"),
+        ("extends: vqgan\nn_embed: 65537", r"n_embed=65537 must lie between 2 and 65536"),
+        ("extends: vqgan\nddconfig: {norm: batch}", r"ddconfig.norm='batch' must be group or local or none"),
+        ("extends: vqgan\nddconfig: {mid_attention: 0}", r"ddconfig.mid_attention=0 must be of type bool"),
         ("extends: own", r"extends goes round in a circle: own → own"),
         ("extends: vqga", r"there are no autoencoder settings .*vqga.yaml; known: own, vqgan"),
         ("embed_dim: 4", r"own.yaml: (ddconfig|loss) is missing"),

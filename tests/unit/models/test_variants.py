@@ -1,4 +1,4 @@
-"""What the variants of the method add: the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
+"""What the variants add: other VQ settings, the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
 
 import pytest
 import torch
@@ -30,6 +30,18 @@ def crop(depth):
 @pytest.fixture
 def repository(request):
     return request.config.rootpath
+
+
+@pytest.mark.parametrize("ldmyaml", ["vqresidual", "vqlocal"])
+def test_every_part_of_the_other_vq_settings_trains(repository, ldmyaml):
+    model = build("ae0iso0tccutvqq", repository, ldmyaml=ldmyaml, perceptual_weight=0, cropz=4)
+    out = model.generate(crop(4))
+    model.weigh(model.generator_losses(out)).backward()
+    assert not [name for name, p in model.G.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    levels = len(model.G["quantize"].codebooks)
+    assert all(book.weight.grad.any() for book in model.G["quantize"].codebooks)
+    assert out.code.indices.shape == ((4, 4, 4, levels) if levels > 1 else (4, 4, 4))
+    assert (model.slice_halo("encoder") == (71, 78)) == (ldmyaml == "vqlocal")
 
 
 @pytest.mark.parametrize("hbranch", ["mid", "z"])

@@ -1,9 +1,9 @@
 """Codebooks compared on real slices: ``python benchmarks/codebooks.py DATA [--steps N] [--seeds N] [--only NAME ...]``.
 
-DATA holds fibsem_fib25_quickstart.tif, which is trained on, and fibsem_fib25_dev.tif, of which every 8th XY slice is judged.
-Every variant is trained with the same seed and crops through train.py (ldm vqgan_small, ngf 16, crops of 8 slices of 64x64,
-batch 1, Adam 5e-4 constant, fp32), but the 2-D autoencoder alone: adv 0, lamb 0, disc_weight 0, perceptual_weight 0 leave the
-L1 of the slices and the bottleneck's own term, and the isotropic volume, which no term reads then, is not generated.
+DATA holds fibsem_fib25_quickstart.tif, which is trained on, and fibsem_fib25_dev.tif, of which every 16th XY slice is judged.
+Every variant is trained with the same seed and crops through train.py (ldm vqgan_small, ngf 16, two random crops of one slice
+of 64x64 per step, Adam 5e-4 constant, fp32), but the 2-D autoencoder alone: adv 0, lamb 0, disc_weight 0, perceptual_weight 0
+leave the L1 of the slices and the bottleneck's own term; the isotropic volume, which no term reads then, is not generated.
 It is judged in eval mode through ``encode`` and ``decode --grid raw``: codes used (each at least 10 times, per level), bits per
 pixel (nominal; entropy of the single codes; on disc) and PSNR of the slices in grey values (peak 255).
 
@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-BATCH, SIDE, SLICES, STRIDE, AT_LEAST = 1, 64, 8, 8, 10
+BATCH, SIDE, STRIDE, AT_LEAST = 2, 64, 16, 10
 FSQ = {"embed_dim": 3, "n_embed": 240, "ddconfig": {"z_channels": 3}, "codebook": {"initialise": "uniform", "revive_after": 0}}
 VARIANTS = {
     "plain": {},
@@ -39,8 +39,9 @@ VARIANTS = {
     "plain, local": {"extends": "vqlocal", "ddconfig": {"ch": 32}},
 }
 SETTINGS = {
-    "dataset": "fib25", "nm": "11", "cropsize": SIDE, "cropz": SLICES, "rotate": False, "preload": True, "workers": 0,
-    "batch_size": BATCH, "ngf": 16, "ndf": 16, "mc": False, "skipl1": 1, "adv": 0, "lamb": 0, "perceptual_weight": 0, "lr": 5e-4,
+    "dataset": "fib25", "nm": "11", "rotate": False, "preload": True, "workers": 0, "batch_size": BATCH,
+    "cropsize": SIDE, "cropz": 1, "resizebranch": 8, "skipl1": 1, "ngf": 16, "ndf": 16, "mc": False,
+    "adv": 0, "lamb": 0, "perceptual_weight": 0, "lr": 5e-4,
     "n_epochs": 1, "n_epochs_decay": 10, "epoch_save": 1, "picture_epochs": 1000,
 }  # fmt: skip
 

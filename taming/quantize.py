@@ -23,8 +23,6 @@ __all__ = [
     "to_vectors",
 ]
 
-
-GRADIENTS = ("straight", "rotation")
 SHORTEST = 1e-6  # length below which a vector has no direction
 
 
@@ -48,7 +46,7 @@ def passed_on(z: Tensor, codes: Tensor, gradient: str) -> Tensor:
     Args:
         gradient: ``straight``: the gradient of the codes unchanged (Bengio et al. 2013). ``rotation``: turned by the rotation
             that turns z's direction into the code's, and scaled by the ratio of their lengths; then the angle between the
-            gradient and the code becomes that between the gradient and z (Fifty et al. 2024, eq. 4 and section 4.2).
+            gradient and the code becomes that between the gradient and z (Fifty et al. 2024).
     """
     linear = rotated(z, codes.detach()) if gradient == "rotation" else z
     return codes.detach() + (linear - linear.detach())  # the difference is exactly 0

@@ -7,9 +7,9 @@ leave the L1 of the slices and the bottleneck's own term; the isotropic volume, 
 It is judged in eval mode through ``encode`` and ``decode --grid raw``: codes used (each at least 10 times, per level), bits per
 pixel (nominal; entropy of the single codes; on disc) and PSNR of the slices in grey values (peak 255).
 
-Finite scalar quantisation (Mentzer et al. 2023) is no setting of the product, because it did worse here; it is below, so that
-the comparison can be repeated. Each training has a process of its own and a file of its own beside the result, so that an
-interrupted comparison goes on. Writes benchmarks/results/codebooks.json.
+The rotation trick (Fifty et al. 2024) is no setting of the product, because it did worst here; it is below, so that the
+comparison can be repeated. Each training has a process of its own; a comparison that was interrupted goes on.
+Writes benchmarks/results/codebooks.json.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 BATCH, SIDE, STRIDE, AT_LEAST = 2, 64, 16, 10
-FSQ = {"embed_dim": 3, "n_embed": 240, "ddconfig": {"z_channels": 3}, "codebook": {"initialise": "uniform", "revive_after": 0}}
+ROTATION = "plain, rotation trick"
+FSQ = {"embed_dim": 3, "n_embed": 240, "ddconfig": {"z_channels": 3}, "codebook": {"grid": [8, 6, 5]}}
 VARIANTS = {
     "plain": {},
-    "plain, rotation trick": {"codebook": {"gradient": "rotation"}},
+    ROTATION: {},
     "finite scalar 8x6x5": FSQ,
     "residual, 2 levels": {"codebook": {"levels": 2}},
     "residual, 4 levels": {"codebook": {"levels": 4}},
-    "residual, 2 levels, rotation trick": {"codebook": {"levels": 2, "gradient": "rotation"}},
     "plain, local": {"extends": "vqlocal", "ddconfig": {"ch": 32}},
 }
 SETTINGS = {
@@ -46,35 +46,30 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def finite_scalar(levels: tuple[int, ...]):
-    """A quantiser whose codebook is a grid: each channel is bounded by tanh and rounded (Mentzer et al. 2023, appendix A)."""
-    import torch
+def with_rotation(n_embed: int, embed_dim: int, **settings):
+    """The plain quantiser, whose gradient is turned by the rotation from the code's direction to that of the encoder's vector.
 
-    from taming.quantize import Quantized, VectorQuantizer, passed_on
+    The rotation R takes the direction e of each vector z to that q of its code; with r the direction of e + q it is
+    1 - 2·r·rᵀ + 2·q·eᵀ. The code is written as λ·R·z, λ the ratio of lengths; R and λ count as constants.
+    """
+    import torch.nn.functional as F
 
-    sizes = torch.tensor(levels)
-    offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
-    half = (sizes - 1) * (1 + 1e-3) / 2
-    shift = torch.atanh(offset / half)
+    from taming.quantize import VectorQuantizer, straight_through
 
-    class FiniteScalar(VectorQuantizer):
-        def __init__(self) -> None:
-            super().__init__(math.prod(levels), len(levels))
-            axes = [torch.arange(n) - n // 2 for n in levels]
-            grid = torch.cartesian_prod(*axes) / (sizes // 2)
-            self.embedding.weight.data = grid.float()
-            self.embedding.weight.requires_grad_(False)
+    def direction(vectors):
+        return F.normalize(vectors, dim=1, eps=1e-6)
 
+    class Rotating(VectorQuantizer):
         def forward(self, z):
-            def shaped(t):
-                return t.to(z.device)[:, None, None]
+            found = super().forward(z)
+            z, code = z.float(), found.latent.detach()
+            e, q = direction(z.detach()), direction(code)
+            r = direction(e + q)
+            scale = code.norm(dim=1, keepdim=True) / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-6)
+            turned = scale * (z - 2 * r * (r * z).sum(dim=1, keepdim=True) + 2 * q * (e * z).sum(dim=1, keepdim=True))
+            return found._replace(latent=straight_through(turned, code))
 
-            bounded = torch.tanh(z.float() + shaped(shift)) * shaped(half) - shaped(offset)
-            bounded = bounded / shaped(sizes // 2)
-            indices = self.nearest(bounded)  # on a grid the nearest point is each channel's nearest
-            return Quantized(passed_on(bounded, self.lookup(indices), "straight"), z.new_zeros(()), indices)
-
-    return FiniteScalar()
+    return Rotating(n_embed, embed_dim, legacy=settings["legacy"])
 
 
 # One training --------------------------------------------------------------------------------------------------------
@@ -88,8 +83,8 @@ def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
 
     keep_freed_memory()
     variant = VARIANTS[name]
-    if name.startswith("finite"):
-        vq.build_quantizer = lambda *_, **__: finite_scalar((8, 6, 5))
+    if name == ROTATION:
+        vq.build_quantizer = with_rotation
     generated = SliceToVolume.branch
     SliceToVolume.branch = lambda self, code, features, batch: code.latent.new_zeros(batch, 1, SIDE, SIDE, SIDE)
     with tempfile.TemporaryDirectory() as temporary:

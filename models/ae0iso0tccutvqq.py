@@ -30,8 +30,9 @@ class Model(SliceToVolume):
         self.G["quantize"] = build_quantizer(autoencoder["n_embed"], width, **kind)
         self.G["quant_conv"] = nn.Conv2d(z_channels, width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
-        self.kmeans = codebook["initialise"] == "kmeans" and not codebook["legacy"]
-        revive_after = 0 if codebook["legacy"] else codebook["revive_after"] * self.settings["accumulate_grad_batches"]
+        fixed = codebook["legacy"] or bool(codebook.get("grid"))  # as the reference left it, or not learned
+        self.kmeans = codebook["initialise"] == "kmeans" and not fixed
+        revive_after = 0 if fixed else codebook["revive_after"] * self.settings["accumulate_grad_batches"]
         self.revival = CodebookRevival(autoencoder["n_embed"], len(self.G["quantize"].codebooks), revive_after)
 
     def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:

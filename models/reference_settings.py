@@ -153,7 +153,7 @@ def _with_weights(autoencoder: Settings, sources: Sources) -> Settings:
     made["embed_dim"] = need(sources, "post_quant_conv").shape("weight")[1]
     if "quantize" in sources:
         made["n_embed"], made["embed_dim"] = sources["quantize"].shape("embedding.weight")
-        made["codebook"] = autoencoder["codebook"] | {"levels": 1}
+        made["codebook"] = autoencoder["codebook"] | {"levels": 1, "grid": []}
     if "discriminator" in sources:
         made["loss"]["disc_ndf"] = sources["discriminator"].shape("main.0.weight")[0]
     return made

@@ -1,8 +1,9 @@
-"""Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual."""
+"""Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual, or with a fixed grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import NamedTuple, cast
 
 import torch
@@ -13,6 +14,7 @@ from taming.codebook import CodebookRevival, codes_used, kmeans, nearest_code, p
 
 __all__ = [
     "CodebookRevival",
+    "FiniteScalarQuantizer",
     "Quantized",
     "ResidualVectorQuantizer",
     "VectorQuantizer",
@@ -23,14 +25,12 @@ __all__ = [
     "to_vectors",
 ]
 
-SHORTEST = 1e-6  # length below which a vector has no direction
-
 
 class Quantized(NamedTuple):
     """What a quantiser makes of z (N, d, h, w).
 
     Attributes:
-        latent: the codes' vectors (N, d, h, w), float32; its gradient passes to z, see :func:`passed_on`.
+        latent: the codes' vectors (N, d, h, w), float32; its gradient passes to z unchanged.
         loss: scalar, commitment and codebook term.
         indices: (N, h, w) int64, with a last axis for the levels of a residual quantiser.
     """
@@ -40,28 +40,9 @@ class Quantized(NamedTuple):
     indices: Tensor
 
 
-def passed_on(z: Tensor, codes: Tensor, gradient: str) -> Tensor:
-    """The value of ``codes`` to the last bit, with a gradient for z; both (N, d, h, w) float32.
-
-    Args:
-        gradient: ``straight``: the gradient of the codes unchanged (Bengio et al. 2013). ``rotation``: turned by the rotation
-            that turns z's direction into the code's, and scaled by the ratio of their lengths; then the angle between the
-            gradient and the code becomes that between the gradient and z (Fifty et al. 2024).
-    """
-    linear = rotated(z, codes.detach()) if gradient == "rotation" else z
-    return codes.detach() + (linear - linear.detach())  # the difference is exactly 0
-
-
-def rotated(z: Tensor, codes: Tensor) -> Tensor:
-    """λ·R·z, which equals ``codes`` up to rounding; R rotates the direction of each z into that of its code, λ = length ratio.
-
-    R = 1 - 2·r·rᵀ + 2·q·eᵀ with unit vectors e of z, q of the codes and r of e + q (Householder form; Fifty et al. 2024).
-    R and λ count as constants.
-    """
-    e, q = F.normalize(z.detach(), dim=1, eps=SHORTEST), F.normalize(codes, dim=1, eps=SHORTEST)
-    r = F.normalize(e + q, dim=1, eps=SHORTEST)
-    scale = codes.norm(dim=1, keepdim=True) / z.detach().norm(dim=1, keepdim=True).clamp_min(SHORTEST)
-    return scale * (z - 2 * r * (r * z).sum(dim=1, keepdim=True) + 2 * q * (e * z).sum(dim=1, keepdim=True))
+def straight_through(z: Tensor, codes: Tensor) -> Tensor:
+    """The value of ``codes`` to the last bit, whose gradient passes to z unchanged (Bengio et al. 2013)."""
+    return codes.detach() + (z - z.detach())  # the difference is exactly 0
 
 
 def to_vectors(latent: Tensor) -> Tensor:
@@ -77,16 +58,12 @@ class VectorQuantizer(nn.Module):
         embed_dim: channels d of a code.
         beta: weight of the commitment term (codebook term 1).
         legacy: the weights the other way round, commitment 1 and codebook ``beta``, as in older published trainings.
-        gradient: how it passes from the codes to z, ``straight`` or ``rotation`` (:func:`passed_on`).
     """
 
-    def __init__(
-        self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False, gradient: str = "straight"
-    ) -> None:
+    def __init__(self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
         super().__init__()
         self.beta = beta
         self.legacy = legacy
-        self.gradient = gradient
         self.embedding = nn.Embedding(n_embed, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_embed, 1.0 / n_embed)
 
@@ -99,7 +76,7 @@ class VectorQuantizer(nn.Module):
             commitment = F.mse_loss(wide, codes.detach())
             codebook = F.mse_loss(codes, wide.detach())
             loss = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
-            return Quantized(passed_on(wide, codes, self.gradient), loss, indices)
+            return Quantized(straight_through(wide, codes), loss, indices)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
@@ -130,14 +107,11 @@ class ResidualVectorQuantizer(nn.Module):
         levels: codebooks.
         n_embed: codes per level.
         embed_dim: channels d of a code.
-        beta, legacy, gradient: as :class:`VectorQuantizer`.
+        beta, legacy: as :class:`VectorQuantizer`.
     """
 
-    def __init__(
-        self, levels: int, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False, gradient: str = "straight"
-    ) -> None:
+    def __init__(self, levels: int, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
         super().__init__()
-        self.gradient = gradient
         if levels < 1:
             raise ValueError(f"levels={levels} of a residual quantiser must be at least 1")
         self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, beta, legacy) for _ in range(levels))
@@ -153,7 +127,7 @@ class ResidualVectorQuantizer(nn.Module):
                 rest, total = rest - codes, total + codes
                 losses.append(quantized.loss)
                 indices.append(quantized.indices)
-            return Quantized(passed_on(wide, total, self.gradient), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
+            return Quantized(straight_through(wide, total), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w, levels), any integer type → vectors (N, d, h, w); fewer levels give a coarser latent."""
@@ -182,10 +156,43 @@ class ResidualVectorQuantizer(nn.Module):
         return cast(list[VectorQuantizer], list(self.levels))
 
 
+class FiniteScalarQuantizer(VectorQuantizer):
+    """Bounds every channel by tanh and rounds it to a few values (Mentzer et al. 2023): the codebook is a grid that stays.
+
+    There is no loss: an encoder that can only give bounded vectors needs no commitment, and a fixed grid none to follow it.
+
+    Args:
+        grid: values per channel; their product is the number of codes. A channel's values lie in [-1, 1].
+    """
+
+    def __init__(self, grid: Sequence[int]) -> None:
+        super().__init__(prod(grid), len(grid))
+        sizes = torch.tensor(grid)
+        steps = torch.cartesian_prod(*(torch.arange(n) - n // 2 for n in grid)).view(-1, len(grid))
+        self.embedding = nn.Embedding.from_pretrained((steps / (sizes // 2)).float(), freeze=True)
+        self.reach = ((sizes - 1) * (1 + 1e-3) / 2)[:, None, None]  # a little more: tanh has to pass the last border
+        self.offset = torch.where(sizes % 2 == 0, 0.5, 0.0)[:, None, None]  # an even number of values lies beside 0
+        self.unit = (sizes // 2)[:, None, None]
+
+    def forward(self, z: Tensor) -> Quantized:
+        """(N, d, h, w) → :class:`Quantized`, the loss 0."""
+        with torch.autocast(z.device.type, enabled=False):
+            bounded = self.bounded(z.float())
+            indices = self.nearest(bounded)  # on a grid, the nearest point has the nearest value of every channel
+            return Quantized(straight_through(bounded, self.lookup(indices)), bounded.new_zeros(()), indices)
+
+    def bounded(self, z: Tensor) -> Tensor:
+        """Brings z (N, d, h, w) into the range of the grid; 0 stays 0 up to the offset of an even number of values."""
+        reach, offset, unit = (part.to(z.device) for part in (self.reach, self.offset, self.unit))
+        return (torch.tanh(z + torch.atanh(offset / reach)) * reach - offset) / unit
+
+
 def build_quantizer(
-    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, gradient: str = "straight"
+    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, grid: Sequence[int] = ()
 ) -> VectorQuantizer | ResidualVectorQuantizer:
-    """The quantiser of the settings: plain with one level, residual with more."""
+    """The quantiser of the settings: plain with one level, residual with more, finite scalar with a grid."""
+    if grid:
+        return FiniteScalarQuantizer(grid)
     if levels == 1:
-        return VectorQuantizer(n_embed, embed_dim, legacy=legacy, gradient=gradient)
-    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy, gradient=gradient)
+        return VectorQuantizer(n_embed, embed_dim, legacy=legacy)
+    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy)

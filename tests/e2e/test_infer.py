@@ -115,7 +115,7 @@ def test_a_run_from_before_levels_and_norms_opens(run, opened, tmp_path, volume)
     old = tmp_path / "D" / "old"
     shutil.copytree(run, old)
     settings = json.loads((old / "0.json").read_text())
-    for block, key in (("ddconfig", "norm"), ("ddconfig", "mid_attention"), ("codebook", "levels"), ("codebook", "gradient")):
+    for block, key in (("ddconfig", "norm"), ("ddconfig", "mid_attention"), ("codebook", "levels"), ("codebook", "grid")):
         del settings["autoencoder"][block][key]
     (old / "0.json").write_text(json.dumps(settings))
     np.testing.assert_array_equal(enhance(old, volume), enhance(opened, volume))

@@ -53,6 +53,7 @@ CASES = {
     "KL from the posterior": {"model": "ae0iso0tccut", "hbranch": "z"},
     "KL from the encoder": {"model": "ae0iso0tccut", "hbranch": "mid"},
     "two levels of codes": {"codebook": {"levels": 2}},
+    "finite scalars": {"ldmyaml": "vqfsq"},
     "two channels": {"tc": True, "input_nc": 2, "output_nc": 2, "direction": "a_b"},
 }
 

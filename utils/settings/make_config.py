@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,15 +103,14 @@ _AUTOENCODER: dict[str, Any] = {
         "kl_weight": float,
         "perceptual_weight": float,
     },
-    "codebook": {"levels": int, "gradient": str, "initialise": str, "revive_after": int, "legacy": bool},
+    "codebook": {"levels": int, "grid": list, "initialise": str, "revive_after": int, "legacy": bool},
 }
 _OPTIONAL = {"n_embed", "codebook", "branch_point", "codebook_weight", "kl_weight", "perceptual_weight", "interpolator"}
-_OPTIONAL |= {"levels", "gradient", "norm", "mid_attention"}  # those of older files
+_OPTIONAL |= {"levels", "grid", "norm", "mid_attention"}  # those of older files
 _WORDS = {
     "initialise": ("kmeans", "uniform"),
     "branch_point": ("mid", "z"),
     "norm": ("group", "local", "none"),
-    "gradient": ("straight", "rotation"),
 }
 _LIMITS = {"n_embed": (2, 65536), "levels": (1, 32), "revive_after": (0, 10**9)}  # a code is stored in two bytes
 
@@ -127,12 +127,23 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     _check_entries(merged, _AUTOENCODER, path, "")
     if merged["loss"]["disc_conditional"]:
         raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
-    if (codebook := merged.get("codebook", {})).get("legacy") and codebook.get("gradient", "straight") != "straight":
-        raise UserError(
-            f"{path}: codebook.legacy is the reference's quantiser, whose gradient passes straight; "
-            f"codebook.gradient={codebook['gradient']!r} contradicts it: set legacy false or gradient straight"
-        )
+    if grid := merged.get("codebook", {}).get("grid"):
+        _check_grid(grid, merged, path)
     return merged
+
+
+def _check_grid(grid: list[int], autoencoder: Mapping[str, Any], path: Path) -> None:
+    """A grid of finite scalar quantisation is the whole codebook."""
+    if min(grid) < 2:
+        raise UserError(f"{path}: codebook.grid={grid}: every channel needs at least 2 values, such as [8, 6, 5]")
+    codes, channels = math.prod(grid), len(grid)
+    if (autoencoder.get("n_embed"), autoencoder["embed_dim"]) != (codes, channels):
+        raise UserError(
+            f"{path}: codebook.grid={grid} has {codes} codes of {channels} channels, but n_embed={autoencoder.get('n_embed')} "
+            f"and embed_dim={autoencoder['embed_dim']}; set n_embed {codes}, embed_dim and ddconfig.z_channels {channels}"
+        )
+    if autoencoder["codebook"].get("levels", 1) > 1 or autoencoder["codebook"]["legacy"]:
+        raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
 
 
 def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:

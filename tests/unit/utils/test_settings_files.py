@@ -171,7 +171,7 @@ def test_vqgan_states_the_published_facts():
         "codebook_weight": 1.0, "perceptual_weight": 1.0,
     }  # fmt: skip
     assert vqgan["codebook"] == {
-        "levels": 1, "gradient": "straight", "initialise": "kmeans", "revive_after": 100, "legacy": False,
+        "levels": 1, "grid": [], "initialise": "kmeans", "revive_after": 100, "legacy": False,
     }  # fmt: skip
 
 
@@ -188,11 +188,15 @@ def test_kl_settings_extend_vqgan():
     assert read_autoencoder_yaml(REPOSITORY, "vqgan_small")["ddconfig"] == vqgan["ddconfig"] | {"ch": 32}
 
 
-def test_residual_and_local_settings_differ_from_vqgan_in_their_point_alone():
+def test_the_other_vq_settings_differ_from_vqgan_in_their_point_alone():
     vqgan = read_autoencoder_yaml(REPOSITORY, "vqgan")
     residual, local = (read_autoencoder_yaml(REPOSITORY, name) for name in ("vqresidual", "vqlocal"))
     assert residual == vqgan | {"codebook": vqgan["codebook"] | {"levels": residual["codebook"]["levels"]}}
     assert residual["codebook"]["levels"] > 1
+    scalar, grid = read_autoencoder_yaml(REPOSITORY, "vqfsq"), {"grid": [8, 6, 5]}
+    assert scalar == vqgan | {
+        "embed_dim": 3, "n_embed": 240, "ddconfig": vqgan["ddconfig"] | {"z_channels": 3}, "codebook": vqgan["codebook"] | grid,
+    }  # fmt: skip
     assert local == vqgan | {"ddconfig": vqgan["ddconfig"] | {"norm": "local", "mid_attention": False}}
 
 
@@ -211,8 +215,9 @@ def test_residual_and_local_settings_differ_from_vqgan_in_their_point_alone():
         ("extends: vqgan\ncodebook: {level: 2}", r"unknown key codebook.level; did you mean levels"),
         ("extends: vqgan\ncodebook: {levels: 0}", r"codebook.levels=0 must lie between 1 and 32"),
         ("extends: vqgan\ncodebook: {levels: 2.5}", r"codebook.levels=2.5 must be of type int"),
-        ("extends: vqgan\ncodebook: {gradient: turned}", r"codebook.gradient='turned' must be straight or rotation"),
-        ("extends: vqgan\ncodebook: {legacy: true, gradient: rotation}", r"gradient='rotation' contradicts it: set legacy false"),
+        ("extends: vqgan\ncodebook: {grid: [8, 6, 5]}", r"240 codes of 3 channels, but n_embed=256 and embed_dim=4; set"),
+        ("extends: vqgan\ncodebook: {grid: [1, 256]}", r"every channel needs at least 2 values"),
+        ("extends: vqgan\ncodebook: {grid: [4, 4, 4, 4], levels: 2}", r"codebook.grid is one level"),
         ("extends: vqgan\nn_embed: 65537", r"n_embed=65537 must lie between 2 and 65536"),
         ("extends: vqgan\nddconfig: {norm: batch}", r"ddconfig.norm='batch' must be group or local or none"),
         ("extends: vqgan\nddconfig: {mid_attention: 0}", r"ddconfig.mid_attention=0 must be of type bool"),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.encoding import GROUP, Codes, Recent
+from inference.encoding import GROUP, LOCAL_CORE, Codes, Recent
 from inference.fields import CACHE_BYTES, Array, Field, packed_tensor, place, to_tensor
 from inference.intensity import Intensity
 from inference.run import Run
@@ -66,7 +66,7 @@ class BlendedField(Field):
 class SliceField(BlendedField):
     """The 2-D decoder's output on the grid of the encoded slices; one channel, the first where there are two.
 
-    A local autoencoder needs a halo only, so that its tiles are exact.
+    The tiles of a local autoencoder read its halo of codes instead: they are those of the whole slice, nothing is blended.
     """
 
     channels = 1
@@ -79,15 +79,14 @@ class SliceField(BlendedField):
         n, h, w = codes.shape
         self.shape = (n, int(inner[0]), int(inner[1]))
         halo = run.model.slice_halo("decoder")
-        self._halo = max(halo) if halo is not None else None
-        if self._halo is None:
+        self._halo = halo or (0, 0)
+        if halo is None:
             rows, columns = (
                 training_axis(LATENT_STRIDE * size, int(run.settings["cropsize"]), LATENT_STRIDE) for size in (h, w)
             )
         else:
-            side = LATENT_STRIDE * run.crop_latents
-            rows, columns = (Axis(LATENT_STRIDE * size, side) for size in (h, w))
-        self.axes = (Axis(n, min(n, GROUP)), rows, columns)
+            rows, columns = (Axis(LATENT_STRIDE * size, LATENT_STRIDE * LOCAL_CORE) for size in (h, w))
+        self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)
         self.unit = (self.axes[0].core, self.axes[1].core, self.axes[2].core)
 
     def prefetch(self, box: Box) -> None:
@@ -98,8 +97,8 @@ class SliceField(BlendedField):
         self.codes.prefetch(k, self._latents(y, 1), self._latents(x, 2))
 
     def _latents(self, pixels: Span, axis: int) -> Span:
-        halo = self._halo or 0
-        return max(0, pixels[0] // LATENT_STRIDE - halo), min(self.codes.shape[axis], pixels[1] // LATENT_STRIDE + halo)
+        before, after = self._halo
+        return max(0, pixels[0] // LATENT_STRIDE - before), min(self.codes.shape[axis], pixels[1] // LATENT_STRIDE + after)
 
     @torch.inference_mode()
     def compute(self, windows: list[Span]) -> NDArray[np.float32]:

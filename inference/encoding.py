@@ -18,7 +18,7 @@ from inference.slices import Slices
 from inference.tiles import Axis, Span, round_up, training_axis
 from utils.geometry import LATENT_STRIDE
 
-LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local and tiles need a halo only
+LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once
 CACHE_BYTES = 512 * 2**20
 
@@ -99,13 +99,13 @@ class EncodingLattice:
 def encoding_lattice(run: Run, shape: tuple[int, int, int]) -> EncodingLattice:
     """Tiles for slices of a padded shape (n, rows, columns): with the encoder's halo where it is local, else training crops."""
     height, width = shape[1] // LATENT_STRIDE, shape[2] // LATENT_STRIDE
-    group = min(GROUP, shape[0])
     halo = run.model.slice_halo("encoder")
     if halo is None:
+        group = min(GROUP, shape[0])
         return EncodingLattice(group, training_axis(height, run.crop_latents), training_axis(width, run.crop_latents))
     before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
     rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (height, width))
-    return EncodingLattice(group, rows, columns)
+    return EncodingLattice(1, rows, columns)
 
 
 class SliceEncoder:

@@ -293,9 +293,7 @@ def codebook_of(run: Run) -> np.ndarray | None:
     """(levels, codes, dimensions) float32; None for a Gaussian model."""
     if "quantize" not in run.model.G:
         return None
-    quantizer = run.model.G["quantize"]
-    levels = getattr(quantizer, "levels", [quantizer])
-    return np.stack([level.embedding.weight.detach().float().cpu().numpy() for level in levels])
+    return np.stack([book.weight.detach().float().cpu().numpy() for book in run.model.G["quantize"].codebooks])
 
 
 # Records -------------------------------------------------------------------------------------------------------------

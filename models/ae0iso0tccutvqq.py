@@ -14,11 +14,11 @@ from models.base import Terms
 from models.slice2volume import Generated, SliceToVolume
 from networks.views import to_slices
 from taming.codebook import CodebookRevival, codes_used, perplexity
-from taming.quantize import VectorQuantizer, to_vectors
+from taming.quantize import build_quantizer, to_vectors
 
 
 class Model(SliceToVolume):
-    """VQ bottleneck: a position's code is the index of the nearest of n_embed vectors."""
+    """VQ bottleneck: a position's code is the index of the nearest of n_embed vectors, of a residual codebook one per level."""
 
     betas = (0.5, 0.9)
 
@@ -26,12 +26,14 @@ class Model(SliceToVolume):
         """Codebook and the 1x1 convolutions around it."""
         width, z_channels = autoencoder["embed_dim"], autoencoder["ddconfig"]["z_channels"]
         codebook = autoencoder["codebook"]
-        self.G["quantize"] = VectorQuantizer(autoencoder["n_embed"], width, legacy=codebook["legacy"])
+        kind = {key: value for key, value in codebook.items() if key not in ("initialise", "revive_after")}
+        self.G["quantize"] = build_quantizer(autoencoder["n_embed"], width, **kind)
         self.G["quant_conv"] = nn.Conv2d(z_channels, width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
-        self.kmeans = codebook["initialise"] == "kmeans" and not codebook["legacy"]
-        revive_after = 0 if codebook["legacy"] else codebook["revive_after"] * self.settings["accumulate_grad_batches"]
-        self.revival = CodebookRevival(autoencoder["n_embed"], revive_after=revive_after)
+        fixed = codebook["legacy"] or bool(codebook.get("grid"))  # as the reference left it, or not learned
+        self.kmeans = codebook["initialise"] == "kmeans" and not fixed
+        revive_after = 0 if fixed else codebook["revive_after"] * self.settings["accumulate_grad_batches"]
+        self.revival = CodebookRevival(autoencoder["n_embed"], len(self.G["quantize"].codebooks), revive_after)
 
     def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
         super()._weigh_losses(s, loss)
@@ -68,8 +70,11 @@ class Model(SliceToVolume):
         """Watches how the codebook is used and revives codes that no slice has chosen for long."""
         assert out.code.indices is not None
         counts = self.revival.observe(out.code.indices)
-        used = codes_used(counts).float().mean()
-        logged: dict[str, Tensor | float] = {"codes_used": used, "perplexity": perplexity(counts).mean()}
+        used, spread = codes_used(counts).float(), perplexity(counts)
+        logged: dict[str, Tensor | float] = {"codes_used": used.mean(), "perplexity": spread.mean()}
+        if len(counts) > 1:
+            for level in range(len(counts)):
+                logged |= {f"codes_used/level_{level}": used[level], f"perplexity/level_{level}": spread[level]}
         if stepped and not self.weights_loaded:
             vectors = to_vectors(out.code.moments)
             averaged = self.components(ema=True).get("quantize")

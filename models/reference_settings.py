@@ -153,6 +153,7 @@ def _with_weights(autoencoder: Settings, sources: Sources) -> Settings:
     made["embed_dim"] = need(sources, "post_quant_conv").shape("weight")[1]
     if "quantize" in sources:
         made["n_embed"], made["embed_dim"] = sources["quantize"].shape("embedding.weight")
+        made["codebook"] = autoencoder["codebook"] | {"levels": 1, "grid": []}
     if "discriminator" in sources:
         made["loss"]["disc_ndf"] = sources["discriminator"].shape("main.0.weight")[0]
     return made
@@ -176,6 +177,8 @@ def _autoencoder(sources: Sources, resolution: int) -> Settings:
         "double_z": encoder.shape("conv_out.weight")[0] == 2 * z_channels,
         "num_res_blocks": encoder.numbers(r"down\.0\.block\.(\d+)\."),
         "attn_resolutions": [resolution // 2**level for level in attention],
+        "norm": "group",  # the reference knows no other, and always attends in the middle
+        "mid_attention": True,
     }
 
 

@@ -1,8 +1,9 @@
-"""Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual."""
+"""Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual, or with a fixed grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import NamedTuple, cast
 
 import torch
@@ -13,9 +14,11 @@ from taming.codebook import CodebookRevival, codes_used, kmeans, nearest_code, p
 
 __all__ = [
     "CodebookRevival",
+    "FiniteScalarQuantizer",
     "Quantized",
     "ResidualVectorQuantizer",
     "VectorQuantizer",
+    "build_quantizer",
     "codes_used",
     "kmeans",
     "perplexity",
@@ -35,6 +38,11 @@ class Quantized(NamedTuple):
     latent: Tensor
     loss: Tensor
     indices: Tensor
+
+
+def straight_through(z: Tensor, codes: Tensor) -> Tensor:
+    """The value of ``codes`` to the last bit, whose gradient passes to z unchanged (Bengio et al. 2013)."""
+    return codes.detach() + (z - z.detach())  # the difference is exactly 0
 
 
 def to_vectors(latent: Tensor) -> Tensor:
@@ -68,8 +76,7 @@ class VectorQuantizer(nn.Module):
             commitment = F.mse_loss(wide, codes.detach())
             codebook = F.mse_loss(codes, wide.detach())
             loss = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
-            # wide - wide.detach() is exactly 0, so the value is the code's to the last bit.
-            return Quantized(codes.detach() + (wide - wide.detach()), loss, indices)
+            return Quantized(straight_through(wide, codes), loss, indices)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
@@ -84,6 +91,11 @@ class VectorQuantizer(nn.Module):
     def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
         """The codebook and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""
         yield self.embedding, vectors
+
+    @property
+    def codebooks(self) -> list[nn.Embedding]:
+        """One per level."""
+        return [self.embedding]
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -115,7 +127,7 @@ class ResidualVectorQuantizer(nn.Module):
                 rest, total = rest - codes, total + codes
                 losses.append(quantized.loss)
                 indices.append(quantized.indices)
-            return Quantized(total + (wide - wide.detach()), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
+            return Quantized(straight_through(wide, total), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w, levels), any integer type → vectors (N, d, h, w); fewer levels give a coarser latent."""
@@ -135,5 +147,52 @@ class ResidualVectorQuantizer(nn.Module):
             codebook = level.embedding.weight.detach().float()
             vectors = vectors - codebook[nearest_code(vectors, codebook)]
 
+    @property
+    def codebooks(self) -> list[nn.Embedding]:
+        """One per level."""
+        return [level.embedding for level in self._quantizers()]
+
     def _quantizers(self) -> list[VectorQuantizer]:
         return cast(list[VectorQuantizer], list(self.levels))
+
+
+class FiniteScalarQuantizer(VectorQuantizer):
+    """Bounds every channel by tanh and rounds it to a few values (Mentzer et al. 2023): the codebook is a grid that stays.
+
+    There is no loss: an encoder that can only give bounded vectors needs no commitment, and a fixed grid none to follow it.
+
+    Args:
+        grid: values per channel; their product is the number of codes. A channel's values lie in [-1, 1].
+    """
+
+    def __init__(self, grid: Sequence[int]) -> None:
+        super().__init__(prod(grid), len(grid))
+        sizes = torch.tensor(grid)
+        steps = torch.cartesian_prod(*(torch.arange(n) - n // 2 for n in grid)).view(-1, len(grid))
+        self.embedding = nn.Embedding.from_pretrained((steps / (sizes // 2)).float(), freeze=True)
+        self.reach = ((sizes - 1) * (1 + 1e-3) / 2)[:, None, None]  # a little more: tanh has to pass the last border
+        self.offset = torch.where(sizes % 2 == 0, 0.5, 0.0)[:, None, None]  # an even number of values lies beside 0
+        self.unit = (sizes // 2)[:, None, None]
+
+    def forward(self, z: Tensor) -> Quantized:
+        """(N, d, h, w) → :class:`Quantized`, the loss 0."""
+        with torch.autocast(z.device.type, enabled=False):
+            bounded = self.bounded(z.float())
+            indices = self.nearest(bounded)  # on a grid, the nearest point has the nearest value of every channel
+            return Quantized(straight_through(bounded, self.lookup(indices)), bounded.new_zeros(()), indices)
+
+    def bounded(self, z: Tensor) -> Tensor:
+        """Brings z (N, d, h, w) into the range of the grid; 0 stays 0 up to the offset of an even number of values."""
+        reach, offset, unit = (part.to(z.device) for part in (self.reach, self.offset, self.unit))
+        return (torch.tanh(z + torch.atanh(offset / reach)) * reach - offset) / unit
+
+
+def build_quantizer(
+    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, grid: Sequence[int] = ()
+) -> VectorQuantizer | ResidualVectorQuantizer:
+    """The quantiser of the settings: plain with one level, residual with more, finite scalar with a grid."""
+    if grid:
+        return FiniteScalarQuantizer(grid)
+    if levels == 1:
+        return VectorQuantizer(n_embed, embed_dim, legacy=legacy)
+    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy)

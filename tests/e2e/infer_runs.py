@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 4, "ndf": 4, "skipl1": 1, "dataset": "D", "prj": "P", "perceptual_weight": 0.0}
 
 
-def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), voxel_um=None, network=(), **overrides):
+def make_run(
+    folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), voxel_um=None, network=(), codebook=(), **overrides
+):
     """A finished training: settings, dataset.json and component checkpoints of epoch 3."""
     small = {key: value for key, value in SMALL.items() if model != "IsoREF" or key != "perceptual_weight"}
     if model == "ae0iso0tccut":
@@ -27,6 +29,8 @@ def make_run(folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), 
     if model != "IsoREF":
         autoencoder = read_autoencoder_yaml(ROOT, settings["ldmyaml"])
         autoencoder["ddconfig"] |= {"ch": 8, **dict(network)}
+        if codebook:
+            autoencoder["codebook"] |= dict(codebook)
         autoencoder = configure_autoencoder(autoencoder, settings)
     settings = {**settings, "autoencoder": autoencoder, "given": {}}
     run = RunFolder(Path(folder))
@@ -60,9 +64,9 @@ def _lively(model):
     if "quantize" in model.G:
         pixels = torch.rand(8, model.G["encoder"].conv_in.in_channels, 32, 32) * 2 - 1
         moments = model.G["quant_conv"](model.G["encoder"](pixels).latent).movedim(1, -1).flatten(0, 2)
-        for level in getattr(model.G["quantize"], "levels", [model.G["quantize"]]):
-            chosen = moments[torch.randint(len(moments), (level.embedding.num_embeddings,))]
-            level.embedding.weight.copy_(3 * chosen + 0.5 * torch.randn_like(chosen))
+        for book in model.G["quantize"].codebooks:
+            chosen = moments[torch.randint(len(moments), (book.num_embeddings,))]
+            book.weight.copy_(3 * chosen + 0.5 * torch.randn_like(chosen))
 
 
 def grey(shape, seed=0, dtype="uint16", high=1000):

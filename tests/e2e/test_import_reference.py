@@ -122,12 +122,15 @@ def test_whole_modules_of_a_vq_model(tmp_path, disguise, caplog):
     forget(tmp_path)
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
-    report, parts = imported(reference, run, *GEOMETRY)
+    wrong = tmp_path / "wrong.yaml"  # the weights win
+    wrong.write_text("extends: vqlocal\ncodebook: {levels: 2}")
+    report, parts = imported(reference, run, *GEOMETRY, "--ldmyaml", str(wrong))
 
     assert_same(expected, volumes(loaded(run)))
     settings = RunFolder(run).stored_settings()
     assert (settings["models"], settings["ngf"], settings["norm"], settings["mc"]) == ("ae0iso0tccutvqq", 16, "batch", True)
     assert settings["autoencoder"]["n_embed"] == 24 and settings["autoencoder"]["ddconfig"]["ch"] == 32
+    assert settings["autoencoder"]["codebook"]["levels"] == 1 and settings["autoencoder"]["ddconfig"]["norm"] == "group"
     dropped = parts["net_g"]["dropped"]
     assert {key.split(".")[0] for key in dropped} == {"conv7_g", "down0", "encoder", "decoder"}
     assert dropped["conv7_g.0.0.weight"].startswith("second output")

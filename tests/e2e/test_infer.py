@@ -87,6 +87,40 @@ def test_enhance_equals_encode_and_decode(run, opened, volume, tmp_path, caplog)
     assert json.loads((store / "codes" / "zarr.json").read_text())["data_type"] == "uint8"
 
 
+def test_residual_codes_are_one_array_per_level(tmp_path, volume, caplog):
+    caplog.set_level(logging.INFO)
+    run = Run.load(make_run(tmp_path / "D" / "P", ldmyaml="vqresidual", codebook={"levels": 3}))
+    store = tmp_path / "in.codes.zarr"
+    command("encode", "--run", run.path, "--input", volume, "--output", store)
+    names = ["codes", "codes_1", "codes_2"]
+    assert [json.loads((store / name / "zarr.json").read_text())["data_type"] for name in names] == 3 * ["uint8"]
+    pytest.importorskip("yaozarrs").validate_zarr_store(str(store))
+    codes = CodeStore.open(store)
+    books = run.model.G["quantize"].codebooks
+    np.testing.assert_array_equal(codes.codebook(), [book.weight.numpy() for book in books])
+    size = sum(codes.bytes_of(name) for name in (*names, "empty", "codebook"))
+    assert f"{size} bytes on disc, {8 * size / (3 * 37 * 43):.4g} bits per raw voxel" in caplog.text
+    np.testing.assert_array_equal(decode(store), enhance(run, volume))
+    assert decode(store, grid="raw").shape == (3, 37, 43)
+    read = codes.read((0, 3), (0, 5), (0, 6)).codes
+    assert read.shape == (3, 5, 6, 3) and all(len(np.unique(read[..., level])) > 1 for level in range(3))
+    caplog.clear()
+    command("info", run.path)
+    command("info", store)
+    assert "256 codes in 3 level(s): 24 bit per 8x8 pixels, 0.375 bit per pixel" in caplog.text
+    assert "3 slices of 5 x 6 codes: 256 codes in 3 level(s)" in caplog.text
+
+
+def test_a_run_from_before_levels_and_norms_opens(run, opened, tmp_path, volume):
+    old = tmp_path / "D" / "old"
+    shutil.copytree(run, old)
+    settings = json.loads((old / "0.json").read_text())
+    for block, key in (("ddconfig", "norm"), ("ddconfig", "mid_attention"), ("codebook", "levels"), ("codebook", "grid")):
+        del settings["autoencoder"][block][key]
+    (old / "0.json").write_text(json.dumps(settings))
+    np.testing.assert_array_equal(enhance(old, volume), enhance(opened, volume))
+
+
 def test_gaussian_codes_give_the_same_volume(tmp_path):
     run = Run.load(make_run(tmp_path / "D" / "P", "ae0iso0tccut", hbranch="z"))
     values = grey((2, 20, 30))

@@ -52,6 +52,8 @@ CASES = {
     "no normalisation": {"norm": "none"},
     "KL from the posterior": {"model": "ae0iso0tccut", "hbranch": "z"},
     "KL from the encoder": {"model": "ae0iso0tccut", "hbranch": "mid"},
+    "two levels of codes": {"codebook": {"levels": 2}},
+    "finite scalars": {"ldmyaml": "vqfsq"},
     "two channels": {"tc": True, "input_nc": 2, "output_nc": 2, "direction": "a_b"},
 }
 
@@ -104,22 +106,6 @@ def test_a_core_holds_the_codes_of_its_own_training_crop(tmp_path):
     assert tile.window == (3, 7) and encoder.lattice.columns[0].window == (0, 4)
     first, last = tile.core
     np.testing.assert_array_equal(encoder.read((0, 4), tile.core, (0, 3)).codes, codes[:, first - 3 : last - 3, :3])
-
-
-def test_local_autoencoder_encodes_and_decodes_slices_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.encoding.LOCAL_CORE", 3)
-    run, slices, maps = opened(tmp_path, shape=(1, 200, 13), network={"norm": "local", "mid_attention": False}.items())
-    encoder = SliceEncoder(run, slices)
-    assert len(encoder.lattice.rows) > 2
-    pixels = torch.from_numpy(slices.read((0, 1), (0, 200), (0, 16))).movedim(0, 1)
-    with torch.inference_mode():
-        codes = run.model.pack(pixels).numpy()
-        recon = run.model.reconstruct(run.model.unpack(torch.from_numpy(codes)))
-    tiled = encoder.read((0, 1), (0, 25), (0, 2)).codes
-    assert (tiled == codes).mean() >= 0.9999
-    field = SliceField(run, encoder, slices.inner, maps, FLOAT)
-    expected = maps[0].to_grey(recon[:, 0, :200, :13]).numpy()
-    np.testing.assert_allclose(field.render(whole(field))[0], expected, atol=2e-2)
 
 
 def test_out_of_memory_halves_the_tile_and_goes_on(tmp_path, monkeypatch):

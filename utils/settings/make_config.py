@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,6 +90,8 @@ _AUTOENCODER: dict[str, Any] = {
         "dropout": float,
         "interpolator": str,
         "branch_point": str,
+        "norm": str,
+        "mid_attention": bool,
     },
     "loss": {
         "disc_conditional": bool,
@@ -100,10 +103,16 @@ _AUTOENCODER: dict[str, Any] = {
         "kl_weight": float,
         "perceptual_weight": float,
     },
-    "codebook": {"initialise": str, "revive_after": int, "legacy": bool},
+    "codebook": {"levels": int, "grid": list, "initialise": str, "revive_after": int, "legacy": bool},
 }
 _OPTIONAL = {"n_embed", "codebook", "branch_point", "codebook_weight", "kl_weight", "perceptual_weight", "interpolator"}
-_WORDS = {"initialise": ("kmeans", "uniform"), "branch_point": ("mid", "z")}
+_OPTIONAL |= {"levels", "grid", "norm", "mid_attention"}  # those of older files
+_WORDS = {
+    "initialise": ("kmeans", "uniform"),
+    "branch_point": ("mid", "z"),
+    "norm": ("group", "local", "none"),
+}
+_LIMITS = {"n_embed": (2, 65536), "levels": (1, 32), "revive_after": (0, 10**9)}  # a code is stored in two bytes
 
 
 def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
@@ -118,7 +127,23 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     _check_entries(merged, _AUTOENCODER, path, "")
     if merged["loss"]["disc_conditional"]:
         raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
+    if grid := merged.get("codebook", {}).get("grid"):
+        _check_grid(grid, merged, path)
     return merged
+
+
+def _check_grid(grid: list[int], autoencoder: Mapping[str, Any], path: Path) -> None:
+    """A grid of finite scalar quantisation is the whole codebook."""
+    if min(grid) < 2:
+        raise UserError(f"{path}: codebook.grid={grid}: every channel needs at least 2 values, such as [8, 6, 5]")
+    codes, channels = math.prod(grid), len(grid)
+    if (autoencoder.get("n_embed"), autoencoder["embed_dim"]) != (codes, channels):
+        raise UserError(
+            f"{path}: codebook.grid={grid} has {codes} codes of {channels} channels, but n_embed={autoencoder.get('n_embed')} "
+            f"and embed_dim={autoencoder['embed_dim']}; set n_embed {codes}, embed_dim and ddconfig.z_channels {channels}"
+        )
+    if autoencoder["codebook"].get("levels", 1) > 1 or autoencoder["codebook"]["legacy"]:
+        raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
 
 
 def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
@@ -162,14 +187,20 @@ def _check_entries(found: dict[str, Any], schema: Mapping[str, Any], path: Path,
                 raise UserError(f"{path}: {inside}{key} must be an object with the keys {', '.join(wanted)}")
             _check_entries(value, wanted, path, f"{inside}{key}.")
             continue
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
-        if not fits.get(wanted, isinstance(value, wanted)) or (
-            wanted is list and not all(isinstance(item, int) for item in value)
-        ):
-            raise UserError(f"{path}: {inside}{key}={value!r} must be of type {wanted.__name__}")
-        if key in _WORDS and value not in _WORDS[key]:
-            raise UserError(f"{path}: {inside}{key}={value!r} must be {' or '.join(_WORDS[key])}")
+        _check_value(key, value, wanted, f"{path}: {inside}{key}")
+
+
+def _check_value(key: str, value: Any, wanted: type, what: str) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
+    if not fits.get(wanted, isinstance(value, wanted)) or (
+        wanted is list and not all(isinstance(item, int) for item in value)
+    ):
+        raise UserError(f"{what}={value!r} must be of type {wanted.__name__}")
+    if key in _WORDS and value not in _WORDS[key]:
+        raise UserError(f"{what}={value!r} must be {' or '.join(_WORDS[key])}")
+    if key in _LIMITS and not _LIMITS[key][0] <= value <= _LIMITS[key][1]:
+        raise UserError(f"{what}={value!r} must lie between {_LIMITS[key][0]} and {_LIMITS[key][1]}")
 
 
 def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the variants of the method add: the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
+"""What the variants add: other VQ settings, the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
 
 from dataclasses import replace
 
@@ -32,6 +32,20 @@ def crop(depth):
 @pytest.fixture
 def repository(request):
     return request.config.rootpath
+
+
+@pytest.mark.parametrize("ldmyaml", ["vqresidual", "vqlocal", "vqfsq"])
+def test_every_part_of_the_other_vq_settings_trains(repository, ldmyaml):
+    model = build("ae0iso0tccutvqq", repository, ldmyaml=ldmyaml, perceptual_weight=0, cropz=4)
+    out = model.generate(crop(4))
+    model.weigh(model.generator_losses(out)).backward()
+    trained = {name: p for name, p in model.G.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trained.items() if p.grad is None or not p.grad.isfinite().all()]
+    levels, learned = len(model.G["quantize"].codebooks), ldmyaml != "vqfsq"
+    assert all(book.weight.requires_grad == learned for book in model.G["quantize"].codebooks)
+    assert not learned or all(book.weight.grad.any() for book in model.G["quantize"].codebooks)
+    assert out.code.indices.shape == ((4, 4, 4, levels) if levels > 1 else (4, 4, 4))
+    assert (model.slice_halo("encoder") == (71, 78)) == (ldmyaml == "vqlocal")
 
 
 @pytest.mark.parametrize("hbranch", ["mid", "z"])

@@ -13,6 +13,7 @@ from taming.quantize import (
     CodebookRevival,
     ResidualVectorQuantizer,
     VectorQuantizer,
+    build_quantizer,
     codes_used,
     kmeans,
     perplexity,
@@ -74,6 +75,49 @@ def test_vectors_are_in_the_order_of_indices():
     latent = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
     rows = to_vectors(latent)
     assert torch.equal(rows[1 * 20 + 2 * 5 + 3], latent[1, :, 2, 3])
+
+
+def test_finite_scalars_by_hand():
+    """Each channel is rounded on its own: 4 values lie at -1, -0.5, 0 and 0.5, 3 values at -1, 0 and 1; no loss."""
+    quantizer = build_quantizer(12, 2, grid=(4, 3))
+    z = torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, -9.0], [0.6, -0.4]])[:, :, None, None].requires_grad_()
+    latent, loss, indices = quantizer(z)
+    assert latent.flatten(1).tolist() == [[0.0, 0.0], [0.5, 1.0], [-1.0, -1.0], [0.5, 0.0]]
+    assert indices.flatten().tolist() == [2 * 3 + 1, 3 * 3 + 2, 0, 3 * 3 + 1]
+    assert loss.item() == 0
+    latent.sum().backward()
+    bounded = quantizer.bounded(z)
+    (expected,) = torch.autograd.grad(bounded.sum(), z)
+    torch.testing.assert_close(z.grad, expected)
+    assert torch.equal(quantizer.lookup(indices), latent.detach())
+    assert not [name for name, parameter in quantizer.named_parameters() if parameter.requires_grad]
+
+
+def test_every_finite_scalar_can_be_reached():
+    quantizer = build_quantizer(240, 3, grid=(8, 6, 5))
+    z = 3 * torch.randn(40, 3, 32, 32, generator=generator())
+    assert len(quantizer(z).indices.unique()) == 240
+    rounded = torch.round(quantizer.bounded(z) * torch.tensor([4, 3, 2])[:, None, None]) / torch.tensor([4, 3, 2])[:, None, None]
+    torch.testing.assert_close(quantizer(z).latent, rounded)
+
+
+def test_levels_choose_the_quantiser_and_its_keys():
+    assert list(build_quantizer(8, 4).state_dict()) == ["embedding.weight"]
+    assert list(build_quantizer(8, 4, levels=2).state_dict()) == [f"levels.{level}.embedding.weight" for level in range(2)]
+    assert [book.weight.shape for book in build_quantizer(8, 4, levels=3).codebooks] == 3 * [(8, 4)]
+
+
+def test_legacy_residual_exchanges_the_weights_of_every_level():
+    """Two levels of one code: z = 1, codes 3 and -3: the terms are (1-3)² = 4 and (-2+3)² = 1, commitment 1, codebook 0.25."""
+    for legacy, expected in ((False, 1.25 * 5), (True, 1.25 * 5)):
+        quantizer = build_quantizer(1, 1, levels=2, legacy=legacy)
+        for book, value in zip(quantizer.codebooks, (3.0, -3.0), strict=True):
+            book.weight.data.fill_(value)
+        z = torch.ones(1, 1, 1, 1, requires_grad=True)
+        loss = quantizer(z).loss
+        loss.backward()
+        assert loss.item() == expected
+        assert z.grad.item() == (1.0 if legacy else 0.25) * (2 * (1 - 3) + 2 * (-2 + 3))
 
 
 def residual():

@@ -164,12 +164,15 @@ def test_vqgan_states_the_published_facts():
     assert vqgan["ddconfig"] == {
         "double_z": False, "z_channels": 4, "resolution": 256, "in_channels": 1, "out_ch": 1, "ch": 64, "ch_mult": [1, 2, 2, 4],
         "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0, "interpolator": "ed023e",
+        "norm": "group", "mid_attention": True,
     }  # fmt: skip
     assert vqgan["loss"] == {
         "disc_conditional": False, "disc_in_channels": 1, "disc_ndf": 64, "disc_start": 250001, "disc_weight": 0.8,
         "codebook_weight": 1.0, "perceptual_weight": 1.0,
     }  # fmt: skip
-    assert vqgan["codebook"] == {"initialise": "kmeans", "revive_after": 100, "legacy": False}
+    assert vqgan["codebook"] == {
+        "levels": 1, "grid": [], "initialise": "kmeans", "revive_after": 100, "legacy": False,
+    }  # fmt: skip
 
 
 def test_kl_settings_extend_vqgan():
@@ -185,6 +188,18 @@ def test_kl_settings_extend_vqgan():
     assert read_autoencoder_yaml(REPOSITORY, "vqgan_small")["ddconfig"] == vqgan["ddconfig"] | {"ch": 32}
 
 
+def test_the_other_vq_settings_differ_from_vqgan_in_their_point_alone():
+    vqgan = read_autoencoder_yaml(REPOSITORY, "vqgan")
+    residual, local = (read_autoencoder_yaml(REPOSITORY, name) for name in ("vqresidual", "vqlocal"))
+    assert residual == vqgan | {"codebook": vqgan["codebook"] | {"levels": residual["codebook"]["levels"]}}
+    assert residual["codebook"]["levels"] > 1
+    scalar, grid = read_autoencoder_yaml(REPOSITORY, "vqfsq"), {"grid": [8, 6, 5]}
+    assert scalar == vqgan | {
+        "embed_dim": 3, "n_embed": 240, "ddconfig": vqgan["ddconfig"] | {"z_channels": 3}, "codebook": vqgan["codebook"] | grid,
+    }  # fmt: skip
+    assert local == vqgan | {"ddconfig": vqgan["ddconfig"] | {"norm": "local", "mid_attention": False}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -197,6 +212,15 @@ def test_kl_settings_extend_vqgan():
         ("extends: vqgan\nloss: {disc_weight: null}", r"loss.disc_weight is missing"),
         ("extends: vqgan\nloss: {disc_conditional: true}", r"disc_conditional: true is not supported"),
         ("extends: vqgan\ncodebook: {initialise: random}", r"codebook.initialise='random' must be kmeans or uniform"),
+        ("extends: vqgan\ncodebook: {level: 2}", r"unknown key codebook.level; did you mean levels"),
+        ("extends: vqgan\ncodebook: {levels: 0}", r"codebook.levels=0 must lie between 1 and 32"),
+        ("extends: vqgan\ncodebook: {levels: 2.5}", r"codebook.levels=2.5 must be of type int"),
+        ("extends: vqgan\ncodebook: {grid: [8, 6, 5]}", r"240 codes of 3 channels, but n_embed=256 and embed_dim=4; set"),
+        ("extends: vqgan\ncodebook: {grid: [1, 256]}", r"every channel needs at least 2 values"),
+        ("extends: vqgan\ncodebook: {grid: [4, 4, 4, 4], levels: 2}", r"codebook.grid is one level"),
+        ("extends: vqgan\nn_embed: 65537", r"n_embed=65537 must lie between 2 and 65536"),
+        ("extends: vqgan\nddconfig: {norm: batch}", r"ddconfig.norm='batch' must be group or local or none"),
+        ("extends: vqgan\nddconfig: {mid_attention: 0}", r"ddconfig.mid_attention=0 must be of type bool"),
         ("extends: own", r"extends goes round in a circle: own → own"),
         ("extends: vqga", r"there are no autoencoder settings .*vqga.yaml; known: own, vqgan"),
         ("embed_dim: 4", r"own.yaml: (ddconfig|loss) is missing"),

@@ -1,0 +1,206 @@
+"""Codebooks compared on real slices: ``python benchmarks/codebooks.py DATA [--steps N] [--seeds N] [--only NAME ...]``.
+
+DATA holds fibsem_fib25_quickstart.tif, which is trained on, and fibsem_fib25_dev.tif, of which every 16th XY slice is judged.
+Every variant is trained with the same seed and crops through train.py (ldm vqgan_small, ngf 16, two random crops of one slice
+of 64x64 per step, Adam 5e-4 constant, fp32), but the 2-D autoencoder alone: adv 0, lamb 0, disc_weight 0, perceptual_weight 0
+leave the L1 of the slices and the bottleneck's own term; the isotropic volume, which no term reads then, is not generated.
+It is judged in eval mode through ``encode`` and ``decode --grid raw``: codes used (each at least 10 times, per level), bits per
+pixel (nominal; entropy of the single codes; on disc) and PSNR of the slices in grey values (peak 255).
+
+The rotation trick (Fifty et al. 2024) is no setting of the product, because it did worst here; it is below, so that the
+comparison can be repeated. Each training has a process of its own; a comparison that was interrupted goes on.
+Writes benchmarks/results/codebooks.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+BATCH, SIDE, STRIDE, AT_LEAST = 2, 64, 16, 10
+ROTATION = "plain, rotation trick"
+FSQ = {"embed_dim": 3, "n_embed": 240, "ddconfig": {"z_channels": 3}, "codebook": {"grid": [8, 6, 5]}}
+VARIANTS = {
+    "plain": {},
+    ROTATION: {},
+    "finite scalar 8x6x5": FSQ,
+    "residual, 2 levels": {"codebook": {"levels": 2}},
+    "residual, 4 levels": {"codebook": {"levels": 4}},
+    "plain, local": {"extends": "vqlocal", "ddconfig": {"ch": 32}},
+}
+SETTINGS = {
+    "dataset": "fib25", "nm": "11", "rotate": False, "preload": True, "workers": 0, "batch_size": BATCH,
+    "cropsize": SIDE, "cropz": 1, "resizebranch": 8, "skipl1": 1, "ngf": 16, "ndf": 16, "mc": False,
+    "adv": 0, "lamb": 0, "perceptual_weight": 0, "lr": 5e-4,
+    "n_epochs": 1, "n_epochs_decay": 10, "epoch_save": 1, "picture_epochs": 1000,
+}  # fmt: skip
+
+
+def with_rotation(n_embed: int, embed_dim: int, **settings):
+    """The plain quantiser, whose gradient is turned by the rotation from the code's direction to that of the encoder's vector.
+
+    The rotation R takes the direction e of each vector z to that q of its code; with r the direction of e + q it is
+    1 - 2·r·rᵀ + 2·q·eᵀ. The code is written as λ·R·z, λ the ratio of lengths; R and λ count as constants.
+    """
+    import torch.nn.functional as F
+
+    from taming.quantize import VectorQuantizer, straight_through
+
+    def direction(vectors):
+        return F.normalize(vectors, dim=1, eps=1e-6)
+
+    class Rotating(VectorQuantizer):
+        def forward(self, z):
+            found = super().forward(z)
+            z, code = z.float(), found.latent.detach()
+            e, q = direction(z.detach()), direction(code)
+            r = direction(e + q)
+            scale = code.norm(dim=1, keepdim=True) / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-6)
+            turned = scale * (z - 2 * r * (r * z).sum(dim=1, keepdim=True) + 2 * q * (e * z).sum(dim=1, keepdim=True))
+            return found._replace(latent=straight_through(turned, code))
+
+    return Rotating(n_embed, embed_dim, legacy=settings["legacy"])
+
+
+# One training --------------------------------------------------------------------------------------------------------
+
+
+def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
+    import models.ae0iso0tccutvqq as vq
+    import train
+    from models.slice2volume import SliceToVolume
+    from utils.memory import keep_freed_memory
+
+    keep_freed_memory()
+    variant = VARIANTS[name]
+    if name == ROTATION:
+        vq.build_quantizer = with_rotation
+    generated = SliceToVolume.branch
+    SliceToVolume.branch = lambda self, code, features, batch: code.latent.new_zeros(batch, 1, SIDE, SIDE, SIDE)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        arguments = prepare(root, variant, data, steps, seed)
+        train.main(arguments)
+        SliceToVolume.branch = generated
+        return judge(root, data)
+
+
+def prepare(root: Path, variant: dict, data: Path, steps: int, seed: int) -> list[str]:
+    """The folders and files of an experiment; the command line that trains it."""
+    folder = root / "data" / "fib25" / "train" / "x3d0"
+    folder.mkdir(parents=True)
+    (folder / "quickstart.tif").symlink_to((data / "fibsem_fib25_quickstart.tif").resolve())
+    own = {"extends": "vqgan_small", **variant, "loss": {"disc_weight": 0.0, "disc_ndf": 32}}
+    (root / "own.yaml").write_text(json.dumps(own))  # JSON is YAML
+    settings = {**SETTINGS, "ldmyaml": str(root / "own.yaml"), "crops_per_volume": BATCH * steps, "seed": seed}
+    (root / "own.json").write_text(json.dumps({"train": settings}))
+    places = ["--data_root", root / "data", "--logs", root / "logs"]
+    return [str(a) for a in ["--jsn", root / "own.json", "--prj", "run", *places]]
+
+
+def judge(root: Path, data: Path) -> dict:
+    import numpy as np
+    import tifffile
+
+    from inference import Run, decode, encode
+    from inference.codes import level_names
+
+    run = Run.load(root / "logs" / "fib25" / "run")
+    slices = tifffile.imread(data / "fibsem_fib25_dev.tif")[STRIDE // 2 :: STRIDE]
+    store = encode(run, slices, root / "x.codes.zarr")
+    shown = decode(store, run, grid="raw")
+    levels, codes, _ = store.codebook().shape
+    box = [(0, size) for size in store.shape]
+    indices = store.read(*box).codes.reshape(-1, levels)
+    counts = [np.bincount(level, minlength=codes) for level in indices.T]
+    pixels = slices.size
+    # positions cover slices padded to multiples of 8; nominal and entropy are per pixel of those
+    entropies = [float(-(c[c > 0] / c.sum() * np.log2(c[c > 0] / c.sum())).sum()) for c in counts]
+    error = np.mean((shown.astype(float) - slices) ** 2)
+    return {
+        "codes_used": [int((c >= AT_LEAST).sum()) for c in counts],
+        "codes": [codes] * levels,
+        "bits_per_pixel": levels * math.log2(codes) / 64,
+        "bits_per_pixel_entropy": sum(entropies) / 64,
+        "bits_per_pixel_on_disc": 8 * sum(store.bytes_of(name) for name in level_names(levels)) / pixels,
+        "psnr_db": 10 * math.log10(255**2 / error),
+        "slices": list(slices.shape),
+    }
+
+
+# All -----------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the two volumes")
+    parser.add_argument("--steps", type=int, default=300, help="generator steps of each training")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with seeds 1, 2, ...")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these variants alone")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "codebooks.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print("RESULT", json.dumps(train_and_judge(options.one, options.data, options.steps, options.seeds)))
+        return
+    result = json.loads(options.output.read_text()) if options.output.exists() else {}
+    if result.get("steps") != options.steps:
+        result = {"steps": options.steps, "variants": {}}
+    for seed in range(1, options.seeds + 1):
+        for name in options.only or VARIANTS:
+            runs = result["variants"].setdefault(name, {})
+            if str(seed) not in runs:
+                runs[str(seed)] = in_a_process(name, options.data, options.steps, seed)
+                write(result, options.output)
+    show(result)
+
+
+def in_a_process(name: str, data: Path, steps: int, seed: int) -> dict:
+    command = [sys.executable, __file__, data, "--one", name, "--steps", steps, "--seeds", seed]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}, seed {seed}: {done.stderr[-3000:]}")
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    print(f"{name}, seed {seed}: {found['psnr_db']:.2f} dB, codes used {found['codes_used']}", flush=True)
+    return found | {"commit": commit()}
+
+
+def commit() -> str:
+    return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+
+
+def write(result: dict, output: Path) -> None:
+    import torch
+
+    result |= {
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": "cpu"},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "setting": __doc__.split("\n\n")[1].replace("\n", " "),
+    }
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def show(result: dict) -> None:
+    print(f"{'variant':36s} {'bit/pixel':>9s} {'entropy':>8s} {'PSNR dB':>16s}  codes used (>= {AT_LEAST} times)")
+    for name, runs in result["variants"].items():
+        every = list(runs.values())
+        psnr = [one["psnr_db"] for one in every]
+        spread = f" ± {statistics.stdev(psnr):.2f}" if len(psnr) > 1 else ""
+        used = "; ".join(" ".join(map(str, one["codes_used"])) for one in every)
+        entropy = statistics.mean(one["bits_per_pixel_entropy"] for one in every)
+        print(f"{name:36s} {every[0]['bits_per_pixel']:9.3f} {entropy:8.3f} {statistics.mean(psnr):9.2f}{spread:7s}  {used}")
+
+
+if __name__ == "__main__":
+    main()

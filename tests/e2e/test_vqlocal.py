@@ -1,0 +1,127 @@
+"""The seamless autoencoder (ldm/vqlocal.yaml): codes and slices from tiles are those of the whole slice."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from infer_runs import grey, make_run
+
+import infer
+from inference.blended import SliceField
+from inference.encoding import SliceEncoder
+from inference.fields import packed_tensor
+from inference.intensity import intensities
+from inference.run import Run
+from inference.slices import Slices
+from taming.quantize import to_vectors
+from utils.volumes.volume import ArrayVolume
+
+SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
+FLOAT = np.dtype(np.float32)
+
+
+def opened(tmp_path, values, **options):
+    high = float(values.max())
+    run = Run.load(make_run(tmp_path / "D" / "P", ldmyaml="vqlocal", pooled=(0.0, high), **options))
+    volumes = [ArrayVolume(values)]
+    maps = intensities(run.record, run.directions, volumes, "run", translates=False)
+    slices = Slices(volumes, maps)
+    _spread(run, slices)
+    return run, slices, maps
+
+
+@torch.no_grad()
+def _spread(run, slices):
+    """Encoder vectors of unit variance and codes among them, so that a gap of 1e-4 is small."""
+    conv, quantizer = run.model.G["quant_conv"], run.model.G["quantize"]
+    n, height, width = slices.shape
+    pixels = torch.from_numpy(slices.read((0, n), (0, min(height, 240)), (0, min(width, 120)))).movedim(0, 1)
+    vectors = to_vectors(run.model.encode(pixels)[0].moments)
+    conv.weight.div_(vectors.std())
+    conv.bias.div_(vectors.std())
+    vectors = vectors[torch.randperm(len(vectors))] / vectors.std()
+    for book, rest in quantizer.stages(vectors):
+        chosen = rest[rest.any(dim=1)][: book.num_embeddings]
+        book.weight[: len(chosen)] = chosen
+
+
+@torch.inference_mode()
+def of_whole_slices(run, slices):
+    """Codes and what the encoder gave to the codebook, (n, h, w) and (n, h, w, d)."""
+    n, height, width = slices.shape
+    pixels = torch.from_numpy(slices.read((0, n), (0, height), (0, width))).movedim(0, 1)
+    code, _ = run.model.encode(pixels)
+    return code.indices.numpy(), code.moments.movedim(1, -1).numpy()
+
+
+def of_tiles(run, slices):
+    encoder = SliceEncoder(run, slices)
+    n, h, w = encoder.shape
+    return encoder, encoder.read((0, n), (0, h), (0, w)).codes
+
+
+def assert_same_codes(run, slices, tiled):
+    """DECISIONS 5: at least 99.99 % equal; where they differ, both codes are as near as rounding can tell."""
+    codes, moments = of_whole_slices(run, slices)
+    assert len(np.unique(codes)) > 50
+    different = tiled != codes
+    assert different.mean() <= 1e-4
+    (book,) = (book.weight.numpy() for book in run.model.G["quantize"].codebooks)
+    distances = [np.square(moments[different] - book[found[different]]).sum(axis=-1) for found in (tiled, codes)]
+    assert (np.abs(distances[0] - distances[1]) < 1e-4).all()
+
+
+def test_tiled_codes_are_those_of_the_whole_slice(tmp_path):
+    run, slices, _ = opened(tmp_path, grey((1, 1201, 801)))
+    encoder, tiled = of_tiles(run, slices)
+    assert (len(encoder.lattice.rows), len(encoder.lattice.columns)) == (3, 2)
+    assert encoder.lattice.as_json() == {"slices": 1, "core": 48, "tile": 67, "before": 9, "after": 10}
+    assert_same_codes(run, slices, tiled)
+
+
+def test_with_less_than_the_halo_codes_differ(tmp_path, monkeypatch):
+    """So the test above can fail."""
+    monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
+    run, slices, _ = opened(tmp_path, grey((2, 264, 200)))
+    assert_same_codes(run, slices, of_tiles(run, slices)[1])
+    monkeypatch.setattr(type(run.model), "slice_halo", lambda self, part: (16, 16))
+    codes, _ = of_whole_slices(run, slices)
+    assert (of_tiles(run, slices)[1] != codes).mean() > 1e-3
+
+
+@pytest.mark.skipif(not SAMPLES, reason="ISOSCOPE_SAMPLES, the folder of real volumes, is unset")
+def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
+    run, slices, _ = opened(tmp_path, tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[100:103])
+    encoder, tiled = of_tiles(run, slices)
+    assert (len(encoder.lattice.rows), len(encoder.lattice.columns)) == (6, 6)
+    assert_same_codes(run, slices, tiled)
+
+
+def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.blended.LOCAL_CORE", 3)
+    run, slices, maps = opened(tmp_path, grey((2, 290, 53)), codebook={"levels": 2})
+    encoder, codes = of_tiles(run, slices)
+    field = SliceField(run, encoder, slices.inner, maps, FLOAT)
+    assert (len(field.axes[1]), len(field.axes[2])) == (13, 3)
+    with torch.inference_mode():
+        recon = run.model.reconstruct(run.model.unpack(packed_tensor(codes, torch.device("cpu"))))
+    expected = maps[0].to_grey(recon[:, 0, :290, :53]).numpy()
+    assert expected.std() > 5
+    whole = tuple(slice(0, size) for size in field.shape)
+    found = field.render(whole)[0]
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+    box = (slice(1, 2), slice(31, 200), slice(20, 53))
+    np.testing.assert_array_equal(SliceField(run, encoder, slices.inner, maps, FLOAT).render(box)[0], found[box])
+    assert field.lattice() == {"core": [1, 24, 24], "overlap": [0, 0, 0], "exact": True}
+
+
+def test_info_states_the_halo(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    infer.main(["info", str(make_run(tmp_path / "D" / "P", ldmyaml="vqlocal"))])
+    assert "a halo of 71 pixels before and 78 after are exact" in caplog.text
+    assert "sees 14 codes before and 14 after its own" in caplog.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,8 +39,7 @@ class Restored:
 
     def detach(self) -> Restored:
         """The same without gradient, for the discriminators."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Restored(**values | {"volume": self.volume.detach(), "back": None if self.back is None else self.back.detach()})
+        return replace(self, volume=self.volume.detach(), back=None if self.back is None else self.back.detach())
 
 
 class Model(BaseModel):
@@ -54,10 +53,7 @@ class Model(BaseModel):
         self.geometry = Geometry.from_settings(**{name: s[name] for name in names}, free_factor=True)
         self.cycle = not s["nocyc"]
         self._build_generator_side(s)
-        names = (["net_d"] if s["adv"] else []) + (["net_dzy", "net_dzx"] if self.cycle else [])
-        if self.cycle and "net_d" not in names:
-            names.append("net_d")
-        for name in names:
+        for name in ("net_d", "net_dzy", "net_dzx") if self.cycle else ("net_d",) if s["adv"] else ():
             self.D[name] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
         back = float(self.cycle)
         self.loss_weights = {
@@ -102,11 +98,11 @@ class Model(BaseModel):
         return int(torch.randint(3, ()))
 
     def _some_views(self, volume: Tensor) -> list[Tensor]:
-        return isoref_views(volume, self.draw_view_group())
+        return isoref_views(volume, self.draw_view_group(), self.settings["adv_planes"])
 
     def _all_views(self, volume: Tensor, real: bool, generator: bool = False) -> Tensor:
         """Each pair of views before the discriminator of its plane."""
-        views = six_views(volume)
+        views = six_views(volume, self.settings["adv_planes"])
         pairs = (("net_dzy", views[:2]), ("net_dzx", views[2:4]), ("net_d", views[4:]))
         mode = self.settings["gan_mode"]
         return torch.stack(

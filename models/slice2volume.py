@@ -56,7 +56,13 @@ class Generated:
 
 
 class SliceToVolume(BaseModel):
-    """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck."""
+    """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck.
+
+    Attributes:
+        from_encoder: the volume branches off inside the encoder, so it is not decoded from the code.
+    """
+
+    from_encoder = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """Args: settings: complete settings; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
@@ -271,14 +277,18 @@ class SliceToVolume(BaseModel):
         }
 
     def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output."""
+        """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output.
+
+        Of two channels only the first is reconstructed; the other stays black (-1).
+        """
         with self.evaluating():
             out = self.generate(batch)
         depth = out.volume.shape[-1]
         recon = to_volume(out.recon, out.original.shape[0])
+        black = torch.full_like(recon, -1).expand(-1, out.original.shape[1] - 1, -1, -1, -1)
         return {
             "input (interpolated)": resample_z(out.original, depth)[0],
-            "reconstructed slices": resample_z(recon, depth)[0],
+            "reconstructed slices": resample_z(torch.cat([recon, black], dim=1), depth)[0],
             "isotropic output": out.volume[0],
         }
 

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.callbacks import PictureWriter, Progress, RunKeeper
+from utils.errors import UserError
 from utils.runs import RunFolder
 from utils.settings.make_config import parse_duration
 
@@ -47,7 +48,15 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
     Args:
         sample: the sample that the pictures show.
         validates: whether there is validation data.
+
+    Raises:
+        UserError: lr_policy plateau would wait for a validation that never comes.
     """
+    if settings["lr_policy"] == "plateau" and settings["monitor"].startswith("val/") and not validates:
+        raise UserError(
+            f"lr_policy plateau watches --monitor {settings['monitor']}, but there is no validation data; add the folder val/ "
+            "beside train/, or watch a training loss such as --monitor g/projection"
+        )
     _quieten()
     devices = device_count(settings["devices"])
     parallel = devices * settings["num_nodes"] > 1

@@ -52,6 +52,8 @@ CASES = {
     "no normalisation": {"norm": "none"},
     "KL from the posterior": {"model": "ae0iso0tccut", "hbranch": "z"},
     "KL from the encoder": {"model": "ae0iso0tccut", "hbranch": "mid"},
+    "KL from the encoder, factor 4": {"model": "ae0iso0tccut", "hbranch": "mid", "downbranch": 2, "cropz": 8},
+    "KL from the encoder, factor 16": {"model": "ae0iso0tccut", "hbranch": "mid", "resizebranch": 2, "cropz": 2},
     "two channels": {"tc": True, "input_nc": 2, "output_nc": 2, "direction": "a_b"},
 }
 

@@ -138,7 +138,8 @@ def _check_losses(s: Settings) -> None:
 
 
 def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
-    network, name = autoencoder["ddconfig"], f"ldm/{s['ldmyaml']}.yaml"
+    network, name = autoencoder["ddconfig"], str(s["ldmyaml"])
+    name = name if name.endswith(".yaml") else f"ldm/{name}.yaml"
     samples = "hbranch" in s
     if network["double_z"] != samples:
         word = "true" if samples else "false"

@@ -84,6 +84,16 @@ def test_isoref_draws_swaps_and_every_group_of_views(repository):
         assert torch.equal(model.generate(batch).original, batch["img"][0])
 
 
+def test_isoref_shows_as_many_planes_as_asked(repository):
+    model, seen = isoref(repository, adv_planes=3), []
+    for net_d in model.D.values():
+        net_d.register_forward_pre_hook(lambda net_d, images: seen.append(len(images[0])))
+    out = model.generate(crop(16))
+    model.generator_losses(out)
+    # planes of a shape share a call: 4 views of one group or 2 of the XY group, then 2 for each discriminator of the cycle
+    assert seen[0] in (6, 12) and seen[1:] in ([6, 6, 6], [3, 3, 3, 3, 6])
+
+
 @pytest.mark.parametrize("nocyc", [False, True])
 @pytest.mark.parametrize("adv", [0.0, 1.0])
 def test_isoref_trains_every_part_that_it_builds(repository, nocyc, adv):

@@ -55,6 +55,7 @@ def test_geometry_of_the_models():
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
+        (VQ, {"downbranch": 3}, r"downbranch=3 must divide 8·resizebranch = 8: .*values that work: 1, 2, 4"),
         (VQ, {"cropz": 32}, r"not a cube: .*32·8 = 256, but cropsize = 128. Try cropz=16 or cropsize=256 or downbranch=2"),
         (VQ, {"cropsize": 100}, r"cropsize=100 must be a multiple of 8; try 96 or 104"),
         (VQ, {"skipl1": 3}, r"skipl1=3 must divide the 16 slices"),

@@ -97,29 +97,28 @@ class Model(BaseModel):
         """Which of the three groups of views a discriminator sees next."""
         return int(torch.randint(3, ()))
 
+    def _judged(self, net_d: str, views: list[Tensor], real: bool, generator: bool = False) -> Tensor:
+        return adversarial_views(self.D[net_d], views, real, self.settings["gan_mode"], generator=generator)
+
     def _some_views(self, volume: Tensor) -> list[Tensor]:
         return isoref_views(volume, self.draw_view_group(), self.settings["adv_planes"])
 
     def _all_views(self, volume: Tensor, real: bool, generator: bool = False) -> Tensor:
         """Each pair of views before the discriminator of its plane."""
         views = six_views(volume, self.settings["adv_planes"])
-        pairs = (("net_dzy", views[:2]), ("net_dzx", views[2:4]), ("net_d", views[4:]))
-        mode = self.settings["gan_mode"]
-        return torch.stack(
-            [adversarial_views(self.D[name], pair, real, mode, generator=generator) for name, pair in pairs]
-        ).mean()
+        pairs = {"net_dzy": views[:2], "net_dzx": views[2:4], "net_d": views[4:]}
+        return torch.stack([self._judged(name, pair, real, generator) for name, pair in pairs.items()]).mean()
 
     def generator_losses(self, out: Restored) -> Terms:
         """What the generators descend, unweighted."""
-        s, terms = self.settings, {}
+        terms = {}
         if self.wants("views"):
-            terms["views"] = adversarial_views(
-                self.D["net_d"], self._some_views(out.volume), True, s["gan_mode"], generator=True
-            )
+            terms["views"] = self._judged("net_d", self._some_views(out.volume), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = self._projected_l1(out)
         if out.back is not None:
             terms["views_back"] = self._all_views(out.back, True, generator=True)
+        if out.back is not None and self.wants("cycle"):
             terms["cycle"] = F.l1_loss(out.back, out.interpolated)
         if self.wants("nce"):
             terms["nce"] = self.contrast(out)
@@ -137,10 +136,10 @@ class Model(BaseModel):
 
     def discriminator_losses(self, out: Restored) -> Terms:
         """Slices of the original are real; views of the restored volume and of the cycle's result are fake."""
-        terms, mode = {}, self.settings["gan_mode"]
+        terms = {}
         if self.wants("views_fake"):
-            terms["views_fake"] = adversarial_views(self.D["net_d"], self._some_views(out.volume), False, mode)
-            terms["views_real"] = adversarial_views(self.D["net_d"], [to_slices(out.original)], True, mode)
+            terms["views_fake"] = self._judged("net_d", self._some_views(out.volume), False)
+            terms["views_real"] = self._judged("net_d", [to_slices(out.original)], True)
         if out.back is not None:
             terms["back_fake"] = self._all_views(out.back, False)
             terms["back_real"] = self._all_views(out.original, True)

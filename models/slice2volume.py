@@ -203,7 +203,7 @@ class SliceToVolume(BaseModel):
         """What the generator side descends, unweighted."""
         s, terms = self.settings, {}
         if self.wants("views"):
-            terms["views"] = self._seen_as_real(six_views(out.volume, s["adv_planes"]))
+            terms["views"] = self._judged(six_views(out.volume, s["adv_planes"]), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = F.l1_loss(
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
@@ -214,8 +214,8 @@ class SliceToVolume(BaseModel):
             terms["nce"] = self.contrast(out)
         return terms
 
-    def _seen_as_real(self, views: list[Tensor]) -> Tensor:
-        return adversarial_views(self.D["net_d"], views, True, self.settings["gan_mode"], generator=True)
+    def _judged(self, planes: list[Tensor], real: bool, generator: bool = False) -> Tensor:
+        return adversarial_views(self.D["net_d"], planes, real, self.settings["gan_mode"], generator=generator)
 
     def slice_losses(self, out: Generated) -> Terms:
         """The 2-D autoencoder's terms (Esser et al. 2021, eq. 4 and 7): reconstruction, perceptual, adversarial, code."""
@@ -254,11 +254,10 @@ class SliceToVolume(BaseModel):
 
     def discriminator_losses(self, out: Generated) -> Terms:
         """Real are only the slices of the target; the six views of the volume are fake."""
-        s, terms = self.settings, {}
+        terms = {}
         if self.wants("views_fake"):
-            net_d, mode = self.D["net_d"], s["gan_mode"]
-            terms["views_fake"] = adversarial_views(net_d, six_views(out.volume, s["adv_planes"]), False, mode)
-            terms["views_real"] = adversarial_views(net_d, [to_slices(out.target)], True, mode)
+            terms["views_fake"] = self._judged(six_views(out.volume, self.settings["adv_planes"]), False)
+            terms["views_real"] = self._judged([to_slices(out.target)], True)
         if self._slice_discriminator_acts():
             net = self.D["discriminator"]
             terms["slice_disc"] = hinge_discriminator(net(to_slices(out.original)[:, :1]), net(out.recon))

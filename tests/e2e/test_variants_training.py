@@ -71,7 +71,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(workspace, name):
         codebook = "codebook: {initialise: uniform, revive_after: 0}\n" if file == "tiny.yaml" else ""
         (workspace.root / file).write_text(text + codebook)
     lr = 1e-5 if name.startswith("kl") else 0.01  # its reconstruction is a sum over pixels
-    options += ["--norm", "none", "--no-mc", "--crops_per_volume", 4, "--num_patches", 10000]
+    options += ["--norm", "none", "--no-mc", "--crops_per_volume", 4]
     (single,) = states(workspace, "single", "sgd", *options, "--lr", lr, "--batch_size", 2)
     first, second = states(workspace, "double", "sgd", *options, "--lr", lr, *TWO, ranks=2)
     (untrained,) = states(workspace, "untrained", "sgd", *options, "--lr", 1e-15, "--batch_size", 2)

@@ -1,4 +1,10 @@
-"""The restoration model: interpolate the volume along Z, then sharpen it with a 3-D U-Net, optionally in a cycle."""
+"""The restoration model: interpolate the volume along Z, then sharpen it with a 3-D U-Net, optionally in a cycle.
+
+Planes of the restored volume, one orientation at a time, must look like slices (adversarial term); slabs of it projected along Z
+must match those of the interpolated volume (projected L1); its features must stay those of the interpolated volume, place by
+place (contrastive term). In the cycle a second U-Net degrades the restored volume again: the result must equal the interpolated
+volume, and look like the original to one discriminator for each orientation (Zhu et al. 2017).
+"""
 
 from __future__ import annotations
 

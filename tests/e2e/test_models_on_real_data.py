@@ -95,4 +95,4 @@ def test_two_hundred_steps_lower_the_losses(case, tmp_path):
     for term in falling.split():
         values = curves[f"g/{term}"]
         assert len(values) == 200, term
-        assert values[-SIDE:].mean() < 0.9 * values[:SIDE].mean(), term
+        assert values[-SIDE:].mean() < 0.95 * values[:SIDE].mean(), term

@@ -127,7 +127,9 @@ def test_isorefs_contrast_has_the_published_direction(repository):
         *(("ae0iso0tccutvqq", {"norm": norm}) for norm in ("instance", "group", "none")),
         *(("ae0iso0tccutvqq", {"l1how": how, "slabtarget": target}) for how in ("min", "dsp") for target in ("pooled", "slice")),
         ("ae0iso0tccutvqq", {"netD": "patch_8", "cropsize": 64, "cropz": 8, "adv_planes": 2}),
-        pytest.param("ae0iso0tccutvqq", {"netD": "patch_4", "cropsize": 128, "cropz": 16, "adv_planes": 2}, marks=pytest.mark.slow),
+        pytest.param(
+            "ae0iso0tccutvqq", {"netD": "patch_4", "cropsize": 128, "cropz": 16, "adv_planes": 2}, marks=pytest.mark.slow
+        ),
         ("ae0iso0tccutvqq", {"cropz": 2, "usp": 2.0}),
         ("ae0iso0tccutvqq", {"cropz": 8, "usp": 0.5}),
         ("ae0iso0tccutvqq", {"cropz": 8, "downbranch": 4, "resizebranch": 2}),

@@ -52,9 +52,9 @@ FAMILIES = (
     Family(r"data", r"normalise / tile", data.intensities),
     Family(r"e2e_vq_trajectory\w*", r"\d+ alternating Adam steps .*", vq.trajectory),
     Family(r"e2e_vq_\w+", r"ae0iso0tccutvqq, eval mode.*", vq.evaluation),
-    Family(r"e2e_vq_\w+", r"ae0iso0tccutvqq", vq.training),
-    Family(r"e2e_kl_\w+", r"ae0iso0tccut", kl.training),
-    Family(r"e2e_isoref_\w+", r"IsoREF", isoref.training),
+    Family(r"e2e_vq_\w+", r"ae0iso0tccutvqq\b.*", vq.training),
+    Family(r"e2e_kl_\w+", r"ae0iso0tccut\b.*", kl.training),
+    Family(r"e2e_isoref_\w+", r"IsoREF\b.*", isoref.training),
 )
 
 
@@ -71,7 +71,6 @@ MENDED = (
     Mended(r"ed023e_\w+|edclean_\w+", r"(\w+_)?out1", "the second head, which never trains, is not built"),
     Mended(r"ed023e_\w+", r"x|full_out\d|feat\d", "the encode half, which no model uses, is not built"),
     Mended(r"e2e_vq_trajectory\w*", r"pnorm\.net_g\.(conv7_g|down\d)\..*", "the same two, in the list of final weights"),
-    Mended(r"edclean_\w+", r"raw_.*", "where gdim does not say what IsoREF builds; where it does, raw_* is compared"),
     Mended(r"projection", r"isoref_up\d+_skip\d+_min", "the minimum that is a maximum"),
     Mended(r"lr_schedules", r"lambda\[303:\]", "a learning rate below 0"),
 )

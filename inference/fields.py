@@ -92,7 +92,7 @@ class IsotropicField(Field):
         self.run, self.codes, self.skip_empty, self.seed = run, codes, skip_empty, seed
         geometry = run.geometry
         n, h, w = codes.shape
-        self.pooling, self.resizing = (1, 1) if _from_encoder(run) else (geometry.downbranch, geometry.resizebranch)
+        self.pooling, self.resizing = geometry.downbranch, geometry.resizebranch
         self.stack = -(-n // self.pooling) * self.resizing
         self.shape = (n * geometry.factor, int(inner[0]), int(inner[1]))
         self.channels = int(run.settings["output_nc"])
@@ -238,7 +238,3 @@ def dropout(network: torch.nn.Module, seed: int | None, core: Sequence[Span]) ->
     finally:
         for layer in layers:
             layer.eval()
-
-
-def _from_encoder(run: Run) -> bool:
-    return bool(getattr(run.model, "from_encoder", False))

@@ -261,7 +261,7 @@ def encoder_of(run: Run, volumes: Sequence[Volume], options: Options) -> tuple[S
     """
     if run.restores:
         raise UserError(f"{run.name} is of IsoREF, which makes no codes; use enhance")
-    if getattr(run.model, "from_encoder", False):
+    if run.model.from_encoder:
         raise UserError(
             f"{run.name} decodes from the encoder's features (hbranch mid), which are larger than the volume; encode needs a run "
             "with hbranch z. enhance works"

@@ -1,9 +1,15 @@
-"""The restoration model: interpolate the volume along Z, then sharpen it with a 3-D U-Net, optionally in a cycle."""
+"""The restoration model: interpolate the volume along Z, then sharpen it with a 3-D U-Net, optionally in a cycle.
+
+Planes of the restored volume, one orientation at a time, must look like slices (adversarial term); slabs of it projected along Z
+must match those of the interpolated volume (projected L1); its features must stay those of the interpolated volume, place by
+place (contrastive term). In the cycle a second U-Net degrades the restored volume again: the result must equal the interpolated
+volume, and look like the original to one discriminator for each orientation (Zhu et al. 2017).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,8 +45,7 @@ class Restored:
 
     def detach(self) -> Restored:
         """The same without gradient, for the discriminators."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Restored(**values | {"volume": self.volume.detach(), "back": None if self.back is None else self.back.detach()})
+        return replace(self, volume=self.volume.detach(), back=None if self.back is None else self.back.detach())
 
 
 class Model(BaseModel):
@@ -54,10 +59,7 @@ class Model(BaseModel):
         self.geometry = Geometry.from_settings(**{name: s[name] for name in names}, free_factor=True)
         self.cycle = not s["nocyc"]
         self._build_generator_side(s)
-        names = (["net_d"] if s["adv"] else []) + (["net_dzy", "net_dzx"] if self.cycle else [])
-        if self.cycle and "net_d" not in names:
-            names.append("net_d")
-        for name in names:
+        for name in ("net_d", "net_dzy", "net_dzx") if self.cycle else ("net_d",) if s["adv"] else ():
             self.D[name] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
         back = float(self.cycle)
         self.loss_weights = {
@@ -101,29 +103,28 @@ class Model(BaseModel):
         """Which of the three groups of views a discriminator sees next."""
         return int(torch.randint(3, ()))
 
+    def _judged(self, net_d: str, views: list[Tensor], real: bool, generator: bool = False) -> Tensor:
+        return adversarial_views(self.D[net_d], views, real, self.settings["gan_mode"], generator=generator)
+
     def _some_views(self, volume: Tensor) -> list[Tensor]:
-        return isoref_views(volume, self.draw_view_group())
+        return isoref_views(volume, self.draw_view_group(), self.settings["adv_planes"])
 
     def _all_views(self, volume: Tensor, real: bool, generator: bool = False) -> Tensor:
         """Each pair of views before the discriminator of its plane."""
-        views = six_views(volume)
-        pairs = (("net_dzy", views[:2]), ("net_dzx", views[2:4]), ("net_d", views[4:]))
-        mode = self.settings["gan_mode"]
-        return torch.stack(
-            [adversarial_views(self.D[name], pair, real, mode, generator=generator) for name, pair in pairs]
-        ).mean()
+        views = six_views(volume, self.settings["adv_planes"])
+        pairs = {"net_dzy": views[:2], "net_dzx": views[2:4], "net_d": views[4:]}
+        return torch.stack([self._judged(name, pair, real, generator) for name, pair in pairs.items()]).mean()
 
     def generator_losses(self, out: Restored) -> Terms:
         """What the generators descend, unweighted."""
-        s, terms = self.settings, {}
+        terms = {}
         if self.wants("views"):
-            terms["views"] = adversarial_views(
-                self.D["net_d"], self._some_views(out.volume), True, s["gan_mode"], generator=True
-            )
+            terms["views"] = self._judged("net_d", self._some_views(out.volume), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = self._projected_l1(out)
         if out.back is not None:
             terms["views_back"] = self._all_views(out.back, True, generator=True)
+        if out.back is not None and self.wants("cycle"):
             terms["cycle"] = F.l1_loss(out.back, out.interpolated)
         if self.wants("nce"):
             terms["nce"] = self.contrast(out)
@@ -141,10 +142,10 @@ class Model(BaseModel):
 
     def discriminator_losses(self, out: Restored) -> Terms:
         """Slices of the original are real; views of the restored volume and of the cycle's result are fake."""
-        terms, mode = {}, self.settings["gan_mode"]
+        terms = {}
         if self.wants("views_fake"):
-            terms["views_fake"] = adversarial_views(self.D["net_d"], self._some_views(out.volume), False, mode)
-            terms["views_real"] = adversarial_views(self.D["net_d"], [to_slices(out.original)], True, mode)
+            terms["views_fake"] = self._judged("net_d", self._some_views(out.volume), False)
+            terms["views_real"] = self._judged("net_d", [to_slices(out.original)], True)
         if out.back is not None:
             terms["back_fake"] = self._all_views(out.back, False)
             terms["back_real"] = self._all_views(out.original, True)

@@ -21,6 +21,7 @@ class Model(SliceToVolume):
         width, z_channels = autoencoder["embed_dim"], autoencoder["ddconfig"]["z_channels"]
         self.G["quant_conv"] = nn.Conv2d(2 * z_channels, 2 * width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
+        self.from_encoder = autoencoder["ddconfig"]["branch_point"] == "mid"
 
     def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
         super()._weigh_losses(s, loss)
@@ -37,11 +38,6 @@ class Model(SliceToVolume):
         if self.from_encoder:
             return self.lift(features.branch, batch)
         return self.lift(self.bottleneck(code.moments).latent, batch)
-
-    @property
-    def from_encoder(self) -> bool:
-        """Whether the volume branches off inside the encoder (hbranch mid)."""
-        return self.settings["autoencoder"]["ddconfig"]["branch_point"] == "mid"
 
     def expand(self, stack: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         """As the codebook models; features of the encoder enter the volume decoder directly."""

@@ -66,7 +66,13 @@ class Generated:
 
 
 class SliceToVolume(BaseModel):
-    """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck."""
+    """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck.
+
+    Attributes:
+        from_encoder: the volume branches off inside the encoder, so it is not decoded from the code.
+    """
+
+    from_encoder = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """Args: settings: complete settings; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
@@ -208,7 +214,7 @@ class SliceToVolume(BaseModel):
         """What the generator side descends, unweighted."""
         s, terms = self.settings, {}
         if self.wants("views"):
-            terms["views"] = self._seen_as_real(six_views(out.volume, s["adv_planes"]))
+            terms["views"] = self._judged(six_views(out.volume, s["adv_planes"]), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = F.l1_loss(
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
@@ -221,8 +227,8 @@ class SliceToVolume(BaseModel):
             terms["nce"] = self.contrast(out)
         return terms
 
-    def _seen_as_real(self, views: list[Tensor]) -> Tensor:
-        return adversarial_views(self.D["net_d"], views, True, self.settings["gan_mode"], generator=True)
+    def _judged(self, planes: list[Tensor], real: bool, generator: bool = False) -> Tensor:
+        return adversarial_views(self.D["net_d"], planes, real, self.settings["gan_mode"], generator=generator)
 
     def structure(self, out: Generated) -> Tensor:
         """1 - MS-SSIM (Wang et al. 2003) of ZY planes with those of the volume interpolated along Z."""
@@ -266,11 +272,10 @@ class SliceToVolume(BaseModel):
 
     def discriminator_losses(self, out: Generated) -> Terms:
         """Real are only the slices of the target; the six views of the volume are fake."""
-        s, terms = self.settings, {}
+        terms = {}
         if self.wants("views_fake"):
-            net_d, mode = self.D["net_d"], s["gan_mode"]
-            terms["views_fake"] = adversarial_views(net_d, six_views(out.volume, s["adv_planes"]), False, mode)
-            terms["views_real"] = adversarial_views(net_d, [to_slices(out.target)], True, mode)
+            terms["views_fake"] = self._judged(six_views(out.volume, self.settings["adv_planes"]), False)
+            terms["views_real"] = self._judged([to_slices(out.target)], True)
         if self._slice_discriminator_acts():
             net = self.D["discriminator"]
             terms["slice_disc"] = hinge_discriminator(net(to_slices(out.original)[:, :1]), net(out.recon))
@@ -289,7 +294,10 @@ class SliceToVolume(BaseModel):
         }
 
     def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output."""
+        """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output.
+
+        Of two channels only the first is reconstructed; the other stays black (-1).
+        """
         with self.evaluating():
             out = self.generate(batch)
         depth = out.volume.shape[-1]

@@ -17,6 +17,19 @@ n_embed: 16
 ddconfig: {ch: 8}
 loss: {disc_ndf: 4}
 """
+TINY_GAUSSIAN = TINY_AUTOENCODER.replace("vqgan", "ldmaex2").replace("n_embed: 16\n", "")
+# Every model and mode, by the options that make it of the tiny experiment.
+VARIANTS = {
+    "vq": "",
+    "cut": "--no-nocut --lbNCE 1 --use_mlp --c_mlp 8 --num_patches 8",
+    "two_channels": "--direction x3d0_x3d1 --tc --input_nc 2 --output_nc 2",
+    "translation": "--direction x3d0_x3d1",
+    "kl": "--models ae0iso0tccut --ldmyaml {root}/gaussian.yaml",
+    "kl_z": "--models ae0iso0tccut --ldmyaml {root}/gaussian.yaml --hbranch z",
+    "isoref": "--models IsoREF --cropz 8 --usp 2 --no-nocut --num_patches 8",
+    "isoref_nocyc": "--models IsoREF --nocyc",
+    "ssim": "--models ae0iso0tccutvqqssim --cropsize 104 --cropz 13 --skipl1 1 --adv_planes 4 --crops_per_volume 1",
+}
 TINY = {
     "dataset": "tiny",
     "nm": "11",
@@ -52,6 +65,15 @@ class Workspace:
     def train(self, prj, *options):
         train.main(self.arguments(prj, *options))
         return self.run(prj)
+
+    def variant(self, name):
+        """The options of a model or mode, after making the files it needs."""
+        (self.root / "gaussian.yaml").write_text(TINY_GAUSSIAN)
+        size = {"shape": (14, 108, 106)} if name == "ssim" else {}
+        for number, direction in enumerate(("x3d0", "x3d1")):
+            for seed, file in enumerate(("a.tif", "b.tif")):
+                write_volume(self.data / "train" / direction / file, 2 * number + seed, **size)
+        return VARIANTS[name].format(root=self.root).split()
 
     def run(self, prj):
         return RunFolder(self.root / "logs" / "tiny" / prj)

@@ -96,7 +96,12 @@ def _check_cube(
     cropsize: int, slices: int, factor: Fraction, cropz: int, dsp: int, usp: float, downbranch: int, resizebranch: int
 ) -> None:
     planes = slices * factor
-    if factor.denominator == 1 and planes == cropsize:
+    if factor.denominator != 1:
+        raise UserError(
+            f"downbranch={downbranch} must divide 8·resizebranch = {LATENT_STRIDE * resizebranch}: a slice becomes a whole "
+            f"number of planes; values that work: {_nearest_divisors(LATENT_STRIDE * resizebranch, downbranch)}"
+        )
+    if planes == cropsize:
         return
     arithmetic = (
         f"slices = int(cropz·usp/dsp) = int({cropz}·{usp}/{dsp}) = {slices}; planes per slice = 8·resizebranch/downbranch = "
@@ -104,12 +109,12 @@ def _check_cube(
     )
     remedies = []
     wanted = Fraction(cropsize) / factor  # slices
-    if factor.denominator == wanted.denominator == 1:
+    if wanted.denominator == 1:
         least = math.ceil(wanted * dsp / Fraction(usp).limit_denominator(1000))
         if int(least * usp / dsp) == wanted:
             remedies.append(f"cropz={least}")
-        if planes % LATENT_STRIDE == 0:
-            remedies.append(f"cropsize={planes}")
+    if planes % LATENT_STRIDE == 0:
+        remedies.append(f"cropsize={planes}")
     for down, resize in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4)):
         if (down, resize) != (downbranch, resizebranch) and slices * LATENT_STRIDE * resize == cropsize * down:
             remedies.append(f"downbranch={down} resizebranch={resize}")

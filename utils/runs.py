@@ -176,7 +176,7 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
 
     Args:
         stored: settings of the run's latest start, with what was ``given`` for it. What was typed on the command line then
-            and only stands in the experiment file now is kept.
+            and only stands in the experiment file now is kept; so is the model, whose options the file need not all know.
         new: settings of this start.
         given: the keys that the user set for this start, and where.
 
@@ -184,7 +184,7 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
         UserError: a key that may not change differs; all are listed with old and new value.
     """
     typed_before = {k for k, source in stored["given"].items() if source == COMMAND_LINE}
-    asked = [k for k, source in given.items() if source == COMMAND_LINE or k not in typed_before]
+    asked = [k for k, source in given.items() if source == COMMAND_LINE or (k in stored and k not in typed_before)]
     changed = {k: (stored.get(k), new[k]) for k in asked if stored.get(k) != new[k]}
     refused = {k: v for k, v in changed.items() if k not in RESUME_MAY_CHANGE}
     if refused:

@@ -70,8 +70,8 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
     """
     if settings["lr_policy"] == "plateau" and settings["monitor"].startswith("val/") and not validates:
         raise UserError(
-            f"lr_policy plateau watches --monitor {settings['monitor']!r}, which is not logged: the data set has no folder val; "
-            "add validation volumes, or watch a training loss, such as --monitor g/recon"
+            f"lr_policy plateau watches --monitor {settings['monitor']!r}, but there is no validation data; "
+            "add the folder val/ beside train/, or watch a training loss such as --monitor g/projection"
         )
     _quieten()
     devices = device_count(settings["devices"])

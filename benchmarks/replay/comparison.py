@@ -19,7 +19,7 @@ EXACT_F64 = 1e-6  # relative, of losses in double precision, which the fixtures 
 # Gradients that are zero in exact arithmetic (a bias before a norm, the bias of the attention keys) are rounding noise in both
 # implementations. As shares of the largest norm of the same pass: below the first, both count as zero; the second is the
 # resolution of all others.
-ZERO_GRADIENT, GRADIENT_RESOLUTION = 3e-6, 1e-7
+ZERO_GRADIENT, GRADIENT_RESOLUTION = 1e-5, 1e-7
 RUNNING_KEYS = ("running_mean", "running_var", "num_batches_tracked")
 
 Values = Tensor | np.ndarray | float | int
@@ -102,14 +102,14 @@ class Comparison:
         both = max(largest, float(np.abs(values).max()))
         self.close(key, values, absolute=zero if both <= zero else relative * largest)
 
-    def fact(self, name: str, ours: Any, relative: float = 0.0) -> None:
+    def fact(self, name: str, ours: Any, relative: float = 0.0, absolute: float = 0.0) -> None:
         """Compares a number of the description where it has one."""
         if name in self.meta:
-            self.same(f"meta.{name}", ours, self.meta[name], relative)
+            self.checks.append(Check(f"meta.{name}", np.asarray(ours), np.asarray(self.meta[name]), absolute, relative))
 
-    def same(self, key: str, ours: Any, reference: Any, relative: float = 0.0) -> None:
-        """Compares a number that lies somewhere else in the fixture."""
-        self.checks.append(Check(key, np.asarray(ours), np.asarray(reference), 0.0, relative))
+    def same(self, key: str, ours: Any, reference: Any) -> None:
+        """Compares a value that lies somewhere else in the fixture."""
+        self.checks.append(Check(key, np.asarray(ours), np.asarray(reference), 0.0, 0.0))
 
     def unaccounted(self) -> set[str]:
         """Entries, or parts of them, that were neither compared nor an input."""

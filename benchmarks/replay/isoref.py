@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,15 +21,20 @@ from utils.settings.get_args import default_settings
 
 NAME = "IsoREF"
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "netF.")  # second heads; MLPs that no file uses
+UPRATE = 8  # of the reference, where its settings named none
 CYCLE = ("net_gback.", "net_dzy.", "net_dzx.")  # built only with the cycle
 
 
 def build(c: Comparison) -> Model:
-    """The model; what the reference did for every l1how, whatever its name, is the maximum projection."""
+    """The model; what the reference did for every l1how, whatever its name, is the maximum projection.
+
+    Its slabs were uprate planes thick, whether or not that was the crop's factor.
+    """
     settings: dict[str, Any] = dict(c.meta["hparams"])
     settings = {"nocut": not c.has("run0.g.nce"), "nocyc": not c.has("run0.g.gback")} | settings | {"l1how": "max"}
     model = build_model(default_settings(MODEL_OPTIONS, NAME, **settings))
     assert isinstance(model, Model)
+    model.geometry = replace(model.geometry, factor=settings.get("uprate", UPRATE))
     return model
 
 

@@ -32,6 +32,7 @@ def training(c: Comparison) -> None:
             out = model.generate({"img": volumes})
         models.compare_intermediates(c, prefix, model, out)
         _compare_posterior(c, prefix, model, out)
+        out = out if double else models.with_reference_volume(c, out)
         model.contrast = lambda out, model=model: models.contrast_slices(c, model, out)
         for case in models.cases(c.golden, double):
             _compare_case(c, prefix + case.prefix, model, case, out, double)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,14 @@ def drawn_start(random: np.random.RandomState, depth: int, cropz: int) -> int:
 
 
 def encoded_volumes(c: Comparison, double: bool) -> list[Tensor]:
-    """What our dataset would hand over: the z window, thinning and interpolation that the reference did inside the model."""
+    """What our dataset would hand over: the z window, thinning and interpolation that the reference did inside the model.
+
+    A second volume is the second channel of tc; otherwise the reference had no use for it.
+    """
     settings = c.meta["hparams"]
     random = np.random.RandomState(c.meta.get("numpy_seed_generation", 5))
     volumes = [c.tensor(key, torch.float64 if double else torch.float32) for key in sorted(c.golden) if key.startswith("vol")]
+    volumes = volumes if settings.get("tc") else volumes[:1]
     start = drawn_start(random, volumes[0].shape[-1], settings["cropz"])
     dsp, usp = settings.get("dsp", 1), settings.get("usp", 1)
     offset = int(random.randint(dsp)) if dsp > 1 else 0
@@ -116,6 +120,14 @@ def compare_intermediates(c: Comparison, prefix: str, model: SliceToVolume, out:
         if prefix + key in c.golden:
             c.activation(prefix + key, value)
     c.fact("uprate", model.geometry.factor)
+
+
+def with_reference_volume(c: Comparison, out: Generated) -> Generated:
+    """The reference's bits of the isotropic volume with our gradient.
+
+    Of two nearly equal planes they decide which one a maximum projection passes its gradient to.
+    """
+    return replace(out, volume=torch.tensor(c.golden["XupX"]) + (out.volume - out.volume.detach()))
 
 
 def reference_contrast(

@@ -43,7 +43,9 @@ def training(c: Comparison) -> None:
         out = model.generate({"img": models.encoded_volumes(c, double)})
         models.compare_intermediates(c, prefix, model, out)
         _compare_codes(c, prefix, codes[0])
-        c.fact("vq_min_margin", code_margin(codes[0].moments, model.G["quantize"].embedding.weight), relative=1e-2)
+        out = out if double else models.with_reference_volume(c, out)
+        margin = code_margin(codes[0].moments, model.G["quantize"].embedding.weight)
+        c.fact("vq_min_margin", margin, relative=1e-2, absolute=2 * ACTIVATION)
         model.contrast = lambda out, model=model: models.contrast_slices(c, model, out)
         for case in models.cases(c.golden, double):
             _compare_case(c, prefix + case.prefix, model, case, out, double)
@@ -53,7 +55,7 @@ def _keep_codes(c: Comparison, model: SliceToVolume, double: bool) -> list[Code]
     """Remembers the codes and, in float32, hands on the reference's bits of them with our gradient.
 
     Its straight-through sum z + (q - z) is off by one rounding error, which decides which of two equal neighbouring codes a
-    max-pooling, or of two nearly equal planes a maximum projection, passes its gradient to.
+    max-pooling passes its gradient to.
     """
     ours, kept = model.bottleneck, []
 

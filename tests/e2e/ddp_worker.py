@@ -1,5 +1,7 @@
 """Runs train.main in one of several processes and saves each rank's state: ``ddp_worker.py OUT sgd|adam ARGUMENTS``.
 
+sgd: plain descent, and nothing is drawn: a posterior gives its mean, patches come from the same places, IsoREF never swaps
+axes and shows one group of views.
 A script, because Lightning starts the other ranks by running the same command again.
 """
 
@@ -13,7 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 warnings.filterwarnings("ignore")
 
 import train  # noqa: E402
+from ldm.bottleneck import DiagonalGaussian  # noqa: E402
 from models.base import BaseModel  # noqa: E402
+from models.CUT import PatchContrast  # noqa: E402
+from models.IsoREF import Model as IsoREF  # noqa: E402
 
 
 def save_state(self):
@@ -24,4 +29,8 @@ if __name__ == "__main__":
     BaseModel.on_train_end = save_state
     if sys.argv[2] == "sgd":
         BaseModel.build_optimizer = lambda self, parameters, lr: torch.optim.SGD(parameters, lr=lr)
+        DiagonalGaussian.sample = DiagonalGaussian.mode
+        PatchContrast.forward.__defaults__ = (torch.arange,)
+        IsoREF.draw_swap = lambda self: False
+        IsoREF.draw_view_group = lambda self: 0
     train.main(sys.argv[3:])

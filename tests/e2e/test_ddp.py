@@ -15,7 +15,7 @@ def states(workspace, prj, optimizer, *options, ranks=1):
     out = workspace.root / prj
     command = [sys.executable, str(WORKER), str(out), optimizer, *workspace.arguments(prj, *options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(f"{out}_{rank}.pt", weights_only=True) for rank in range(ranks)]
 

@@ -54,6 +54,8 @@ CASES = {
     "KL from the encoder": {"model": "ae0iso0tccut", "hbranch": "mid"},
     "two levels of codes": {"codebook": {"levels": 2}},
     "finite scalars": {"ldmyaml": "vqfsq"},
+    "KL from the encoder, factor 4": {"model": "ae0iso0tccut", "hbranch": "mid", "downbranch": 2, "cropz": 8},
+    "KL from the encoder, factor 16": {"model": "ae0iso0tccut", "hbranch": "mid", "resizebranch": 2, "cropz": 2},
     "two channels": {"tc": True, "input_nc": 2, "output_nc": 2, "direction": "a_b"},
 }
 

@@ -191,8 +191,10 @@ def test_validation_logs_metrics_and_keeps_the_best(workspace):
 
 
 def test_plateau_names_a_metric_that_is_not_logged(workspace):
-    with pytest.raises(UserError, match=r"--monitor 'val/projection'.*not logged"):
+    with pytest.raises(UserError, match=r"no validation data; add the folder val/.*--monitor g/projection"):
         workspace.train("one", "--lr_policy", "plateau")
+    with pytest.raises(UserError, match=r"--monitor 'g/projections', which is not logged; known: .*g/projection"):
+        workspace.train("one", "--lr_policy", "plateau", "--monitor", "g/projections")
 
 
 def test_init_starts_from_weights_and_leaves_the_codebook_alone(workspace):

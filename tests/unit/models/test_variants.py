@@ -10,6 +10,7 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from networks.views import project, resample_z, swap_in_plane
 from utils.errors import UserError
+from utils.settings.check_settings import check_settings
 from utils.settings.get_args import default_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
@@ -114,6 +115,16 @@ def test_isoref_draws_swaps_and_every_group_of_views(repository):
         assert torch.equal(model.generate(batch).original, batch["img"][0])
 
 
+def test_isoref_shows_as_many_planes_as_asked(repository):
+    model, seen = isoref(repository, adv_planes=3), []
+    for net_d in model.D.values():
+        net_d.register_forward_pre_hook(lambda net_d, images: seen.append(len(images[0])))
+    out = model.generate(crop(16))
+    model.generator_losses(out)
+    # planes of a shape share a call: 4 views of one group or 2 of the XY group, then 2 for each discriminator of the cycle
+    assert seen[0] in (6, 12) and seen[1:] in ([6, 6, 6], [3, 3, 3, 3, 6])
+
+
 @pytest.mark.parametrize("nocyc", [False, True])
 @pytest.mark.parametrize("adv", [0.0, 1.0])
 def test_isoref_trains_every_part_that_it_builds(repository, nocyc, adv):
@@ -137,3 +148,41 @@ def test_isorefs_contrast_has_the_published_direction(repository):
     assert of_restored.abs().sum() > 0
     through_volume = torch.autograd.grad(out.volume, out.pyramid[0], grad_outputs=of_restored)[0]
     torch.testing.assert_close(of_key, through_volume)  # nothing reaches the key's features but through the restored volume
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("ae0iso0tccutvqq", {"gan_mode": mode}) for mode in ("vanilla", "lsgan", "hinge")),
+        *(("ae0iso0tccutvqq", {"norm": norm}) for norm in ("instance", "group", "none")),
+        *(("ae0iso0tccutvqq", {"l1how": how, "slabtarget": target}) for how in ("min", "dsp") for target in ("pooled", "slice")),
+        ("ae0iso0tccutvqq", {"netD": "patch_8", "cropsize": 64, "cropz": 8, "adv_planes": 2}),
+        pytest.param(
+            "ae0iso0tccutvqq", {"netD": "patch_4", "cropsize": 128, "cropz": 16, "adv_planes": 2}, marks=pytest.mark.slow
+        ),
+        ("ae0iso0tccutvqq", {"cropz": 2, "usp": 2.0}),
+        ("ae0iso0tccutvqq", {"cropz": 8, "usp": 0.5}),
+        ("ae0iso0tccutvqq", {"cropz": 8, "downbranch": 4, "resizebranch": 2}),
+        ("ae0iso0tccutvqq", {"nocut": False, "lbNCE": 1.0, "fWhich": [1.0, 0.0, 0.5, 2.0], "num_patches": 8}),
+        ("IsoREF", {"norm": "instance", "nocyc": True}),
+        ("IsoREF", {"norm": "group", "nocyc": True}),
+        *(("IsoREF", {"gdim": gdim, "cropz": 16}) for gdim in ("1d_1d", "3d_1d", "3d_3d")),
+    ],
+)
+def test_every_value_of_an_option_trains(repository, name, options):
+    """Through the rules between settings, and with a finite gradient for every parameter."""
+    options = {"cropz": 4, "skipl1": 2} | ({} if name == "IsoREF" else {"perceptual_weight": 0}) | options
+    autoencoder = None
+    if name != "IsoREF":
+        autoencoder = read_autoencoder_yaml(repository, "vqgan")
+        autoencoder["ddconfig"]["ch"] = 8
+    check_settings(default_settings(MODEL_OPTIONS, name, **SMALL | options, prj="x"), autoencoder)
+    model = build(name, repository, **options)
+    side = model.geometry.cropsize
+    out = model.generate({"img": [torch.rand(2, 1, side, side, model.geometry.slices) * 2 - 1]})
+    for part, losses in ((model.G, model.generator_losses(out)), (model.D, model.discriminator_losses(out.detach()))):
+        part.zero_grad()
+        model.weigh(losses).backward()
+        idle = {id(p) for p in model.D["discriminator"].parameters()} if "discriminator" in model.D else set()
+        gradients = [p.grad for p in part.parameters() if id(p) not in idle]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

@@ -55,6 +55,7 @@ def test_geometry_of_the_models():
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
+        (VQ, {"downbranch": 3}, r"downbranch=3 must divide 8·resizebranch = 8: .*values that work: 1, 2, 4"),
         (VQ, {"cropz": 32}, r"not a cube: .*32·8 = 256, but cropsize = 128. Try cropz=16 or cropsize=256 or downbranch=2"),
         (VQ, {"cropz": 50, "usp": 0.3}, r"not a cube: .*int\(50·0.3/1\) = 15; .*15·8 = 120, but cropsize = 128. Try cropz=54"),
         (VQ, {"cropsize": 100}, r"cropsize=100 must be a multiple of 8; try 96 or 104"),

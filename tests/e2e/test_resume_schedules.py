@@ -8,7 +8,6 @@ import torch
 from models.base import BaseModel
 from tests.workspace import write_volume
 from utils.callbacks import RunKeeper
-from utils.errors import UserError
 
 
 def rates(run):
@@ -63,12 +62,6 @@ def test_another_policy_takes_over(quick, first_rates, before, after, rate):
 def stopping(keeper, trainer, model, original=RunKeeper.on_train_epoch_end):
     keeper.reason = "the test"
     original(keeper, trainer, model)
-
-
-def test_plateau_without_validation_data_is_refused_before_training(workspace):
-    with pytest.raises(UserError, match=r"--monitor 'val/projection'.*not logged: the data set has no folder val"):
-        workspace.train("one", "--lr_policy", "plateau")
-    assert not workspace.run("one").trained()
 
 
 def test_a_metric_that_nobody_logs_is_said_once(quick, caplog):

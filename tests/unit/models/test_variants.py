@@ -176,7 +176,7 @@ def test_every_value_of_an_option_trains(repository, name, options):
     if name != "IsoREF":
         autoencoder = read_autoencoder_yaml(repository, "vqgan")
         autoencoder["ddconfig"]["ch"] = 8
-    check_settings(default_settings(MODEL_OPTIONS, name, **SMALL | options, prj="x"), autoencoder)
+    check_settings(default_settings(MODEL_OPTIONS, name, **SMALL | options, prj="x", dataset="x"), autoencoder)
     model = build(name, repository, **options)
     side = model.geometry.cropsize
     out = model.generate({"img": [torch.rand(2, 1, side, side, model.geometry.slices) * 2 - 1]})

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.baselines import METHODS, Box, Candidate, Degraded, Sections, coded_sections
+from evaluation.baselines import METHODS, Box, Candidate, Degraded, Sections, Sliceable
+from evaluation.codecs import coded_sections
 from evaluation.comparison import Comparison, Request
 from evaluation.grids import Placement, average_position, pick_position, place_input, place_reconstruction
 from evaluation.located import LocatedVolume
@@ -48,7 +49,9 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     if "truth" in opened:
         comparison.truth = Candidate(Sections(reference, 0, 1), "exact")
     if "reconstruction" in opened:
-        comparison.candidates["reconstruction"] = _reconstruction(opened["reconstruction"], placement, limits, comparison.notes)
+        comparison.candidates["reconstruction"] = reconstruction_candidate(
+            opened["reconstruction"], placement, limits, comparison.notes
+        )
         if "truth" in opened and opened["reconstruction"].dtype != reference.dtype:
             comparison.notes.append(
                 f"The reconstruction is stored as {opened['reconstruction'].dtype}, the truth as {reference.dtype}; grey values "
@@ -155,9 +158,17 @@ def _sections(
     return Sections(volume, placement.first, placement.step, placement.row, placement.column)
 
 
-def _reconstruction(
-    volume: LocatedVolume, placement: Placement | None, limits: tuple[float, float] | None, notes: list[str]
+def reconstruction_candidate(
+    volume: Sliceable, placement: Placement | None, limits: tuple[float, float] | None, notes: list[str]
 ) -> Candidate:
+    """A restored volume on the grid it is compared on.
+
+    Args:
+        volume: the volume.
+        placement: on that grid; None: it is the grid.
+        limits: of its grey values, where it has to be interpolated.
+        notes: gets a sentence where it has to be interpolated.
+    """
     if placement is None:
         return Candidate(Sections(volume, 0, 1), "exact")
     sections = Sections(volume, placement.first, placement.step, placement.row, placement.column)

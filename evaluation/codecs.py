@@ -19,7 +19,7 @@ from tqdm import tqdm
 from evaluation.baselines import Box, Sections, Sliceable
 from utils.errors import UserError
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = NDArray[Any]  # uint8 or uint16
 STREAMS = ("all", "slice")
 LARGEST = 2**24  # pixels of one image; a codec needs up to a hundred bytes for each
 TOLERANCE = 0.002  # a stream may stay below its limit by this share

@@ -57,7 +57,8 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
         "notes": measured.notes, "sentences": sentences(measured.points), "points": measured.points,
     }  # fmt: skip
     (scratch / OUTPUTS[0]).write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draw_rates(measured.points, scratch / OUTPUTS[1])
+    title = f"{facts['run']} on {Path(facts['files']['input']).name}: its codes beside standard codecs"
+    draw_rates(measured.points, title, scratch / OUTPUTS[1])
     for name in OUTPUTS:
         os.replace(scratch / name, output / name)
     return [*document["sentences"], *document["notes"]]
@@ -110,12 +111,12 @@ def _judged(ours: dict[str, Any], rivals: list[tuple[str, dict[str, Any]]]) -> s
     return f"At equal bytes the volume is {abs(difference):.2f} dB {word} the truth than the best codec's ({name})."
 
 
-def draw_rates(points: list[Point], path: Path) -> None:
+def draw_rates(points: list[Point], title: str, path: Path) -> None:
     """Curves of PSNR and SSIM against the rate, on the slices and (with a truth) on the isotropic grid."""
     grids = ["slices"] + ["isotropic"] * any(point["codec"] == "none" for point in points)
     figure = Figure((6.4 * len(grids), 7.6), dpi=110, layout="constrained", facecolor="white")
     panels = figure.subplots(2, len(grids), squeeze=False, sharex=True)
-    titles = {"slices": "Slices, as coded", "isotropic": "Isotropic volume (codec: best of linear and cubic)"}
+    titles = {"slices": "Slices, as coded", "isotropic": "Isotropic volume (codecs: sections interpolated, linear or cubic)"}
     for column, grid in zip(panels.T, grids, strict=True):
         for axes, (key, label) in zip(column, (("psnr_db", "PSNR (dB)"), ("ssim", "SSIM")), strict=True):
             _draw_panel(axes, points, grid, key)
@@ -126,6 +127,7 @@ def draw_rates(points: list[Point], path: Path) -> None:
     for axes in panels.flat:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
+    figure.suptitle(title, color=INK, fontsize=12)
     figure.savefig(path)
 
 

@@ -74,8 +74,6 @@ def _check_request(request: Request) -> None:
         raise UserError("--input-position and --factor describe --input; name it, or use --thin F or --average F with a truth")
     if request.factor is not None and request.input_position is None:
         raise UserError("--factor alone does not say where the sections lie; add --input-position pick or average")
-    if request.sample < 16:
-        raise UserError(f"--sample {request.sample}: the central box needs sides of at least 16 voxels")
     factor = request.factor if request.degrade is None else request.degrade[1]
     if factor is not None and factor < 1:
         raise UserError(f"a factor of {factor} planes per section must be at least 1")

@@ -1,7 +1,7 @@
-"""Interpolation and JPEG2000 on two real FIB-SEM cubes, through the command line, against figures computed independently of this code.
+"""Interpolation and JPEG2000 on two real FIB-SEM cubes, through the command line, against figures computed without this code.
 
-Rows: planes per section, how sections are made, dB and SSIM (every 8th XZ plane from the fourth). The JPEG2000 sections take at most
-0.125 bit per pixel each; on the thinned cubes alone they have 27.8 (dev) and 26.3 dB (quickstart). Slow: minutes for each row.
+Rows: how sections are made, planes per section, dB and SSIM (every 8th XZ plane from the fourth). The JPEG2000 sections take at
+most 0.125 bit per pixel each; those of the thinned cubes have 27.8 (dev) and 26.3 dB (quickstart). Slow: minutes for each row.
 """
 
 import os

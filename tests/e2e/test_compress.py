@@ -1,4 +1,4 @@
-"""evaluate.py compress: what it writes, that its numbers are those of the bytes on disc and the decoded volumes, what is refused."""
+"""evaluate.py compress: what it writes, numbers that are those of the bytes on disc and the decoded volumes, what is refused."""
 
 import json
 

@@ -95,10 +95,10 @@ def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Re
         {"dsp": factor, "l1how": how}, factor,
         [
             f"z is sampled like y and x but resolves {ratio:.3g} times less (blurred, or interpolated before): structure ends at "
-            f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane per "
-            "length, and the output has the input's grid",
-            f"l1how {how}: a plane gathers the light of about one resolution length, which are the {factor} planes that it stands "
-            f"for, and {structure}",
+            f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane "
+            "per length, and the output has the input's grid",
+            f"l1how {how}: a plane gathers the light of about one resolution length, which are the {factor} planes that it "
+            f"stands for, and {structure}",
         ],
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from evaluation.compression import Point, RateDistortion
 from evaluation.figures import INK, MUTED, plain_axes
+from evaluation.measure import slice_text
 from evaluation.run import plain, program_version
 
 SCHEMA = "isoscopexx.compression/1"
@@ -53,7 +54,7 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
         "data_range": {
             "slices": measured.slices.width, "isotropic": None if measured.isotropic is None else measured.isotropic.width,
         },
-        "ssim_planes": None if measured.isotropic is None else str(measured.isotropic.planes)[6:-1],
+        "ssim_planes": None if measured.isotropic is None else slice_text(measured.isotropic.planes),
         "notes": measured.notes, "sentences": sentences(measured.points), "points": measured.points,
     }  # fmt: skip
     (scratch / OUTPUTS[0]).write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -16,8 +16,7 @@ from evaluation.comparison import Comparison, Request
 from evaluation.consistency import consistency
 from evaluation.fsc import CONE_DEGREES, FourierShells, ShellCurve, tapered
 from evaluation.metrics import DataRange, Moments
-from evaluation.resolution import decorrelation_cutoff
-from evaluation.spectra import axial_excess, octave_power
+from evaluation.spectra import axial_excess, decorrelation_cutoff, octave_power
 from utils.errors import UserError
 from utils.spectra import power_spectrum
 

@@ -3,7 +3,7 @@
 Decorrelation (Descloux, Grußmayer & Radenovic 2019, Nature Methods 16:918) compares the spectrum F with its own phases F/|F| up
 to a radius r: d(r) = Σ_{|k|≤r} |F| / sqrt(Σ_all |F|² · #{|k|≤r}). The curve rises while structure is added and falls once only
 noise is: its peak is a resolution estimate. Repeated after high-pass filters of growing strength, the highest peak is the
-cut-off. All sums are radial: filters act on shell totals instead of on the volume, and a cone about an axis gives its own cut-off.
+cut-off. All sums are radial: filters act on shell totals, not on the volume, and a cone about an axis gives its own cut-off.
 """
 
 from __future__ import annotations

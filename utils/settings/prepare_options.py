@@ -89,7 +89,8 @@ def _add_volumes(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "volumes", "microscope files of any readable format to training volumes", _VOLUMES)
     add = parser.add_argument
     add("--input", nargs="+", action="append", required=True, metavar="PATH",
-        help="files or folders; once more for every further direction, in the same order")  # fmt: skip
+        help="files (TIFF, NIfTI, MRC, CZI, LIF, ND2) or folders (slices, Zarr); once more for every further direction, in the "
+        "same order")  # fmt: skip
     add("--dataset", required=True, metavar="NAME", help="folder within the data folder")
     add("--direction", default="x3d0", metavar="NAMES", help="folder in train/ and val/; several joined by _ are cut identically")
     add("--channel", type=int, nargs="+", metavar="N", help="channel of multi-channel files, one for all or one per direction")

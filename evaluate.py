@@ -1,22 +1,30 @@
-"""``python evaluate.py --reconstruction R [--truth T] [--input I] --output DIR``: how good is a restored volume?"""
+"""How good is a restored volume (``evaluate.py --reconstruction R …``), and a run as a codec (``evaluate.py compress …``)?"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.comparison import Request
-from evaluation.run import evaluate
+from evaluation.run import evaluate, refuse_outputs
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
   evaluate.py --reconstruction out.ome.tif --input raw.ome.tif --output report
-  evaluate.py --truth truth.tif --average 8 --output baselines        (interpolation alone: the bar to pass)"""
+  evaluate.py --truth truth.tif --average 8 --output baselines        (interpolation alone: the bar to pass)
+rate and distortion of a run's codes beside JPEG2000, JPEG-XL and zstd: evaluate.py compress --help"""
+COMPRESS = """The input is encoded into OUTPUT/codes.codes.zarr and decoded. Every codec is held to the bytes of that store, and
+to half, twice, 4 and 8 times of them: on the slices, and with --truth on the isotropic grid, where a codec's slices are
+interpolated. Results: compression.json and compression.png. Memory does not depend on the size of the volumes.
+examples:
+  evaluate.py compress --run logs/brain/first --input raw.ome.tif --output rates
+  evaluate.py compress --run RUN --input thinned.tif --dsp 1 --truth truth.tif --input-position pick --factor 8 --output rates"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,23 +52,56 @@ def build_parser() -> argparse.ArgumentParser:
     simulated.add_argument(
         "--average", type=int, metavar="F", help="simulate it: section k is the mean of F planes, from plane F·k on"
     )
+    _add_positions(places)
+    places.add_argument("--voxel", metavar="z,y,x", help="voxel size in µm of truth and reconstruction where the files have none")
+    how = parser.add_argument_group("measuring")
+    how.add_argument("--codec", choices=("jpeg2000",), help="add baselines whose sections went through this codec")
+    how.add_argument("--bpp", type=float, default=0.125, help="bits per pixel of the codec at most; default 0.125")
+    _add_measuring(how, planes="::")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def build_compress_parser() -> argparse.ArgumentParser:
+    """The options of a comparison of codecs."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py compress", description="Rate and distortion of a run's codes beside standard codecs, at equal bytes.",
+        epilog=COMPRESS, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add = parser.add_argument_group("files").add_argument
+    add("--run", type=Path, required=True, help="a training's folder; not IsoREF, which makes no codes")
+    add("--input", type=Path, metavar="I", required=True, help="the anisotropic volume, 8 or 16 bit")
+    add("--truth", type=Path, metavar="T", help="the isotropic truth")
+    add("--output", type=Path, metavar="DIR", required=True, help="folder for the code store, compression.json and .png")
+    add("--overwrite", action="store_true", help="replace an earlier comparison in that folder")
+    add("--channel", type=int, metavar="N", help="channel of multi-channel files, counted from 0")
+    apply = parser.add_argument_group("applying the run (as in infer.py encode)").add_argument
+    apply("--epoch", type=int, metavar="N", help="completed epochs of the weights; the latest by default")
+    apply("--dsp", type=int, metavar="N", help="keep every N-th slice, instead of the run's dsp; 1: the input is thinned already")
+    apply("--normalise", choices=("run", "volume", "percentile"), default="run", help="where grey values come from; default run")
+    apply("--ignore-voxels", action="store_true", help="go on although voxel sizes of run and input differ")
+    apply("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    _add_positions(parser.add_argument_group("position of --input in --truth (taken from the files where they state it)"))
+    _add_measuring(parser.add_argument_group("measuring"), planes="4::8")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_positions(places: argparse._ArgumentGroup) -> None:
     places.add_argument("--input-position", choices=("pick", "average"), help="how the sections of --input relate to the planes")
     places.add_argument("--factor", type=int, metavar="F", help="planes per section of --input, with --input-position")
     places.add_argument("--region", metavar="z0:z1,y0:y1,x0:x1", help="evaluate this box of the truth only")
-    places.add_argument("--voxel", metavar="z,y,x", help="voxel size in µm of truth and reconstruction where the files have none")
-    how = parser.add_argument_group("measuring")
+
+
+def _add_measuring(how: argparse._ArgumentGroup, planes: str) -> None:
     how.add_argument("--data-range", default="auto", metavar="WHAT",
                      help="auto (uint8: 255, else the truth's range), dtype, reference, or a number; default auto")  # fmt: skip
-    how.add_argument("--codec", choices=("jpeg2000",), help="add baselines whose sections went through this codec")
-    how.add_argument("--bpp", type=float, default=0.125, help="bits per pixel of the codec at most; default 0.125")
     how.add_argument(
-        "--planes", default="::", metavar="a:b:s", help="planes of each orientation for SSIM and MS-SSIM; default all"
+        "--planes", default=planes, metavar="a:b:s", help=f"planes of each orientation for SSIM and MS-SSIM; default {planes}"
     )
     how.add_argument(
         "--sample", type=int, default=256, metavar="N", help="longest side of the central box for SSIM and spectra; default 256"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
 def parse_slice(text: str, option: str) -> slice:
@@ -101,15 +142,58 @@ def request_of(options: argparse.Namespace) -> Request:
     )  # fmt: skip
 
 
+def evaluate_volume(options: argparse.Namespace) -> None:
+    """A restored volume, or the baselines."""
+    document = evaluate(request_of(options), options.output, options.overwrite)
+    for line in (document["verdict"]["headline"] + ".", *document["verdict"]["sentences"], *document["notes"]):
+        logging.info(line)
+    logging.info("report: %s", options.output / "report.html")
+
+
+def compress(options: argparse.Namespace) -> None:
+    """A run's codes beside standard codecs."""
+    request = Request(
+        truth=options.truth, input=options.input, input_position=options.input_position, factor=options.factor,
+        region=parse_region(options.region), channel=options.channel,
+        data_range=options.data_range, planes=parse_slice(options.planes, "--planes"), sample=options.sample,
+    )  # fmt: skip
+    from evaluation.compression import MULTIPLES, RateDistortion
+    from evaluation.compression_report import OUTPUTS, write_compression
+    from inference import Engine, Options, Run
+    from inference.operating_points import kept_planes, operating_points
+    from utils.volumes.volume_io import open_volume
+
+    refuse_outputs(options.output, OUTPUTS, options.overwrite)
+    volume = open_volume(options.input, channel=options.channel)
+    run = Run.load(options.run, options.epoch, Engine.choose(options.device))
+    applied = Options(normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels)
+    kept = kept_planes(run, volume, applied)
+    options.output.mkdir(parents=True, exist_ok=True)
+    store = options.output / "codes.codes.zarr"
+    with tempfile.TemporaryDirectory(prefix=".compressing-", dir=options.output) as name:
+        measured = RateDistortion(kept, kept.first, kept.step, request, Path(name))
+        for point in operating_points(run, volume, applied, store, Path(name), overwrite=options.overwrite):
+            measured.add_codes(point.bytes, point.slices, point.isotropic, point.levels)
+        measured.add_codecs(sorted({n * point["bits_per_pixel"] for point in measured.points for n in MULTIPLES}))
+        files = {"input": str(options.input), "truth": options.truth and str(options.truth), "store": store.name}
+        facts = {"run": run.name, "files": files, "slices": {"shape": list(kept.shape), "dtype": kept.dtype.name}}
+        for line in write_compression(measured, facts, options.output, Path(name)):
+            logging.info(line)
+    logging.info("curves: %s", options.output / OUTPUTS[1])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    options = build_parser().parse_args(argv)
+    if arguments[:1] == ["compress"]:
+        options = build_compress_parser().parse_args(arguments[1:])
+        command = compress
+    else:
+        options = build_parser().parse_args(arguments)
+        command = evaluate_volume
     with reported(options.debug):
-        document = evaluate(request_of(options), options.output, options.overwrite)
-        for line in (document["verdict"]["headline"] + ".", *document["verdict"]["sentences"], *document["notes"]):
-            logging.info(line)
-        logging.info("report: %s", options.output / "report.html")
+        command(options)
 
 
 if __name__ == "__main__":

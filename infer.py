@@ -74,6 +74,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help="files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume")  # fmt: skip
     add("--channel", type=int, nargs="+", metavar="N", help="channel(s) of multi-channel files, counted from 0")
     add("--time", type=int, metavar="N", help="time point of a time series")
+    add("--scene", type=int, metavar="N", help="scene, position or series of a CZI, LIF or ND2 file, counted from 0")
     add("--level", type=int, default=0, metavar="N", help="level of a multiscale image; 0 is the finest")
     add("--normalise", choices=("run", "volume", "percentile"), default="run",
         help="grey values: the constants of the run, the run's rule on this volume, or its percentiles 0.1 to 99.9")  # fmt: skip

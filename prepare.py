@@ -44,7 +44,7 @@ def volumes(options: argparse.Namespace) -> None:
     from dataloader.sources import open_sources
 
     plan = plan_of(options)
-    sources = open_sources(options.input, plan.directions, options.channel, options.time)
+    sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene)
     unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
     settings = {name: value for name, value in vars(options).items() if name not in unneeded}
     made = (link_volumes if options.link else prepare_volumes)(plan, sources, settings)

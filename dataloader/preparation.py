@@ -113,7 +113,7 @@ def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: d
     sources, notes = _sources(plan, volumes)
     claim_directions(plan.folder, plan.directions, plan.overwrite)
     free_space(plan.folder, sum(_bytes(plan, source) for source in sources))
-    _measure(plan, sources)
+    notes += _measure(plan, sources)
     partial = plan.folder / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -223,7 +223,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """A file name for every source: its own without suffixes, with a number where two are the same."""
     names: list[str] = []
     for path in paths:
-        stem = re.sub(r"(\.ome)?\.(tiff?|zarr|nii(\.gz)?|mrcs?|rec|map)$", "", path.name, flags=re.IGNORECASE)
+        stem = re.sub(r"(\.ome)?\.(tiff?|zarr|nii(\.gz)?|mrcs?|rec|map|czi|lif|nd2)$", "", path.name, flags=re.IGNORECASE)
         stem = re.sub(r"[^\w.+-]+", "_", stem).strip("._") or "volume"
         unique = next(n for n in (stem, *(f"{stem}_{k}" for k in range(2, len(paths) + 2))) if n not in names)
         names.append(unique)
@@ -239,18 +239,36 @@ def _bytes(plan: Plan, source: Source) -> int:
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def _measure(plan: Plan, sources: list[Source]) -> None:
-    """Find the constants of all transforms."""
+def _measure(plan: Plan, sources: list[Source]) -> list[str]:
+    """Find the constants of all transforms; returns a line for every volume without contrast."""
     volumes = [volume for source in sources for volume in source.volumes]
     total = sum(math.prod(volume.shape) * plan.normalisation.passes(volume) for volume in volumes)
     with tqdm(total=total, desc="intensities", unit="voxel", unit_scale=True, disable=not total) as bar:
         for source in sources:
             source.transforms = [transform_of(volume, plan.normalisation, bar.update) for volume in source.volumes]
+    notes = _without_contrast(plan, sources)
     if plan.scale == "dataset":
         for k in range(len(plan.directions)):
             shared = _pooled(sources, k)
             for source in sources:
                 source.transforms[k] = shared
+    return notes
+
+
+def _without_contrast(plan: Plan, sources: list[Source]) -> list[str]:
+    """One line per volume that holds a single value; legal, but a direction of nothing else is an error."""
+    notes = []
+    for k, direction in enumerate(plan.directions):
+        flat = [s for s in sources if s.transforms[k].low is not None and s.transforms[k].low == s.transforms[k].high]
+        lines = [
+            f"{s.volumes[k].path}: one value only ({s.transforms[k].low:g}), nothing can be learned from it; leave it out, or "
+            "check --channel, --threshold and --percentile"
+            for s in flat
+        ]
+        if len(flat) == len(sources):
+            raise UserError(f"{direction} has no other volume: {lines[0]}" if len(flat) == 1 else f"{direction}: {lines[0]}")
+        notes += lines
+    return notes
 
 
 def _pooled(sources: list[Source], direction: int) -> IntensityTransform:

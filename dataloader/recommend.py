@@ -74,8 +74,7 @@ def recommend(data: Measured) -> Recommendation:
 def _coarse(data: Measured, sampling: float) -> Recommendation:
     """Planes are missing: every slice stands for as many planes as make cubic voxels."""
     factor = _nearest(sampling)
-    how = "max" if data.median < DARK else "mean"
-    structure = "bright structures lie on a dark background" if how == "max" else "grey values fill their range"
+    how, structure = _projection(data)
     seen = "; signal reaches the axial Nyquist frequency, so the planes between are truly missing" if data.undersampled else ""
     return Recommendation(
         {"dsp": 1, "l1how": how}, factor,
@@ -91,15 +90,24 @@ def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Re
     """Planes are there but show little of their own: keep one per axial resolution length."""
     length = sampling / cutoff
     factor = _nearest(length)
+    how, structure = _projection(data)
     return Recommendation(
-        {"dsp": factor, "l1how": "dsp"}, factor,
+        {"dsp": factor, "l1how": how}, factor,
         [
-            f"z is sampled like y and x but resolves {ratio:.3g} times less: structure ends at {cutoff:.2g} cycles per plane, "
-            f"one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane per length, and the output "
-            "has the input's grid",
-            "l1how dsp: a slice that is kept is one of the planes that it stands for",
+            f"z is sampled like y and x but resolves {ratio:.3g} times less (blurred, or interpolated before): structure ends at "
+            f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane "
+            "per length, and the output has the input's grid",
+            f"l1how {how}: a plane gathers the light of about one resolution length, which are the {factor} planes that it "
+            f"stands for, and {structure}",
         ],
     )  # fmt: skip
+
+
+def _projection(data: Measured) -> tuple[str, str]:
+    """How the light of a slab becomes one slice, and what the grey values say about it."""
+    if data.median < DARK:
+        return "max", "bright structures lie on a dark background"
+    return "mean", "grey values fill their range"
 
 
 def _isotropic(data: Measured) -> Recommendation:

@@ -12,7 +12,8 @@ from utils.volumes.volume_io import expand_inputs, open_volume
 
 
 def open_sources(
-    groups: Sequence[Sequence[str]], directions: Sequence[str], channels: Sequence[int] | None = None, time: int | None = None
+    groups: Sequence[Sequence[str]], directions: Sequence[str], channels: Sequence[int] | None = None, time: int | None = None,
+    scene: int | None = None,
 ) -> list[list[Volume]]:
     """Opens the volumes of every direction.
 
@@ -21,6 +22,7 @@ def open_sources(
         directions: names of the directions.
         channels: per direction its channel, or one for all; None: the files have one.
         time: time point of files that have several.
+        scene: scene of files that have several.
 
     Raises:
         UserError: groups, directions and channels do not fit each other, or something cannot be opened.
@@ -38,7 +40,7 @@ def open_sources(
         )
     chosen = [None if channels is None else channels[k % len(channels)] for k in range(len(directions))]
     return [
-        [open_volume(path, channel=channel, time=time) for path in expand_inputs(_matched(group))]
+        [open_volume(path, channel=channel, time=time, scene=scene) for path in expand_inputs(_matched(group))]
         for group, channel in zip(groups, chosen, strict=True)
     ]
 

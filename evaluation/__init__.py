@@ -1,6 +1,9 @@
-"""Numbers on a restored volume: against its truth, or against itself where there is none; always beside interpolation.
+"""Numbers on a restored volume and on a run as a codec: against the truth, or against itself where there is none.
 
-``opening`` lays the files on one grid (``grids`` says how, ``baselines`` interpolates). ``measure`` collects what ``metrics``,
-``fsc``, ``spectra``, ``resolution`` and ``consistency`` say. ``verdict``, ``table``, ``figures`` and ``report`` show it, and
-``run`` is the whole way.
+A restored volume (``run.evaluate``), always beside interpolation:
+    ``opening`` lays the files on one grid, a ``comparison`` (``grids`` says where planes lie, ``baselines`` interpolates);
+    ``measure`` collects what ``metrics``, ``fsc``, ``spectra`` and ``consistency`` say;
+    ``verdict`` puts it into words, ``table`` and ``figures`` show it, ``report`` is the page.
+A run as a codec (``compression.RateDistortion``), beside ``codecs`` at equal bytes:
+    ``compression`` measures, ``compression_report`` draws and writes.
 """

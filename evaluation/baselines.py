@@ -7,14 +7,11 @@ applied to whatever block is asked for, so that nothing has to fit in memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from tqdm import tqdm
 
 from utils.errors import UserError
 
@@ -144,54 +141,3 @@ class Degraded:
             return np.asarray(self._truth[f * begin + f // 2 : f * (end - 1) + f // 2 + 1 : f, rows, columns], np.float32)
         planes = np.asarray(self._truth[f * begin : f * end, rows, columns], np.float32)
         return planes.reshape(end - begin, f, *planes.shape[1:]).mean(1)
-
-
-def encode_within(plane: NDArray[np.generic], bits_per_pixel: float) -> bytes:
-    """The largest JPEG2000 stream of a plane that stays within a rate, found by bisecting the encoder's quality (dB).
-
-    Raises:
-        UserError: not even the lowest quality fits (the plane is so small that headers fill it).
-    """
-    limit = int(bits_per_pixel * plane.size / 8)
-    low, high, best = 1.0, 100.0, b""
-    for _ in range(20):
-        middle = (low + high) / 2
-        stream = imagecodecs.jpeg2k_encode(plane, level=middle)  # type: ignore[arg-type]  # the stub says int, the codec takes dB
-        if len(stream) <= limit:
-            low, best = middle, bytes(stream)
-        else:
-            high = middle
-    if not best:
-        raise UserError(f"a plane of {plane.shape} does not fit {limit} bytes ({bits_per_pixel} bit/pixel); raise --bpp")
-    return best
-
-
-def coded_sections(
-    sections: Sections, box: Box, dtype: np.dtype[Any], bits_per_pixel: float, folder: Path
-) -> tuple[Sections, float]:
-    """The sections of a box, each rounded to dtype and sent through JPEG2000.
-
-    Args:
-        sections: what is coded.
-        box: the region; sections just outside it are coded too, because interpolation reads them.
-        dtype: uint8 or uint16.
-        bits_per_pixel: what each section may take at most.
-        folder: where the decoded sections are kept while they are needed.
-
-    Returns:
-        The decoded sections and the bits per pixel really used.
-    """
-    if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-        raise UserError(f"--codec needs volumes of 8 or 16 bit unsigned integers, not {dtype}; convert the files")
-    depth, rows, columns = box
-    begin, end = sections.span(depth.start, depth.stop - 1, 1)
-    shape = (end - begin, rows.stop - rows.start, columns.stop - columns.start)
-    decoded = np.memmap(folder / "coded.raw", dtype, "w+", shape=shape)
-    size, top = 0, np.iinfo(dtype).max
-    for k in tqdm(range(begin, end), desc="JPEG2000", leave=False):
-        plane = np.clip(np.rint(sections.read(k, k + 1, rows, columns)[0]), 0, top).astype(dtype)
-        stream = encode_within(plane, bits_per_pixel)
-        size += len(stream)
-        decoded[k - begin] = imagecodecs.jpeg2k_decode(stream)
-    placed = Sections(decoded, sections.first + begin * sections.step, sections.step, rows.start, columns.start)
-    return placed, 8 * size / decoded.size

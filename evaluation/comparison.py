@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluation.baselines import Box, Candidate, Sections
 from evaluation.grids import Shape, Triple
+from utils.errors import UserError
 
 DEEPEST = 64  # planes of a block, where it cannot be as wide as the volume
 
@@ -46,6 +47,10 @@ class Request:
     bpp: float = 0.125
     planes: slice = field(default_factory=lambda: slice(None))
     sample: int = 256
+
+    def __post_init__(self) -> None:
+        if self.sample < 16:
+            raise UserError(f"--sample {self.sample}: the central box needs sides of at least 16 voxels")
 
 
 @dataclass

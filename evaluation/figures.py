@@ -37,7 +37,8 @@ def style(name: str, volumes: list[str]) -> dict[str, Any]:
     return {"color": colour, "linestyle": dash, "linewidth": width, "label": name, "zorder": order}
 
 
-def _plain(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
+def plain_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    """Labels, and as little else as possible."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
@@ -122,7 +123,7 @@ def draw_fsc(volumes: dict[str, Any], path: Path) -> None:
         for threshold in (0.5, 0.143):
             axes.axhline(threshold, color=MUTED, linewidth=0.8)
             axes.text(0.498, threshold + 0.012, f"{threshold}", ha="right", color=MUTED, fontsize=8)
-        _plain(axes, "frequency (cycles per voxel)", "", title)
+        plain_axes(axes, "frequency (cycles per voxel)", "", title)
         axes.set(xlim=(0, 0.5), ylim=(-0.12, 1.03))
     panels[0].set_ylabel("correlation with the truth", color=INK)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
@@ -146,7 +147,7 @@ def draw_spectra(volumes: dict[str, Any], step: float | None, path: Path) -> Non
             length = min(len(spectrum["power"]) for spectrum in spectra)
             value = np.mean([np.array(spectrum["power"][:length], float) for spectrum in spectra], axis=0)
             axes.loglog(spectra[0]["frequency"][:length], np.maximum(value, 1e-30), **style(name, names))
-        _plain(axes, "frequency (cycles per voxel)", "", title)
+        plain_axes(axes, "frequency (cycles per voxel)", "", title)
         axes.set_xlim(1 / 64, 0.5)
         ticks = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
         axes.set_xticks(ticks, [f"1/{round(1 / tick)}" for tick in ticks], minor=False)

@@ -7,6 +7,7 @@ reference (the truth, else the reconstruction), 0 at the centre of its first vox
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,7 +144,7 @@ def _refuse_unequal_voxels(volume: VolumeFile, reference: VolumeFile) -> None:
 def _refuse_permuted_input(volume: VolumeFile, reference: VolumeFile) -> None:
     if volume.shape[1:] == reference.shape[1:] or volume.voxel_um is not None:
         return
-    permuted = reference.shape[1:] == volume.shape[:2]
+    permuted = not Counter(reference.shape[1:]) - Counter(volume.shape)  # rows and columns occur, elsewhere
     hint = "the axes look permuted; store it" if permuted else "cut both to the same field of view, stored"
     raise UserError(
         f"{volume.path} has shape {volume.shape} and {reference.path} {reference.shape}: rows and columns (Y, X) must agree; "

@@ -16,8 +16,7 @@ from evaluation.comparison import Comparison, Request
 from evaluation.consistency import consistency
 from evaluation.fsc import CONE_DEGREES, FourierShells, ShellCurve, tapered
 from evaluation.metrics import DataRange, Moments
-from evaluation.resolution import decorrelation_cutoff
-from evaluation.spectra import axial_excess, octave_power
+from evaluation.spectra import axial_excess, decorrelation_cutoff, octave_power
 from utils.errors import UserError
 from utils.spectra import power_spectrum
 
@@ -208,6 +207,8 @@ def _sampling(comparison: Comparison, request: Request, box: tuple[slice, slice,
         everywhere, boxed = ["psnr_db", "rmse", "nrmse", "pearson", *everywhere], ["ssim", "ms_ssim", "lpips", "fsc", *boxed]
         words = "SSIM, MS-SSIM, LPIPS, Fourier shell correlation, spectra, isotropy and decorrelation"
     chosen = request.planes
+    every = chosen == slice(None)
+    some = "" if every else f" SSIM and MS-SSIM of planes: planes {slice_text(chosen)} of each orientation only;"
     return {
         "all_voxels": everywhere,
         "central_box": [[part.start, part.stop] for part in box],
@@ -216,5 +217,10 @@ def _sampling(comparison: Comparison, request: Request, box: tuple[slice, slice,
         "planes": [chosen.start or 0, chosen.stop, chosen.step or 1],
         "lpips_planes_per_orientation": metrics.LPIPS_PLANES,
         "fsc": f"mean removed, cosine taper, cones of {CONE_DEGREES:g}° about the axes",
-        "statement": f"{words}: {'the whole region' if whole else 'the central box only'}; all other metrics: every voxel",
+        "statement": f"{words}: {'the whole region' if whole else 'the central box only'};{some} all other metrics: every voxel",
     }
+
+
+def slice_text(part: slice) -> str:
+    """``a:b:s`` as on the command line."""
+    return ":".join("" if number is None else str(number) for number in (part.start, part.stop, part.step))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,11 @@ class Moments:
 
 
 def ssim(
-    volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: float, planes: slice = slice(None)
+    volume: NDArray[np.generic],
+    truth: NDArray[np.generic],
+    data_range: float,
+    planes: slice = slice(None),
+    which: Sequence[str] = ("3d", *PLANES),
 ) -> dict[str, float | None]:
     """Structural similarity in 3-D and as the mean over planes (Wang et al. 2004: Gaussian window, sigma 1.5, biased covariance).
 
@@ -113,6 +118,7 @@ def ssim(
         truth: (Z, Y, X).
         data_range: L, in grey values.
         planes: which planes of each orientation are averaged.
+        which: keys of the result.
 
     Returns:
         Keys ``3d``, ``xy``, ``xz``, ``yz``; None where a side is shorter than the window of 11 voxels.
@@ -120,13 +126,12 @@ def ssim(
     options: dict[str, Any] = {
         "data_range": data_range, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False,
     }  # fmt: skip
-    result: dict[str, float | None] = {"3d": None}
-    if min(truth.shape) >= SSIM_SIDE:
+    result: dict[str, float | None] = dict.fromkeys(which)
+    if "3d" in which and min(truth.shape) >= SSIM_SIDE:
         result["3d"] = float(structural_similarity(truth, volume, **options))
-    for name, axis in PLANES.items():
+    for name, axis in ((name, axis) for name, axis in PLANES.items() if name in which):
         sides = [size for k, size in enumerate(truth.shape) if k != axis]
         window = tuple(planes if k == axis else slice(None) for k in range(3))
-        result[name] = None
         if min(sides) >= SSIM_SIDE and truth[window].size:
             result[name] = float(structural_similarity(truth[window], volume[window], channel_axis=axis, **options))
     return result

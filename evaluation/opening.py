@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.baselines import METHODS, Box, Candidate, Degraded, Sections, coded_sections
+from evaluation.baselines import METHODS, Box, Candidate, Degraded, Sections, Sliceable
+from evaluation.codecs import coded_sections
 from evaluation.comparison import Comparison, Request
 from evaluation.grids import Placement, average_position, pick_position, place_input, place_reconstruction
-from evaluation.located import LocatedVolume
 from utils.errors import UserError
+from utils.volumes.volume import Triple, Volume
+from utils.volumes.volume_io import open_volume
 
 
 def open_comparison(request: Request, folder: Path) -> Comparison:
@@ -26,7 +28,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     """
     _check_request(request)
     opened = {
-        name: LocatedVolume(path, request.channel, None if name == "input" else request.voxel_um)
+        name: _opened(path, request.channel, None if name == "input" else request.voxel_um)
         for name, path in (("reconstruction", request.reconstruction), ("truth", request.truth), ("input", request.input))
         if path is not None
     }
@@ -43,12 +45,14 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     limits = _limits(reference.dtype)
     comparison = Comparison(
         region=region, voxel_um=reference.voxel_um, truth=None, candidates={}, sections=sections, dtype=reference.dtype,
-        files={name: volume.facts() for name, volume in opened.items()}, alignment=alignment, notes=[],
+        files={name: _facts(volume) for name, volume in opened.items()}, alignment=alignment, notes=[],
     )  # fmt: skip
     if "truth" in opened:
         comparison.truth = Candidate(Sections(reference, 0, 1), "exact")
     if "reconstruction" in opened:
-        comparison.candidates["reconstruction"] = _reconstruction(opened["reconstruction"], placement, limits, comparison.notes)
+        comparison.candidates["reconstruction"] = reconstruction_candidate(
+            opened["reconstruction"], placement, limits, comparison.notes
+        )
         if "truth" in opened and opened["reconstruction"].dtype != reference.dtype:
             comparison.notes.append(
                 f"The reconstruction is stored as {opened['reconstruction'].dtype}, the truth as {reference.dtype}; grey values "
@@ -56,6 +60,23 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
             )
     _add_baselines(comparison, request, limits, folder)
     return comparison
+
+
+def _opened(path: Path, channel: int | None, voxel_um: Triple | None) -> Volume:
+    """A volume, with a voxel size for one that states none."""
+    if path.is_dir() and not any(path.iterdir()):
+        raise UserError(f"{path} is an empty folder; name a volume, stored as (Z, Y, X)")
+    volume = open_volume(path, channel=channel)
+    volume.voxel_um = volume.voxel_um or voxel_um
+    return volume
+
+
+def _facts(volume: Volume) -> dict[str, Any]:
+    """What the report says of a file."""
+    return {
+        "path": str(volume.path), "shape": list(volume.shape), "dtype": str(volume.dtype), "voxel_um": volume.voxel_um,
+        "translation_um": volume.translation_um,
+    }  # fmt: skip
 
 
 def _check_request(request: Request) -> None:
@@ -71,8 +92,6 @@ def _check_request(request: Request) -> None:
         raise UserError("--input-position and --factor describe --input; name it, or use --thin F or --average F with a truth")
     if request.factor is not None and request.input_position is None:
         raise UserError("--factor alone does not say where the sections lie; add --input-position pick or average")
-    if request.sample < 16:
-        raise UserError(f"--sample {request.sample}: the central box needs sides of at least 16 voxels")
     factor = request.factor if request.degrade is None else request.degrade[1]
     if factor is not None and factor < 1:
         raise UserError(f"a factor of {factor} planes per section must be at least 1")
@@ -85,7 +104,7 @@ def _described(placement: Placement) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _overlap(reach: list[tuple[int, int]], volume: LocatedVolume, placement: Placement) -> list[tuple[int, int]]:
+def _overlap(reach: list[tuple[int, int]], volume: Volume, placement: Placement) -> list[tuple[int, int]]:
     last = placement.position(volume.shape[0] - 1)
     own = [
         (int(np.ceil(placement.first - 1e-6)), int(np.floor(last + 1e-6)) + 1),
@@ -101,7 +120,7 @@ def _overlap(reach: list[tuple[int, int]], volume: LocatedVolume, placement: Pla
     return both
 
 
-def _region(wanted: Box | None, reach: list[tuple[int, int]], reference: LocatedVolume) -> Box:
+def _region(wanted: Box | None, reach: list[tuple[int, int]], reference: Volume) -> Box:
     parts = []
     for k, (low, high) in enumerate(reach):
         part = slice(None) if wanted is None else wanted[k]
@@ -123,7 +142,7 @@ def _limits(dtype: np.dtype[Any]) -> tuple[float, float] | None:
 
 
 def _sections(
-    request: Request, opened: dict[str, LocatedVolume], reference: LocatedVolume, region: Box, alignment: dict[str, Any]
+    request: Request, opened: dict[str, Volume], reference: Volume, region: Box, alignment: dict[str, Any]
 ) -> Sections | None:
     if request.degrade is not None:
         how, factor = request.degrade
@@ -155,9 +174,17 @@ def _sections(
     return Sections(volume, placement.first, placement.step, placement.row, placement.column)
 
 
-def _reconstruction(
-    volume: LocatedVolume, placement: Placement | None, limits: tuple[float, float] | None, notes: list[str]
+def reconstruction_candidate(
+    volume: Sliceable, placement: Placement | None, limits: tuple[float, float] | None, notes: list[str]
 ) -> Candidate:
+    """A restored volume on the grid it is compared on.
+
+    Args:
+        volume: the volume.
+        placement: on that grid; None: it is the grid.
+        limits: of its grey values, where it has to be interpolated.
+        notes: gets a sentence where it has to be interpolated.
+    """
     if placement is None:
         return Candidate(Sections(volume, 0, 1), "exact")
     sections = Sections(volume, placement.first, placement.step, placement.row, placement.column)

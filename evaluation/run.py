@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
     Raises:
         UserError: bad input, or output that exists.
     """
-    _check_output(output, overwrite)
+    refuse_outputs(output, OUTPUTS, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".evaluating-", dir=output) as name:
         folder = Path(name)
@@ -91,10 +92,15 @@ def numbers(request: Request, folder: Path) -> tuple[Comparison, dict[str, Any]]
     return comparison, _document(comparison, measure(comparison, request), request)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Refuses a folder that holds earlier results of these names.
+
+    Raises:
+        UserError: it does, and they are not to be replaced; or it is a file.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a folder")
-    existing = [file for file in OUTPUTS if (output / file).exists()]
+    existing = [file for file in names if (output / file).exists()]
     if existing and not overwrite:
         raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
 
@@ -112,7 +118,7 @@ def _document(comparison: Comparison, measured: dict[str, Any], request: Request
     assert subject is not None  # open_comparison refuses a request without either
     return {
         "schema": SCHEMA,
-        "version": _version(),
+        "version": program_version(),
         "title": subject.name if request.reconstruction else f"the baselines of {subject.name}",
         "files": comparison.files,
         "grid": {
@@ -143,7 +149,8 @@ def _draw(comparison: Comparison, document: dict[str, Any], request: Request, fo
     return figures | {"spectra": (folder / "spectra.png", SPECTRA_CAPTION)}
 
 
-def _version() -> str:
+def program_version() -> str:
+    """Of this program, for its records."""
     try:
         return version("isoscopexx")
     except PackageNotFoundError:

@@ -246,19 +246,20 @@ def inputs_and_outputs(given: Any, run: Run) -> list[tuple[list[Volume], Path]]:
     """What a command works on: the channels of each volume, and where its output goes.
 
     Args:
-        given: the command line: input, channel, time, level, output, format, command.
+        given: the command line: input, channel, time, scene, level, output, format, command.
         run: says how many channels there are.
 
     Raises:
         UserError: an input cannot be opened, has other channels than the run, or several outputs need a folder.
     """
     paths = expand_inputs(given.input)
+    which = {"time": given.time, "scene": given.scene, "level": given.level}
     if run.channels == 2 and len(paths) == 2 and given.channel is None:
         paths = [paths[0]] if paths[0] == paths[1] else paths
-        volumes = [open_volume(path, time=given.time, level=given.level) for path in paths]
+        volumes = [open_volume(path, **which) for path in paths]
         return [(volumes, given.output)]
     channels = given.channel or (range(run.channels) if run.channels > 1 else [None])
-    found = [[open_volume(path, channel=c, time=given.time, level=given.level) for c in channels] for path in paths]
+    found = [[open_volume(path, channel=c, **which) for c in channels] for path in paths]
     if len(paths) == 1:
         return [(found[0], given.output)]
     suffix = SUFFIX if given.command == "encode" else given.format

@@ -69,11 +69,12 @@ class Slices:
 
     def _interpolated(self, volume: Volume, k: Span, box: tuple[slice, slice]) -> NDArray[Any]:
         if self.usp == 1:
-            return self._planes(volume, k, box)
+            return self.kept_planes(volume, k, box)
         positions = np.clip((np.arange(*k) + 0.5) / float(self.usp) - 0.5, 0, self.kept - 1)
-        return interpolated(positions, self.kept, lambda span: self._planes(volume, span, box))
+        return interpolated(positions, self.kept, lambda span: self.kept_planes(volume, span, box))
 
-    def _planes(self, volume: Volume, kept: Span, box: tuple[slice, slice]) -> NDArray[Any]:
+    def kept_planes(self, volume: Volume, kept: Span, box: tuple[slice, slice]) -> NDArray[Any]:
+        """Planes [kept) of those that thinning leaves, in grey values; means of several planes are float32."""
         start, stop = kept[0] * self.dsp, min(kept[1] * self.dsp, volume.shape[0])
         if not self.mean or self.dsp == 1:
             return volume[start : stop : self.dsp, box[0], box[1]]

@@ -89,11 +89,13 @@ def _add_volumes(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "volumes", "microscope files of any readable format to training volumes", _VOLUMES)
     add = parser.add_argument
     add("--input", nargs="+", action="append", required=True, metavar="PATH",
-        help="files or folders; once more for every further direction, in the same order")  # fmt: skip
+        help="files (TIFF, NIfTI, MRC, CZI, LIF, ND2) or folders (slices, Zarr); once more for every further direction, in the "
+        "same order")  # fmt: skip
     add("--dataset", required=True, metavar="NAME", help="folder within the data folder")
     add("--direction", default="x3d0", metavar="NAMES", help="folder in train/ and val/; several joined by _ are cut identically")
     add("--channel", type=int, nargs="+", metavar="N", help="channel of multi-channel files, one for all or one per direction")
     add("--time", type=int, metavar="N", help="time point of time series")
+    add("--scene", type=int, metavar="N", help="scene, position or series of CZI, LIF or ND2 files, counted from 0")
     add("--voxel", metavar="z,y,x", help="voxel size in µm where the files state none")
     add("--val", type=float, metavar="FRACTION", help="for validation; 0: none; default 0.1 where there is room")
     add("--link", action="store_true", help="use whole TIFF files where they are, by link; no value is changed")

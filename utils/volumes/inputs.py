@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.volumes.microscope_formats import MICROSCOPES
 from utils.volumes.optional_formats import MRC, NIFTI
 from utils.volumes.output_files import PARTIAL
 from utils.volumes.slice_folder import SLICE_SUFFIXES, listed, natural, open_plane
 from utils.volumes.zarr_volume import is_zarr
 
-VOLUME_SUFFIXES = (*NIFTI, *MRC)
+VOLUME_SUFFIXES = (*NIFTI, *MRC, *MICROSCOPES)
 
 
 def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:

@@ -22,6 +22,7 @@ def optional_package(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        package = name.split(".")[0]
         raise UserError(
-            f"{path}: this format needs the package {name}, which is not installed; pip install 'isoscopexx[formats]'"
+            f"{path}: this format needs the package {package}, which is not installed; pip install 'isoscopexx[formats]'"
         ) from error

@@ -4,7 +4,8 @@ Arrays are (Z, Y, X) = (planes, rows, columns); lengths are µm in the order (z,
 first voxel.
 
 Reading: :func:`open_volume` gives a lazy :class:`Volume` of a TIFF of any layout, a folder of 2-D slices, an OME-Zarr image or
-Zarr array, NIfTI or MRC; :func:`expand_inputs` turns files and folders named by a user into the volumes they stand for.
+Zarr array, NIfTI, MRC, CZI, LIF or ND2; :func:`expand_inputs` turns files and folders named by a user into the volumes they
+stand for.
 
 Writing: :func:`create_target` begins an output (OME-Zarr, OME-TIFF or NIfTI, by its suffix) that several processes fill shard by
 shard and that survives being killed; :func:`write_volume` writes a whole volume in one call, and :func:`write_tiff` a plain TIFF.
@@ -25,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 from utils.volumes.inputs import expand_inputs
+from utils.volumes.microscope_formats import MICROSCOPES
 from utils.volumes.ome_tiff_writer import CLASSIC_LIMIT
 from utils.volumes.optional_formats import MRC, NIFTI, open_mrc, open_nifti
 from utils.volumes.output_files import estimate_bytes, free_space, output_kind, partial_path, refuse_existing
@@ -45,15 +47,19 @@ _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _PILLOW_DTYPES = {"1": "bool", "L": "uint8", "I;16": "uint16", "I;16L": "uint16", "I;16B": "uint16", "F": "float32"}
 
 
-def open_volume(path: Path | str, *, channel: int | None = None, time: int | None = None, level: int = 0) -> Volume:
+def open_volume(
+    path: Path | str, *, channel: int | None = None, time: int | None = None, scene: int | None = None, level: int = 0
+) -> Volume:
     """Open a volume without reading its values.
 
     Args:
         path: one greyscale volume. A TIFF file: contiguous, stripped or tiled, any compression that imagecodecs knows, ImageJ
             hyperstack, OME-TIFF, one page per plane; any multi-frame file that Pillow reads; a folder of 2-D slices (TIFF or
-            PNG, sorted naturally); an OME-Zarr image (0.4, 0.5) or a Zarr array; NIfTI and MRC with the extra ``formats``.
+            PNG, sorted naturally); an OME-Zarr image (0.4, 0.5) or a Zarr array; with the extra ``formats`` NIfTI, MRC,
+            CZI, LIF and ND2.
         channel: which channel of a multi-channel file, counted from 0.
         time: which time point of a time series, counted from 0.
+        scene: which scene, position or series of a CZI, LIF or ND2 file, counted from 0.
         level: which level of resolution of an OME-Zarr image, 0 the finest.
 
     Returns:
@@ -61,12 +67,17 @@ def open_volume(path: Path | str, *, channel: int | None = None, time: int | Non
 
     Raises:
         UserError: the file is missing, empty, truncated, unreadable, 2-D, RGB, of an unsupported dtype, an output that is not
-            finished, or has several channels or time points and none was chosen, or contradicts itself.
+            finished, or has several channels, time points or scenes and none was chosen, or contradicts itself.
     """
     file = Path(path)
     if not file.exists():
         link = f" (a link to {os.readlink(file)}, which is not there)" if file.is_symlink() else ""
         raise UserError(f"{file}: no such file or folder{link}")
+    if file.suffix.lower() in MICROSCOPES and file.stat().st_size:
+        if level:
+            raise UserError(f"{file}: level {level} of 1; only OME-Zarr images have several")
+        return MICROSCOPES[file.suffix.lower()](file, channel, time, scene)
+    choose(file, "scene", scene, 1)
     if file.is_dir() and is_zarr(file):
         return ZarrVolume(file, channel, time, level)
     if level:

@@ -248,6 +248,9 @@ def test_memory_does_not_grow_with_the_volume(tmp_path, monkeypatch):
         (["--input", "a/scan 0.tif", "--link", "--val", "0.1"], "a single linked file cannot be split"),
         (["--input", "nan.tif"], "nan.tif (planes 0 to 1): 1 NaN"),
         (["--input", "nan.tif", "--normalise", "00"], "nan.tif: 1 NaN"),
+        (["--input", "flat.tif"], "flat.tif: one value only (5), nothing can be learned from it; leave it out"),
+        (["--input", "a", "--threshold", "0", "50"], "one value only (50)"),
+        (["--input", "empty"], "a folder without volumes or slices"),
         (["--input", "negative.tif", "--normalise", "zrescale"], "clip negative values with --threshold 0"),
         (["--input", "a", "--voxel", "1,2"], "must be three sizes in µm, z,y,x"),
         (["--input", "a", "--voxel", "4,0.5,0.25"], "states the voxel size (2.0, 0.5, 0.25)"),
@@ -260,11 +263,22 @@ def test_mistakes_are_named_with_their_remedy(raw, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(raw)
     write_tiff("odd.tif", grey(1, (10, 40, 25)))
     bad = np.ones((2, 8, 8), np.float32)
+    bad[0, 0, 0] = 2
     write_tiff("negative.tif", -bad)
     bad[1, 2, 3] = np.nan
     write_tiff("nan.tif", bad)
+    write_tiff("flat.tif", np.full((2, 8, 8), 5, np.uint8))
+    Path("empty").mkdir()
     assert message in refused(capsys, tmp_path, *arguments)
     assert not list((tmp_path / "X").rglob("*.tif"))
+
+
+def test_a_volume_without_contrast_among_others_is_told(raw, tmp_path, caplog):
+    write_tiff(raw / "a" / "flat.tif", np.full((10, 40, 24), 5, np.uint16), voxel_um=VOXEL)
+    with caplog.at_level("INFO"):
+        run(tmp_path, "--input", raw / "a")
+    assert "flat.tif: one value only (5), nothing can be learned from it" in caplog.text
+    assert "train/x3d0/flat.tif" in files(tmp_path)
 
 
 @pytest.mark.skipif("ISOSCOPE_SAMPLES" not in os.environ, reason="ISOSCOPE_SAMPLES names no folder with real volumes")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.fsc import FourierShells, ShellCurve, fourier_shell_correlation, tapered
-from evaluation.resolution import decorrelation_cutoff
-from evaluation.spectra import axial_excess, octave_power
+from evaluation.spectra import axial_excess, decorrelation_cutoff, octave_power
 from utils.spectra import power_spectrum
 
 

@@ -6,7 +6,7 @@ from scipy.interpolate import CubicSpline
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from evaluation import metrics
-from evaluation.baselines import HALO, Candidate, Degraded, Sections, coded_sections, encode_within, interpolation_matrix
+from evaluation.baselines import HALO, Candidate, Degraded, Sections, interpolation_matrix
 from evaluation.comparison import Comparison
 from evaluation.consistency import consistency, projections
 from evaluation.metrics import DataRange, Moments
@@ -183,25 +183,6 @@ def test_degraded_sections_are_those_of_the_definition(factor, begin):
 def test_too_few_sections_are_refused():
     with pytest.raises(UserError, match="--thin"):
         Degraded(volume((12, 4, 4)), (slice(0, 12), slice(0, 4), slice(0, 4)), 8, "pick")
-
-
-def test_codec_keeps_its_rate(tmp_path):
-    array = np.clip(volume((4, 64, 48)), 0, 255)
-    box = (slice(0, 25), slice(0, 64), slice(0, 48))
-    coded, rate = coded_sections(Sections(array, 4, 8), box, np.dtype(np.uint8), 1.0, tmp_path)
-    assert 0.7 < rate <= 1.0
-    assert (coded.first, coded.step, coded.count) == (4, 8, 4)
-    error = coded.read(0, 4, slice(0, 64), slice(0, 48)) - array
-    assert 1 < error.std() < array.std()
-    assert len(encode_within(array[0].astype(np.uint8), 2.0)) > len(encode_within(array[0].astype(np.uint8), 1.0))
-
-
-def test_codec_names_what_it_cannot_do(tmp_path):
-    box = (slice(0, 9), slice(0, 8), slice(0, 8))
-    with pytest.raises(UserError, match="8 or 16 bit"):
-        coded_sections(Sections(volume((2, 8, 8)), 0, 8), box, np.dtype(np.float32), 1.0, tmp_path)
-    with pytest.raises(UserError, match="raise --bpp"):
-        encode_within(np.zeros((8, 8), np.uint8), 0.125)
 
 
 # Projections ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,229 @@
+"""Standard image codecs at a chosen rate: JPEG2000, JPEG-XL, and zstd on coarser grey values (all from imagecodecs).
+
+Sections are coded one stream each, or stacked on top of each other in one image. The latter spends a single header, and its bits
+where they are needed, so it is what a code store has to be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from evaluation.baselines import Box, Sections, Sliceable
+from utils.errors import UserError
+
+Pixels = NDArray[Any]  # uint8 or uint16
+STREAMS = ("all", "slice")
+LARGEST = 2**24  # pixels of one image; JPEG-XL was seen to need 40 bytes for each, 0.7 GB
+TOLERANCE = 0.002  # a stream may stay below its limit by this share
+HALVINGS = 20
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec whose stream grows with one setting.
+
+    Attributes:
+        name: key in the results.
+        setting_is: what the setting means.
+        setting: from 0 (coarsest) … 1 (finest) and the number of grey values to the codec's own setting.
+        encode: pixels and setting to a stream.
+        decode: stream and setting to an array like the pixels (second argument).
+        lossless: pixels to a stream that holds them exactly.
+    """
+
+    name: str
+    setting_is: str
+    setting: Callable[[float, int], float]
+    encode: Callable[[Pixels, float], bytes]
+    decode: Callable[[bytes, Pixels, float], Pixels]
+    lossless: Callable[[Pixels], bytes]
+
+
+def _jpeg2000(pixels: Pixels, quality: float) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(pixels, level=quality))  # type: ignore[arg-type]  # the stub says int, the codec takes dB
+
+
+def _stretch(pixels: Pixels) -> tuple[float, float]:
+    """Offset and slope that let 16-bit pixels fill their range: JPEG-XL takes small values for shadows and drops them."""
+    if pixels.dtype == np.uint8:
+        return 0.0, 1.0
+    low, high = int(pixels.min()), int(pixels.max())
+    return float(low), 65535 / max(high - low, 1)
+
+
+def _jpegxl(pixels: Pixels, distance: float) -> bytes:
+    low, slope = _stretch(pixels)
+    full = pixels if slope == 1 else np.rint((pixels.astype(np.float64) - low) * slope).astype(pixels.dtype)
+    return bytes(imagecodecs.jpegxl_encode(full, distance=distance, lossless=False))
+
+
+def _from_jpegxl(stream: bytes, like: Pixels, distance: float) -> Pixels:
+    low, slope = _stretch(like)  # two numbers, 4 bytes, that a file would have to hold
+    values = imagecodecs.jpegxl_decode(stream)
+    return values if slope == 1 else np.rint(values / slope + low).astype(like.dtype)
+
+
+def _zstd(pixels: Pixels, step: float) -> bytes:
+    return bytes(imagecodecs.zstd_encode((pixels // int(step)).tobytes(), level=9))
+
+
+def _from_zstd(stream: bytes, like: Pixels, step: float) -> Pixels:
+    values = np.frombuffer(imagecodecs.zstd_decode(stream), like.dtype).reshape(like.shape).astype(np.int64)
+    top = int(np.iinfo(like.dtype).max)
+    return np.minimum(values * int(step) + int(step) // 2, top).astype(like.dtype)
+
+
+JPEG2000 = Codec(
+    "jpeg2000", "PSNR that the encoder aims at, dB", lambda t, _: 1 + 99 * t, _jpeg2000,
+    lambda stream, like, _: imagecodecs.jpeg2k_decode(stream), lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels)),
+)  # fmt: skip
+JPEGXL = Codec(
+    "jpegxl", "distance (1: visually lossless)", lambda t, _: 25 * (0.05 / 25) ** t, _jpegxl, _from_jpegxl,
+    lambda pixels: bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)),
+)  # fmt: skip
+ZSTD = Codec(
+    "zstd", "grey values that become one", lambda t, values: float(round((values / 2) ** (1 - t))), _zstd, _from_zstd,
+    lambda pixels: bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=9)),
+)  # fmt: skip
+CODECS = {codec.name: codec for codec in (JPEG2000, JPEGXL, ZSTD)}
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Sections that went through a codec: the array (sections, rows, columns), and what they took."""
+
+    decoded: Any
+    bytes: int
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Of the coded pixels."""
+        return 8 * self.bytes / float(np.prod(self.decoded.shape, dtype=np.float64))
+
+
+def check_codable(dtype: np.dtype[Any]) -> None:
+    """Refuses dtypes that the codecs do not know."""
+    if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise UserError(f"codecs need volumes of 8 or 16 bit unsigned integers, not {dtype}; convert the files")
+
+
+def finest_within(codec: Codec, pixels: Pixels, limit: float, tolerance: float = TOLERANCE) -> tuple[bytes, float] | None:
+    """The largest stream of at most so many bytes, found by bisecting the codec's setting, and that setting.
+
+    Args:
+        codec: the codec.
+        pixels: (rows, columns).
+        limit: bytes.
+        tolerance: a stream that stays below the limit by less than this share is large enough.
+
+    Returns:
+        None where not even the coarsest setting fits.
+    """
+    values = int(np.iinfo(pixels.dtype).max) + 1
+    low, high, best = 0.0, 1.0, None
+    streams: dict[float, bytes] = {}  # zstd's settings are whole numbers and come again
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        setting = codec.setting(middle, values)
+        if setting not in streams:
+            streams[setting] = codec.encode(pixels, setting)
+        stream = streams[setting]
+        if len(stream) > limit:
+            high = middle
+            continue
+        low, best = middle, (stream, setting)
+        if len(stream) >= (1 - tolerance) * limit:
+            break
+    return best
+
+
+def code(planes: Sliceable, codec: Codec, stream: str, bits_per_pixel: float | None, scratch: Path) -> Coded | None:
+    """All sections through a codec.
+
+    Args:
+        planes: (sections, rows, columns) uint8 or uint16; read a group at a time.
+        codec: the codec.
+        stream: ``slice``: every section is a stream of its own, with its own share of the bytes; ``all``: one stream for all
+            (for every LARGEST pixels of a volume larger than that, so that memory does not depend on its size).
+        bits_per_pixel: at most; None: lossless, and nothing is decoded.
+        scratch: file for the decoded sections, which are read from there.
+
+    Returns:
+        None where the codec cannot go down to that rate.
+    """
+    count, height, width = planes.shape
+    group = 1 if stream == "slice" else max(1, LARGEST // (height * width))
+    dtype = np.asarray(planes[slice(0, 1), slice(0, 1), slice(0, 1)]).dtype
+    check_codable(dtype)
+    decoded: Any = np.broadcast_to(np.zeros((), dtype), planes.shape)
+    if bits_per_pixel is not None:
+        decoded = np.memmap(scratch, dtype, "w+", shape=planes.shape)
+    size = 0
+    for start in tqdm(range(0, count, group), desc=f"{codec.name}, {stream}", leave=False):
+        block = np.asarray(planes[slice(start, min(start + group, count)), slice(0, height), slice(0, width)])
+        pixels = np.ascontiguousarray(block.reshape(-1, width))
+        if bits_per_pixel is None:
+            size += len(codec.lossless(pixels))
+            continue
+        found = finest_within(codec, pixels, int(bits_per_pixel * pixels.size / 8))
+        if found is None:
+            return None
+        size += len(found[0])
+        decoded[start : start + len(block)] = codec.decode(found[0], pixels, found[1]).reshape(block.shape)
+    return Coded(decoded, size)
+
+
+class RoundedSections:
+    """Sections of a region, and the one just outside it on either side, as whole grey values: what an instrument would store.
+
+    Attributes:
+        begin: number of the first of them.
+    """
+
+    def __init__(self, sections: Sections, box: Box, dtype: np.dtype[Any]) -> None:
+        depth, rows, columns = box
+        self.begin, end = sections.span(depth.start, depth.stop - 1, 1)
+        self.shape = (end - self.begin, rows.stop - rows.start, columns.stop - columns.start)
+        self._sections, self._box, self._dtype = sections, box, dtype
+
+    def __getitem__(self, box: Box) -> NDArray[Any]:
+        rows, columns = (
+            slice(whole.start + part.start, whole.start + part.stop) for whole, part in zip(self._box[1:], box[1:], strict=True)
+        )
+        values = self._sections.read(self.begin + box[0].start, self.begin + box[0].stop, rows, columns)
+        return np.clip(np.rint(values), 0, np.iinfo(self._dtype).max).astype(self._dtype)
+
+
+def coded_sections(
+    sections: Sections, box: Box, dtype: np.dtype[Any], bits_per_pixel: float, folder: Path
+) -> tuple[Sections, float]:
+    """The sections of a box, each rounded to dtype and sent through JPEG2000 in a stream of its own.
+
+    Args:
+        sections: what is coded.
+        box: the region; sections just outside it are coded too, because interpolation reads them.
+        dtype: uint8 or uint16.
+        bits_per_pixel: what each section may take at most.
+        folder: where the decoded sections are kept while they are needed.
+
+    Returns:
+        The decoded sections and the bits per pixel really used.
+
+    Raises:
+        UserError: not even the lowest quality fits (sections so small that headers fill them).
+    """
+    check_codable(dtype)
+    planes = RoundedSections(sections, box, dtype)
+    coded = code(planes, JPEG2000, "slice", bits_per_pixel, folder / "coded.raw")
+    if coded is None:
+        raise UserError(f"a plane of {planes.shape[1:]} does not fit into {bits_per_pixel} bit/pixel; raise --bpp")
+    first = sections.first + planes.begin * sections.step
+    return Sections(coded.decoded, first, sections.step, box[1].start, box[2].start), coded.bits_per_pixel

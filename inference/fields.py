@@ -190,8 +190,7 @@ class IsotropicField(Field):
             stack = model.restack(latent.movedim(0, -1)[None])
             skip = window[0] - first * self.resizing
             stack = stack[..., skip : skip + window[1] - window[0]]
-            if device.type == "cuda":
-                stack = stack.contiguous(memory_format=torch.channels_last_3d)
+            stack = stack.contiguous(memory_format=torch.channels_last_3d)
             z, y, x = margins
             with dropout(model.G["net_g"], self.seed, core):
                 volume = model.expand(stack, (y, x, z))[0]

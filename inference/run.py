@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from models.base import BaseModel
-from models.build import build_model, load_components
+from models.build import build_model, load_components, make_fast
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
 from utils.runs import RunFolder, read_json
@@ -69,8 +68,9 @@ class Run:
         ema: whether they are averaged weights.
         settings: of the training, complete.
         record: dataset.json of the run (dataloader's intensity_record), or None where it is not there.
-        model: in evaluation mode on the engine's device; for IsoREF only ``net_g``.
+        model: in evaluation mode on the engine's device, prepared for speed; for IsoREF only ``net_g``.
         engine: where it is computed.
+        weight_hash: SHA-256 of the generator-side weights, by name and bytes.
     """
 
     path: Path
@@ -80,6 +80,7 @@ class Run:
     record: Mapping[str, Any] | None
     model: Any
     engine: Engine
+    weight_hash: str
 
     @classmethod
     def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None) -> Run:
@@ -97,14 +98,13 @@ class Run:
         engine = engine or Engine.choose()
         model = build_model(_settings_in_use(settings))
         epoch = load_components(model, folder, epoch, ema=True)
-        model.requires_grad_(False).eval().to(engine.device)
-        if engine.device.type == "cuda":
-            model.G["net_g"].to(memory_format=torch.channels_last_3d)
+        digest = weight_hash(model)
+        make_fast(model).to(engine.device)
         if engine.compile:
             model.G["net_g"].compile()
         record = read_json(folder.dataset_record) if folder.dataset_record.is_file() else None
         ema = folder.component("net_g", epoch, ema=True).is_file()
-        return cls(folder.path, epoch, ema, settings, record, model, engine)
+        return cls(folder.path, epoch, ema, settings, record, model, engine, digest)
 
     @property
     def name(self) -> str:
@@ -150,11 +150,6 @@ class Run:
     def dropout(self) -> bool:
         """Whether it was trained with dropout, so that passes can differ."""
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.G["net_g"].modules())
-
-    @cached_property
-    def weight_hash(self) -> str:
-        """SHA-256 of all generator-side weights, by name and bytes."""
-        return weight_hash(self.model)
 
 
 def weight_hash(model: BaseModel) -> str:

@@ -21,7 +21,7 @@ from inference.pipeline import moved, pieces_of, shard_of, unfinished, work_thro
 from inference.processes import Processes
 from inference.run import Run
 from inference.tiles import boxes
-from inference.trust import Consistency, save_preview
+from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
 from utils.errors import UserError
 from utils.volumes.output_files import KINDS
@@ -169,11 +169,16 @@ def write_job(job: Job, output: Path, extras: Extras, processes: Processes) -> b
         render=lambda box: field.render(moved(box, job.origin)), show=processes.rank == 0,
     )  # fmt: skip
     seconds = time.monotonic() - started
-    counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": done, "background_tiles": field.skipped}
-    created.finish(rank=processes.rank, world=processes.world, barrier=processes.barrier, extra={"work": counts})
+    voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
+    counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
+    seams = seam(created.volume(), job.attributes) if processes.rank == 0 else {}
+    extra = {"work": counts, "seams": seams}
+    created.finish(rank=processes.rank, world=processes.world, barrier=processes.barrier, extra=extra)
     if processes.rank == 0:
-        rate = done / seconds / 1e6 if done else 0.0
-        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output, shape, rate, field.skipped)
+        rate = voxels / seconds / 1e6 if voxels else 0.0
+        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output, shape, rate, background)
+        for line in said_of_seams(seams):
+            log.info(line)
     return True
 
 
@@ -193,12 +198,10 @@ def _create(job: Job, output: Path, extras: Extras, processes: Processes) -> Any
 def _dry_run(job: Job, output: Path) -> None:
     field = job.field
     tiles = boxes(job.shape, field.unit)
-    started = time.monotonic()
-    field.render(moved(tiles[len(tiles) // 2], job.origin))
-    seconds = (time.monotonic() - started) * len(tiles)
+    minutes = field.cost(moved(tiles[len(tiles) // 2], job.origin)) * math.prod(job.shape) / 60
     size = math.prod(job.shape) * field.channels * field.dtype.itemsize
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", output, job.shape, field.dtype, size / 1e9)
-    log.info("%d tiles of %s voxels; about %.3g minutes for one process", len(tiles), field.unit, seconds / 60)
+    log.info("%d tiles of %s voxels; the network takes about %.2g minutes for one process", len(tiles), field.unit, minutes)
 
 
 def _consistency(

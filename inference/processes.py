@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from utils.errors import UserError
@@ -43,6 +44,14 @@ class Processes:
         """Waits for all processes."""
         if self.world > 1:
             dist.barrier()
+
+    def total(self, count: int) -> int:
+        """The sum over all processes, each of which calls this."""
+        if self.world == 1:
+            return count
+        found = torch.tensor(count)
+        dist.all_reduce(found)
+        return int(found)
 
     def leave(self) -> None:
         """Ends the common work."""

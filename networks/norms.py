@@ -48,6 +48,8 @@ def fold_batch_norm(network: nn.Module) -> None:
         for (_, layer), (name, norm) in pairwise(list(parent.named_children())):
             if isinstance(norm, nn.BatchNorm3d) and isinstance(layer, nn.Conv1d | nn.Conv3d | nn.ConvTranspose3d):
                 transposed = isinstance(layer, nn.ConvTranspose3d)
-                statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-                layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics, transposed)
+                assert norm.running_mean is not None and norm.running_var is not None
+                layer.weight, layer.bias = fuse_conv_bn_weights(
+                    layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, transposed
+                )
                 setattr(parent, name, nn.Identity())

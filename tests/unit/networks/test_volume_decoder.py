@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from networks.norms import make_norm
+from networks.norms import fold_batch_norm, make_norm
+from networks.unet3d import UNet3d
 from networks.views import to_slices, to_volume
 from networks.volume_decoder import VolumeDecoder
 from utils.errors import UserError
@@ -73,3 +74,19 @@ def test_instance_norm_has_no_state():
 def test_unknown_norm_is_named():
     with pytest.raises(UserError, match="norm='layer' is unknown; choose one of batch, instance, group, none"):
         VolumeDecoder(nf=2, norm="layer")
+
+
+@pytest.mark.parametrize("network", [VolumeDecoder(nf=2), UNet3d(nf=4), VolumeDecoder(nf=2, dropout=0.5)])
+def test_folded_norms_change_nothing_but_rounding(network):
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            for values in (module.running_mean, module.weight.data, module.bias.data):
+                values.normal_()
+            module.running_var.uniform_(0.3, 3)
+    network.eval().requires_grad_(False)
+    volume = torch.randn(1, network.in_channels if isinstance(network, VolumeDecoder) else 1, 8, 8, 8)
+    expected = network(volume)
+    assert expected.std() > 1e-3
+    fold_batch_norm(network)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in network.modules())
+    torch.testing.assert_close(network(volume), expected, rtol=0, atol=1e-5)

@@ -19,8 +19,12 @@ EPILOG = """examples:
   infer.py encode  --run RUN --input scan.ome.zarr --output scan.codes.zarr
   infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
   infer.py info    scan.codes.zarr
-several GPUs: torchrun --nproc_per_node 8 -- infer.py enhance ... (mind the lone --), or srun python infer.py enhance ...;
-a command that was stopped continues when it is started again."""
+several GPUs or machines share one volume; each process takes whole shards, and the result is the same:
+  torchrun --nproc_per_node 8 -- infer.py enhance --run RUN ...
+  torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 -- infer.py enhance --run RUN ...
+  srun --nodes 2 --ntasks-per-node 8 python infer.py enhance --run RUN ...
+  (the lone -- is for torchrun: without it it takes our --run for an abbreviation of its own --run-path; srun needs none)
+a command that was stopped, even killed, continues when it is started again: finished shards are kept."""
 
 
 ABSENT: dict[str, Any] = {  # what a command without the option does

@@ -227,7 +227,8 @@ def _consistency(
     work_through(target.boxes, prefetch=check.prefetch, render=check.render, write=write, title=file.name)
     target.finish()
     errors = check.write_errors(beside(output, "consistency", ".json"))["channels"][0]
-    log.info("consistency: RMSE %.4g grey values, PSNR %s dB against the input: %s", errors["rmse"], errors["psnr_db"], file)
+    psnr = "infinite" if errors["psnr_db"] is None else f"{errors['psnr_db']:.4g} dB"
+    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", errors["rmse"], psnr, file)
 
 
 # Inputs --------------------------------------------------------------------------------------------------------------

@@ -227,6 +227,18 @@ def test_several_processes_write_the_same(run, large, tmp_path, world):
 
 
 @pytest.mark.slow
+def test_tasks_of_srun_write_the_same(run, large, tmp_path):
+    command(*arguments(run, large, tmp_path / "one.ome.zarr"))
+    step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", **quiet()}
+    words = [sys.executable, str(ROOT / "infer.py"), *arguments(run, large, tmp_path / "two.ome.zarr")]
+    tasks = [subprocess.Popen(words, env={**step, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"]
+    assert [task.wait(timeout=300) for task in tasks] == [0, 0]
+    np.testing.assert_array_equal(read(tmp_path / "two.ome.zarr"), read(tmp_path / "one.ome.zarr"))
+    assert open_volume(tmp_path / "two.ome.zarr").attributes["work"]["processes"] == 2
+
+
+@pytest.mark.slow
 def test_killed_and_started_again(run, large, tmp_path):
     command(*arguments(run, large, tmp_path / "one.ome.zarr"))
     output = tmp_path / "again.ome.zarr"

@@ -44,13 +44,18 @@ class Engine:
         """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU unless asked otherwise.
 
         Raises:
-            UserError: a GPU is asked for and there is none.
+            UserError: a GPU is asked for and there is none, or there is no such device.
         """
         if device is None:
             device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"--device {device}: PyTorch sees no GPU here; use --device cpu")
-        chosen = torch.device(device)
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"--device {device} is no device; use cpu, cuda or cuda:N") from error
+        if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
         return cls(chosen, precision or ("bf16" if chosen.type == "cuda" else "32"), compile)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -103,6 +108,8 @@ class Run:
         if engine.compile:
             model.G["net_g"].compile()
         record = read_json(folder.dataset_record) if folder.dataset_record.is_file() else None
+        if record is not None and not {"nm", "directions"} <= record.keys():
+            raise UserError(f"{folder.dataset_record} does not say how the training normalised; copy the run again")
         ema = folder.component("net_g", epoch, ema=True).is_file()
         return cls(folder.path, epoch, ema, settings, record, model, engine, digest)
 

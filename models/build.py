@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,12 @@ def load_components(model: BaseModel, run: RunFolder, epoch: int | None = None, 
         if not path.is_file():
             raise UserError(f"{path} is missing; this run cannot supply the component {name!r}")
         try:
-            component.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except RuntimeError as error:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path} cannot be read ({error}); it is damaged: copy it again or name another epoch") from error
+        try:
+            component.load_state_dict(state)
+        except (RuntimeError, TypeError) as error:
             raise UserError(f"{path} does not fit this model: {error}") from error
     return chosen
 

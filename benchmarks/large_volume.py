@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +82,7 @@ def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
     """Runs a command under the limit; the peaks of all attempts (GiB) and the seconds of this one."""
     started = time.monotonic()
     size = int(limit * GIB)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     process = subprocess.Popen(words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)))
     most = json.loads(peaks.read_text()) if peaks.exists() else dict.fromkeys(_FIELDS, 0.0)
     try:

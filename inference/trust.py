@@ -56,11 +56,11 @@ class Consistency:
     def render(self, box: Box) -> NDArray[np.float32]:
         """(C, n, y, x) float32; the squares of its values are added to the errors of the slices."""
         k, rows, columns = box
-        window = self.slices.read((k.start, k.stop), (rows.start, rows.stop), (columns.start, columns.stop))
+        given = self.slices.grey((k.start, k.stop), (rows.start, rows.stop), (columns.start, columns.stop))
         result = []
         for channel, output in enumerate(self.outputs):
             planes = output[k.start * self.factor : k.stop * self.factor, rows, columns]
-            difference = projected(planes, self.factor, self.how) - grey(self.slices, window, channel)
+            difference = projected(planes, self.factor, self.how) - given[channel]
             self.squares[channel, k] += np.square(difference, dtype=np.float64).sum(axis=(1, 2))
             result.append(difference)
         return np.stack(result)
@@ -77,11 +77,6 @@ class Consistency:
         content = {"projection": self.how, "planes_per_slice": self.factor, "channels": channels}
         write_json(path, content)
         return content
-
-
-def grey(slices: Slices, window: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
-    """A channel of a window that the network reads, in grey values again."""
-    return slices.intensities[channel].to_grey(torch.from_numpy(window[channel])).numpy()
 
 
 def grey_range(slices: Slices, channel: int) -> float:
@@ -157,9 +152,8 @@ def save_preview(path: Path, slices: Slices, outputs: Sequence[Volume], factor: 
     rows, columns = _middle(height, _PICTURE), _middle(width, _PICTURE)
     planes = slice(k[0] * factor, k[1] * factor)
     result = np.stack([v[planes, slice(*rows), slice(*columns)] for v in outputs])
-    window = slices.read(k, rows, columns)
-    source = np.stack([grey(slices, window, channel) for channel in range(len(window))])
-    panels = {"input (every slice repeated)": np.moveaxis(source, 1, -1), "isotropic output": np.moveaxis(result, 1, -1)}
+    shown = {"input (every slice repeated)": slices.grey(k, rows, columns), "isotropic output": result}
+    panels = {name: np.moveaxis(values, 1, -1) for name, values in shown.items()}
     title = f"{title}, planes {planes.start} to {min(planes.stop, depth) - 1}"
     save_png(path, orthogonal_planes(panels, title=title, voxel_um=voxel_um))
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from evaluation.comparison import Request
 from evaluation.run import evaluate, refuse_outputs
-from utils.errors import UserError, reported
+from utils.errors import reported
 from utils.geometry import voxel_size
+from utils.volumes.region import parse_region, parse_slice
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
@@ -102,27 +103,6 @@ def _add_measuring(how: argparse._ArgumentGroup, planes: str) -> None:
     how.add_argument(
         "--sample", type=int, default=256, metavar="N", help="longest side of the central box for SSIM and spectra; default 256"
     )
-
-
-def parse_slice(text: str, option: str) -> slice:
-    """``a:b`` or ``a:b:s`` of non-negative whole numbers, each of which may be left out."""
-    parts = text.split(":")
-    if not 2 <= len(parts) <= 3 or not all(part.strip() == "" or part.strip().isdigit() for part in parts):
-        raise UserError(f"{option} {text!r} must look like start:stop or start:stop:step, for example 0:248")
-    numbers = [int(part) if part.strip() else None for part in parts]
-    if len(numbers) == 3 and numbers[2] == 0:
-        raise UserError(f"{option} {text!r}: the step must be at least 1")
-    return slice(*numbers)
-
-
-def parse_region(text: str | None) -> tuple[slice, slice, slice] | None:
-    """``z0:z1,y0:y1,x0:x1``."""
-    if text is None:
-        return None
-    parts = [parse_slice(part, "--region") for part in text.split(",")]
-    if len(parts) != 3 or any(part.step is not None for part in parts):
-        raise UserError(f"--region {text!r} must look like z0:z1,y0:y1,x0:x1")
-    return parts[0], parts[1], parts[2]
 
 
 def request_of(options: argparse.Namespace) -> Request:

@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
+from utils.volumes.region import parse_region
 
 EPILOG = """examples:
   infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr
@@ -18,8 +19,12 @@ EPILOG = """examples:
   infer.py encode  --run RUN --input scan.ome.zarr --output scan.codes.zarr
   infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
   infer.py info    scan.codes.zarr
-several GPUs: torchrun --nproc_per_node 8 -- infer.py enhance ... (mind the lone --), or srun python infer.py enhance ...;
-a command that was stopped continues when it is started again."""
+several GPUs or machines share one volume; each process takes whole shards, and the result is the same:
+  torchrun --nproc_per_node 8 -- infer.py enhance --run RUN ...
+  torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 -- infer.py enhance --run RUN ...
+  srun --nodes 2 --ntasks-per-node 8 python infer.py enhance --run RUN ...
+  (the lone -- is for torchrun: without it it takes our --run for an abbreviation of its own --run-path; srun needs none)
+a command that was stopped, even killed, continues when it is started again: finished shards are kept."""
 
 
 ABSENT: dict[str, Any] = {  # what a command without the option does
@@ -87,7 +92,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--region", metavar="z0:z1,y0:y1,x0:x1", help="compute this box of the output only, in its voxels")
+    add("--region", metavar="z0:z1,y0:y1,x0:x1",
+        help="compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:")  # fmt: skip
     add("--dtype", help="of the output; by default the input's")
     add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
     add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
@@ -114,17 +120,6 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
     add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")
     add("--preview", action="store_true", help="also write XY, XZ and YZ planes as PNG")
-
-
-def parse_region(text: str | None) -> Any:
-    """``z0:z1,y0:y1,x0:x1``; a number may be left out."""
-    if text is None:
-        return None
-    parts = [part.split(":") for part in text.split(",")]
-    good = len(parts) == 3 and all(len(p) == 2 and all(n.strip() == "" or n.strip().isdigit() for n in p) for p in parts)
-    if not good:
-        raise UserError(f"--region {text!r} must look like z0:z1,y0:y1,x0:x1, for example 0:128,0:512,0:512")
-    return tuple(slice(*(int(n) if n.strip() else None for n in part)) for part in parts)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,8 +1,10 @@
 """``python benchmarks/throughput.py --run RUN``: voxels per second of enhance, encode and decode against the bare network.
 
-End to end means from a volume on disc to a finished OME-Zarr, with reading, normalisation, halos, rounding, compression and
-writing; voxels are those of the isotropic output (of the raw input for encode). The bare network computes the same tiles, halos
-included, from tensors that lie on the device already. Each size runs in a process of its own, so that its peak memory is its own.
+End to end means from a volume on disc to a finished OME-Zarr: reading, normalisation, halos, rounding, compression, writing and
+the pyramid. The bare network computes the same tiles, halos included, from tensors that lie on the device already: one tile of
+each kind is timed, before and after, and counted. Voxels are those of the isotropic output, and of the raw input for encode.
+Volumes of 1, 4 and 16 times the size run in a process each, so that peak memory is that of the size. The input is noise, of which
+no tile can be skipped.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ import argparse
 import json
 import logging
 import math
-import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,140 +30,200 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.machine import machine  # noqa: E402
+
 SCALES = (1, 4, 16)
+VERBS = ("enhance", "encode", "decode")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--shape", type=int, nargs=3, default=(16, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
-    parser.add_argument("--tile", type=int, help="as of infer.py")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "throughput.json")
-    parser.add_argument("--scale", type=int, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--run", type=Path, required=True, help="a training's folder; its weights do not matter, its widths do")
+    add("--shape", type=int, nargs=3, default=(16, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
+    add("--tile", type=int, help="as of infer.py")
+    add("--device", help="as of infer.py")
+    add("--precision", choices=("32", "bf16"), help="as of infer.py")
+    add("--results", type=Path, help="JSON to write; benchmarks/results/throughput_DEVICE_PRECISION.json by default")
+    add("--scale", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if given.scale:
-        sys.stdout.write(json.dumps(measure(given.run, given.shape, given.scale, given.tile)) + "\n")
+        sys.stdout.write(json.dumps(measure(given)) + "\n")
         return
     sizes = []
     for scale in SCALES:
         words = [sys.executable, __file__, *sys.argv[1:], "--scale", str(scale)]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         sizes.append(json.loads(done.stdout.splitlines()[-1]))
-        logging.info("%s", sizes[-1])
-    memory = [size["peak_gib"] for size in sizes]
-    content = {**machine(), "run": given.run.name, "sizes": sizes, "memory_growth": max(memory) / min(memory) - 1}
-    given.results.parent.mkdir(parents=True, exist_ok=True)
-    given.results.write_text(json.dumps(content, indent=1) + "\n")
-    logging.info("written: %s", given.results)
+        logging.info("%s", json.dumps(sizes[-1], indent=1))
+    content = {**machine(), "run": given.run.name, **summary(sizes), "sizes": sizes}
+    device, precision = sizes[0]["device"].partition(":")[0], sizes[0]["precision"]
+    results = given.results or ROOT / "benchmarks" / "results" / f"throughput_{device}_{precision}.json"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps(content, indent=1) + "\n")
+    logging.info("%s\nwritten: %s", json.dumps(summary(sizes), indent=1), results)
 
 
-def measure(run_path: Path, shape: tuple[int, int, int], scale: int, tile: int | None) -> dict[str, Any]:
-    """One size: the volume grows along y, then x."""
-    from inference import Options, Run, commands
-    from inference.codes import CodeStore
-    from inference.processes import Processes
-    from utils.volumes.volume_io import open_volume, write_tiff
+def summary(sizes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What counts: the largest size against the bare network, and memory of all sizes against the first."""
+    largest = sizes[-1]
+    first = sizes[0]["peak_gib"]
+    return {
+        "end_to_end_over_bare_network": {verb: largest[verb]["of_bare_network"] for verb in VERBS},
+        "mvoxel_per_s": {verb: largest[verb]["mvoxel_per_s"] for verb in VERBS},
+        "memory_over_that_at_1x": {name: [round(s["peak_gib"][name] / first[name], 3) for s in sizes] for name in first},
+    }
 
-    run = Run.load(run_path)
-    options, extras, alone = Options(tile=tile, normalise="run"), commands.Extras(), Processes()
-    grown = (shape[0], shape[1] * math.isqrt(scale), shape[2] * math.isqrt(scale))
-    record = next(iter((run.record or {"directions": {}})["directions"].values()))
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """One size: the volume grows along y and x."""
+    from inference import Engine, Options, Run
+
+    engine = Engine.choose(given.device, given.precision)
+    run = Run.load(given.run, engine=engine)
+    options = Options(tile=given.tile)
+    side = math.isqrt(given.scale)
+    shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "raw.tif"
-        generator = np.random.default_rng(0)
-        low, high = record["pooled"]["low"], record["pooled"]["high"]
-        planes = (generator.uniform(low, high, grown[1:]).astype(record["dtype"]) for _ in range(grown[0]))
-        write_tiff(source, planes, shape=grown, dtype=record["dtype"])
-        volumes = [open_volume(source)]
-        voxels = grown[0] * run.geometry.factor * grown[1] * grown[2]
-        timed = {}
-        for name, call in {
-            "enhance": lambda: commands.enhance(run, volumes, Path(folder) / "e.ome.zarr", options, extras, alone),
-            "encode": lambda: commands.encode(run, volumes, Path(folder) / "c.codes.zarr", options, extras, alone),
-            "decode": lambda: commands.decode(
-                run, CodeStore.open(Path(folder) / "c.codes.zarr"), Path(folder) / "d.ome.zarr", "isotropic", options,
-                extras, alone,
-            ),
-        }.items():  # fmt: skip
-            started = time.perf_counter()
-            call()
-            timed[name] = time.perf_counter() - started
-        peak = peak_gib(run)
-        bare, useful = bare_network(run, volumes, options)
-    result: dict[str, Any] = {"scale": scale, "raw_shape": list(grown), "peak_gib": peak, "useful_fraction": useful}
-    for name, seconds in timed.items():
-        count = math.prod(grown) if name == "encode" else voxels
-        result[name] = {"mvoxel_per_s": count / seconds / 1e6, "of_bare_network": bare[name] / seconds}
+        write_noise(source, run, shape)
+        bare = bare_network(run, source, options)
+        reset_peak(engine)
+        seconds = end_to_end(run, source, Path(folder), options)
+        peak = peaks(engine)
+        again = bare_network(run, source, options)
+    result: dict[str, Any] = {
+        "scale": given.scale, "raw_shape": shape, "device": str(engine.device), "precision": engine.precision, "peak_gib": peak,
+        "useful_fraction": {name: round(bare["useful"][name], 3) for name in bare["useful"]},
+    }  # fmt: skip
+    for verb in VERBS:
+        count = math.prod(shape) * (1 if verb == "encode" else run.geometry.factor * run.settings["usp"] / run.settings["dsp"])
+        alone = statistics.mean([bare["seconds"][verb], again["seconds"][verb]])
+        result[verb] = {
+            "mvoxel_per_s": round(count / seconds[verb] / 1e6, 3), "bare_mvoxel_per_s": round(count / alone / 1e6, 3),
+            "of_bare_network": round(alone / seconds[verb], 3),
+        }  # fmt: skip
     return result
 
 
-def bare_network(run: Any, volumes: Any, options: Any) -> tuple[dict[str, float], float]:
-    """Seconds of the network alone on the tiles of a volume, one resident tile of each kind timed and multiplied; useful part."""
+def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
+    from utils.volumes.volume_io import write_tiff
+
+    record = next(iter(run.record["directions"].values()))
+    low, high = record["pooled"]["low"], record["pooled"]["high"]
+    generator = np.random.default_rng(0)
+    planes = (generator.uniform(low, high, shape[1:]).astype(record["dtype"]) for _ in range(shape[0]))
+    write_tiff(path, planes, shape=shape, dtype=record["dtype"])
+
+
+def end_to_end(run: Any, source: Path, folder: Path, options: Any) -> dict[str, float]:
+    """Seconds of each command."""
+    from inference import commands
+    from inference.codes import CodeStore
+    from inference.processes import Processes
+    from utils.volumes.volume_io import open_volume
+
+    store = folder / "c.codes.zarr"
+    rest = (options, commands.Extras(), Processes())
+    calls: dict[str, Callable[[], object]] = {
+        "enhance": lambda: commands.enhance(run, [open_volume(source)], folder / "e.ome.zarr", *rest),
+        "encode": lambda: commands.encode(run, [open_volume(source)], store, *rest),
+        "decode": lambda: commands.decode(run, CodeStore.open(store), folder / "d.ome.zarr", "isotropic", *rest),
+    }
+    seconds = {}
+    for verb in VERBS:
+        started = time.perf_counter()
+        calls[verb]()
+        seconds[verb] = time.perf_counter() - started
+    return seconds
+
+
+# The network alone -----------------------------------------------------------------------------------------------------
+
+
+def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
+    """Seconds of the network on the tiles of a volume, and how much of its arithmetic is for voxels that are kept."""
     import torch
 
     from inference.jobs import enhance_job
+    from utils.volumes.volume_io import open_volume
 
-    field = enhance_job(run, volumes, options).field
-    encoder = field.codes
-    windows = torch.from_numpy(encoder._window((0, 0, 0))).to(run.engine.device).movedim(0, 1)
-    keys = math.ceil(encoder.shape[0] / encoder.lattice.group) * len(encoder.lattice.rows) * len(encoder.lattice.columns)
-    seconds, decoding, needed, computed = {}, 0.0, 0, 0
+    field = enhance_job(run, [open_volume(source)], options).field
     with torch.inference_mode(), run.engine.autocast():
-        seconds["encode"] = keys * clock(lambda: run.model.pack(windows), run)
-        latent = run.model.unpack(run.model.pack(windows))
-        kinds: dict[Any, int] = {}
-        for z in range(len(field.axes[0])):
-            for y in range(len(field.axes[1])):
-                for x in range(len(field.axes[2])):
-                    tiles = [axis[n] for axis, n in zip(field.axes, (z, y, x), strict=True)]
-                    kind = tuple((tile.core[1] - tile.core[0], tile.margins) for tile in tiles)
-                    kinds[kind] = kinds.get(kind, 0) + 1
-        for kind, count in kinds.items():
-            (cz, mz), (cy, my), (cx, mx) = kind
-            size = (cy + sum(my), cx + sum(mx), cz + sum(mz))
-            stack = torch.randn(1, latent.shape[1], *size, device=run.engine.device)
-            decoding += count * clock(lambda stack=stack, m=(my, mx, mz): run.model.expand(stack, m), run)
-            needed += count * cz * cy * cx
-            computed += count * math.prod(size)
-    seconds["decode"] = decoding
-    seconds["enhance"] = seconds["encode"] + decoding
+        encoding, kept = bare_encoder(run, field.codes)
+        decoding, useful = bare_decoder(run, field)
+    seconds = {"encode": encoding, "decode": decoding, "enhance": encoding + decoding}
+    return {"seconds": seconds, "useful": {"encode": kept, "decode": useful}}
+
+
+def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
+    import torch
+
+    lattice = encoder.lattice
+    tiles = math.ceil(encoder.shape[0] / lattice.group) * len(lattice.rows) * len(lattice.columns)
+    window = torch.from_numpy(encoder._window((0, 0, 0))).to(run.engine.device).movedim(0, 1)
+    stack = window.repeat(encoder.batch, 1, 1, 1)
+    seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.batch
+    computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]
+    return seconds, math.prod(encoder.slices.shape) / computed
+
+
+def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kinds: Counter[Any] = Counter()
+    for numbers in product(*(range(len(axis)) for axis in field.axes)):
+        tiles = [axis[n] for axis, n in zip(field.axes, numbers, strict=True)]
+        kinds[tuple((tile.core[1] - tile.core[0], tile.margins) for tile in tiles)] += 1
+    width = run.model.G["decoder"].conv_in.in_channels
+    seconds, needed, computed = 0.0, 0, 0
+
+    def flops(*arguments: Any) -> int:
+        with FlopCounterMode(display=False) as counter:
+            run.model.expand(*arguments)
+        return int(counter.get_total_flops())
+
+    for ((cz, mz), (cy, my), (cx, mx)), count in kinds.items():
+        stack = torch.randn(1, width, cy + sum(my), cx + sum(mx), cz + sum(mz), device=run.engine.device)
+        stack = stack.contiguous(memory_format=torch.channels_last_3d)
+        seconds += count * clock(lambda s=stack, m=(my, mx, mz): run.model.expand(s, m), run)
+        needed += count * flops(stack[:, :, :cy, :cx, :cz])
+        computed += count * flops(stack, (my, mx, mz))
     return seconds, needed / computed
 
 
-def clock(call: Any, run: Any) -> float:
-    """The faster of two calls after one for warming up, in seconds."""
+def clock(call: Callable[[], object], run: Any) -> float:
+    """The median of three calls after one for warming up, in seconds."""
     import torch
 
     found = []
-    for _ in range(3):
+    for _ in range(4):
         started = time.perf_counter()
         call()
         if run.engine.device.type == "cuda":
             torch.cuda.synchronize()
         found.append(time.perf_counter() - started)
-    return min(found[1:])
+    return statistics.median(found[1:])
 
 
-def peak_gib(run: Any) -> float:
-    """Peak memory of the device: of the process on a CPU."""
+def reset_peak(engine: Any) -> None:
+    """Forgets what the device needed so far; the process's own peak cannot be forgotten."""
     import torch
 
-    if run.engine.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if engine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
 
-def machine() -> dict[str, Any]:
+def peaks(engine: Any) -> dict[str, float]:
+    """Most memory so far, GiB: resident set of the process (with pages of mapped files), and of the GPU where it is used."""
     import torch
 
-    words = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "python": platform.python_version(), "commit": commit,
-    }  # fmt: skip
+    found = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}
+    if engine.device.type == "cuda":
+        found["device"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return found
 
 
 if __name__ == "__main__":

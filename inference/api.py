@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.codes import CodeStore, CodeTarget
+from inference.codes import SUFFIX, CodeStore, CodeTarget
 from inference.jobs import Job, Options, codebook_of, decode_job, encoder_of, enhance_job, loaded
 from inference.pipeline import moved, work_through
 from inference.processes import Processes
 from inference.run import Engine, Run
 from inference.tiles import boxes, share
+from utils.errors import UserError
 from utils.volumes.volume import ArrayVolume, Box, Triple, Volume
 from utils.volumes.volume_io import open_volume
 
@@ -93,7 +94,13 @@ def as_volumes(source: Source | Sequence[Source], voxel_um: Triple | None = None
 def code_target(
     run: Run, volumes: Sequence[Volume], output: Path, options: Options, overwrite: bool
 ) -> tuple[CodeTarget, Any]:
-    """An unfinished code store and the encoder that fills it."""
+    """An unfinished code store and the encoder that fills it.
+
+    Raises:
+        UserError: the store's name does not end in .zarr, or as for :func:`encode`.
+    """
+    if output.suffix != ".zarr":
+        raise UserError(f"{output}: codes are written as {SUFFIX}; choose that ending")
     encoder, about, place = encoder_of(run, volumes, options)
     return CodeTarget(output, about, place, codebook_of(run), overwrite=overwrite), encoder
 

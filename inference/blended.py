@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import product
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference.encoding import GROUP, LOCAL_CORE, Codes, Recent
-from inference.fields import CACHE_BYTES, Array, Field, packed_tensor, place, to_tensor
+from inference.fields import CACHE_BYTES, Array, Field, packed_tensor, place, seconds_of, to_tensor
 from inference.intensity import Intensity
 from inference.run import Run
 from inference.slices import Slices, interpolated
@@ -38,6 +39,13 @@ class BlendedField(Field):
     @abstractmethod
     def compute(self, windows: list[Span]) -> NDArray[np.float32]:
         """The network's values of a tile, (C, z, y, x)."""
+
+    def cost(self, box: Box) -> float:
+        """From the tile at the middle of the lattice; the box does not matter."""
+        tiles = [axis[len(axis) // 2] for axis in self.axes]
+        windows = [tile.window for tile in tiles]
+        self.compute(windows)
+        return seconds_of(lambda: self.compute(windows)) / math.prod(tile.core[1] - tile.core[0] for tile in tiles)
 
     def lattice(self) -> dict[str, Any]:
         """Cores and overlaps in voxels."""

@@ -91,6 +91,10 @@ class CodeStore:
         levels = [self._array(name, part) for name in level_names(self.about["levels"])]
         return Packed(levels[0] if len(levels) == 1 else np.stack(levels, axis=-1), empty)
 
+    def cost(self) -> float:
+        """Reading codes takes next to no time."""
+        return 0.0
+
     def codebook(self) -> NDArray[np.float32]:
         """(levels, codes, dimensions)."""
         return self._array("codebook", (slice(None),))

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from inference.jobs import Job, Options, decode_job, enhance_job, slices_of
 from inference.pipeline import moved, pieces_of, shard_of, unfinished, work_through
 from inference.processes import Processes
 from inference.run import Run
+from inference.slices import Slices
 from inference.tiles import boxes
-from inference.trust import Consistency, save_preview
+from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
 from utils.errors import UserError
 from utils.volumes.output_files import KINDS
@@ -37,6 +38,8 @@ from utils.volumes.volume_io import (
 )
 
 log = logging.getLogger("isoscope")
+
+_CONSISTENCY = "output projected onto the input, minus the input"
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,12 @@ class Extras:
 
 def beside(output: Path, what: str, suffix: str | None = None) -> Path:
     """OUT_what.suffix for OUT.suffix."""
-    name = output.name
-    ending = max((k for k in (*KINDS, ".ome.zarr") if name.lower().endswith(k)), key=len)
-    return output.with_name(f"{name[: -len(ending)]}_{what}{suffix or name[-len(ending) :]}")
+    ending = _ending(output)
+    return output.with_name(f"{output.name[: -len(ending)]}_{what}{suffix or ending}")
+
+
+def _ending(output: Path) -> str:
+    return max((k for k in (*KINDS, ".ome.zarr") if output.name.lower().endswith(k)), key=len)
 
 
 def enhance(
@@ -77,32 +83,56 @@ def enhance(
             "translates one folder into another"
         )
     job = enhance_job(run, volumes, options)
-    if not _there_already(job, output, extras) and not write_job(job, output, extras, processes):
+    if extras.dry_run:
+        write_job(job, output, extras, processes)
         return
+    jobs = {output: job}
     if extras.uncertainty:
-        write_job(spread_job(run, volumes, options, job, extras.uncertainty), beside(output, "uncertainty"), extras, processes)
-    finished = [open_volume(output, channel=c) for c in range(job.field.channels)]
+        jobs[beside(output, "uncertainty")] = spread_job(run, volumes, options, job, extras.uncertainty)
+    records = {path: one.attributes for path, one in jobs.items()}
     if extras.consistency:
-        _consistency(run, volumes, options, finished, output, extras, processes)
-    if extras.preview and processes.rank == 0:
+        records[beside(output, "consistency")] = {**job.attributes, "shows": _CONSISTENCY}
+    finished = _finished(records, extras)
+    for path, one in jobs.items():
+        if path not in finished:
+            write_job(one, path, extras, processes)
+    if processes.rank:
+        return
+    outputs = [open_volume(output, channel=c) for c in range(job.field.channels)]
+    for path in records.keys() - jobs.keys() - finished:
+        _consistency(run, slices_of(run, volumes, options), outputs, path, records[path])
+    if extras.preview and options.region is None:
         picture = beside(output, "preview", ".png")
-        if options.region is None:
-            slices = slices_of(run, volumes, options)
-            save_preview(picture, slices, finished, run.geometry.factor, job.voxel_um, output.name)
-            log.info("picture: %s", picture)
-        else:
-            log.info("no picture: --preview shows the whole output, not a region")
+        save_preview(picture, slices_of(run, volumes, options), outputs, run.geometry.factor, job.voxel_um, output.name)
+        log.info("picture: %s", picture)
+    elif extras.preview:
+        log.info("no picture: --preview shows the whole output, not a region")
 
 
-def _there_already(job: Job, output: Path, extras: Extras) -> bool:
-    """Whether an interrupted command has written its main output and was at work on what comes beside it."""
-    if extras.overwrite or not (extras.uncertainty or extras.consistency or extras.preview) or not output.exists():
+def _finished(records: Mapping[Path, Mapping[str, Any]], extras: Extras) -> set[Path]:
+    """The outputs that an interrupted command of the same kind has finished already, by what is recorded in them.
+
+    Raises:
+        UserError: there are all of them, or one that another command made.
+    """
+    if extras.overwrite:
+        return set()
+    found = {path for path, wanted in records.items() if path.exists() and _shows(path, wanted)}
+    if len(found) == len(records) and not extras.preview:
+        found = set()
+    for path in records.keys() - found:
+        refuse_existing(path, overwrite=False)
+    for path in found:
+        log.info("%s is finished; going on with what comes beside it", path)
+    return found
+
+
+def _shows(path: Path, wanted: Mapping[str, Any]) -> bool:
+    try:
+        there = open_volume(path, channel=0).attributes
+    except UserError:  # something else lies there
         return False
-    found = open_volume(output, channel=0).attributes
-    there = all(found.get(key) == value for key, value in json.loads(json.dumps(job.attributes)).items())
-    if there:
-        log.info("%s is finished; going on with what comes beside it", output)
-    return there
+    return all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
 
 
 def decode(
@@ -169,11 +199,16 @@ def write_job(job: Job, output: Path, extras: Extras, processes: Processes) -> b
         render=lambda box: field.render(moved(box, job.origin)), show=processes.rank == 0,
     )  # fmt: skip
     seconds = time.monotonic() - started
-    counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": done, "background_tiles": field.skipped}
-    created.finish(rank=processes.rank, world=processes.world, barrier=processes.barrier, extra={"work": counts})
+    voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
+    counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
+    seams = seam(created.volume(), job.attributes) if processes.rank == 0 else {}
+    extra = {"work": counts, "seams": seams}
+    created.finish(rank=processes.rank, world=processes.world, barrier=processes.barrier, extra=extra)
     if processes.rank == 0:
-        rate = done / seconds / 1e6 if done else 0.0
-        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output, shape, rate, field.skipped)
+        rate = voxels / seconds / 1e6 if voxels else 0.0
+        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output, shape, rate, background)
+        for line in said_of_seams(seams):
+            log.info(line)
     return True
 
 
@@ -193,29 +228,23 @@ def _create(job: Job, output: Path, extras: Extras, processes: Processes) -> Any
 def _dry_run(job: Job, output: Path) -> None:
     field = job.field
     tiles = boxes(job.shape, field.unit)
-    started = time.monotonic()
-    field.render(moved(tiles[len(tiles) // 2], job.origin))
-    seconds = (time.monotonic() - started) * len(tiles)
+    minutes = field.cost(moved(tiles[len(tiles) // 2], job.origin)) * math.prod(job.shape) / 60
     size = math.prod(job.shape) * field.channels * field.dtype.itemsize
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", output, job.shape, field.dtype, size / 1e9)
-    log.info("%d tiles of %s voxels; about %.3g minutes for one process", len(tiles), field.unit, seconds / 60)
+    log.info("%d tiles of %s voxels; the network takes about %.2g minutes for one process", len(tiles), field.unit, minutes)
 
 
-def _consistency(
-    run: Run, volumes: Sequence[Volume], options: Options, finished: Sequence[Volume], output: Path, extras: Extras,
-    processes: Processes,
-) -> None:  # fmt: skip
+def _consistency(run: Run, slices: Slices, outputs: Sequence[Volume], file: Path, record: Mapping[str, Any]) -> None:
     """One process is enough: nothing is computed but sums."""
-    if processes.rank:
-        return
-    slices = slices_of(run, volumes, options)
-    check = Consistency(run, slices, finished)
-    file = beside(output, "consistency")
-    voxel = finished[0].voxel_um
-    size = None if voxel is None else (voxel[0] * check.factor, voxel[1], voxel[2])
+    check = Consistency(run, slices, outputs)
+    voxel, position = outputs[0].voxel_um, outputs[0].translation_um
+    size, first = None, None
+    if voxel is not None and position is not None:
+        size = (voxel[0] * check.factor, voxel[1], voxel[2])
+        first = (position[0] + voxel[0] * run.geometry.plane_of_slice(0, check.how), position[1], position[2])
     target = create_target(
-        file, shape=check.shape, dtype="float32", voxel_um=size, channel_names=run.directions if len(finished) > 1 else None,
-        attributes={"shows": "output projected onto the input, minus the input"}, overwrite=True,
+        file, shape=check.shape, dtype="float32", voxel_um=size, translation_um=first,
+        channel_names=run.directions if len(outputs) > 1 else None, attributes=record, overwrite=True,
     )  # fmt: skip
 
     def write(box: Box, values: NDArray[Any]) -> None:
@@ -223,8 +252,9 @@ def _consistency(
 
     work_through(target.boxes, prefetch=check.prefetch, render=check.render, write=write, title=file.name)
     target.finish()
-    errors = check.write_errors(beside(output, "consistency", ".json"))["channels"][0]
-    log.info("consistency: RMSE %.4g grey values, PSNR %s dB against the input: %s", errors["rmse"], errors["psnr_db"], file)
+    errors = check.write_errors(file.with_name(file.name[: -len(_ending(file))] + ".json"))["channels"][0]
+    psnr = "infinite" if errors["psnr_db"] is None else f"{errors['psnr_db']:.4g} dB"
+    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", errors["rmse"], psnr, file)
 
 
 # Inputs --------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,6 +51,9 @@ class Codes(Protocol):
 
     def read(self, k: Span, y: Span, x: Span) -> Packed:
         """The codes of slices [k) at latents [y), [x)."""
+
+    def cost(self) -> float:
+        """Seconds that a code takes, from a trial."""
 
 
 class Recent(Generic[Value]):
@@ -149,6 +153,14 @@ class SliceEncoder:
             codes[inside], empty[inside] = tile.codes[source], tile.empty[source]
         assert codes is not None
         return Packed(codes, empty)
+
+    def cost(self) -> float:
+        """From a pass over the tile in the middle."""
+        key = (len(range(0, self.shape[0], self.lattice.group)) // 2, len(self.lattice.rows) // 2, len(self.lattice.columns) // 2)
+        window = self._window(key)
+        started = time.perf_counter()
+        tile = self._encode([(key, window)])[key]
+        return (time.perf_counter() - started) / tile.empty.size
 
     # Tiles -----------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -55,6 +57,11 @@ class Field(ABC):
     @abstractmethod
     def lattice(self) -> dict[str, Any]:
         """The tiles, as plain JSON for the metadata."""
+
+    def cost(self, box: Box) -> float:
+        """Seconds that the network takes for a voxel, from a trial with a box."""
+        self.render(box)  # the first time costs more: memory is asked for, and codes that neighbours share are computed
+        return seconds_of(lambda: self.render(box)) / math.prod(part.stop - part.start for part in box)
 
     def to_grey(self, values: Tensor) -> Tensor:
         """The network's values (C, ...) → grey values of the field's dtype."""
@@ -121,6 +128,10 @@ class IsotropicField(Field):
             cores = [axis[n].core for axis, n in zip(self.axes, numbers, strict=True)]
             place(out, box, tile, [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in cores])
         return out
+
+    def cost(self, box: Box) -> float:
+        """As above; each code is computed once, and stands for several voxels."""
+        return super().cost(box) + self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
 
     def _tiles_of(self, box: Box) -> product[tuple[int, ...]]:
         spans = [(b.start // LATENT_STRIDE, -(-b.stop // LATENT_STRIDE)) for b in box]
@@ -190,12 +201,18 @@ class IsotropicField(Field):
             stack = model.restack(latent.movedim(0, -1)[None])
             skip = window[0] - first * self.resizing
             stack = stack[..., skip : skip + window[1] - window[0]]
-            if device.type == "cuda":
-                stack = stack.contiguous(memory_format=torch.channels_last_3d)
+            stack = stack.contiguous(memory_format=torch.channels_last_3d)
             z, y, x = margins
             with dropout(model.G["net_g"], self.seed, core):
                 volume = model.expand(stack, (y, x, z))[0]
         return self.to_grey(volume.movedim(-1, 1)).contiguous().cpu().numpy()
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool = False) -> None:

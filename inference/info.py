@@ -12,7 +12,7 @@ from inference.codes import KEY, CodeStore, stored_attributes
 from inference.commands import code_sizes
 from inference.jobs import codebook_of
 from inference.run import Engine, Run
-from inference.trust import seam
+from inference.trust import said_of_seams, seam
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.runs import RunFolder
@@ -96,5 +96,4 @@ def _made_by(volume: Volume) -> Iterator[str]:
     if "run" not in about:
         return
     yield f"made by {about['run']}, weights {about['weights']}, from {', '.join(about['input']['files'])}"
-    for name, value in (seam(volume, about) or {}).items():
-        yield f"seams of {name} tiles: grey values change {value:.3g} times as much across their borders as elsewhere"
+    yield from said_of_seams(about["seams"] if "seams" in about else seam(volume, about))

@@ -101,8 +101,11 @@ def slices_of(run: Run, volumes: Sequence[Volume], options: Options) -> Slices:
     """The slices of an input.
 
     Raises:
-        UserError: the number of channels, the shapes or the voxel sizes do not fit.
+        UserError: the number of channels or the shapes do not fit, or ``dsp`` or ``batch`` are no counts.
     """
+    for name, count in {"dsp": options.dsp, "batch": options.batch}.items():
+        if count is not None and count < 1:
+            raise UserError(f"--{name} {count} must be at least 1")
     if len(volumes) != run.channels:
         raise UserError(
             f"{run.name} reads {run.channels} channel(s), the input has {len(volumes)}; "
@@ -314,8 +317,11 @@ def _attributes(run: Run, maps: Sequence[Intensity], options: Options, field: Fi
 
 
 def _described(volumes: Sequence[Volume]) -> dict[str, Any]:
+    """What an interrupted command must find again to be continued."""
     first = volumes[0]
-    return {"files": [volume.path.name for volume in volumes], "shape": list(first.shape), "dtype": first.dtype.name}
+    files = {"files": [volume.path.name for volume in volumes], "shape": list(first.shape), "dtype": first.dtype.name}
+    changed = [volume.path.stat().st_mtime for volume in volumes if volume.path.exists()]
+    return {**files, "modified": changed} if changed else files
 
 
 def _dtype(run: Run, volumes: Sequence[Volume], options: Options) -> np.dtype:

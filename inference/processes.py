@@ -1,4 +1,4 @@
-"""Which of several processes this is: torchrun, SLURM or Lightning's own launchers set the environment."""
+"""Which of several processes this is: torchrun and srun say so in the environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from utils.errors import UserError
@@ -44,6 +45,14 @@ class Processes:
         if self.world > 1:
             dist.barrier()
 
+    def total(self, count: int) -> int:
+        """The sum over all processes, each of which calls this."""
+        if self.world == 1:
+            return count
+        found = torch.tensor(count)
+        dist.all_reduce(found)
+        return int(found)
+
     def leave(self) -> None:
         """Ends the common work."""
         if dist.is_initialized():
@@ -60,11 +69,14 @@ def _torchrun() -> Processes | None:
 
 
 def _slurm() -> Processes | None:
-    if "SLURM_PROCID" not in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) == 1:
+    """The tasks of an srun step; a script that sbatch or salloc runs without srun is alone, however many tasks were reserved."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks == 1:
         return None
     from pytorch_lightning.plugins.environments import SLURMEnvironment
 
-    slurm = SLURMEnvironment()
-    os.environ.setdefault("MASTER_ADDR", slurm.main_address)
-    os.environ.setdefault("MASTER_PORT", str(slurm.main_port))
-    return Processes(slurm.global_rank(), slurm.world_size(), slurm.local_rank())
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+    meeting = int(os.environ.get("SLURM_JOB_ID", 0)) + int(os.environ.get("SLURM_STEP_ID", 0))
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    os.environ.setdefault("MASTER_PORT", str(15000 + meeting % 20000))
+    return Processes(int(os.environ["SLURM_PROCID"]), tasks, int(os.environ["SLURM_LOCALID"]))

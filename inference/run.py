@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from models.base import BaseModel
-from models.build import build_model, load_components
+from models.build import build_model, load_components, make_fast
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
 from utils.runs import RunFolder, read_json
@@ -45,13 +44,18 @@ class Engine:
         """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU unless asked otherwise.
 
         Raises:
-            UserError: a GPU is asked for and there is none.
+            UserError: a GPU is asked for and there is none, or there is no such device.
         """
         if device is None:
             device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"--device {device}: PyTorch sees no GPU here; use --device cpu")
-        chosen = torch.device(device)
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"--device {device} is no device; use cpu, cuda or cuda:N") from error
+        if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
         return cls(chosen, precision or ("bf16" if chosen.type == "cuda" else "32"), compile)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -69,8 +73,9 @@ class Run:
         ema: whether they are averaged weights.
         settings: of the training, complete.
         record: dataset.json of the run (dataloader's intensity_record), or None where it is not there.
-        model: in evaluation mode on the engine's device; for IsoREF only ``net_g``.
+        model: in evaluation mode on the engine's device, prepared for speed; for IsoREF only ``net_g``.
         engine: where it is computed.
+        weight_hash: SHA-256 of the generator-side weights, by name and bytes.
     """
 
     path: Path
@@ -80,6 +85,7 @@ class Run:
     record: Mapping[str, Any] | None
     model: Any
     engine: Engine
+    weight_hash: str
 
     @classmethod
     def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None) -> Run:
@@ -97,14 +103,15 @@ class Run:
         engine = engine or Engine.choose()
         model = build_model(_settings_in_use(settings))
         epoch = load_components(model, folder, epoch, ema=True)
-        model.requires_grad_(False).eval().to(engine.device)
-        if engine.device.type == "cuda":
-            model.G["net_g"].to(memory_format=torch.channels_last_3d)
+        digest = weight_hash(model)
+        make_fast(model).to(engine.device)
         if engine.compile:
             model.G["net_g"].compile()
         record = read_json(folder.dataset_record) if folder.dataset_record.is_file() else None
+        if record is not None and not {"nm", "directions"} <= record.keys():
+            raise UserError(f"{folder.dataset_record} does not say how the training normalised; copy the run again")
         ema = folder.component("net_g", epoch, ema=True).is_file()
-        return cls(folder.path, epoch, ema, settings, record, model, engine)
+        return cls(folder.path, epoch, ema, settings, record, model, engine, digest)
 
     @property
     def name(self) -> str:
@@ -150,11 +157,6 @@ class Run:
     def dropout(self) -> bool:
         """Whether it was trained with dropout, so that passes can differ."""
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.G["net_g"].modules())
-
-    @cached_property
-    def weight_hash(self) -> str:
-        """SHA-256 of all generator-side weights, by name and bytes."""
-        return weight_hash(self.model)
 
 
 def weight_hash(model: BaseModel) -> str:

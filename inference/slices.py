@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -55,13 +55,23 @@ class Slices:
         Raises:
             UserError: the volume cannot be read, or holds NaN or infinite values there.
         """
+        def mapped(values: NDArray[Any], intensity: Intensity, where: str) -> NDArray[np.float32]:
+            return intensity.to_network(values, where)
+
+        return self._read(k, rows, columns, mapped)
+
+    def grey(self, k: Span, rows: Span, columns: Span) -> NDArray[np.float32]:
+        """As :meth:`read`, but the grey values of the file, not clipped to what the network knows."""
+        return self._read(k, rows, columns, lambda values, *_: values.astype(np.float32))
+
+    def _read(self, k: Span, rows: Span, columns: Span, convert: Callable[..., NDArray[np.float32]]) -> NDArray[np.float32]:
         y, x = (reflected(span, size) for span, size in zip((rows, columns), self.inner, strict=True))
         box = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
         channels = []
         for volume, intensity in zip(self.volumes, self.intensities, strict=True):
             values = self._interpolated(volume, k, box)
             where = f"{volume.path}, slices {k[0]} to {k[1] - 1}, rows {box[0].start} to {box[0].stop - 1}"
-            channels.append(intensity.to_network(values, where))
+            channels.append(convert(values, intensity, where))
         window = np.stack(channels)
         if len(y) != window.shape[2] or len(x) != window.shape[3]:
             window = window[:, :, y - box[0].start][:, :, :, x - box[1].start]

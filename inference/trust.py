@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from utils.runs import write_json
 from utils.volumes.volume import Box, Volume
 
 _PICTURE = 256  # voxels of the output's middle that a picture shows
-_PLANES = 8  # planes in which seams are measured
+_PLANES, _WINDOW = 8, 2048  # planes in which seams are measured, and voxels along each side of them
 
 
 def projected(volume: NDArray[Any], factor: int, how: str) -> NDArray[np.float32]:
@@ -56,11 +56,11 @@ class Consistency:
     def render(self, box: Box) -> NDArray[np.float32]:
         """(C, n, y, x) float32; the squares of its values are added to the errors of the slices."""
         k, rows, columns = box
-        window = self.slices.read((k.start, k.stop), (rows.start, rows.stop), (columns.start, columns.stop))
+        given = self.slices.grey((k.start, k.stop), (rows.start, rows.stop), (columns.start, columns.stop))
         result = []
         for channel, output in enumerate(self.outputs):
             planes = output[k.start * self.factor : k.stop * self.factor, rows, columns]
-            difference = projected(planes, self.factor, self.how) - grey(self.slices, window, channel)
+            difference = projected(planes, self.factor, self.how) - given[channel]
             self.squares[channel, k] += np.square(difference, dtype=np.float64).sum(axis=(1, 2))
             result.append(difference)
         return np.stack(result)
@@ -79,11 +79,6 @@ class Consistency:
         return content
 
 
-def grey(slices: Slices, window: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
-    """A channel of a window that the network reads, in grey values again."""
-    return slices.intensities[channel].to_grey(torch.from_numpy(window[channel])).numpy()
-
-
 def grey_range(slices: Slices, channel: int) -> float:
     """Grey values between the ends of the network's range."""
     low, high = slices.intensities[channel].to_grey(torch.tensor([slices.intensities[channel].floor, 1.0])).tolist()
@@ -94,29 +89,47 @@ def _errors(rmse: float, peak: float) -> dict[str, float | None]:
     return {"rmse": rmse, "psnr_db": 20 * math.log10(peak / rmse) if rmse > 0 and peak > 0 else None}
 
 
-def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float] | None:
-    """How much stronger grey values change across tile borders than elsewhere in-plane, in the middle of a finished output.
+def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:
+    """How much stronger grey values change across tile borders than elsewhere in-plane, in the middle of an output.
+
+    Args:
+        volume: the output, finished or not.
+        attributes: what is recorded about it: the lattice, and the region where it is a part.
 
     Returns:
         For ``encoding`` and ``decoding`` tiles the mean absolute difference of neighbouring rows (and columns) across borders,
-        over that across the other rows (columns) at multiples of 8; 1 is seamless. None where there are no borders.
+        over that across the other rows (columns) at multiples of 8, where the grid of the codes may show as well; 1 is seamless.
+        Nothing for tiles that have no border here.
     """
-    offset = [start for start, _ in attributes.get("region", [[0, 0]] * 3)][1:]
+    origin = [start for start, _ in attributes.get("region", [[0, 0]] * 3)][1:]
+    windows = [_middle(size, _WINDOW) for size in volume.shape[1:]]
+    changes: list[Any] = [0.0, 0.0]
+    for z in np.unique(np.linspace(0, volume.shape[0] - 1, _PLANES).astype(int)):
+        plane = volume[int(z) : int(z) + 1, slice(*windows[0]), slice(*windows[1])][0].astype(np.float32)
+        for axis in (0, 1):
+            changes[axis] = changes[axis] + np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)
     found = {}
-    planes = np.unique(np.linspace(0, volume.shape[0] - 1, _PLANES).astype(int))
-    values = np.stack([volume[int(z) : int(z) + 1][0].astype(np.float32) for z in planes])
     for name, core in _cores(attributes.get("lattice", {})).items():
-        borders, others = [], []
-        for axis, start in zip((1, 2), offset, strict=True):
-            change = np.abs(np.diff(values, axis=axis)).mean(axis=(0, 3 - axis))
-            place = np.arange(1, values.shape[axis]) + start
-            on_grid = place % LATENT_STRIDE == 0
-            borders.append(change[on_grid & (place % core == 0)])
-            others.append(change[on_grid & (place % core != 0)])
-        border, other = np.concatenate(borders), np.concatenate(others)
+        border, other = _at_borders(changes, [o + w[0] + 1 for o, w in zip(origin, windows, strict=True)], core)
         if border.size and other.size and other.mean() > 0:
             found[name] = float(border.mean() / other.mean())
-    return found or None
+    return found
+
+
+def said_of_seams(seams: Mapping[str, float]) -> Iterator[str]:
+    """One line for each kind of tiles."""
+    for name, value in seams.items():
+        yield f"seams of {name} tiles: grey values change {value:.3g} times as much across their borders as elsewhere"
+
+
+def _at_borders(changes: Sequence[NDArray[Any]], first: Sequence[int], core: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Changes at the borders of cores, and at the other multiples of 8; ``first`` is the place of the first of each axis."""
+    places = [np.arange(len(change)) + start for change, start in zip(changes, first, strict=True)]
+    on_grid = [place % LATENT_STRIDE == 0 for place in places]
+    at_border = [place % core == 0 for place in places]
+    border = [change[g & b] for change, g, b in zip(changes, on_grid, at_border, strict=True)]
+    other = [change[g & ~b] for change, g, b in zip(changes, on_grid, at_border, strict=True)]
+    return np.concatenate(border), np.concatenate(other)
 
 
 def _cores(lattice: Mapping[str, Any]) -> dict[str, int]:
@@ -139,9 +152,8 @@ def save_preview(path: Path, slices: Slices, outputs: Sequence[Volume], factor: 
     rows, columns = _middle(height, _PICTURE), _middle(width, _PICTURE)
     planes = slice(k[0] * factor, k[1] * factor)
     result = np.stack([v[planes, slice(*rows), slice(*columns)] for v in outputs])
-    window = slices.read(k, rows, columns)
-    source = np.stack([grey(slices, window, channel) for channel in range(len(window))])
-    panels = {"input (every slice repeated)": np.moveaxis(source, 1, -1), "isotropic output": np.moveaxis(result, 1, -1)}
+    shown = {"input (every slice repeated)": slices.grey(k, rows, columns), "isotropic output": result}
+    panels = {name: np.moveaxis(values, 1, -1) for name, values in shown.items()}
     title = f"{title}, planes {planes.start} to {min(planes.stop, depth) - 1}"
     save_png(path, orthogonal_planes(panels, title=title, voxel_um=voxel_um))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
+from networks.norms import fold_batch_norm
 from utils.errors import UserError
 from utils.runs import RunFolder
 
@@ -57,10 +59,27 @@ def load_components(model: BaseModel, run: RunFolder, epoch: int | None = None, 
         if not path.is_file():
             raise UserError(f"{path} is missing; this run cannot supply the component {name!r}")
         try:
-            component.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except RuntimeError as error:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path} cannot be read ({error}); it is damaged: copy it again or name another epoch") from error
+        try:
+            component.load_state_dict(state)
+        except (RuntimeError, TypeError) as error:
             raise UserError(f"{path} does not fit this model: {error}") from error
     return chosen
+
+
+def make_fast(model: BaseModel) -> BaseModel:
+    """Turns a loaded model into one that only computes: the same values up to rounding, sooner (benchmarks/layout.py).
+
+    Batch norms become part of their convolutions, and weights lie with their channels last in memory.
+    """
+    model.requires_grad_(False).eval()
+    fold_batch_norm(model.G["net_g"])
+    model.G["net_g"].to(memory_format=torch.channels_last_3d)
+    if "encoder" in model.G:
+        model.G["encoder"].to(memory_format=torch.channels_last)
+    return model
 
 
 def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:

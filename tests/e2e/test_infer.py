@@ -1,5 +1,6 @@
 """The commands of infer.py: files in, files out, restart, several processes, codes, and what is refused."""
 
+import errno
 import json
 import logging
 import os
@@ -9,17 +10,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from infer_runs import ROOT, grey, make_run
 
 import infer
 from inference import Options, Run, decode, encode, enhance
 from inference.codes import CodeStore
 from utils.errors import UserError
+from utils.volumes.output_files import writing
+from utils.volumes.sharded_array import ShardedArray
 from utils.volumes.volume_io import open_volume, write_tiff
 
 VOXEL = (0.8, 0.1, 0.1)
@@ -198,7 +203,8 @@ def test_several_inputs(run, volume, tmp_path):
 def test_trust(run, volume, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     out = tmp_path / "o.ome.zarr"
-    command("enhance", "--run", run, "--input", volume, "--output", out, "--consistency", "--uncertainty", "3", "--preview")
+    base = ["enhance", "--run", run, "--input", volume, "--output", out]
+    command(*base, "--consistency", "--uncertainty", "3", "--preview")
     planes = read(out).astype(np.float32).reshape(3, 8, 37, 43)
     difference = planes.max(axis=1) - grey((3, 37, 43))
     np.testing.assert_allclose(read(tmp_path / "o_consistency.ome.zarr"), difference, atol=0.05)
@@ -207,8 +213,31 @@ def test_trust(run, volume, tmp_path, caplog):
     spread = read(tmp_path / "o_uncertainty.ome.zarr")
     assert spread.dtype == np.float32 and spread.shape == (24, 37, 43) and spread.mean() > 1  # dropout
     assert (tmp_path / "o_preview.png").stat().st_size > 1000
+    assert open_volume(tmp_path / "o_consistency.ome.zarr").translation_um == pytest.approx((0, 0, 0))  # the input's grid
+    refused("exists; choose another name", *base, "--consistency", "--uncertainty", "3")
+    (tmp_path / "o_uncertainty.ome.zarr").rename(tmp_path / "kept.ome.zarr")
+    command(*base, "--consistency", "--uncertainty", "3")  # as after an interruption
+    assert "o_consistency.ome.zarr is finished" in caplog.text
+    np.testing.assert_array_equal(read(tmp_path / "o_uncertainty.ome.zarr"), read(tmp_path / "kept.ome.zarr"))
+
+
+def test_seams_are_measured_recorded_and_few(run, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write_tiff(tmp_path / "in.tif", grey((2, 90, 130)))
+    out = tmp_path / "o.ome.zarr"
+    command("enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", out, "--tile", "32")
+    attributes = open_volume(out).attributes
+    assert attributes["lattice"]["encoding"]["core"] == 3 and attributes["lattice"]["decoding"]["core"] == [4, 4, 4]
+    plane_pairs = read(out).astype(np.float32)
+    borders = {"encoding": 24, "decoding": 32}
+    for name, core in borders.items():
+        change = [np.abs(np.diff(plane_pairs, axis=axis)).mean(axis=(0, 3 - axis)) for axis in (1, 2)]
+        at = np.concatenate([c[core - 1 :: core] for c in change])
+        elsewhere = np.concatenate([np.delete(c[7::8], np.s_[core // 8 - 1 :: core // 8]) for c in change])
+        assert attributes["seams"][name] == pytest.approx(at.mean() / elsewhere.mean(), rel=0.15)  # some planes there, all here
+    assert attributes["seams"]["decoding"] < 1.2 and attributes["seams"]["encoding"] < 1.5
     command("info", out)
-    assert "seams of encoding tiles" in caplog.text
+    assert f"change {attributes['seams']['encoding']:.3g} times as much" in caplog.text
 
 
 def test_orientations_where_there_is_no_dropout(tmp_path):
@@ -258,6 +287,18 @@ def test_several_processes_write_the_same(run, large, tmp_path, world):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world), "--", str(ROOT / "infer.py")]
     subprocess.run([*launch, *arguments(run, large, tmp_path / "many.ome.zarr")], check=True, env=quiet(), timeout=300)
     np.testing.assert_array_equal(read(tmp_path / "many.ome.zarr"), read(tmp_path / "one.ome.zarr"))
+
+
+@pytest.mark.slow
+def test_tasks_of_srun_write_the_same(run, large, tmp_path):
+    command(*arguments(run, large, tmp_path / "one.ome.zarr"))
+    step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", **quiet()}
+    words = [sys.executable, str(ROOT / "infer.py"), *arguments(run, large, tmp_path / "two.ome.zarr")]
+    tasks = [subprocess.Popen(words, env={**step, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"]
+    assert [task.wait(timeout=300) for task in tasks] == [0, 0]
+    np.testing.assert_array_equal(read(tmp_path / "two.ome.zarr"), read(tmp_path / "one.ome.zarr"))
+    assert open_volume(tmp_path / "two.ome.zarr").attributes["work"]["processes"] == 2
 
 
 @pytest.mark.slow
@@ -311,6 +352,17 @@ def test_refusals_leave_everything_as_it_was(run, volume, tmp_path):
     refused("multiple of 8", *base, "--run", run, "--tile", "12")
     refused("cannot be written; choose one of", *base, "--run", run, "--dtype", "complex64")
     refused("invalid choice", *base, "--run", run, "--normalise", "median")
+    refused("--dsp -1 must be at least 1", *base, "--run", run, "--dsp", "-1")
+    refused("--batch 0 must be at least 1", *base, "--run", run, "--batch", "0")
+    refused("--device gpu is no device", *base, "--run", run, "--device", "gpu")
+    refused("at least 2 passes", *base, "--run", run, "--uncertainty", "1")
+    refused("choose that ending", "encode", "--run", run, "--input", volume, "--output", tmp_path / "codes.tif")
+    torn = broken / "checkpoints" / "encoder_model_epoch_3.pth"
+    torn.write_bytes((run / "checkpoints" / torn.name).read_bytes()[:5000])
+    refused("encoder_model_epoch_3.pth cannot be read", *base, "--run", broken)
+    shutil.copy(run / "checkpoints" / torn.name, torn)
+    (broken / "dataset.json").write_text('{"nm": "11"}')
+    refused("dataset.json does not say", *base, "--run", broken)
     out.mkdir()
     (out / "kept").write_text("precious")
     refused("exists; choose another name", *base, "--run", run)
@@ -324,6 +376,47 @@ def test_nan_is_named(run, tmp_path):
     tifffile.imwrite(tmp_path / "nan.tif", values)
     refused("NaN or infinite", "enhance", "--run", run, "--input", tmp_path / "nan.tif", "--output", tmp_path / "o.ome.zarr")
     assert not (tmp_path / "o.ome.zarr").exists()
+
+
+def test_damaged_input_stops_with_its_name_and_leaves_nothing_that_looks_finished(run, tmp_path):
+    values = grey((3, 40, 300))
+    zarr.create_array(tmp_path / "in.zarr", data=values, chunks=(1, 40, 100))
+    chunk = tmp_path / "in.zarr" / "c" / "2" / "0" / "2"  # in the last tile
+    chunk.write_bytes(b"damaged")
+    base = ["enhance", "--run", run, "--input", tmp_path / "in.zarr", "--output"]
+    for name in ("o.ome.zarr", "o.ome.tif"):
+        refused("in.zarr/c/2/0/2: this chunk cannot be read", *base, tmp_path / name)
+        assert not (tmp_path / name).exists()
+        with pytest.raises(UserError, match="not finished"):
+            open_volume(tmp_path / f"{name}.partial.zarr")
+    shutil.rmtree(tmp_path / "in.zarr")
+    zarr.create_array(tmp_path / "in.zarr", data=values, chunks=(1, 40, 100))
+    refused("input.modified", *base, tmp_path / "o.ome.zarr")  # another input: it must not be continued
+    command(*base, tmp_path / "o.ome.zarr", "--overwrite")
+    np.testing.assert_array_equal(read(tmp_path / "o.ome.zarr"), enhance(run, values))
+
+
+def test_a_full_disc_is_a_message_and_the_command_continues(run, volume, tmp_path, monkeypatch):
+    put = ShardedArray._put
+
+    def full(self, path, data, temporary):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "o.ome.zarr"
+    base = ["enhance", "--run", run, "--input", volume, "--output", out]
+    monkeypatch.setattr(ShardedArray, "_put", lambda *given: writing_fails(full, *given))
+    refused("the disc is full; make room and run the same command again", *base)
+    assert not out.exists()
+    monkeypatch.setattr(ShardedArray, "_put", put)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    refused("needs up to .* make room or write elsewhere", *base[:-1], tmp_path / "p.ome.zarr")
+    command(*base)
+    assert read(out).shape == (24, 37, 43)
+
+
+def writing_fails(call, *given):
+    with writing(given[1]):
+        call(*given)
 
 
 def test_codes_of_other_weights(run, volume, tmp_path):

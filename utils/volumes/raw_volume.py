@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +63,7 @@ class GzipBytes:
         self._restart()
 
     def _restart(self) -> None:
+        self._lock = threading.Lock()  # volumes are read ahead in other threads
         self._marks: list[_Mark] = [(0, 0, zlib.decompressobj(_GZIP))]
         self._last = self._now = (0, 0, zlib.decompressobj(_GZIP))  # before and after the last step
         self._spacing = 2**22
@@ -75,6 +77,10 @@ class GzipBytes:
 
     def read(self, start: int, count: int) -> bytes:
         """Bytes of the content, by position."""
+        with self._lock:
+            return self._read(start, count)
+
+    def _read(self, start: int, count: int) -> bytes:
         if not self._now[0] <= start:
             content, position, state = max((m for m in (*self._marks, self._last) if m[0] <= start), key=lambda m: m[0])
             self._now = (content, position, state.copy())

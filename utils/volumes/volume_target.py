@@ -204,7 +204,7 @@ class VolumeTarget:
                 put_folder(self.partial, self.output)
                 shutil.rmtree(self.output / _WORK)
             return
-        channels = [_Unfinished(self, channel) for channel in range(max(self.channels, 1))]
+        channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
         write_single_file(
             self.output, channels, channel_names=self.plan.channel_names, attributes=attributes,
             compression=self.plan.compression, progress=progress,
@@ -264,6 +264,10 @@ class VolumeTarget:
     def _full(self, box: Box) -> tuple[slice, ...]:
         return (slice(0, self.channels), *box) if self.channels else tuple(box)
 
+    def volume(self, channel: int = 0) -> Volume:
+        """A channel of the output as far as it is written, 0 elsewhere."""
+        return _Unfinished(self, channel)
+
     def read(self, box: Box, channel: int = 0) -> np.ndarray:
         """Values (Z, Y, X) as far as they are written, 0 elsewhere."""
         if not self.channels:
@@ -272,7 +276,7 @@ class VolumeTarget:
 
 
 class _Unfinished(Volume):
-    """A channel of an unfinished output, for the writers of files."""
+    """A channel of an unfinished output."""
 
     def __init__(self, target: VolumeTarget, channel: int):
         self.path, self.shape, self.dtype = target.output, target.shape, target.dtype

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from networks.norms import make_norm
+from networks.norms import fold_batch_norm, make_norm
+from networks.unet3d import UNet3d
 from networks.views import to_slices, to_volume
 from networks.volume_decoder import VolumeDecoder
 from utils.errors import UserError
@@ -73,3 +74,20 @@ def test_instance_norm_has_no_state():
 def test_unknown_norm_is_named():
     with pytest.raises(UserError, match="norm='layer' is unknown; choose one of batch, instance, group, none"):
         VolumeDecoder(nf=2, norm="layer")
+
+
+@pytest.mark.parametrize("build", [VolumeDecoder, UNet3d])
+def test_folded_norms_change_nothing_but_rounding(build):
+    network = build(nf=4, dropout=0.5).double().eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.1)
+            module.bias.normal_(0, 0.1)
+            module.running_var.uniform_(0.01, 0.03)
+            module.weight.uniform_(0.5, 1.5)
+    volume = torch.randn(1, network.in_channels if build is VolumeDecoder else 1, 8, 8, 8, dtype=torch.float64)
+    expected = network(volume)
+    assert expected.std() > 0.01
+    fold_batch_norm(network)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in network.modules())
+    torch.testing.assert_close(network(volume), expected, rtol=0, atol=1e-10)

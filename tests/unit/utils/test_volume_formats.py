@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mrcfile
@@ -412,6 +413,16 @@ def test_gzip_by_position_forwards_and_back_at_constant_memory(tmp_path, monkeyp
     assert len(steps) < 100, "reading onwards never starts over"
     with pytest.raises(UserError, match="truncated"):
         source.read(29_999_000, 1001)
+
+
+def test_gzip_can_be_read_by_several_threads(tmp_path):
+    data = np.random.default_rng(0).integers(0, 3, 6_000_000).astype(np.uint8).tobytes()
+    (tmp_path / "d.gz").write_bytes(gzip.compress(data, 1))
+    source = pickle.loads(pickle.dumps(GzipBytes(tmp_path / "d.gz")))
+    starts = np.random.default_rng(1).integers(0, 5_900_000, 40).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        for start, piece in zip(starts, pool.map(lambda start: source.read(start, 90_000), starts), strict=True):
+            assert piece == data[start : start + 90_000]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "float32", "float16"])

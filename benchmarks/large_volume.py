@@ -1,0 +1,129 @@
+"""``python benchmarks/large_volume.py --run RUN --texture VOLUME``: a volume larger than memory through infer.py.
+
+The input is made of the texture, mirrored at its borders until it is large enough, with noise in the low bits, so that no tile is
+empty and nothing compresses away. infer.py then runs with RLIMIT_DATA: the system refuses it any private memory (heap, tensors,
+buffers, thread stacks) beyond the limit, whether touched or not. Pages of mapped files, which the system may drop at any time, do
+not count there; the resident set with them is sampled beside it. Started again after an interruption it continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.machine import machine  # noqa: E402
+from utils.volumes.volume_io import open_volume, write_tiff  # noqa: E402
+
+GIB = 2**30
+_FIELDS = ("VmRSS", "RssAnon", "VmData")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--run", type=Path, required=True, help="a training's folder")
+    add("--texture", type=Path, required=True, help="a real volume that no background fills, uint8")
+    add("--folder", type=Path, required=True, help="for input and output, which stay there")
+    add("--shape", type=int, nargs=3, default=(64, 1450, 1451), metavar=("Z", "Y", "X"), help="of the raw input")
+    add("--format", default=".ome.zarr", help="ending of the output")
+    add("--dtype", default="float32", help="of the output")
+    add("--precision", default="bf16", choices=("32", "bf16"))
+    add("--limit", type=float, default=2.0, metavar="GIB", help="RLIMIT_DATA")
+    add("--results", type=Path, help="JSON to write")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given.folder.mkdir(parents=True, exist_ok=True)
+    source = given.folder / "raw.tif"
+    if not source.exists():
+        write_tiff(source, textured(given.texture, given.shape), shape=given.shape, dtype="uint16", voxel_um=(0.08, 0.01, 0.01))
+    output = given.folder / f"isotropic{given.format}"
+    words = [
+        sys.executable, str(ROOT / "infer.py"), "enhance", "--run", str(given.run), "--input", str(source),
+        "--output", str(output), "--normalise", "volume", "--dtype", given.dtype, "--precision", given.precision,
+    ]  # fmt: skip
+    found = {**watched(words, given.limit, given.folder / "peaks.json"), **described(output)}
+    found = {**machine(), "run": given.run.name, "texture": given.texture.name, "precision": given.precision, **found}
+    logging.info("%s", json.dumps(found, indent=1))
+    if given.results:
+        given.results.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def textured(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    """Planes of a uint8 volume mirrored to a shape, times 64, with six bits of noise."""
+    texture = open_volume(path)[:]
+    generator = np.random.default_rng(0)
+    for z in range(shape[0]):
+        plane = texture[_mirrored(z, texture.shape[0])][_mirrored(np.arange(shape[1]), texture.shape[1])]
+        plane = plane[:, _mirrored(np.arange(shape[2]), texture.shape[2])].astype(np.uint16)
+        yield plane * 64 + generator.integers(0, 64, plane.shape, dtype=np.uint16)
+
+
+def _mirrored(place: Any, size: int) -> Any:
+    folded = place % (2 * size - 2)
+    return np.minimum(folded, 2 * size - 2 - folded)
+
+
+def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
+    """Runs a command under the limit; the peaks of all attempts (GiB) and the seconds of this one."""
+    started = time.monotonic()
+    size = int(limit * GIB)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    process = subprocess.Popen(words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)))
+    most = json.loads(peaks.read_text()) if peaks.exists() else dict.fromkeys(_FIELDS, 0.0)
+    try:
+        while process.poll() is None:
+            for line in _status(process.pid):
+                name, _, value = line.partition(":")
+                if name in _FIELDS:
+                    most[name] = max(most[name], int(value.split()[0]) / 2**20)
+            time.sleep(0.1)
+    finally:
+        peaks.write_text(json.dumps(most))
+        if process.poll() is None:
+            process.terminate()
+    if process.returncode:
+        raise SystemExit(f"infer.py ended with {process.returncode}")
+    names = {"resident_with_file_pages": "VmRSS", "resident_private": "RssAnon", "limited": "VmData"}
+    return {
+        "limit_gib": limit, "peak_gib": {name: round(most[key], 3) for name, key in names.items()},
+        "seconds_of_the_last_attempt": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+
+
+def _status(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has just ended
+        return []
+
+
+def described(output: Path) -> dict[str, Any]:
+    """Size of an output, and what says that it was computed: no tile filled, no plane flat."""
+    volume = open_volume(output)
+    depth, height, width = volume.shape
+    planes = np.linspace(0, depth - 1, 9).astype(int)
+    deviations = [float(volume[int(z) : int(z) + 1, : min(height, 512), : min(width, 512)].std()) for z in planes]
+    return {
+        "shape": list(volume.shape), "dtype": volume.dtype.name,
+        "gigabytes": math.prod(volume.shape) * volume.dtype.itemsize / 1e9,
+        "work": volume.attributes["work"], "least_standard_deviation_of_a_plane": min(deviations),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A real volume blurred along Z but sampled isotropically: the output has the input's grid (slow: a few minutes on 2 cores)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaozarrs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.volumes.volume_io import open_volume
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
+STEPS = 40  # far too few for a good result
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SAMPLES, reason="ISOSCOPE_SAMPLES, the folder of real volumes, is unset"),
+]
+
+
+def command(*arguments):
+    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return Path(SAMPLES) / "mesospim_nuclei_c5.tif"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, source):
+    root = tmp_path_factory.mktemp("mesospim")
+    folder = root / "data" / "mesospim" / "train" / "x3d0"
+    folder.mkdir(parents=True)
+    (folder / source.name).symlink_to(source)
+    places = ["--data_root", root / "data", "--logs", root / "logs"]
+    command("train.py", "--jsn", "mesospim", "--prj", "slow", "--n_epochs", STEPS // 20, "--epoch_save", STEPS // 20, *places)
+    return root / "logs" / "mesospim" / "slow"
+
+
+def test_losses_fall_by_half(trained):
+    events = EventAccumulator(str(trained / "logs"), size_guidance={"scalars": 0}).Reload()
+    for term in ("g/projection", "g/recon"):
+        values = [event.value for event in events.Scalars(term)]
+        assert np.isfinite(values).all() and values[-1] < 0.5 * values[0], (term, values)
+
+
+@pytest.mark.parametrize("name", ["o.ome.zarr", "o.ome.tif"])
+def test_the_output_has_the_grid_of_the_input(trained, source, tmp_path, name):
+    output = tmp_path / name
+    options = ["--voxel", "5,5,5", "--consistency", "--preview"]
+    command("infer.py", "enhance", "--run", trained, "--input", source, "--output", output, *options)
+    made, given = open_volume(output), open_volume(source)
+    assert made.shape == given.shape and made.dtype == given.dtype
+    assert made.voxel_um == pytest.approx((5, 5, 5))
+    assert made.translation_um == pytest.approx((-10, 0, 0))  # whole voxels: plane 2 is plane 0 there
+    assert made.attributes["seams"]["encoding"] < 1.3
+    assert (tmp_path / "o_preview.png").stat().st_size > 1000
+    errors = json.loads((tmp_path / "o_consistency.json").read_text())["channels"][0]
+    planes = made[2::4].astype(float)[:31]
+    assert errors["rmse"] == pytest.approx(np.sqrt(np.mean((planes - given[::4]) ** 2)), rel=1e-3)
+    if name.endswith("zarr"):
+        yaozarrs.validate_zarr_store(str(output))
+        report = tmp_path / "report"
+        command("evaluate.py", "--reconstruction", output, "--input", source, "--voxel", "5,5,5", "--output", report)
+        assert "sampled like the output" in json.loads((report / "metrics.json").read_text())["notes"][0]

@@ -1,0 +1,59 @@
+"""Which process this is, as torchrun and srun say it in the environment."""
+
+import os
+
+import pytest
+import torch.distributed as dist
+
+from inference.processes import Processes
+from utils.errors import UserError
+
+SRUN = {
+    "SLURM_JOB_ID": "70003", "SLURM_STEP_ID": "4", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NODELIST": "gpu[07-09]",
+    "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """An environment without launchers; the arguments with which the others are joined."""
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.delenv("MASTER_PORT")  # what the code sets is undone after the test
+    monkeypatch.setenv("MASTER_ADDR", "x")
+    monkeypatch.delenv("MASTER_ADDR")
+    calls = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *names, **given: calls.append(given))
+    return calls
+
+
+def test_alone(joined):
+    assert Processes.from_environment() == Processes(0, 1, 0) and not joined
+    assert Processes().barrier is None and Processes().total(3) == 3
+
+
+def test_torchrun(joined, monkeypatch):
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT are not set"):
+        Processes.from_environment()
+    monkeypatch.setenv("MASTER_ADDR", "host")
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    assert Processes.from_environment() == Processes(3, 4, 1)
+    assert joined[0]["rank"] == 3 and joined[0]["world_size"] == 4
+
+
+def test_tasks_of_srun_meet_on_the_first_node_of_their_step(joined, monkeypatch):
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+    assert Processes.from_environment() == Processes(5, 6, 1)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", str(15000 + 70007 % 20000))
+    assert joined[0]["rank"] == 5
+
+
+def test_a_batch_script_without_srun_is_alone(joined, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert Processes.from_environment() == Processes() and not joined

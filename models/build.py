@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from models.options import MODEL_OPTIONS
 from networks.norms import fold_batch_norm
 from utils.errors import UserError
 from utils.runs import RunFolder
+
+log = logging.getLogger("isoscope")
 
 
 def model_class(name: str) -> type[BaseModel]:
@@ -33,12 +36,15 @@ def build_model(settings: Mapping[str, Any]) -> BaseModel:
     return model_class(settings["models"])(settings)
 
 
-def load_components(model: BaseModel, run: RunFolder, epoch: int | None = None, *, ema: bool = False) -> int:
+def load_components(
+    model: BaseModel, run: RunFolder, epoch: int | None = None, *, ema: bool = False, dispensable: Container[str] = ()
+) -> int:
     """Loads component files of a run into a model of the same shape.
 
     Args:
         epoch: completed epochs of the checkpoint; None is the latest.
         ema: take averaged weights for the components that have them.
+        dispensable: components that keep their fresh weights, with a warning, where the run has no file of them.
 
     Returns:
         The epoch loaded.
@@ -56,6 +62,9 @@ def load_components(model: BaseModel, run: RunFolder, epoch: int | None = None, 
         path = run.component(name, chosen, ema=True)
         if not (ema and path.is_file()):
             path = run.component(name, chosen)
+        if not path.is_file() and name in dispensable:
+            log.warning("%s was trained without %s, which starts with fresh weights", run.path, name)
+            continue
         if not path.is_file():
             raise UserError(f"{path} is missing; this run cannot supply the component {name!r}")
         try:
@@ -85,6 +94,8 @@ def make_fast(model: BaseModel) -> BaseModel:
 def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     """Starts a training from another run's weights (``--init RUN[@EPOCH]``); its codebook is then left alone.
 
+    Discriminators and the contrastive term's perceptrons, which a run of other losses has not, may be missing there.
+
     Args:
         reference: a run's folder, absolute, relative to the working directory or to `logs`, with the epoch after ``@``.
     """
@@ -95,4 +106,5 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     if folder is None:
         raise UserError(f"--init {reference!r}: neither {name} nor {logs / name} is a folder")
     model.weights_loaded = True
-    return load_components(model, RunFolder(folder), int(epoch) if epoch else None)
+    only_for_training = {*model.D, "netF"}
+    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=only_for_training)

@@ -1,6 +1,7 @@
 """Trainings through train.main: what they leave behind, how they stop, that they go on as if nothing had happened."""
 
 import json
+import logging
 import os
 import signal
 
@@ -206,6 +207,18 @@ def test_init_starts_from_weights_and_leaves_the_codebook_alone(workspace):
     assert not torch.load(second.last, weights_only=True)["state_dict"]["revival.initialised"]
     with pytest.raises(UserError, match="no checkpoint of epoch 7; it has 2"):
         workspace.train("third", "--init", f"{first.path}@7")
+
+
+def test_init_may_add_a_discriminator_that_the_other_run_had_not(workspace, caplog):
+    first = workspace.train("first", "--adv", 0, "--n_epochs", 1)
+    assert not first.component("net_d", 1).exists()
+    with caplog.at_level(logging.WARNING):
+        second = workspace.train("second", "--init", str(first.path), "--n_epochs", 1)
+    assert "trained without net_d" in caplog.text
+    assert second.component("net_d", 1).is_file()
+    first.component("encoder", 1).unlink()
+    with pytest.raises(UserError, match="cannot supply the component 'encoder'"):
+        workspace.train("third", "--init", str(first.path))
 
 
 def test_pictures_are_bounded(workspace):

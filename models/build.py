@@ -59,7 +59,12 @@ def load_components(model: BaseModel, run: RunFolder, epoch: int | None = None, 
         try:
             component.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except RuntimeError as error:
-            raise UserError(f"{path} does not fit this model: {error}") from error
+            first, *others = str(error).splitlines()[1:] or [str(error)]
+            raise UserError(
+                f"{path} does not fit this model: {first.strip()}"
+                + (f" (and {len(others)} more)" if others else "")
+                + f"; the networks must be set as in {run.path} (its newest N.json: models, ldmyaml, ngf, ndf, netD, norm, ...)"
+            ) from error
     return chosen
 
 

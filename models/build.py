@@ -74,7 +74,12 @@ def load_components(
         try:
             component.load_state_dict(state)
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{path} does not fit this model: {error}") from error
+            first, *others = str(error).splitlines()[1:] or [str(error)]
+            raise UserError(
+                f"{path} does not fit this model: {first.strip()}"
+                + (f" (and {len(others)} more)" if others else "")
+                + f"; the networks must be set as in {run.path} (its newest N.json: models, ldmyaml, ngf, ndf, netD, norm, ...)"
+            ) from error
     return chosen
 
 

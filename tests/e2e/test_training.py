@@ -84,6 +84,18 @@ def test_a_residual_codebook_trains_resumes_and_encodes(workspace):
     np.testing.assert_array_equal(decode(store), enhance(whole.path, volume))
 
 
+def test_finite_scalars_train_and_their_grid_stays(workspace):
+    yaml = workspace.root / "tiny.yaml"
+    yaml.write_text(yaml.read_text().replace("n_embed: 16", "n_embed: 24") + "codebook: {grid: [2, 3, 2, 2], revive_after: 1}\n")
+    run = workspace.train("one", "--n_epochs", 1, "--epoch_save", 1, "--ema", 0.9)
+    fresh = build_model(run.stored_settings())
+    for ema in (False, True):
+        found = torch.load(run.component("quantize", 1, ema=ema), weights_only=True)
+        assert same(found, fresh.G["quantize"].state_dict())
+    state = torch.load(run.last, weights_only=True)["state_dict"]
+    assert not torch.equal(state["G.quant_conv.weight"], fresh.G["quant_conv"].weight)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_after_an_epoch_is_bit_identical(workspace, workers):
     options = ("--workers", workers, "--precision", "bf16-mixed" if workers else "32", "--accumulate_grad_batches", 4)

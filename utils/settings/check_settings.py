@@ -58,7 +58,9 @@ def geometry_of(settings: Settings) -> Geometry:
 def _check_run(s: Settings) -> None:
     parse_duration(s["max_time"])
     for name in ("prj", "dataset"):
-        text = str(s[name] or "")
+        text = s[name]
+        if text is None:  # an imported run has none; a training cannot be without (get_args)
+            continue
         if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
             raise UserError(
                 f"{name}={text} must be the name of a folder inside the run or data folder, without . or .. or a leading /"

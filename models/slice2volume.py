@@ -296,7 +296,7 @@ class SliceToVolume(BaseModel):
     def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output.
 
-        Of two channels only the first is reconstructed; the other stays black (-1).
+        Of two channels only the first is reconstructed.
         """
         with self.evaluating():
             out = self.generate(batch)

@@ -10,35 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS = ("group", "local", "none")
-
-
-class LocalNorm(nn.Module):
-    """Normalisation over the channels of each pixel alone, (N, C, H, W) → the same; keys as nn.GroupNorm.
-
-    No statistic of the slice enters, so an encoder built of it gives the same codes for a tile as for the whole slice.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Statistics at least in float32, result in the type of ``x``."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
-        normal = (wide - mean) * torch.rsqrt(variance + self.eps)
-        return (normal * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+NORMS = ("group", "batch", "none")
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
-    """``group``: gcd(32, channels) groups over the slice; ``local``: per pixel; ``none``. Always eps 1e-6."""
+    """``group``: gcd(32, channels) groups over the slice, eps 1e-6; ``batch``: over the slices of a training step; ``none``.
+
+    Applied, ``batch`` holds the statistics of the training: it looks at no pixel but its own, and a slice's tiles give what
+    the whole slice gives.
+    """
     if name == "group":
         return nn.GroupNorm(gcd(32, channels), channels, eps=1e-6)
-    if name == "local":
-        return LocalNorm(channels)
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
     if name == "none":
         return nn.Identity()
     raise ValueError(f"norm={name!r} of the 2-D autoencoder is unknown; choose one of {', '.join(NORMS)}")

@@ -53,8 +53,8 @@ def make_run(
 @torch.no_grad()
 def _lively(model):
     """Codes that differ from place to place, normalisation statistics that are not trivial, outputs that are not flat."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
+    for module in model.G.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.3, 0.6)
     if model.settings["norm"] == "none":

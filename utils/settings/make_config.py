@@ -110,7 +110,7 @@ _OPTIONAL |= {"levels", "grid", "norm", "mid_attention"}  # those of older files
 _WORDS = {
     "initialise": ("kmeans", "uniform"),
     "branch_point": ("mid", "z"),
-    "norm": ("group", "local", "none"),
+    "norm": ("group", "batch", "none"),
 }
 _LIMITS = {"n_embed": (2, 65536), "levels": (1, 32), "revive_after": (0, 10**9)}  # a code is stored in two bytes
 

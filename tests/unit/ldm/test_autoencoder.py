@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ldm.autoencoder import Decoder, Encoder, receptive_halo
-from ldm.blocks import Attention, LocalNorm, make_norm
+from ldm.blocks import Attention, make_norm
 
 TINY = {"ch": 4, "ch_mult": (1, 2, 2, 4), "z_channels": 3}
-LOCAL = TINY | {"norm": "local", "mid_attention": False}
+LOCAL = TINY | {"norm": "batch", "mid_attention": False}
 
 
 def test_published_parameter_counts():
@@ -51,18 +51,8 @@ def test_group_norm_groups_divide_any_width():
 
 
 def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match=r"norm='bath'.*group, local, none"):
+    with pytest.raises(ValueError, match=r"norm='bath'.*group, batch, none"):
         Encoder(**TINY, norm="bath")
-
-
-def test_local_norm_is_layer_norm_over_channels():
-    norm = LocalNorm(5)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    x = torch.randn(2, 5, 3, 4)
-    expected = torch.nn.functional.layer_norm(x.movedim(1, -1), (5,), norm.weight, norm.bias, eps=1e-6).movedim(-1, 1)
-    torch.testing.assert_close(norm(x), expected)
-    assert norm(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_mid_attention_off_leaves_no_key():

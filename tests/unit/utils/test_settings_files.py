@@ -197,7 +197,7 @@ def test_the_other_vq_settings_differ_from_vqgan_in_their_point_alone():
     assert scalar == vqgan | {
         "embed_dim": 3, "n_embed": 240, "ddconfig": vqgan["ddconfig"] | {"z_channels": 3}, "codebook": vqgan["codebook"] | grid,
     }  # fmt: skip
-    assert local == vqgan | {"ddconfig": vqgan["ddconfig"] | {"norm": "local", "mid_attention": False}}
+    assert local == vqgan | {"ddconfig": vqgan["ddconfig"] | {"norm": "batch", "mid_attention": False}}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_the_other_vq_settings_differ_from_vqgan_in_their_point_alone():
         ("extends: vqgan\ncodebook: {grid: [1, 256]}", r"every channel needs at least 2 values"),
         ("extends: vqgan\ncodebook: {grid: [4, 4, 4, 4], levels: 2}", r"codebook.grid is one level"),
         ("extends: vqgan\nn_embed: 65537", r"n_embed=65537 must lie between 2 and 65536"),
-        ("extends: vqgan\nddconfig: {norm: batch}", r"ddconfig.norm='batch' must be group or local or none"),
+        ("extends: vqgan\nddconfig: {norm: layer}", r"ddconfig.norm='layer' must be group or batch or none"),
         ("extends: vqgan\nddconfig: {mid_attention: 0}", r"ddconfig.mid_attention=0 must be of type bool"),
         ("extends: own", r"extends goes round in a circle: own → own"),
         ("extends: vqga", r"there are no autoencoder settings .*vqga.yaml; known: own, vqgan"),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import gcd
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -144,7 +144,7 @@ def receptive_halo(network: Encoder | Decoder) -> tuple[int, int]:
         ValueError: attention or group normalisation makes every output depend on the whole slice.
     """
     if any(isinstance(module, Attention | nn.GroupNorm) for module in network.modules()):
-        raise ValueError("attention and norm='group' see the whole slice; a halo needs norm='batch' or 'none', mid_attention=False")
+        raise ValueError("attention and norm='group' see the whole slice; halos need norm='batch' or 'none', mid_attention=False")
     if isinstance(network, Encoder):
         return _encoder_halo(len(network.down), network.blocks_per_level)
     return _decoder_halo(len(network.up), network.blocks_per_level)

@@ -132,7 +132,7 @@ class IsotropicField(Field):
         """Lets the codes be read."""
         for group in self._groups(box):
             for core in group:
-                if self._wanted(core):
+                if self._wanted(core) and core not in self._tiles:
                     self.codes.prefetch(*self._needed(self._windows(core)))
 
     def render(self, box: Box) -> Array:
@@ -185,8 +185,6 @@ class IsotropicField(Field):
 
     def _through_network(self, cores: Sequence[Core]) -> list[Array]:
         """Cores in latents, alike → (C, z, y, x) voxels of each."""
-        if self._largest is not None and _longest(cores[0]) > self._largest:
-            return [self._in_halves(core) for core in cores]
         return self.passes(self._decode, cores, self._too_large)
 
     def _too_large(self, core: Core) -> Array:
@@ -204,7 +202,9 @@ class IsotropicField(Field):
         return np.concatenate([self._through_network([half])[0] for half in halves], axis=axis + 1)
 
     def _decode(self, cores: Sequence[Core]) -> list[Array]:
-        """As above, in one pass: a tile that is background or not wanted keeps its place, but nothing is computed for it."""
+        """As above, in one pass; a tile that is background or not wanted keeps its place."""
+        if self._largest is not None and _longest(cores[0]) > self._largest:
+            return [self._in_halves(core) for core in cores]
         stacks = [self._stack(core) if self._wanted(core) else None for core in cores]
         blank = np.broadcast_to(self.background(), (self.channels, *(LATENT_STRIDE * (b - a) for a, b in cores[0])))
         tiles = self._expand(stacks, cores) if any(stack is not None for stack in stacks) else [None] * len(cores)

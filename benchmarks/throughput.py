@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ def main() -> None:
     add("--run", type=Path, required=True, help="a training's folder; its weights do not matter, its widths do")
     add("--shape", type=int, nargs=3, default=(16, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
     add("--tile", type=int, help="as of infer.py")
+    add("--batch", type=int, help="as of infer.py")
     add("--device", help="as of infer.py")
     add("--precision", choices=("32", "bf16"), help="as of infer.py")
     add("--results", type=Path, help="JSON to write; benchmarks/results/throughput_DEVICE_PRECISION.json by default")
@@ -82,7 +82,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
     engine = Engine.choose(given.device, given.precision)
     run = Run.load(given.run, engine=engine)
-    options = Options(tile=given.tile)
+    options = Options(tile=given.tile, batch=given.batch)
     side = math.isqrt(given.scale)
     shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         peak = peaks(engine)
         again = bare_network(run, source, options)
     result: dict[str, Any] = {
-        "scale": given.scale, "raw_shape": shape, "device": str(engine.device), "precision": engine.precision, "peak_gib": peak,
+        "scale": given.scale, "raw_shape": shape, "tile": given.tile, "batch": given.batch,
+        "device": str(engine.device), "precision": engine.precision, "peak_gib": peak,
         "useful_fraction": {name: round(bare["useful"][name], 3) for name in bare["useful"]},
     }  # fmt: skip
     for verb in VERBS:
@@ -163,8 +164,8 @@ def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
     lattice = encoder.lattice
     tiles = math.ceil(encoder.shape[0] / lattice.group) * len(lattice.rows) * len(lattice.columns)
     window = torch.from_numpy(encoder._window((0, 0, 0))).to(run.engine.device).movedim(0, 1)
-    stack = window.repeat(encoder.batch, 1, 1, 1)
-    seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.batch
+    stack = window.repeat(encoder.passes.size, 1, 1, 1)
+    seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.passes.size
     computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]
     return seconds, math.prod(encoder.slices.shape) / computed
 
@@ -174,9 +175,10 @@ def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     kinds: Counter[Any] = Counter()
-    for numbers in product(*(range(len(axis)) for axis in field.axes)):
-        tiles = [axis[n] for axis, n in zip(field.axes, numbers, strict=True)]
-        kinds[tuple((tile.core[1] - tile.core[0], tile.margins) for tile in tiles)] += 1
+    for group in field._groups(tuple(slice(0, size) for size in field.shape)):
+        core, windows = group[0], field._windows(group[0])
+        margins = tuple((a - lo, hi - b) for (a, b), (lo, hi) in zip(core, windows, strict=True))
+        kinds[len(group), tuple(b - a for a, b in core), margins] += 1
     width = run.model.G["decoder"].conv_in.in_channels
     seconds, needed, computed = 0.0, 0, 0
 
@@ -185,8 +187,8 @@ def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
             run.model.expand(*arguments)
         return int(counter.get_total_flops())
 
-    for ((cz, mz), (cy, my), (cx, mx)), count in kinds.items():
-        stack = torch.randn(1, width, cy + sum(my), cx + sum(mx), cz + sum(mz), device=run.engine.device)
+    for (batch, (cz, cy, cx), (mz, my, mx)), count in kinds.items():
+        stack = torch.randn(batch, width, cy + sum(my), cx + sum(mx), cz + sum(mz), device=run.engine.device)
         stack = stack.contiguous(memory_format=torch.channels_last_3d)
         seconds += count * clock(lambda s=stack, m=(my, mx, mz): run.model.expand(s, m), run)
         needed += count * flops(stack[:, :, :cy, :cx, :cz])

@@ -11,6 +11,7 @@ The path of one volume through ``infer.py enhance``::
       fields.py       codes → any box of the isotropic volume, from exact tiles
       blended.py      the same where tiles must overlap: IsoREF, and the raw grid
       tiles.py        the lattice of all these tiles
+      batches.py      several tiles per pass of a network; fewer, then parts, where memory does not suffice
     pipeline.py     piece after piece: the next one is read and the last ones are written while one is computed
     commands.py     ... by this process of several (processes.py), to a file that appears when it is whole (utils.volumes)
     trust.py        what speaks for the result: seams, consistency with the input, a picture

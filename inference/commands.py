@@ -227,11 +227,13 @@ def _create(job: Job, output: Path, extras: Extras, processes: Processes) -> Any
 
 def _dry_run(job: Job, output: Path) -> None:
     field = job.field
-    tiles = boxes(job.shape, field.unit)
-    minutes = field.cost(moved(tiles[len(tiles) // 2], job.origin)) * math.prod(job.shape) / 60
+    pieces = boxes(job.shape, field.unit)
+    minutes = field.cost(moved(pieces[len(pieces) // 2], job.origin)) * math.prod(job.shape) / 60
+    tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     size = math.prod(job.shape) * field.channels * field.dtype.itemsize
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", output, job.shape, field.dtype, size / 1e9)
-    log.info("%d tiles of %s voxels; the network takes about %.2g minutes for one process", len(tiles), field.unit, minutes)
+    log.info("%d tiles of %s voxels, up to %d at once", len(boxes(job.shape, tile)), tuple(tile), math.prod(field.block))
+    log.info("the network takes about %.2g minutes for one process", minutes)
 
 
 def _consistency(run: Run, slices: Slices, outputs: Sequence[Volume], file: Path, record: Mapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -14,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.batches import Passes
 from inference.run import Run
 from inference.slices import Slices
 from inference.tiles import Axis, Span, round_up, training_axis
+from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
@@ -115,10 +118,13 @@ def encoding_lattice(run: Run, shape: tuple[int, int, int]) -> EncodingLattice:
 class SliceEncoder:
     """Codes of a volume's slices, computed when they are asked for, tile by tile; recent tiles are kept.
 
+    Arithmetic rounds otherwise for another number of tiles per pass, which can tip a code between two that are equally near. So a
+    pass that is not full is filled up, and the codes do not depend on what else was asked for.
+
     Attributes:
         shape: slices, latents along rows and columns.
         lattice: the tiles.
-        batch: tiles per pass of the network; halved when the device runs out of memory.
+        passes: of the network, several tiles in each.
         skipped: tiles of pure background that were not computed.
     """
 
@@ -126,11 +132,12 @@ class SliceEncoder:
         self.run, self.slices, self.skip_empty = run, slices, skip_empty
         self.shape = (slices.count, slices.shape[1] // LATENT_STRIDE, slices.shape[2] // LATENT_STRIDE)
         self.lattice = encoding_lattice(run, slices.shape)
-        self.batch = batch or (8 if run.engine.device.type == "cuda" else 1)
+        self.passes = Passes(batch or (8 if run.engine.device.type == "cuda" else 1))
         self.skipped = 0
         self._tiles: Recent[Packed] = Recent(CACHE_BYTES)
         self._windows: dict[Key, Future[NDArray[np.float32]]] = {}
         self._reader = ThreadPoolExecutor(1, "read")
+        self._floors = np.array([i.floor for i in slices.intensities], np.float32)[:, None, None, None]
         self._blank: NDArray[Any] | None = None
         self._dtype = code_dtype(run)
 
@@ -155,12 +162,12 @@ class SliceEncoder:
         return Packed(codes, empty)
 
     def cost(self) -> float:
-        """From a pass over the tile in the middle."""
+        """From a full pass of the tile in the middle."""
         key = (len(range(0, self.shape[0], self.lattice.group)) // 2, len(self.lattice.rows) // 2, len(self.lattice.columns) // 2)
         window = self._window(key)
         started = time.perf_counter()
-        tile = self._encode([(key, window)])[key]
-        return (time.perf_counter() - started) / tile.empty.size
+        self._through_network([window])
+        return (time.perf_counter() - started) / (self.passes.size * math.prod(b - a for a, b in self._box(key)))
 
     # Tiles -----------------------------------------------------------------------------------------------------------
 
@@ -189,36 +196,33 @@ class SliceEncoder:
     def _compute(self, keys: list[Key]) -> dict[Key, Packed]:
         """Tiles by key; they are kept for later as well."""
         made: dict[Key, Packed] = {}
-        waiting: list[tuple[Key, NDArray[np.float32]]] = []
+        waiting: dict[Key, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+
+        def encode() -> None:
+            codes = self._through_network([window for window, _ in waiting.values()])
+            made.update((key, self._core(key, c, waiting[key][1])) for key, c in zip(waiting, codes, strict=True))
+            waiting.clear()
+
         for key in keys:
             future = self._windows.pop(key, None)
             window = self._window(key) if future is None else future.result()
-            waiting.append((key, window))
-            if len(waiting) == self.batch:
-                made |= self._encode(waiting)
-                waiting = []
-        if waiting:
-            made |= self._encode(waiting)
+            empty = _blocks_empty(window, self._floors)
+            if self.skip_empty and empty.all():
+                self.skipped += 1
+                made[key] = self._core(key, self._blank_codes(window), empty)
+                continue
+            waiting[key] = window, empty
+            if len(waiting) >= self.passes.size:
+                encode()
+        encode()
         for key, tile in made.items():
             self._tiles.put(key, tile, tile.codes.nbytes + tile.empty.nbytes)
         return made
 
-    def _encode(self, batch: list[tuple[Key, NDArray[np.float32]]]) -> dict[Key, Packed]:
-        floors = np.array([i.floor for i in self.slices.intensities], np.float32)[:, None, None, None]
-        empty = {key: _blocks_empty(window, floors) for key, window in batch}
-        full = [(key, window) for key, window in batch if not (self.skip_empty and empty[key].all())]
-        self.skipped += len(batch) - len(full)
-        codes = {key: self._blank_codes(window) for key, window in batch} if len(full) < len(batch) else {}
-        if full:
-            stack = np.stack([window for _, window in full])
-            codes |= dict(zip((key for key, _ in full), self._through_network(stack), strict=True))
-        return {key: self._core(key, codes[key], empty[key]) for key, _ in batch}
-
     def _blank_codes(self, window: NDArray[np.float32]) -> NDArray[Any]:
         """The codes of a tile of pure background, computed once."""
         if self._blank is None:
-            floors = np.array([i.floor for i in self.slices.intensities], np.float32)[:, None, None, None]
-            self._blank = self._through_network(np.broadcast_to(floors, window.shape).copy()[None])[0]
+            self._blank = self._through_network([np.broadcast_to(self._floors, window.shape)])[0]
         return self._blank
 
     def _core(self, key: Key, codes: NDArray[Any], empty: NDArray[np.bool_]) -> Packed:
@@ -231,26 +235,21 @@ class SliceEncoder:
 
     # Network ---------------------------------------------------------------------------------------------------------
 
-    def _through_network(self, windows: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Windows (T, C, n, rows, columns) → codes (n, h, w, ...) of each."""
-        try:
-            return self._pass(windows)
-        except torch.OutOfMemoryError:
-            if len(windows) == 1 and windows.shape[2] == 1:
-                raise
-            torch.cuda.empty_cache()
-        if len(windows) > 1:
-            self.batch = max(1, self.batch // 2)
-            half = len(windows) // 2
-            return self._through_network(windows[:half]) + self._through_network(windows[half:])
-        half = windows.shape[2] // 2
-        parts = [self._through_network(part)[0] for part in (windows[:, :, :half], windows[:, :, half:])]
-        return [np.concatenate(parts)]
+    def _through_network(self, windows: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
+        """Windows (C, n, rows, columns) → codes (n, h, w, ...) of each."""
+        return self.passes(self._pass, windows, self._in_halves)
+
+    def _in_halves(self, window: NDArray[np.float32]) -> NDArray[Any]:
+        """The codes of a window for which memory does not suffice, from half of its slices at a time."""
+        if window.shape[1] == 1:
+            raise UserError("not even one slice of a tile fits into memory; use another --device")
+        return np.concatenate([self._through_network([half])[0] for half in np.array_split(window, 2, axis=1)])
 
     @torch.inference_mode()
-    def _pass(self, windows: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _pass(self, windows: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
+        filled = [*windows, *[windows[-1]] * (self.passes.size - len(windows))]
         device = self.run.engine.device
-        batch = torch.from_numpy(windows)
+        batch = torch.from_numpy(np.stack(filled))
         if device.type == "cuda":
             batch = batch.pin_memory().to(device, non_blocking=True)
         slices = batch.movedim(1, 2).flatten(0, 1)
@@ -259,7 +258,7 @@ class SliceEncoder:
         if packed.is_floating_point():
             packed = packed.movedim(1, -1)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
-        return list(codes.astype(self._dtype, copy=False).reshape(len(windows), -1, *codes.shape[1:]))
+        return list(codes.astype(self._dtype, copy=False).reshape(len(filled), -1, *codes.shape[1:])[: len(windows)])
 
 
 def code_dtype(run: Run) -> np.dtype:

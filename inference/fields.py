@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.encoding import Codes, Packed, Recent
+from inference.batches import Passes
+from inference.encoding import Codes, Recent
 from inference.intensity import Intensity, quantised
 from inference.run import Run
 from inference.tiles import Axis, Span
@@ -25,6 +26,7 @@ from utils.volumes.volume import Box
 
 CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
 Array = NDArray[Any]
+Core = tuple[Span, ...]  # of a tile in latents (z, y, x)
 
 
 class Field(ABC):
@@ -33,13 +35,15 @@ class Field(ABC):
     Attributes:
         shape: (Z, Y, X).
         channels: C.
-        unit: (z, y, x) voxels of the lattice's cores: boxes made of whole ones are computed without waste.
+        block: (z, y, x) tiles that go through the network together.
+        unit: (z, y, x) voxels of the cores of a block: boxes made of whole ones are computed without waste.
         dtype: of the values.
         skipped: tiles of pure background that were filled, not computed.
     """
 
     shape: tuple[int, int, int]
     channels: int
+    block: tuple[int, int, int] = (1, 1, 1)
     unit: tuple[int, int, int]
     skipped: int = 0
 
@@ -80,6 +84,11 @@ class IsotropicField(Field):
     Beyond the first and last slice, and beyond the padded rows and columns, each layer sees its own zeros, as at the edge of a
     training crop; everywhere else a tile sees as many latents as reach into it.
 
+    Neighbouring tiles that are alike go through the generator together. Arithmetic rounds otherwise for another number of tiles
+    (float32 on a CPU: by 1e-7), so which ones do is a matter of the lattice, not of the box asked for: a tile keeps its place
+    among the same number of tiles, and so its bits, even where the others are not wanted. Another ``batch`` may change the last
+    bit, and so may a batch or a tile that was halved because memory did not suffice.
+
     Args:
         run: the model.
         codes: where codes come from.
@@ -87,13 +96,15 @@ class IsotropicField(Field):
         intensities: of the output's channels.
         dtype: of the output.
         core: latents (z, y, x) of a tile's core.
+        batch: tiles per pass at most.
+        region: what will be asked for; tiles outside are not computed.
         skip_empty: fill tiles that see nothing but background.
         seed: dropout is active and drawn from this seed and the tile's place; None: it is not.
     """
 
     def __init__(
         self, run: Run, codes: Codes, inner: Sequence[int], intensities: Sequence[Intensity], dtype: np.dtype, *,
-        core: Sequence[int], skip_empty: bool = True, seed: int | None = None,
+        core: Sequence[int], batch: int = 1, region: Box | None = None, skip_empty: bool = True, seed: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(intensities, dtype)
         self.run, self.codes, self.skip_empty, self.seed = run, codes, skip_empty, seed
@@ -105,77 +116,103 @@ class IsotropicField(Field):
         self.channels = int(run.settings["output_nc"])
         halo = run.model.volume_halo
         self.axes = tuple(Axis(size, int(c), m, m) for size, c, m in zip((self.stack, h, w), core, halo, strict=True))
-        self.unit = (LATENT_STRIDE * int(core[0]), LATENT_STRIDE * int(core[1]), LATENT_STRIDE * int(core[2]))
+        self.block = _block([len(axis) for axis in self.axes], batch)
+        z, y, x = (LATENT_STRIDE * int(c) * n for c, n in zip(core, self.block, strict=True))
+        self.unit, self.region = (z, y, x), region
+        self.passes = Passes(batch)
         self._tiles: Recent[Array] = Recent(CACHE_BYTES)
         self._largest: int | None = None  # latents of a core that fitted into memory, after one did not
 
     def lattice(self) -> dict[str, Any]:
-        """Cores and halos in latents."""
-        return {"core": [axis.core for axis in self.axes], "halo": [axis.before for axis in self.axes], "exact": True}
+        """Cores and halos in latents, and the tiles that are computed together."""
+        core, halo = [axis.core for axis in self.axes], [axis.before for axis in self.axes]
+        return {"core": core, "halo": halo, "block": list(self.block), "exact": True}
 
     def prefetch(self, box: Box) -> None:
         """Lets the codes be read."""
-        for numbers in self._tiles_of(box):
-            self.codes.prefetch(*self._needed([axis[n].window for axis, n in zip(self.axes, numbers, strict=True)]))
+        for group in self._groups(box):
+            for core in group:
+                if self._wanted(core) and core not in self._tiles:
+                    self.codes.prefetch(*self._needed(self._windows(core)))
 
     def render(self, box: Box) -> Array:
         """The box, from the tiles that meet it."""
         sides = zip(box, self.unit, self.shape, strict=True)
         aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
         out = np.empty((self.channels, *(b.stop - b.start for b in box)), self.dtype)
-        for numbers in self._tiles_of(box):
-            tile = self._tile(numbers, keep=not aligned)
-            cores = [axis[n].core for axis, n in zip(self.axes, numbers, strict=True)]
-            place(out, box, tile, [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in cores])
+        for group in self._groups(box):
+            for core, tile in self._tiles_of(group, keep=not aligned).items():
+                if _meets(core, box):
+                    place(out, box, tile, _voxels(core))
         return out
 
     def cost(self, box: Box) -> float:
-        """As above; each code is computed once, and stands for several voxels."""
-        return super().cost(box) + self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
+        """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
+        group = max(self._groups(box), key=len)
+        self._through_network(group)  # the first time costs more, as above
+        seconds = seconds_of(lambda: self._through_network(group))
+        decoding = seconds / sum(math.prod(LATENT_STRIDE * (b - a) for a, b in core) for core in group)
+        return decoding + self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
 
-    def _tiles_of(self, box: Box) -> product[tuple[int, ...]]:
-        spans = [(b.start // LATENT_STRIDE, -(-b.stop // LATENT_STRIDE)) for b in box]
-        return product(*(axis.covering(span) for axis, span in zip(self.axes, spans, strict=True)))
+    # Tiles -----------------------------------------------------------------------------------------------------------
 
-    def _tile(self, numbers: tuple[int, ...], keep: bool) -> Array:
-        if numbers in self._tiles:
-            return self._tiles.get(numbers)
-        tile = self._core([axis[n].core for axis, n in zip(self.axes, numbers, strict=True)])
-        if keep:
-            self._tiles.put(numbers, tile, tile.nbytes)
-        return tile
+    def _groups(self, box: Box) -> Iterator[list[Core]]:
+        """The tiles that a box meets, by their cores, each with those of its block that are like it."""
+        blocks = [range(b.start // u, -(-b.stop // u)) for b, u in zip(box, self.unit, strict=True)]
+        for block in product(*blocks):
+            numbers = (
+                range(at * n, min((at + 1) * n, len(axis))) for at, n, axis in zip(block, self.block, self.axes, strict=True)
+            )
+            alike: dict[Any, list[Core]] = {}
+            for of_tile in product(*numbers):
+                tiles = [axis[n] for axis, n in zip(self.axes, of_tile, strict=True)]
+                alike.setdefault(tuple(tile.kind for tile in tiles), []).append(tuple(tile.core for tile in tiles))
+            yield from (group for group in alike.values() if any(_meets(core, box) for core in group))
 
-    # One core ----------------------------------------------------------------------------------------------------------
+    def _wanted(self, core: Core) -> bool:
+        return self.region is None or _meets(core, self.region)
 
-    def _core(self, core: list[Span]) -> Array:
-        """A core in latents → (C, z, y, x) voxels; where memory does not suffice, in halves."""
-        longest = max(range(3), key=lambda axis: core[axis][1] - core[axis][0])
-        if self._largest is None or max(b - a for a, b in core) <= self._largest:
-            try:
-                return self._decode(core)
-            except (torch.OutOfMemoryError, MemoryError):
-                length = core[longest][1] - core[longest][0]
-                if length == 1:
-                    raise UserError("not even a tile of one latent fits into memory; use another --device") from None
-                self._largest = (length + 1) // 2
-            if self.run.engine.device.type == "cuda":
-                torch.cuda.empty_cache()
-        start, stop = core[longest]
+    def _tiles_of(self, group: list[Core], keep: bool) -> dict[Core, Array]:
+        """The wanted tiles of a group, by their cores."""
+        wanted = [core for core in group if self._wanted(core)]
+        if all(core in self._tiles for core in wanted):
+            return {core: self._tiles.get(core) for core in wanted}
+        made = dict(zip(group, self._through_network(group), strict=True))
+        tiles = {core: made[core] for core in wanted}
+        for core, tile in tiles.items() if keep else ():
+            self._tiles.put(core, tile, tile.nbytes)
+        return tiles
+
+    def _through_network(self, cores: Sequence[Core]) -> list[Array]:
+        """Cores in latents, alike → (C, z, y, x) voxels of each."""
+        return self.passes(self._decode, cores, self._too_large)
+
+    def _too_large(self, core: Core) -> Array:
+        if _longest(core) == 1:
+            raise UserError("not even a tile of one latent fits into memory; use another --device")
+        self._largest = (_longest(core) + 1) // 2
+        return self._in_halves(core)
+
+    def _in_halves(self, core: Core) -> Array:
+        lengths = [b - a for a, b in core]
+        axis = lengths.index(max(lengths))
+        start, stop = core[axis]
         middle = (start + stop) // 2
-        halves = [[*core[:longest], part, *core[longest + 1 :]] for part in ((start, middle), (middle, stop))]
-        return np.concatenate([self._core(half) for half in halves], axis=longest + 1)
+        halves = [(*core[:axis], part, *core[axis + 1 :]) for part in ((start, middle), (middle, stop))]
+        return np.concatenate([self._through_network([half])[0] for half in halves], axis=axis + 1)
 
-    def _decode(self, core: list[Span]) -> Array:
-        windows = [
-            (max(0, a - axis.before), min(axis.size, b + axis.after)) for (a, b), axis in zip(core, self.axes, strict=True)
-        ]
-        packed = self.codes.read(*self._needed(windows))
-        if self.skip_empty and packed.empty.all():
-            self.skipped += 1
-            sides = [LATENT_STRIDE * (b - a) for a, b in core]
-            return np.broadcast_to(self.background(), (self.channels, *sides))
-        margins = [(a - lo, hi - b) for (a, b), (lo, hi) in zip(core, windows, strict=True)]
-        return self._through_network(packed, windows[0], margins, core)
+    def _decode(self, cores: Sequence[Core]) -> list[Array]:
+        """As above, in one pass; a tile that is background or not wanted keeps its place."""
+        if self._largest is not None and _longest(cores[0]) > self._largest:
+            return [self._in_halves(core) for core in cores]
+        stacks = [self._stack(core) if self._wanted(core) else None for core in cores]
+        blank = np.broadcast_to(self.background(), (self.channels, *(LATENT_STRIDE * (b - a) for a, b in cores[0])))
+        tiles = self._expand(stacks, cores) if any(stack is not None for stack in stacks) else [None] * len(cores)
+        self.skipped += sum(tile is None and self._wanted(core) for core, tile in zip(cores, tiles, strict=True))
+        return [blank if tile is None else tile for tile in tiles]
+
+    def _windows(self, core: Core) -> list[Span]:
+        return [(max(0, a - axis.before), min(axis.size, b + axis.after)) for (a, b), axis in zip(core, self.axes, strict=True)]
 
     def _needed(self, windows: Sequence[Span]) -> tuple[Span, Span, Span]:
         """The codes under a window of the stack: slices, latents along rows, along columns."""
@@ -190,22 +227,56 @@ class IsotropicField(Field):
         return max(0, window[0] // self.resizing - 1), min(count, -(-window[1] // self.resizing) + 1)
 
     @torch.inference_mode()
-    def _through_network(self, packed: Packed, window: Span, margins: list[Span], core: list[Span]) -> Array:
-        model, device = self.run.model, self.run.engine.device
+    def _stack(self, core: Core) -> Tensor | None:
+        """What the generator reads of a tile, (1, d, y, x, z); None where there is nothing but background."""
+        windows = self._windows(core)
+        packed = self.codes.read(*self._needed(windows))
+        if self.skip_empty and packed.empty.all():
+            return None
+        model, window = self.run.model, windows[0]
         first, last = self._pooled(window)
         with self.run.engine.autocast():
-            latent = model.unpack(packed_tensor(packed.codes, device))
+            latent = model.unpack(packed_tensor(packed.codes, self.run.engine.device))
             short = (last - first) * self.pooling - len(latent)
             if short:  # the last group of pooled slices is incomplete
                 latent = torch.cat([latent, latent[-1:].expand(short, *latent.shape[1:])])
             stack = model.restack(latent.movedim(0, -1)[None])
-            skip = window[0] - first * self.resizing
-            stack = stack[..., skip : skip + window[1] - window[0]]
-            stack = stack.contiguous(memory_format=torch.channels_last_3d)
-            z, y, x = margins
-            with dropout(model.G["net_g"], self.seed, core):
-                volume = model.expand(stack, (y, x, z))[0]
-        return self.to_grey(volume.movedim(-1, 1)).contiguous().cpu().numpy()
+        skip = window[0] - first * self.resizing
+        return stack[..., skip : skip + window[1] - window[0]]
+
+    @torch.inference_mode()
+    def _expand(self, stacks: Sequence[Tensor | None], cores: Sequence[Core]) -> list[Array | None]:
+        """Stacks of cores → their voxels; in the place of one that is None, another one goes through the network."""
+        other = next(stack for stack in stacks if stack is not None)
+        batch = torch.cat([other if stack is None else stack for stack in stacks])
+        batch = batch.contiguous(memory_format=torch.channels_last_3d)
+        windows = self._windows(cores[0])
+        z, y, x = ((a - lo, hi - b) for (a, b), (lo, hi) in zip(cores[0], windows, strict=True))
+        with self.run.engine.autocast(), dropout(self.run.model.G["net_g"], self.seed, cores[0]):
+            volumes = self.run.model.expand(batch, (y, x, z))
+        return [
+            None if stack is None else self.to_grey(volume.movedim(-1, 1)).contiguous().cpu().numpy()
+            for stack, volume in zip(stacks, volumes, strict=True)
+        ]
+
+
+def _block(counts: Sequence[int], batch: int) -> tuple[int, int, int]:
+    """How many of the tiles there are along each axis (z, y, x) make a batch: first along x."""
+    x = min(batch, counts[2])
+    y = min(batch // x, counts[1])
+    return min(batch // (x * y), counts[0]), y, x
+
+
+def _voxels(core: Core) -> list[Span]:
+    return [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in core]
+
+
+def _meets(core: Core, box: Box) -> bool:
+    return all(a < b.stop and b.start < z for (a, z), b in zip(_voxels(core), box, strict=True))
+
+
+def _longest(core: Core) -> int:
+    return max(b - a for a, b in core)
 
 
 def seconds_of(call: Callable[[], object]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,7 @@ log = logging.getLogger("isoscope")
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _CORES = (64, 32, 16)
+_BATCH = 8  # decoding tiles per pass on a GPU that has room for them
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ class Options:
         tile: side of a decoding tile's core in output voxels; None: as memory allows.
         skip_empty: fill tiles of pure background instead of computing them.
         approximate: tiles although the generator's norm sees the whole volume.
-        batch: encoding tiles per pass.
+        batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
+
+    Raises:
+        UserError: ``dsp`` or ``batch`` are no counts.
     """
 
     normalise: str = "run"
@@ -59,6 +64,11 @@ class Options:
     skip_empty: bool = True
     approximate: bool = False
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
+            if count is not None and count < 1:
+                raise UserError(f"--{name} {count} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -101,11 +111,8 @@ def slices_of(run: Run, volumes: Sequence[Volume], options: Options) -> Slices:
     """The slices of an input.
 
     Raises:
-        UserError: the number of channels or the shapes do not fit, or ``dsp`` or ``batch`` are no counts.
+        UserError: the number of channels or the shapes do not fit.
     """
-    for name, count in {"dsp": options.dsp, "batch": options.batch}.items():
-        if count is not None and count < 1:
-            raise UserError(f"--{name} {count} must be at least 1")
     if len(volumes) != run.channels:
         raise UserError(
             f"{run.name} reads {run.channels} channel(s), the input has {len(volumes)}; "
@@ -140,14 +147,32 @@ def core_of(run: Run, options: Options) -> tuple[int, int, int]:
             raise UserError(f"--tile {options.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
         side = options.tile // LATENT_STRIDE
         return side, side, side
-    engine = run.engine
     side = _CORES[-1]
-    if engine.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(engine.device).total_memory
-        width = run.settings["ngf"] * (2 if engine.precision == "bf16" else 4) * _BYTES_PER_VOXEL
-        fitting = [c for c in _CORES if (LATENT_STRIDE * c + 4) ** 3 * width < 0.5 * memory]
+    if run.engine.device.type == "cuda":
+        fitting = [c for c in _CORES if (LATENT_STRIDE * c + 4) ** 3 < _room(run)]
         side = fitting[0] if fitting else side
     return side, side, side
+
+
+def decoding_batch(run: Run, options: Options, core: Sequence[int], codes: Sequence[int]) -> int:
+    """Decoding tiles per pass: 1 on a CPU, 8 on a GPU, or as many as asked for; on a GPU no more than its memory has room for.
+
+    Args:
+        core: latents (z, y, x) of a tile's core.
+        codes: slices, latents along rows and columns.
+    """
+    if run.engine.device.type != "cuda":
+        return options.batch or 1
+    whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
+    voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
+    return max(1, min(options.batch or _BATCH, int(_room(run) / voxels)))
+
+
+def _room(run: Run) -> float:
+    """Voxels that half of the GPU's memory suffices to decode."""
+    memory = torch.cuda.get_device_properties(run.engine.device).total_memory
+    width = run.settings["ngf"] * (2 if run.engine.precision == "bf16" else 4) * _BYTES_PER_VOXEL
+    return 0.5 * memory / width
 
 
 def enhance_job(run: Run, volumes: Sequence[Volume], options: Options) -> Job:
@@ -181,9 +206,12 @@ def decoded_field(
     Raises:
         UserError: the generator's norm sees the whole volume, which does not fit into one tile.
     """
+    core = core_of(run, options)
+    whole = (codes.shape[0] * run.geometry.factor, inner[0], inner[1])
     field = IsotropicField(
-        run, codes, inner, maps, dtype, core=core_of(run, options), skip_empty=options.skip_empty, seed=seed
-    )
+        run, codes, inner, maps, dtype, core=core, batch=decoding_batch(run, options, core, codes.shape),
+        region=region_of(options.region, whole), skip_empty=options.skip_empty, seed=seed,
+    )  # fmt: skip
     if not run.local and not options.approximate and max(map(len, field.axes)) > 1:
         raise UserError(
             f"{run.name} uses norm {run.settings['norm']}, whose statistics are of the whole volume: tiles of it would differ. "

@@ -31,6 +31,11 @@ class Tile:
         """Places of the window before and after the core."""
         return self.core[0] - self.window[0], self.window[1] - self.core[1]
 
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """What tiles have in common that look alike to a network: places of the core, before it and after it."""
+        return self.core[1] - self.core[0], *self.margins
+
 
 @dataclass(frozen=True)
 class Axis:

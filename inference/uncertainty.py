@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ def spread_job(run: Run, volumes: Sequence[Volume], options: Options, job: Job, 
     if passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
     fields = []
+    turning = replace(options, region=None, batch=1)  # boxes of the output are not those of a turned volume's batches
     for turn in range(passes):
         views = [TurnedVolume(volume, turn) for volume in volumes]
         other = Slices(views, slices.intensities, dsp=slices.dsp, dsp_how=run.settings["dsp_how"], usp=run.settings["usp"])
-        fields.append(TurnedField(isotropic_field(run, other, options, single), turn))
+        fields.append(TurnedField(isotropic_field(run, other, turning, single), turn))
     return job.of(SpreadField(fields), "standard deviation over in-plane orientations")
 
 

@@ -110,23 +110,6 @@ def test_a_core_holds_the_codes_of_its_own_training_crop(tmp_path):
     np.testing.assert_array_equal(encoder.read((0, 4), tile.core, (0, 3)).codes, codes[:, first - 3 : last - 3, :3])
 
 
-def test_out_of_memory_halves_the_tile_and_goes_on(tmp_path, monkeypatch):
-    run, slices, maps = opened(tmp_path)
-    expected = isotropic(run, slices, maps, core=(4, 4, 4)).render((slice(0, 32), slice(0, 32), slice(0, 32)))
-    field = isotropic(run, slices, maps, core=(4, 4, 4))
-    decode, sizes = IsotropicField._decode, []
-
-    def limited(self, core):
-        sizes.append(max(b - a for a, b in core))
-        if sizes[-1] > 2:
-            raise torch.OutOfMemoryError
-        return decode(self, core)
-
-    monkeypatch.setattr(IsotropicField, "_decode", limited)
-    np.testing.assert_allclose(field.render((slice(0, 32), slice(0, 32), slice(0, 32))), expected, atol=2e-3)
-    assert sizes.count(4) == 1
-
-
 def test_empty_background_is_filled_and_counted(tmp_path):
     run = Run.load(make_run(tmp_path / "D" / "P", pooled=(100.0, 900.0)))
     values = np.full((2, 40, 120), 40, np.uint16)

@@ -1,0 +1,51 @@
+"""Tiles through a network several at a time, and what happens where memory does not suffice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+log = logging.getLogger("isoscope")
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class Passes:
+    """Passes of a network over tiles.
+
+    Attributes:
+        size: tiles per pass; halved each time that memory does not suffice.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(
+        self, network: Callable[[Sequence[Given]], Sequence[Made]], tiles: Sequence[Given], in_parts: Callable[[Given], Made]
+    ) -> list[Made]:
+        """What the network makes of each tile.
+
+        Args:
+            network: makes as many as it is given, ``size`` at most.
+            tiles: what goes in.
+            in_parts: makes a tile for which memory does not suffice with one tile per pass.
+        """
+        made: list[Made] = []
+        while len(made) < len(tiles):
+            part = tiles[len(made) : len(made) + self.size]
+            try:
+                made += network(part)
+                continue
+            except (torch.OutOfMemoryError, MemoryError):
+                pass  # the memory of the failed pass is free only after this block, which holds its frames
+            torch.cuda.empty_cache()
+            if self.size > 1:
+                self.size //= 2
+                log.info("memory does not suffice for so many tiles per pass; going on with %d", self.size)
+            else:
+                made.append(in_parts(part[0]))
+        return made

@@ -1,0 +1,178 @@
+"""Several tiles per pass of a network: the volume of one by one, the same bits for any box, less at once where memory ends."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from infer_runs import grey, make_run
+
+from inference import Options, Run, enhance
+from inference.encoding import SliceEncoder
+from inference.fields import IsotropicField
+from inference.intensity import intensities
+from inference.slices import Slices
+from utils.errors import UserError
+from utils.volumes.volume import ArrayVolume
+
+FLOAT = np.dtype(np.float32)
+CORE = (2, 2, 1)  # of 15 tiles along x, numbers 4 to 10 see their whole halo and are alike
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run.load(make_run(tmp_path_factory.mktemp("runs") / "D" / "P", pooled=(100.0, 900.0)))
+
+
+@pytest.fixture
+def patched(run, monkeypatch):
+    """Calls of a method of the model: what ``limit`` says of their arguments; more than ``most`` is out of memory."""
+
+    def patch(name, limit, most=None):
+        network, calls = getattr(run.model, name), []
+
+        def limited(*given):
+            calls.append(limit(*given))
+            if most is not None and calls[-1] > most:
+                raise torch.OutOfMemoryError
+            return network(*given)
+
+        monkeypatch.setattr(run.model, name, limited)
+        return calls
+
+    return patch
+
+
+def slices_of(run, values):
+    volume = ArrayVolume(values)
+    return Slices([volume], intensities(run.record, run.directions, [volume], "run", translates=False))
+
+
+def decoder(run, values=None, **options):
+    slices = slices_of(run, grey((2, 16, 120)) if values is None else values)
+    encoder = SliceEncoder(run, slices)
+    return IsotropicField(run, encoder, slices.inner, slices.intensities, FLOAT, **{"core": CORE, **options})
+
+
+def whole(field):
+    return tuple(slice(0, size) for size in field.shape)
+
+
+def rendered(field):
+    return field.render(whole(field))
+
+
+def latents(stack, margins):
+    """Of the cores of a batch."""
+    size = len(stack)
+    for length, (before, after) in zip(stack.shape[2:], margins, strict=True):
+        size *= length - before - after
+    return size
+
+
+def test_tiles_of_all_shapes_equal_those_computed_one_by_one(run, patched):
+    expected = rendered(decoder(run))
+    calls = patched("expand", lambda stack, margins: (len(stack), tuple(stack.shape[2:]), margins))
+    field = decoder(run, batch=3)
+    assert field.block == (1, 1, 3) and field.unit == (16, 16, 24) and field.lattice()["block"] == [1, 1, 3]
+    np.testing.assert_allclose(rendered(field), expected, atol=2e-3)
+    assert Counter(count for count, *_ in calls) == {1: 8, 2: 2, 3: 1}  # 0, 1, 2; 3, 4+5; 6+7+8; 9+10, 11; 12, 13, 14
+    assert len({(shape, margins) for _, shape, margins in calls}) == 9
+
+
+def test_a_batch_extends_along_rows_and_planes_where_columns_do_not_suffice(run):
+    volume = grey((3, 40, 20))
+    field = decoder(run, volume, core=(1, 2, 2), batch=7)  # 3 x 3 x 2 tiles
+    assert field.block == (1, 3, 2)
+    field = decoder(run, volume, core=(1, 2, 2), batch=13)
+    assert field.block == (2, 3, 2) and field.unit == (16, 48, 32)
+    np.testing.assert_allclose(rendered(field), rendered(decoder(run, volume, core=(1, 2, 2))), atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_any_box_has_the_bits_of_the_whole_volume(run, seed):
+    everything = rendered(decoder(run, batch=3, seed=seed))
+    one_by_one = rendered(decoder(run, seed=seed))
+    assert (np.abs(everything - one_by_one).max() > 1) == (seed is not None)  # dropout is drawn for a batch
+    for box in ((slice(0, 16), slice(0, 16), slice(57, 63)), (slice(3, 11), slice(0, 9), slice(30, 90))):
+        for region in (None, box):
+            part = decoder(run, batch=3, seed=seed, region=region).render(box)
+            np.testing.assert_array_equal(part, everything[(slice(None), *box)])
+    pieces = [decoder(run, batch=3, seed=seed).render((slice(0, 16), slice(0, 16), slice(x, x + 24))) for x in range(0, 120, 24)]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=3), everything)
+
+
+def test_a_region_reads_only_the_codes_of_its_tiles(run, monkeypatch):
+    box = (slice(0, 16), slice(0, 16), slice(57, 63))  # the second of three tiles of a batch
+    field, spans = decoder(run, batch=3, region=box), []
+    read = field.codes.read
+    monkeypatch.setattr(field.codes, "read", lambda k, y, x: spans.append(x) or read(k, y, x))
+    field.prefetch(box)
+    field.render(box)
+    assert spans == [(3, 12)]
+
+
+def test_commands_give_the_crop_of_the_whole_volume(run):
+    volume = grey((2, 24, 140))
+    options = {"tile": 8, "batch": 4}
+    everything = enhance(run, volume, Options(**options))
+    region = (slice(3, 14), slice(5, 24), slice(40, 101))
+    np.testing.assert_array_equal(enhance(run, volume, Options(**options, region=region)), everything[region])
+    with pytest.raises(UserError, match="--batch 0 must be at least 1"):
+        Options(batch=0)
+
+
+def test_background_changes_no_bit_of_its_neighbours(run):
+    values = np.full((2, 16, 200), 40, np.uint16)
+    values[..., :80] = grey((2, 16, 80), high=850)
+    filled = decoder(run, values, batch=4)
+    computed = decoder(run, values, batch=4, skip_empty=False)
+    parts = [rendered(field)[..., :80] for field in (filled, computed)]
+    np.testing.assert_array_equal(*parts)
+    assert filled.skipped > 3 and computed.skipped == 0 and parts[0].std() > 1
+
+
+# Codes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_features_do_not_depend_on_what_else_is_in_a_pass(tmp_path):
+    run = Run.load(make_run(tmp_path / "D" / "P", "ae0iso0tccut", hbranch="mid"))
+    slices = slices_of(run, grey((3, 61, 40)))  # 3 x 2 tiles
+    n, h, w = SliceEncoder(run, slices).shape
+    everything = SliceEncoder(run, slices, batch=4).read((0, n), (0, h), (0, w)).codes
+    assert everything.dtype == np.float32 and everything.std() > 0.01
+    other = SliceEncoder(run, slices, batch=4)
+    for x in range(w - 1, -1, -1):
+        np.testing.assert_array_equal(other.read((0, n), (1, 7), (x, x + 1)).codes, everything[:, 1:7, x : x + 1])
+
+
+# Out of memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_halves_the_batch_and_then_the_tile(run, patched):
+    box = (slice(0, 16), slice(0, 16), slice(32, 64))  # tiles 4 to 7
+    expected = decoder(run).render(box)
+    calls = patched("expand", latents, most=1)
+    field = decoder(run, batch=4)
+    np.testing.assert_allclose(field.render(box), expected, atol=2e-3)
+    assert calls == [16, 8, 4, *[1] * 16] and field.passes.size == 1
+    patched("expand", latents, most=0)
+    with pytest.raises(UserError, match="not even a tile of one latent"):
+        decoder(run, batch=4).render(box)
+
+
+def test_out_of_memory_halves_the_batch_of_slices_and_then_the_tile(run, patched):
+    slices = slices_of(run, grey((3, 61, 40)))
+    n, h, w = SliceEncoder(run, slices).shape
+    box = (0, n), (0, h), (0, w)
+    expected = SliceEncoder(run, slices).read(*box).codes
+    calls = patched("pack", len, most=6)
+    encoder = SliceEncoder(run, slices, batch=4)
+    np.testing.assert_array_equal(encoder.read(*box).codes, expected)
+    assert calls == [12, 6, 6, 6] and encoder.passes.size == 2
+    calls = patched("pack", len, most=1)
+    np.testing.assert_array_equal(SliceEncoder(run, slices, batch=2).read((0, n), (0, 2), (0, 2)).codes, expected[:, :2, :2])
+    assert calls == [6, 3, 2, 1, 1, 1]
+    patched("pack", len, most=0)
+    with pytest.raises(UserError, match="not even one slice"):
+        SliceEncoder(run, slices, batch=2).read(*box)

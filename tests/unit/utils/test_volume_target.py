@@ -201,9 +201,9 @@ import resource, sys, numpy as np
 from target_volumes import begin
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 values = np.random.default_rng(0).integers(0, 4, (64, 128, 128)).astype(np.uint8)
-target = begin("warm." + sys.argv[1], np.uint8, shape=values.shape, shard=values.shape)
+target = begin("warm." + sys.argv[1], np.uint8, shape=values.shape, shard=values.shape, voxel_um=None)
 target.write_region(target.boxes[0], values); target.finish(); start = peak()
-target = begin("big." + sys.argv[1], np.uint8, shape=(192, 1024, 1024), shard=values.shape)
+target = begin("big." + sys.argv[1], np.uint8, shape=(192, 1024, 1024), shard=values.shape, voxel_um=None)
 for box in target.boxes: target.write_region(box, values)
 target.finish(); print(peak() - start)
 """

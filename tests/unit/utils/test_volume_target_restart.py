@@ -42,7 +42,7 @@ def test_ranks_finish_together(tmp_path):
     import threading
 
     barrier = threading.Barrier(3)
-    target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64))
+    target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64), voxel_um=None)
     values = random_values((300, 300, 40), np.uint8)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: fill(target, values, [n]), range(len(target.boxes))))
@@ -95,7 +95,7 @@ def test_a_killed_command_continues_where_it_was(name, tmp_path):
 
 
 def test_finishing_can_be_killed_and_repeated(tmp_path, monkeypatch):
-    target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64))
+    target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64), voxel_um=None)
     values = random_values((300, 300, 40), np.uint8)
     fill(target, values)
     calls = []

@@ -137,32 +137,6 @@ class FourierShells:
         return ShellCurve(self.frequency(axis)[1:], value[1:], self.count(axis)[1:])
 
 
-def fourier_shell_correlation(
-    a: NDArray[np.generic],
-    b: NDArray[np.generic],
-    spacing: tuple[float, float, float] = (1, 1, 1),
-    axis: int | None = None,
-    cone_degrees: float = CONE_DEGREES,
-) -> ShellCurve:
-    """Fourier shell correlation of two volumes (Z, Y, X) of equal shape.
-
-    Args:
-        a: intensities in any unit; means are removed, nothing is tapered (see tapered()).
-        b: the same.
-        spacing: voxel size (z, y, x); frequencies are cycles per its unit.
-        axis: only coefficients in the double cone about this axis; None for all.
-        cone_degrees: half the opening angle of the cone.
-
-    Returns:
-        The curve without the shell of frequency 0.
-    """
-    if a.shape != b.shape:
-        raise ValueError(f"volumes of shapes {a.shape} and {b.shape} cannot be correlated; cut them to one grid first")
-    z, y, x = a.shape
-    shells = FourierShells((z, y, x), spacing, cone_degrees)
-    return shells.correlation(shells.transform(a), shells.transform(b), axis)
-
-
 def tapered(volume: NDArray[np.generic]) -> NDArray[np.float32]:
     """The volume (Z, Y, X) minus its mean, falling to zero at its faces (a cosine over TAPER / 2 of each side).
 

@@ -34,6 +34,7 @@ from utils.volumes.volume_io import (
     free_space,
     open_volume,
     partial_path,
+    plan_target,
     refuse_existing,
 )
 
@@ -215,11 +216,12 @@ def write_job(job: Job, output: Path, extras: Extras, processes: Processes) -> b
 def _create(job: Job, output: Path, extras: Extras, processes: Processes) -> Any:
     if extras.overwrite and processes.rank:
         processes.wait()  # the first process may have to remove an unfinished output
-    target = create_target(
+    plan = plan_target(
         output, shape=job.shape, dtype=job.field.dtype, voxel_um=job.voxel_um, translation_um=job.translation_um,
         channel_names=job.channel_names, shard=shard_of(job.field.unit), attributes=job.attributes,
-        compression=None if extras.compression == "none" else extras.compression, overwrite=extras.overwrite,
+        compression=None if extras.compression == "none" else extras.compression,
     )  # fmt: skip
+    target = create_target(output, plan, overwrite=extras.overwrite)
     if extras.overwrite and not processes.rank:
         processes.wait()
     return target
@@ -244,10 +246,11 @@ def _consistency(run: Run, slices: Slices, outputs: Sequence[Volume], file: Path
     if voxel is not None and position is not None:
         size = (voxel[0] * check.factor, voxel[1], voxel[2])
         first = (position[0] + voxel[0] * run.geometry.plane_of_slice(0, check.how), position[1], position[2])
-    target = create_target(
+    plan = plan_target(
         file, shape=check.shape, dtype="float32", voxel_um=size, translation_um=first,
-        channel_names=run.directions if len(outputs) > 1 else None, attributes=record, overwrite=True,
+        channel_names=run.directions if len(outputs) > 1 else None, attributes=record,
     )  # fmt: skip
+    target = create_target(file, plan, overwrite=True)
 
     def write(box: Box, values: NDArray[Any]) -> None:
         target.write_region(box, values if target.channels else values[0])

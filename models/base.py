@@ -64,7 +64,7 @@ class BaseModel(pl.LightningModule):
         self.generator_steps = 0
         self.weights_loaded = False  # pretrained components: their codebook is neither initialised nor revived
         self._finite: Tensor | None = None
-        self._epoch_start = 0.0
+        self._epoch_start, self._epoch_batches = 0.0, 0
 
     # What a model says -----------------------------------------------------------------------------------------------
 
@@ -187,11 +187,11 @@ class BaseModel(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Lightning never steps schedulers under manual optimisation."""
         for scheduler in self._schedulers():
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(self._monitored())
-            else:
+            if not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
-        images = self.settings["batch_size"] * int(self.trainer.num_training_batches) * self.trainer.world_size
+            elif self._monitor_is_new():
+                scheduler.step(self._monitored())
+        images = self.settings["batch_size"] * self._epoch_batches * self.trainer.world_size
         self.log("samples_per_second", images / max(1e-9, time.monotonic() - self._epoch_start))
         for name, optimizer in zip("gd", self.trainer.optimizers, strict=False):
             self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
@@ -200,12 +200,25 @@ class BaseModel(pl.LightningModule):
         schedulers = self.lr_schedulers()
         return schedulers if isinstance(schedulers, list) else [schedulers]  # type: ignore[list-item, return-value]
 
+    def _monitor_is_new(self) -> bool:
+        """Between two validations a validation metric is that of an earlier epoch, or not there yet."""
+        return not self.settings["monitor"].startswith("val/") or (self.current_epoch + 1) % self.settings["val_epochs"] == 0
+
     def _monitored(self) -> float:
         name = self.settings["monitor"]
-        if name not in self.trainer.callback_metrics:
+        value = self.metric(name)
+        if value is None:
             known = ", ".join(sorted(self.trainer.callback_metrics))
             raise UserError(f"lr_policy plateau watches --monitor {name!r}, which is not logged; known: {known}")
-        return float(self.trainer.callback_metrics[name])
+        return value
+
+    def metric(self, name: str) -> float | None:
+        """A logged metric, averaged over the processes, which must decide alike by it; None where it is not logged.
+
+        All processes call it together.
+        """
+        value = self.trainer.callback_metrics.get(name)
+        return None if value is None else float(self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean"))
 
     # Validation ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +240,7 @@ class BaseModel(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A fresh training sees its data once before the first step; a resumed one follows the schedule that it has now."""
+        self._start_clock()
         for scheduler in self._schedulers():
             apply_now(scheduler)
         if not self.weights_loaded and self.generator_steps == 0:
@@ -234,10 +248,15 @@ class BaseModel(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Starts the clock of the epoch."""
-        self._epoch_start = time.monotonic()
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        """Also as the training starts: Lightning does not say that an epoch does where one goes on in its middle."""
+        self._epoch_start, self._epoch_batches = time.monotonic(), 0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout and noise are a function of (seed, epoch, batch, rank), so a resumed run draws the same."""
+        self._epoch_batches += 1
         key = [self.settings["seed"], self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 

@@ -33,9 +33,9 @@ def _squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
     return distances
 
 
-def codes_used(counts: Tensor, at_least: int = 1) -> Tensor:
-    """How many codes were chosen ``at_least`` times; counts (..., n_embed) → (...,) int64."""
-    return (counts >= at_least).sum(dim=-1)
+def codes_used(counts: Tensor) -> Tensor:
+    """How many codes were chosen at all; counts (..., n_embed) → (...,) int64."""
+    return (counts > 0).sum(dim=-1)
 
 
 def perplexity(counts: Tensor) -> Tensor:

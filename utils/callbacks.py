@@ -119,13 +119,13 @@ class RunKeeper(Checkpoint):
                 partial.replace(path)
 
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
+        value = pl_module.metric(self.monitor)
         if value is None:
             self._say_once_what_is_logged(trainer)
             return
         sign = -1 if higher_is_better(self.monitor) else 1
-        if self.best is None or sign * float(value) < sign * self.best:
-            self.best = float(value)
+        if self.best is None or sign * value < sign * self.best:
+            self.best = value
             self._write(trainer, pl_module, self.run.best)
 
     def _say_once_what_is_logged(self, trainer: pl.Trainer) -> None:

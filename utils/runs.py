@@ -6,7 +6,7 @@
         0.json 1.json …        resolved settings, one file per start
         dataset.json           intensity transform of the training data with its constants
         <model>.py             the source of the model as it was (never imported back)
-        logs/                  TensorBoard and metrics.csv
+        logs/                  TensorBoard
         pictures/              PNG
         checkpoints/           <component>_model_epoch_N.pth, last.ckpt, best.ckpt
         run.lock               host, process and start of the training that uses the folder

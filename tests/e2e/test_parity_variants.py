@@ -10,6 +10,7 @@ from benchmarks import parity
 from benchmarks.replay import models
 from benchmarks.replay.golden import Golden, load
 from tests.e2e import reference
+from tests.e2e import reference_networks as networks
 from tests.e2e.reference import as_array
 from tests.e2e.test_parity import GOLDENS, flipped, says_nothing
 
@@ -113,9 +114,9 @@ def test_dimensions_of_the_unet(encode, decode):
             key: shape[:2] + TAPS[encode if key.startswith("down") else decode_built] if len(shape) == 5 else shape
             for key, shape in golden.meta[manifest].items()
         }
-        weights, x = reference.trainable(golden.weights(manifest)), torch.tensor(golden["x"]).requires_grad_()
-        features = reference.unet_encode(weights, x)
-        volume = reference.unet_decode(weights, features)
+        weights, x = networks.trainable(golden.weights(manifest)), torch.tensor(golden["x"]).requires_grad_()
+        features = networks.unet_encode(weights, x)
+        volume = networks.unet_decode(weights, features)
         (volume * torch.tensor(golden["dir"])).sum().backward()
         values |= {f"{prefix}feat{level}": as_array(feature) for level, feature in enumerate(features)}
         values |= {f"{prefix}out0": as_array(volume), f"{prefix}grad_x": as_array(x.grad)}
@@ -134,11 +135,11 @@ def test_norms_of_the_volume_decoder(norm):
     golden.meta["manifest"] = {k: v for k, v in golden.meta["manifest"].items() if k.rsplit(".", 1)[0] not in normed}
     gone = {f"gnorm.{layer}.{part}" for layer in normed for part in ("weight", "bias")}
     kept = Golden(golden.name, golden.meta, {k: v for k, v in golden.items() if "after." not in k and k not in gone})
-    weights, latents = reference.trainable(kept.weights()), torch.tensor(kept["lat"]).requires_grad_()
-    volume = reference.ed023e(weights, latents, norm)
+    weights, latents = networks.trainable(kept.weights()), torch.tensor(kept["lat"]).requires_grad_()
+    volume = networks.ed023e(weights, latents, norm)
     (volume * torch.tensor(kept["dir"])).sum().backward()
     values = {"train_out0": as_array(volume), "grad_lat": as_array(latents.grad)} | norms("gnorm.", weights, kept)
-    values["eval_out0"] = as_array(reference.ed023e(weights, latents, norm, train=False))
+    values["eval_out0"] = as_array(networks.ed023e(weights, latents, norm, train=False))
     mended = [k for k in kept if k == "x" or "out1" in k or k.startswith(("full_", "feat"))]
     assert_parity(filled(kept, values | {k: kept[k] for k in mended}, ("lat", "dir")), mended)
 
@@ -150,8 +151,8 @@ def test_patch_8():
     parts = {f"{old}.{p}": f"{new}.{p}" for old, new in numbers.items() for p in ("weight", "bias")}
     golden.meta["manifest"] = {new: golden.meta["manifest"][old] for old, new in parts.items()}
     golden["x"] = np.ascontiguousarray(golden["x"][..., :64, :96])
-    weights, x = reference.trainable(golden.weights()), torch.tensor(golden["x"]).requires_grad_()
-    y = reference.plane_critic(weights, x)
+    weights, x = networks.trainable(golden.weights()), torch.tensor(golden["x"]).requires_grad_()
+    y = networks.plane_critic(weights, x)
     direction = np.random.default_rng(0).standard_normal(y.shape).astype(np.float32)
     (y * torch.tensor(direction)).sum().backward()
     kept = {k: v for k, v in golden.items() if not k.startswith("gnorm.")} | {f"gnorm.{new}": 0 for new in parts.values()}
@@ -162,7 +163,7 @@ def test_patch_8():
 def test_the_published_quantiser():
     golden = relative("vq_legacy_False", "vq_legacy_True", legacy=False)
     z, codebook = (torch.tensor(golden[key]).requires_grad_() for key in ("z", "codebook"))
-    q, loss, indices = reference.quantise(codebook, z, legacy=False)
+    q, loss, indices = networks.quantise(codebook, z, legacy=False)
     values = {"q": q, "loss": loss, "idx": indices, "idx_bhw": indices.reshape(3, 5, 6)}
     values["entry"] = codebook[indices].reshape(3, 5, 6, 4).permute(0, 3, 1, 2)
     from_q = (q * torch.tensor(golden["dir"])).sum()

@@ -1,6 +1,8 @@
 """A resumed training that is given another end or another schedule, and what is watched in a run with validation data."""
 
+import itertools
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +64,38 @@ def test_another_policy_takes_over(quick, first_rates, before, after, rate):
 def stopping(keeper, trainer, model, original=RunKeeper.on_train_epoch_end):
     keeper.reason = "the test"
     original(keeper, trainer, model)
+
+
+def test_plateau_waits_for_the_validation(quick):
+    """One of three epochs validates, the second: neither before nor after it is there a figure to judge by."""
+    run = quick.train("one", "--lr_policy", "plateau", "--val_epochs", 2, "--n_epochs", 3)
+    schedules = torch.load(run.last, weights_only=True)["lr_schedulers"]
+    assert [schedule["last_epoch"] for schedule in schedules] == [1, 1]
+
+
+def test_the_speed_counts_what_was_trained_since_the_resume(quick, monkeypatch):
+    """By a clock that moves on by a second whenever it is looked at, at the beginning and at the end of an epoch."""
+    speeds, seconds = [], itertools.count(1000)
+    log, original = BaseModel.log, RunKeeper.on_train_batch_end
+
+    def logged(model, name, value, **options):
+        if name == "samples_per_second":
+            speeds.append(value)
+        log(model, name, value, **options)
+
+    def stopped_after_two(keeper, trainer, model, outputs, batch, batch_idx):
+        keeper.reason = keeper.reason or ("the test" if batch_idx == 1 else "")
+        original(keeper, trainer, model, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(BaseModel, "log", logged)
+    monkeypatch.setattr("models.base.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    options = ("--crops_per_volume", 3, "--n_epochs", 1)
+    with monkeypatch.context() as only_first:
+        only_first.setattr(RunKeeper, "on_train_batch_end", stopped_after_two)
+        quick.train("one", *options)
+    speeds.clear()
+    quick.train("one", "--resume")
+    assert speeds == [4.0]  # of two volumes with three crops each
 
 
 def test_a_metric_that_nobody_logs_is_said_once(quick, caplog):

@@ -24,7 +24,7 @@ _MOST_CHUNKS = 4096  # in a shard; beyond, its index costs more than the chunks
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """Everything that decides the bytes of an output; see utils.volumes.volume_target.create_target for the fields."""
+    """Everything that decides the bytes of an output; :func:`plan_target` says what the fields mean, and makes it."""
 
     kind: str
     shape: tuple[int, int, int]
@@ -77,7 +77,7 @@ class TargetPlan:
 
 
 def plan_target(
-    output: Path,
+    output: Path | str,
     *,
     shape: Sequence[int],
     dtype: np.dtype | str,
@@ -90,12 +90,27 @@ def plan_target(
     compression: str | None = "zstd",
     levels: int | None = None,
 ) -> TargetPlan:
-    """The plan of an output; arguments as in utils.volumes.volume_target.create_target.
+    """The plan of an output, complete and known to be possible.
+
+    Args:
+        output: ``.zarr`` (OME-Zarr 0.5), ``.ome.tif``, ``.ome.tiff``, ``.tif``, ``.tiff`` (OME-TIFF), ``.nii``, ``.nii.gz``.
+        shape: (Z, Y, X).
+        dtype: dtype of the values.
+        voxel_um: voxel size (z, y, x) in µm.
+        translation_um: position (z, y, x) in µm of the centre of the first voxel.
+        channel_names: with names there is an axis of channels before Z; a shard holds all channels.
+        shard: the unit of writing, (z, y, x) voxels; 256 along each axis by default, less for smaller volumes.
+        chunk: the unit of compression and reading, a divisor of ``shard``; chosen to suit the format by default.
+        attributes: plain JSON about the run, kept in the output; an output is only continued when they are equal, so that
+            times and counts belong to :meth:`VolumeTarget.finish`.
+        compression: of a TIFF: ``"zstd"``, ``"zlib"`` (read by every program) or None.
+        levels: how many levels the pyramid of an OME-Zarr has at most; None: as many as useful.
 
     Raises:
-        UserError: the format cannot hold the volume, or needs a package that is not installed.
-        ValueError: arguments that make no sense.
+        UserError: the ending is not known, the format cannot hold the volume, or it needs a package that is not installed.
+        ValueError: arguments that make no sense or do not fit each other.
     """
+    output = Path(output)
     kind = output_kind(output)
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")

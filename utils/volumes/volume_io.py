@@ -7,8 +7,9 @@ Reading: :func:`open_volume` gives a lazy :class:`Volume` of a TIFF of any layou
 Zarr array, NIfTI, MRC, CZI, LIF or ND2; :func:`expand_inputs` turns files and folders named by a user into the volumes they
 stand for.
 
-Writing: :func:`create_target` begins an output (OME-Zarr, OME-TIFF or NIfTI, by its suffix) that several processes fill shard by
-shard and that survives being killed; :func:`write_volume` writes a whole volume in one call, and :func:`write_tiff` a plain TIFF.
+Writing: :func:`plan_target` says what an output is to be (OME-Zarr, OME-TIFF or NIfTI, by its suffix), and :func:`create_target`
+begins it: several processes fill it shard by shard, and it survives being killed. :func:`write_volume` writes a whole volume in
+one call, and :func:`write_tiff` a plain TIFF.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from utils.volumes.slice_folder import SliceFolder
 from utils.volumes.target_plan import plan_target
 from utils.volumes.tiff_reader import TiffVolume
 from utils.volumes.volume import ArrayVolume, Volume, check_dtype, choose, triple
-from utils.volumes.volume_target import VolumeTarget, create_target, open_target
+from utils.volumes.volume_target import VolumeTarget, create_target
 from utils.volumes.zarr_volume import ZarrVolume, is_zarr
 
 __all__ = [
-    "ArrayVolume", "Volume", "VolumeTarget", "create_target", "estimate_bytes", "expand_inputs", "free_space", "open_target",
-    "open_volume", "output_kind", "partial_path", "refuse_existing", "write_tiff", "write_volume",
+    "ArrayVolume", "Volume", "VolumeTarget", "create_target", "estimate_bytes", "expand_inputs", "free_space",
+    "open_volume", "output_kind", "partial_path", "plan_target", "refuse_existing", "write_tiff", "write_volume",
 ]  # fmt: skip
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
@@ -184,17 +185,16 @@ def write_volume(
     sources[0] = first = copy.copy(sources[0])
     first.voxel_um = first.voxel_um if voxel_um is None else triple(voxel_um)
     first.translation_um = first.translation_um if translation_um is None else triple(translation_um)
-    described: dict[str, Any] = {
-        "shape": first.shape, "dtype": first.dtype, "voxel_um": first.voxel_um, "translation_um": first.translation_um,
-        "channel_names": channel_names, "attributes": attributes, "compression": compression,
-    }  # fmt: skip
     output = Path(output)
-    if output_kind(output) != "zarr":
-        refuse_existing(output, overwrite)
-        plan = plan_target(output, **described)
+    refuse_existing(output, overwrite)
+    plan = plan_target(
+        output, shape=first.shape, dtype=first.dtype, voxel_um=first.voxel_um, translation_um=first.translation_um,
+        channel_names=channel_names, attributes=attributes, compression=compression,
+    )  # fmt: skip
+    if plan.kind != "zarr":
         write_single_file(output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression)
         return output
-    target = create_target(output, **described, overwrite=overwrite)
+    target = create_target(output, plan, overwrite=overwrite)
     for box in target.boxes:  # all of them: what an earlier call left may stem from other values
         target.write_region(box, first[box] if channel_names is None else np.stack([source[box] for source in sources]))
     return target.finish()

@@ -24,7 +24,7 @@ from utils.volumes.output_files import partial_path, put_folder, refuse_existing
 from utils.volumes.pyramid import halved
 from utils.volumes.sharded_array import ShardedArray
 from utils.volumes.single_file import write_single_file
-from utils.volumes.target_plan import TargetPlan, plan_target, read_plan
+from utils.volumes.target_plan import TargetPlan, read_plan
 from utils.volumes.volume import Box, Volume
 from utils.volumes.zarr_volume import RUN_KEY, UNFINISHED
 
@@ -33,52 +33,22 @@ _WORK = ".work"  # inside the partial folder: the plan, the journals, files that
 _PLAN = Path(_WORK, "plan.json")
 
 
-def create_target(
-    output: Path | str,
-    *,
-    shape: Sequence[int],
-    dtype: np.dtype | str,
-    voxel_um: Sequence[float] | None = None,
-    translation_um: Sequence[float] | None = None,
-    channel_names: Sequence[str] | None = None,
-    shard: Sequence[int] | None = None,
-    chunk: Sequence[int] | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    compression: str | None = "zstd",
-    levels: int | None = None,
-    overwrite: bool = False,
-) -> VolumeTarget:
+def create_target(output: Path | str, plan: TargetPlan, *, overwrite: bool = False) -> VolumeTarget:
     """Begin an output, or continue one that the same command has begun.
 
     All processes of a command may call it at once: the folder is made aside and renamed, and who comes second opens the first's.
     Only where ``overwrite`` discards the unfinished output of another command one process has to go first.
 
     Args:
-        output: ``.zarr`` (OME-Zarr 0.5), ``.ome.tif``, ``.ome.tiff``, ``.tif``, ``.tiff`` (OME-TIFF), ``.nii``, ``.nii.gz``.
-        shape: (Z, Y, X).
-        dtype: dtype of the values.
-        voxel_um: voxel size (z, y, x) in µm.
-        translation_um: position (z, y, x) in µm of the centre of the first voxel.
-        channel_names: with names there is an axis of channels before Z; a shard holds all channels.
-        shard: the unit of writing, (z, y, x) voxels; 256 along each axis by default, less for smaller volumes.
-        chunk: the unit of compression and reading, a divisor of ``shard``; chosen to suit the format by default.
-        attributes: plain JSON about the run, kept in the output; an output is only continued when they are equal, so that
-            times and counts belong to :meth:`VolumeTarget.finish`.
-        compression: of a TIFF: ``"zstd"``, ``"zlib"`` (read by every program) or None.
-        levels: how many levels the pyramid of an OME-Zarr has at most; None: as many as useful.
+        output: the file or folder that :func:`utils.volumes.target_plan.plan_target` made the plan of.
+        plan: what it is to be.
         overwrite: replace an existing output when this one is whole, and discard an unfinished one of another command now.
 
     Raises:
-        UserError: the output exists, its ending is not known, its folder does not exist, the format cannot hold it, or an
-            unfinished output of another command lies there.
-        ValueError: arguments that do not fit each other.
+        UserError: the output exists, its folder does not exist, or an unfinished output of another command lies there.
     """
     output = Path(output)
     refuse_existing(output, overwrite)
-    plan = plan_target(
-        output, shape=shape, dtype=dtype, voxel_um=voxel_um, translation_um=translation_um, channel_names=channel_names,
-        shard=shard, chunk=chunk, attributes=attributes, compression=compression, levels=levels,
-    )  # fmt: skip
     partial = partial_path(output)
     if partial.exists() and overwrite and read_plan(partial, partial / _PLAN) != plan:
         discarded = partial.with_name(f".{partial.name}.{uuid.uuid4().hex[:8]}")
@@ -95,17 +65,8 @@ def create_target(
     return VolumeTarget(output, overwrite)
 
 
-def open_target(output: Path | str, *, overwrite: bool = False) -> VolumeTarget:
-    """The unfinished output that :func:`create_target` made, from another process.
-
-    Raises:
-        UserError: there is none.
-    """
-    return VolumeTarget(Path(output), overwrite)
-
-
 class VolumeTarget:
-    """An unfinished output; see :func:`create_target`.
+    """An unfinished output that :func:`create_target` has begun, in this process or in another one.
 
     Attributes:
         output: what it becomes.
@@ -119,6 +80,7 @@ class VolumeTarget:
     """
 
     def __init__(self, output: Path, overwrite: bool = False):
+        """Args: output: as for :func:`create_target`; overwrite: likewise. Raises UserError where nothing is begun."""
         self.output = output
         self.partial = partial_path(output)
         self.plan = read_plan(self.partial, self.partial / _PLAN)
@@ -148,10 +110,6 @@ class VolumeTarget:
             UserError: the disc is full.
         """
         self._write(0, self._full(box), values)
-
-    def mark_done(self, box: Box) -> None:
-        """Note shards as done that stay at the fill value 0; takes no time."""
-        self._note(0, self._arrays[0].shards_of(self._full(box)))
 
     def finish(
         self,

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from models.base import Window
+from models.base import BaseModel, Window
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from models.schedules import build_scheduler, multiplier
@@ -94,6 +95,17 @@ def test_plateau_falls_when_the_metric_stays():
     for _ in range(8):
         scheduler.step(1.0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+def test_a_metric_is_that_of_all_processes():
+    """Two of them that decided by their own would save or slow down in different epochs; the other one's 4 is added by hand."""
+    model = BaseModel({})
+    mine = torch.tensor(2.0)
+    means = {"mean": lambda value: value.add_(4).div_(2)}
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: means[reduce_op](value))
+    model._trainer = SimpleNamespace(callback_metrics={"g/projection": mine}, strategy=strategy)
+    assert model.metric("g/projection") == 3.0 and mine == 2.0
+    assert model.metric("g/typo") is None
 
 
 def test_freed_memory_is_kept():

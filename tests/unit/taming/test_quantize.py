@@ -193,7 +193,6 @@ def test_kmeans_refuses_fewer_vectors_than_centres():
 def test_usage_by_hand():
     counts = torch.tensor([[4, 4, 0, 0], [1, 1, 1, 13], [0, 0, 0, 0]])
     assert codes_used(counts).tolist() == [2, 4, 0]
-    assert codes_used(counts, at_least=4).tolist() == [2, 1, 0]
     entropy = -(3 / 16 * math.log(1 / 16) + 13 / 16 * math.log(13 / 16))
     assert perplexity(counts).tolist() == pytest.approx([2.0, math.exp(entropy), 0.0])
 

@@ -1,0 +1,40 @@
+"""The sentences that sum an evaluation up."""
+
+import pytest
+
+from evaluation.verdict import verdict
+
+
+def made_up(psnr, limit, power, correlation):
+    curve = {
+        "at_0.143": {"cycles_per_voxel": limit, "cycles_per_um": None},
+        "cycles_per_voxel": [0.05, 0.1, 0.2, 0.4], "correlation": [1.0, correlation, correlation, 0.0],
+    }  # fmt: skip
+    return {
+        "psnr_db": psnr, "ssim": {"xz": psnr / 100, "yz": psnr / 100}, "fsc": {"z": curve},
+        "power_over_truth": {"z": {"1/16-1/8": power, "1/8-1/4": power}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("psnr", "limit", "headline"),
+    [
+        (27, 0.15, "Better than interpolation"),
+        (27, 0.10, "Better than interpolation"),
+        (26, 0.10, "As good as interpolation, not better"),
+        (25, 0.15, "Finer true detail along z than interpolation, at the price of larger voxel-wise errors"),
+        (27, 0.05, "Closer voxel by voxel than interpolation, but with less true detail along z"),
+        (25, 0.05, "Not better than interpolation"),
+        (25, 0.10, "Not better than interpolation"),
+    ],
+)
+def test_headline_weighs_error_against_detail(psnr, limit, headline):
+    volumes = {"reconstruction": made_up(psnr, limit, 0.4, 0.5), "linear": made_up(26, 0.10, 0.1, 0.5), "truth": {}}
+    assert verdict(volumes)["headline"] == headline
+
+
+def test_power_without_agreement_is_called_invented():
+    honest = {"reconstruction": made_up(27, 0.15, 0.9, 0.5), "linear": made_up(26, 0.1, 0.1, 0.5), "truth": {}}
+    invented = {"reconstruction": made_up(27, 0.15, 0.9, 0.05), "linear": made_up(26, 0.1, 0.1, 0.5), "truth": {}}
+    assert not any("invented" in sentence for sentence in verdict(honest)["sentences"])
+    assert sum("invented" in sentence for sentence in verdict(invented)["sentences"]) == 2

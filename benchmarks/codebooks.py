@@ -7,8 +7,8 @@ leave the L1 of the slices and the bottleneck's own term; the isotropic volume, 
 It is judged in eval mode through ``encode`` and ``decode --grid raw``: codes used (each at least 10 times, per level), bits per
 pixel (nominal; entropy of the single codes; on disc) and PSNR of the slices in grey values (peak 255).
 
-The rotation trick (Fifty et al. 2024) is no setting of the product, because it did worst here; it is below, so that the
-comparison can be repeated. Each training has a process of its own; a comparison that was interrupted goes on.
+The rotation trick (Fifty et al. 2024) is no setting of the product, because finite scalar quantisation did better here; it is
+below, so that the comparison can be repeated. Each training has a process of its own; a comparison that was interrupted goes on.
 Writes benchmarks/results/codebooks.json.
 """
 

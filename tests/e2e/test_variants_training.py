@@ -81,7 +81,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(workspace, name):
             assert torch.equal(first[key], second[key]), key
             torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-5)
             moved += not torch.allclose(value, untrained[key], rtol=1e-3, atol=1e-4)
-    assert moved > 20
+    assert moved > 10
 
 
 @pytest.mark.parametrize(

@@ -90,15 +90,14 @@ def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Re
     """Planes are there but show little of their own: keep one per axial resolution length."""
     length = sampling / cutoff
     factor = _nearest(length)
-    how, structure = _projection(data)
     return Recommendation(
-        {"dsp": factor, "l1how": how}, factor,
+        {"dsp": factor, "l1how": "mean"}, factor,
         [
             f"z is sampled like y and x but resolves {ratio:.3g} times less (blurred, or interpolated before): structure ends at "
             f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane "
             "per length, and the output has the input's grid",
-            f"l1how {how}: a plane gathers the light of about one resolution length, which are the {factor} planes that it "
-            f"stands for, and {structure}",
+            "l1how mean: blur averages, so a plane holds the mean light of about one resolution length, which are the "
+            f"{factor} planes that it stands for (max bounds no dark voxel, and leaves dark spots)",
         ],
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ NETWORKS = (
 )
 
 AUTOENCODER = (
-    _network("ldmyaml", str, "vqgan", "autoencoder: ldm/NAME.yaml (vqresidual: more bits; vqlocal: no seams), or a path"),
+    _network("ldmyaml", str, "vqgan", "autoencoder: ldm/NAME.yaml (vqlocal: no seams; vqresidual: more bits), or a path"),
     _network("netG", str, None, "volume generator; unset: the yaml's interpolator, else ed023e", choices=("ed023e",)),
     _network("embed_dim", int, None, "channels of a code; unset: the yaml's", limits=">=1"),
     _network("tc", bool, False, "two channels: the two folders of direction"),

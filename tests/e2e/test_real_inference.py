@@ -1,4 +1,4 @@
-"""A real volume blurred along Z but sampled isotropically: the output has the input's grid (slow: a few minutes on 2 cores)."""
+"""A volume blurred along Z, sampled isotropically: the output has the input's grid (slow: a quarter of an hour on 2 cores)."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from utils.volumes.volume_io import open_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
-STEPS = 40  # far too few for a good result
+FIRST, FACTOR = 2, 4  # plane 2 of the output is plane 0 of the input; of which every fourth plane is encoded
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,15 +39,28 @@ def trained(tmp_path_factory, source):
     folder.mkdir(parents=True)
     (folder / source.name).symlink_to(source)
     places = ["--data_root", root / "data", "--logs", root / "logs"]
-    command("train.py", "--jsn", "mesospim", "--prj", "slow", "--n_epochs", STEPS // 20, "--epoch_save", STEPS // 20, *places)
+    command("train.py", "--jsn", "mesospim", "--prj", "slow", *places)
     return root / "logs" / "mesospim" / "slow"
 
 
-def test_losses_fall_by_half(trained):
+def test_losses_fall(trained):
+    """The projection starts low already: most of the volume is dark."""
     events = EventAccumulator(str(trained / "logs"), size_guidance={"scalars": 0}).Reload()
-    for term in ("g/projection", "g/recon"):
-        values = [event.value for event in events.Scalars(term)]
-        assert np.isfinite(values).all() and values[-1] < 0.5 * values[0], (term, values)
+    for term, part in {"g/projection": 0.7, "g/recon": 0.3}.items():
+        values = np.array([event.value for event in events.Scalars(term)])
+        assert np.isfinite(values).all() and values[-5:].mean() < part * values[0], (term, values)
+
+
+def test_nuclei_are_where_the_input_has_them(trained, source, tmp_path):
+    """Over slabs of the planes that one encoded slice stands for."""
+    output = tmp_path / "o.ome.zarr"
+    command("infer.py", "enhance", "--run", trained, "--input", source, "--output", output)
+    slabs = []
+    for volume, first in ((open_volume(output), FIRST), (open_volume(source), 0)):
+        planes = volume[first : first + 120].astype(float)
+        slabs.append(planes.reshape(-1, FACTOR, *planes.shape[1:]).mean(axis=1))
+    correlation = np.corrcoef(slabs[0].ravel(), slabs[1].ravel())[0, 1]
+    assert correlation > 0.65, correlation
 
 
 @pytest.mark.parametrize("name", ["o.ome.zarr", "o.ome.tif"])
@@ -62,8 +75,8 @@ def test_the_output_has_the_grid_of_the_input(trained, source, tmp_path, name):
     assert made.attributes["seams"]["encoding"] < 1.3
     assert (tmp_path / "o_preview.png").stat().st_size > 1000
     errors = json.loads((tmp_path / "o_consistency.json").read_text())["channels"][0]
-    planes = made[2::4].astype(float)[:31]
-    assert errors["rmse"] == pytest.approx(np.sqrt(np.mean((planes - given[::4]) ** 2)), rel=1e-3)
+    planes = made[FIRST::FACTOR].astype(float)[:31]
+    assert errors["rmse"] == pytest.approx(np.sqrt(np.mean((planes - given[::FACTOR]) ** 2)), rel=1e-3)
     if name.endswith("zarr"):
         yaozarrs.validate_zarr_store(str(output))
         report = tmp_path / "report"

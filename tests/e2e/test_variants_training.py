@@ -64,7 +64,7 @@ def test_resume_is_bit_identical_and_components_reload(workspace, monkeypatch, n
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "ssim"])
 def test_two_processes_equal_one_with_the_doubled_batch(workspace, name):
-    """One step, where nothing is drawn or shared within a batch; in further ones a code or a maximum that ties amplifies rounding."""
+    """One step, where nothing is drawn or shared within a batch; later a code or a maximum that ties amplifies rounding."""
     for file in ("tiny.yaml", "gaussian.yaml"):
         options = workspace.variant(name)  # writes gaussian.yaml
         text = (workspace.root / file).read_text().replace("disc_ndf: 4", "disc_ndf: 4, disc_weight: 0")

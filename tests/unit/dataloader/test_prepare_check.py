@@ -178,7 +178,7 @@ def test_real_volumes(repository, caplog):
     prepare.main(["volumes", *where, "--direction", "x3d1", "--input", str(samples / "nuclei_cyto_rgb3d_ch1.tif")])
     check()
     assert "resolution length 1.15 (in voxels; voxel sizes not stated)" in caplog.text
-    assert "recommended: --dsp 4 --l1how max --cropsize 64 --cropz 64" in caplog.text
+    assert "recommended: --dsp 4 --l1how mean --cropsize 64 --cropz 64" in caplog.text
     check("--direction", "x3d1")
     assert "0.32 % of the voxels have the largest value 65535: saturated or clipped" in caplog.text
     assert "resolution length 1.67" in caplog.text

@@ -43,7 +43,7 @@ def test_blurred_planes_are_thinned_to_one_per_resolution_length():
         "dsp": 4, "l1how": "mean", "cropsize": 64, "cropz": 64, "usp": 1, "downbranch": 2, "resizebranch": 1,
     }  # fmt: skip
     assert found.factor == 4 and "one resolution length is 3.7 voxels" in found.reasons[0]
-    assert recommend(measured(resolution=1.15, axial_cutoff=0.27, median=0.12)).settings["l1how"] == "max"
+    assert recommend(measured(resolution=1.15, axial_cutoff=0.27, median=0.12)).settings["l1how"] == "mean"
 
 
 def test_isotropic_volumes_have_nothing_to_restore():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +76,15 @@ def _store(store: CodeStore) -> Iterator[str]:
     kind = f"{about['codes']} codes in {about['levels']} level(s)" if about["kind"] == "codebook" else "posterior mean, float16"
     yield f"{store.shape[0]} slices of {store.shape[1]} x {store.shape[2]} codes: {kind}"
     yield f"made by {about['run']} in {about['run_path']}, weights {about['weights']}"
-    yield f"slices of {about['slice_voxel_um']} µm (z, y, x) at {about['slice_translation_um']}; {about['factor']} planes each"
+    yield f"slices: {_placement(about['slice_voxel_um'], about['slice_translation_um'])}; {about['factor']} planes each"
     yield from code_sizes(store)
+
+
+def _placement(voxel_um: Sequence[float] | None, translation_um: Sequence[float] | None) -> str:
+    if voxel_um is None:
+        return "voxel size not stated"
+    at = "" if translation_um is None else f", first one at {tuple(translation_um)}"
+    return f"voxels {tuple(voxel_um)} µm (z, y, x){at}"
 
 
 def _volume(path: Path) -> Iterator[str]:
@@ -87,7 +94,7 @@ def _volume(path: Path) -> Iterator[str]:
         volume = open_volume(path, channel=0)  # several channels: what one of them says holds for all
     yield f"{path}: {volume.shape} {np.dtype(volume.dtype).name} (Z, Y, X)"
     yield f"{volume.channels} channel(s), {volume.levels} level(s)"
-    yield f"voxels {volume.voxel_um} µm (z, y, x), first one at {volume.translation_um}"
+    yield _placement(volume.voxel_um, volume.translation_um)
     yield from _made_by(volume)
 
 

@@ -73,6 +73,7 @@ def test_residual_codes_are_one_array_per_level(tmp_path, volume, caplog):
     command("info", store)
     assert "256 codes in 3 level(s): 24 bit per 8x8 pixels, 0.375 bit per pixel" in caplog.text
     assert "3 slices of 5 x 6 codes: 256 codes in 3 level(s)" in caplog.text
+    assert "None" not in caplog.text
 
 
 def test_a_run_from_before_levels_and_norms_opens(run, opened, tmp_path, volume):

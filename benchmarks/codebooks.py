@@ -36,7 +36,7 @@ VARIANTS = {
     "finite scalar 8x6x5": FSQ,
     "residual, 2 levels": {"codebook": {"levels": 2}},
     "residual, 4 levels": {"codebook": {"levels": 4}},
-    "plain, vqlocal": {"extends": "vqlocal", "ddconfig": {"ch": 32}},
+    "plain, vqlocal": {"extends": "vqlocal_small"},
 }
 SETTINGS = {
     "dataset": "fib25", "nm": "11", "rotate": False, "preload": True, "workers": 0, "batch_size": BATCH,

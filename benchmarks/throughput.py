@@ -176,9 +176,8 @@ def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
 
     kinds: Counter[Any] = Counter()
     for group in field._groups(tuple(slice(0, size) for size in field.shape)):
-        core, windows = group[0], field._windows(group[0])
-        margins = tuple((a - lo, hi - b) for (a, b), (lo, hi) in zip(core, windows, strict=True))
-        kinds[len(group), tuple(b - a for a, b in core), margins] += 1
+        core = group[0]
+        kinds[len(group), tuple(b - a for a, b in core), tuple(field._margins(core))] += 1
     width = run.model.G["decoder"].conv_in.in_channels
     seconds, needed, computed = 0.0, 0, 0
 

@@ -95,7 +95,7 @@ def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Re
         [
             f"z is sampled like y and x but resolves {ratio:.3g} times less (blurred, or interpolated before): structure ends at "
             f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane "
-            "per length, and the output has the input's grid",
+            "per length, and the output has the input's shape",
             "l1how mean: blur averages, so a plane holds the mean light of about one resolution length, which are the "
             f"{factor} planes that it stands for (max bounds no dark voxel, and leaves dark spots)",
         ],

@@ -214,6 +214,10 @@ class IsotropicField(Field):
     def _windows(self, core: Core) -> list[Span]:
         return [(max(0, a - axis.before), min(axis.size, b + axis.after)) for (a, b), axis in zip(core, self.axes, strict=True)]
 
+    def _margins(self, core: Core) -> list[Span]:
+        """Latents of the window before and after the core."""
+        return [(a - low, high - b) for (a, b), (low, high) in zip(core, self._windows(core), strict=True)]
+
     def _needed(self, windows: Sequence[Span]) -> tuple[Span, Span, Span]:
         """The codes under a window of the stack: slices, latents along rows, along columns."""
         first, last = self._pooled(windows[0])
@@ -250,8 +254,7 @@ class IsotropicField(Field):
         other = next(stack for stack in stacks if stack is not None)
         batch = torch.cat([other if stack is None else stack for stack in stacks])
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        windows = self._windows(cores[0])
-        z, y, x = ((a - lo, hi - b) for (a, b), (lo, hi) in zip(cores[0], windows, strict=True))
+        z, y, x = self._margins(cores[0])
         with self.run.engine.autocast(), dropout(self.run.model.G["net_g"], self.seed, cores[0]):
             volumes = self.run.model.expand(batch, (y, x, z))
         return [

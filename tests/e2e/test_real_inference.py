@@ -1,4 +1,4 @@
-"""A volume blurred along Z, sampled isotropically: the output has the input's grid (slow: a quarter of an hour on 2 cores)."""
+"""A volume blurred along Z, sampled isotropically: the output has the input's shape (slow: a quarter of an hour on 2 cores)."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_nuclei_are_where_the_input_has_them(trained, source, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["o.ome.zarr", "o.ome.tif"])
-def test_the_output_has_the_grid_of_the_input(trained, source, tmp_path, name):
+def test_the_output_has_the_shape_of_the_input_and_says_where_it_lies(trained, source, tmp_path, name):
     output = tmp_path / name
     options = ["--voxel", "5,5,5", "--consistency", "--preview"]
     command("infer.py", "enhance", "--run", trained, "--input", source, "--output", output, *options)

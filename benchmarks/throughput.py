@@ -163,7 +163,8 @@ def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
 
     lattice = encoder.lattice
     tiles = math.ceil(encoder.shape[0] / lattice.group) * len(lattice.rows) * len(lattice.columns)
-    window = torch.from_numpy(encoder._window((0, 0, 0))).to(run.engine.device).movedim(0, 1)
+    pixels, _ = encoder._window((0, 0, 0))
+    window = torch.from_numpy(pixels).to(run.engine.device).movedim(0, 1)
     stack = window.repeat(encoder.passes.size, 1, 1, 1)
     seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.passes.size
     computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]

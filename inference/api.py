@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.codes import SUFFIX, CodeStore, CodeTarget
+from inference.fields import Part
 from inference.jobs import Job, Options, codebook_of, decode_job, encoder_of, enhance_job, loaded
-from inference.pipeline import moved, work_through
+from inference.pipeline import work_through
 from inference.processes import Processes
 from inference.run import Engine, Run
-from inference.tiles import boxes, share
+from inference.tiles import boxes, moved, share
 from utils.errors import UserError
 from utils.volumes.volume import ArrayVolume, Box, Triple, Volume
 from utils.volumes.volume_io import open_volume
@@ -114,7 +115,7 @@ def write_codes(target: CodeTarget, encoder: Any, processes: Processes, progress
         return [(part.start, part.stop) for part in box]
 
     return work_through(
-        mine, prefetch=lambda box: encoder.prefetch(*spans(box)), render=lambda box: encoder.read(*spans(box)),
+        mine, prefetch=lambda box: encoder.prefetch(*spans(box)), begin=lambda box: encoder.read(*spans(box)),
         write=target.write, title="encode", show=progress,
     )  # fmt: skip
 
@@ -128,13 +129,13 @@ def _computed(job: Job, progress: bool) -> NDArray[Any]:
     field = job.field
     out = np.empty((field.channels, *job.shape), field.dtype)
 
-    def put(box: Box, values: NDArray[Any]) -> None:
-        out[(slice(None), *box)] = values
+    def put(box: Box, begun: Part) -> None:
+        out[(slice(None), *box)] = begun(moved(box, job.origin))
 
     work_through(
         boxes(job.shape, field.unit),
         prefetch=lambda box: field.prefetch(moved(box, job.origin)),
-        render=lambda box: field.render(moved(box, job.origin)),
+        begin=lambda box: field.begin(moved(box, job.origin)),
         write=put,
         title="enhance",
         show=progress,

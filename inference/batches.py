@@ -19,10 +19,12 @@ class Passes:
 
     Attributes:
         size: tiles per pass; halved each time that memory does not suffice.
+        fill: whether the network always gets ``size`` tiles, the last one again and again where there are fewer. Arithmetic
+            rounds otherwise for another number of tiles; so filled, a tile's values do not depend on what else was asked for.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, *, fill: bool = False) -> None:
+        self.size, self.fill = size, fill
 
     def __call__(
         self, network: Callable[[Sequence[Given]], Sequence[Made]], tiles: Sequence[Given], in_parts: Callable[[Given], Made]
@@ -38,7 +40,8 @@ class Passes:
         while len(made) < len(tiles):
             part = tiles[len(made) : len(made) + self.size]
             try:
-                made += network(part)
+                filling = [part[-1]] * (self.size - len(part)) if self.fill else []
+                made += network([*part, *filling])[: len(part)]
                 continue
             except (torch.OutOfMemoryError, MemoryError):
                 pass  # the memory of the failed pass is free only after this block, which holds its frames

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from inference.api import code_target, write_codes
 from inference.codes import SUFFIX, CodeStore, level_names
+from inference.fields import Part
 from inference.jobs import Job, Options, decode_job, enhance_job, slices_of
-from inference.pipeline import moved, pieces_of, shard_of, unfinished, work_through
+from inference.pipeline import pieces_of, shard_of, unfinished, work_through
 from inference.processes import Processes
 from inference.run import Run
 from inference.slices import Slices
-from inference.tiles import boxes
+from inference.tiles import boxes, moved, parts
 from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
 from utils.errors import UserError
@@ -192,12 +193,13 @@ def write_job(job: Job, output: Path, extras: Extras, processes: Processes) -> b
     mine = unfinished(pieces, [created.boxes[n] for n in created.pending()])
     started = time.monotonic()
 
-    def write(box: Box, values: NDArray[Any]) -> None:
+    def write(box: Box, begun: Part) -> None:
+        values = begun(moved(box, job.origin))
         created.write_region(box, values if created.channels else values[0])
 
     done = work_through(
-        mine, prefetch=lambda box: field.prefetch(moved(box, job.origin)), write=write, title=output.name,
-        render=lambda box: field.render(moved(box, job.origin)), show=processes.rank == 0,
+        mine, prefetch=lambda box: field.prefetch(moved(box, job.origin)), begin=lambda box: field.begin(moved(box, job.origin)),
+        write=write, split=lambda box: parts(box, created.shard), title=output.name, show=processes.rank == 0,
     )  # fmt: skip
     seconds = time.monotonic() - started
     voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
@@ -255,7 +257,7 @@ def _consistency(run: Run, slices: Slices, outputs: Sequence[Volume], file: Path
     def write(box: Box, values: NDArray[Any]) -> None:
         target.write_region(box, values if target.channels else values[0])
 
-    work_through(target.boxes, prefetch=check.prefetch, render=check.render, write=write, title=file.name)
+    work_through(target.boxes, prefetch=check.prefetch, begin=check.render, write=write, title=file.name)
     target.finish()
     errors = check.write_errors(file.with_name(file.name[: -len(_ending(file))] + ".json"))["channels"][0]
     psnr = "infinite" if errors["psnr_db"] is None else f"{errors['psnr_db']:.4g} dB"

@@ -19,6 +19,7 @@ from inference.batches import Passes
 from inference.run import Run
 from inference.slices import Slices
 from inference.tiles import Axis, Span, round_up, training_axis
+from inference.transfer import to_tensor
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 
@@ -27,6 +28,7 @@ GROUP = 16  # slices that are encoded at once
 CACHE_BYTES = 512 * 2**20
 
 Key = tuple[int, int, int]  # group of slices, tile along rows, tile along columns
+Window = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (C, n, rows, columns) pixels, (n, h, w): which blocks are background
 Value = TypeVar("Value")
 
 
@@ -118,8 +120,8 @@ def encoding_lattice(run: Run, shape: tuple[int, int, int]) -> EncodingLattice:
 class SliceEncoder:
     """Codes of a volume's slices, computed when they are asked for, tile by tile; recent tiles are kept.
 
-    Arithmetic rounds otherwise for another number of tiles per pass, which can tip a code between two that are equally near. So a
-    pass that is not full is filled up, and the codes do not depend on what else was asked for.
+    Rounding can tip a code between two that are equally near. So a pass that is not full is filled up (see :class:`Passes`), and
+    the codes do not depend on what else was asked for.
 
     Attributes:
         shape: slices, latents along rows and columns.
@@ -132,10 +134,10 @@ class SliceEncoder:
         self.run, self.slices, self.skip_empty = run, slices, skip_empty
         self.shape = (slices.count, slices.shape[1] // LATENT_STRIDE, slices.shape[2] // LATENT_STRIDE)
         self.lattice = encoding_lattice(run, slices.shape)
-        self.passes = Passes(batch or (8 if run.engine.device.type == "cuda" else 1))
+        self.passes = Passes(batch or run.engine.batch, fill=True)
         self.skipped = 0
         self._tiles: Recent[Packed] = Recent(CACHE_BYTES)
-        self._windows: dict[Key, Future[NDArray[np.float32]]] = {}
+        self._windows: dict[Key, Future[Window]] = {}
         self._reader = ThreadPoolExecutor(1, "read")
         self._floors = np.array([i.floor for i in slices.intensities], np.float32)[:, None, None, None]
         self._blank: NDArray[Any] | None = None
@@ -164,7 +166,7 @@ class SliceEncoder:
     def cost(self) -> float:
         """From a full pass of the tile in the middle."""
         key = (len(range(0, self.shape[0], self.lattice.group)) // 2, len(self.lattice.rows) // 2, len(self.lattice.columns) // 2)
-        window = self._window(key)
+        window, _ = self._window(key)
         started = time.perf_counter()
         self._through_network([window])
         return (time.perf_counter() - started) / (self.passes.size * math.prod(b - a for a, b in self._box(key)))
@@ -185,18 +187,20 @@ class SliceEncoder:
     def _box(self, key: Key) -> tuple[Span, Span, Span]:
         return self._group(key[0]), self.lattice.rows[key[1]].core, self.lattice.columns[key[2]].core
 
-    def _window(self, key: Key) -> NDArray[np.float32]:
-        """A tile's pixels; the last group of slices is filled up, so that the network sees one shape only."""
+    def _window(self, key: Key) -> Window:
+        """What a tile sees; the last group of slices is filled up, so that the network sees one shape only."""
         rows, columns = self.lattice.rows[key[1]].window, self.lattice.columns[key[2]].window
         pixels = [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in (rows, columns)]
         window = self.slices.read(self._group(key[0]), *pixels)
         missing = self.lattice.group - window.shape[1]
-        return np.concatenate([window, window[:, -1:].repeat(missing, axis=1)], axis=1) if missing else window
+        if missing:
+            window = np.concatenate([window, window[:, -1:].repeat(missing, axis=1)], axis=1)
+        return window, _blocks_empty(window, self._floors)
 
     def _compute(self, keys: list[Key]) -> dict[Key, Packed]:
         """Tiles by key; they are kept for later as well."""
         made: dict[Key, Packed] = {}
-        waiting: dict[Key, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+        waiting: dict[Key, Window] = {}
 
         def encode() -> None:
             codes = self._through_network([window for window, _ in waiting.values()])
@@ -205,8 +209,7 @@ class SliceEncoder:
 
         for key in keys:
             future = self._windows.pop(key, None)
-            window = self._window(key) if future is None else future.result()
-            empty = _blocks_empty(window, self._floors)
+            window, empty = self._window(key) if future is None else future.result()
             if self.skip_empty and empty.all():
                 self.skipped += 1
                 made[key] = self._core(key, self._blank_codes(window), empty)
@@ -247,18 +250,13 @@ class SliceEncoder:
 
     @torch.inference_mode()
     def _pass(self, windows: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
-        filled = [*windows, *[windows[-1]] * (self.passes.size - len(windows))]
-        device = self.run.engine.device
-        batch = torch.from_numpy(np.stack(filled))
-        if device.type == "cuda":
-            batch = batch.pin_memory().to(device, non_blocking=True)
-        slices = batch.movedim(1, 2).flatten(0, 1)
+        slices = to_tensor(np.stack(windows), self.run.engine.device).movedim(1, 2).flatten(0, 1)
         with self.run.engine.autocast():
             packed: Tensor = self.run.model.pack(slices)
         if packed.is_floating_point():
             packed = packed.movedim(1, -1)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
-        return list(codes.astype(self._dtype, copy=False).reshape(len(filled), -1, *codes.shape[1:])[: len(windows)])
+        return list(codes.astype(self._dtype, copy=False).reshape(len(windows), -1, *codes.shape[1:]))
 
 
 def code_dtype(run: Run) -> np.dtype:
@@ -270,10 +268,13 @@ def code_dtype(run: Run) -> np.dtype:
 
 def _blocks_empty(window: NDArray[np.float32], floors: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(C, n, 8h, 8w) → (n, h, w): blocks of 8x8 pixels that are all at the floor."""
-    _, count, height, width = window.shape
-    at_floor = (window == floors).all(axis=0)
-    blocks = at_floor.reshape(count, height // LATENT_STRIDE, LATENT_STRIDE, width // LATENT_STRIDE, LATENT_STRIDE)
-    return blocks.all(axis=(2, 4))
+    channels, count, height, width = window.shape
+    step = LATENT_STRIDE
+    blocks = window.reshape(channels, count, height // step, step, width // step, step)
+    empty = (blocks[:, :, :, 0, :, 0] == floors).all(axis=0)
+    k, y, x = np.nonzero(empty)  # most blocks are out of question by their first pixel
+    empty[k, y, x] = (blocks[:, k, y, :, x] == floors[:, 0]).all(axis=(1, 2, 3))
+    return empty
 
 
 def _overlap(box: tuple[Span, Span, Span], other: tuple[Span, Span, Span]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -19,13 +19,15 @@ from inference.batches import Passes
 from inference.encoding import Codes, Recent
 from inference.intensity import Intensity, quantised
 from inference.run import Run
-from inference.tiles import Axis, Span
+from inference.tiles import Axis, Span, moved
+from inference.transfer import Arriving, packed_tensor
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.volumes.volume import Box
 
 CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
 Array = NDArray[Any]
+Part = Callable[[Box], Array]  # values of a part of a box
 Core = tuple[Span, ...]  # of a tile in latents (z, y, x)
 
 
@@ -55,8 +57,17 @@ class Field(ABC):
         """Begin to read what :meth:`render` of the same box will need."""
 
     @abstractmethod
+    def begin(self, box: Box) -> Part:
+        """Has the network compute a box.
+
+        Returns:
+            What gives the values (C, z, y, x) of any part of the box. It waits for a GPU where it has to, and may be called from
+            any thread, while the next box is begun.
+        """
+
     def render(self, box: Box) -> Array:
         """The box, (C, z, y, x)."""
+        return self.begin(box)(box)
 
     @abstractmethod
     def lattice(self) -> dict[str, Any]:
@@ -120,7 +131,7 @@ class IsotropicField(Field):
         z, y, x = (LATENT_STRIDE * int(c) * n for c, n in zip(core, self.block, strict=True))
         self.unit, self.region = (z, y, x), region
         self.passes = Passes(batch)
-        self._tiles: Recent[Array] = Recent(CACHE_BYTES)
+        self._tiles: Recent[Arriving] = Recent(CACHE_BYTES)
         self._largest: int | None = None  # latents of a core that fitted into memory, after one did not
 
     def lattice(self) -> dict[str, Any]:
@@ -135,22 +146,32 @@ class IsotropicField(Field):
                 if self._wanted(core) and core not in self._tiles:
                     self.codes.prefetch(*self._needed(self._windows(core)))
 
-    def render(self, box: Box) -> Array:
+    def begin(self, box: Box) -> Part:
         """The box, from the tiles that meet it."""
         sides = zip(box, self.unit, self.shape, strict=True)
         aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
-        out = np.empty((self.channels, *(b.stop - b.start for b in box)), self.dtype)
+        tiles: dict[Core, Arriving] = {}
         for group in self._groups(box):
-            for core, tile in self._tiles_of(group, keep=not aligned).items():
+            tiles |= self._tiles_of(group, keep=not aligned)
+
+        def part(box: Box) -> Array:
+            out = np.empty((self.channels, *(b.stop - b.start for b in box)), self.dtype)
+            for core, tile in tiles.items():
                 if _meets(core, box):
-                    place(out, box, tile, _voxels(core))
-        return out
+                    place(out, box, tile.wait(), _voxels(core))
+            return out
+
+        return part
 
     def cost(self, box: Box) -> float:
         """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
         group = max(self._groups(box), key=len)
-        self._through_network(group)  # the first time costs more, as above
-        seconds = seconds_of(lambda: self._through_network(group))
+        def decode() -> None:
+            for tile in self._through_network(group):
+                tile.wait()
+
+        decode()  # the first time costs more, as above
+        seconds = seconds_of(decode)
         decoding = seconds / sum(math.prod(LATENT_STRIDE * (b - a) for a, b in core) for core in group)
         return decoding + self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
 
@@ -172,7 +193,7 @@ class IsotropicField(Field):
     def _wanted(self, core: Core) -> bool:
         return self.region is None or _meets(core, self.region)
 
-    def _tiles_of(self, group: list[Core], keep: bool) -> dict[Core, Array]:
+    def _tiles_of(self, group: list[Core], keep: bool) -> dict[Core, Arriving]:
         """The wanted tiles of a group, by their cores."""
         wanted = [core for core in group if self._wanted(core)]
         if all(core in self._tiles for core in wanted):
@@ -180,28 +201,29 @@ class IsotropicField(Field):
         made = dict(zip(group, self._through_network(group), strict=True))
         tiles = {core: made[core] for core in wanted}
         for core, tile in tiles.items() if keep else ():
-            self._tiles.put(core, tile, tile.nbytes)
+            self._tiles.put(core, tile, tile.values.nbytes)
         return tiles
 
-    def _through_network(self, cores: Sequence[Core]) -> list[Array]:
+    def _through_network(self, cores: Sequence[Core]) -> list[Arriving]:
         """Cores in latents, alike → (C, z, y, x) voxels of each."""
         return self.passes(self._decode, cores, self._too_large)
 
-    def _too_large(self, core: Core) -> Array:
+    def _too_large(self, core: Core) -> Arriving:
         if _longest(core) == 1:
             raise UserError("not even a tile of one latent fits into memory; use another --device")
         self._largest = (_longest(core) + 1) // 2
         return self._in_halves(core)
 
-    def _in_halves(self, core: Core) -> Array:
+    def _in_halves(self, core: Core) -> Arriving:
         lengths = [b - a for a, b in core]
         axis = lengths.index(max(lengths))
         start, stop = core[axis]
         middle = (start + stop) // 2
         halves = [(*core[:axis], part, *core[axis + 1 :]) for part in ((start, middle), (middle, stop))]
-        return np.concatenate([self._through_network([half])[0] for half in halves], axis=axis + 1)
+        parts = [self._through_network([half])[0] for half in halves]
+        return Arriving(np.concatenate([part.wait() for part in parts], axis=axis + 1))
 
-    def _decode(self, cores: Sequence[Core]) -> list[Array]:
+    def _decode(self, cores: Sequence[Core]) -> list[Arriving]:
         """As above, in one pass; a tile that is background or not wanted keeps its place."""
         if self._largest is not None and _longest(cores[0]) > self._largest:
             return [self._in_halves(core) for core in cores]
@@ -209,7 +231,7 @@ class IsotropicField(Field):
         blank = np.broadcast_to(self.background(), (self.channels, *(LATENT_STRIDE * (b - a) for a, b in cores[0])))
         tiles = self._expand(stacks, cores) if any(stack is not None for stack in stacks) else [None] * len(cores)
         self.skipped += sum(tile is None and self._wanted(core) for core, tile in zip(cores, tiles, strict=True))
-        return [blank if tile is None else tile for tile in tiles]
+        return [Arriving(blank) if tile is None else tile for tile in tiles]
 
     def _windows(self, core: Core) -> list[Span]:
         return [(max(0, a - axis.before), min(axis.size, b + axis.after)) for (a, b), axis in zip(core, self.axes, strict=True)]
@@ -249,7 +271,7 @@ class IsotropicField(Field):
         return stack[..., skip : skip + window[1] - window[0]]
 
     @torch.inference_mode()
-    def _expand(self, stacks: Sequence[Tensor | None], cores: Sequence[Core]) -> list[Array | None]:
+    def _expand(self, stacks: Sequence[Tensor | None], cores: Sequence[Core]) -> list[Arriving | None]:
         """Stacks of cores → their voxels; in the place of one that is None, another one goes through the network."""
         other = next(stack for stack in stacks if stack is not None)
         batch = torch.cat([other if stack is None else stack for stack in stacks])
@@ -258,7 +280,7 @@ class IsotropicField(Field):
         with self.run.engine.autocast(), dropout(self.run.model.G["net_g"], self.seed, cores[0]):
             volumes = self.run.model.expand(batch, (y, x, z))
         return [
-            None if stack is None else self.to_grey(volume.movedim(-1, 1)).contiguous().cpu().numpy()
+            None if stack is None else Arriving.of(self.to_grey(volume.movedim(-1, 1)))
             for stack, volume in zip(stacks, volumes, strict=True)
         ]
 
@@ -289,6 +311,12 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def parts_of(values: Array, box: Box) -> Part:
+    """Parts of a box whose values (C, z, y, x) are all there."""
+    corner = [-part.start for part in box]
+    return lambda part: values[(slice(None), *moved(part, corner))]
+
+
 def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool = False) -> None:
     """Puts the part of a tile (C, ...) at ``spans`` that lies in a box into the box's array (C, ...), or adds it."""
     inside, source = [slice(None)], [slice(None)]
@@ -300,20 +328,6 @@ def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool
         out[tuple(inside)] += tile[tuple(source)]
     else:
         out[tuple(inside)] = tile[tuple(source)]
-
-
-def to_tensor(values: Array, device: torch.device) -> Tensor:
-    """An array on the device; codes of two bytes as int32, which every operation knows."""
-    if values.dtype == np.uint16:
-        values = values.astype(np.int32)
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def packed_tensor(codes: Array, device: torch.device) -> Tensor:
-    """Codes as the model's ``unpack`` takes them: features (n, h, w, d) become (n, d, h, w)."""
-    tensor = to_tensor(codes, device)
-    return tensor.movedim(-1, 1) if tensor.is_floating_point() else tensor
 
 
 @contextmanager

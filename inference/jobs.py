@@ -29,7 +29,6 @@ log = logging.getLogger("isoscope")
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _CORES = (64, 32, 16)
-_BATCH = 8  # decoding tiles per pass on a GPU that has room for them
 
 
 @dataclass(frozen=True)
@@ -162,10 +161,10 @@ def decoding_batch(run: Run, options: Options, core: Sequence[int], codes: Seque
         codes: slices, latents along rows and columns.
     """
     if run.engine.device.type != "cuda":
-        return options.batch or 1
+        return options.batch or run.engine.batch
     whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
     voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
-    return max(1, min(options.batch or _BATCH, int(_room(run) / voxels)))
+    return max(1, min(options.batch or run.engine.batch, int(_room(run) / voxels)))
 
 
 def _room(run: Run) -> float:
@@ -193,7 +192,7 @@ def enhance_job(run: Run, volumes: Sequence[Volume], options: Options) -> Job:
 def isotropic_field(run: Run, slices: Slices, options: Options, dtype: np.dtype, seed: int | None = None) -> Field:
     """The field that :func:`enhance_job` computes."""
     if run.restores:
-        return RestoredField(run, slices, slices.intensities, dtype)
+        return RestoredField(run, slices, slices.intensities, dtype, options.batch)
     encoder = SliceEncoder(run, slices, batch=options.batch, skip_empty=options.skip_empty)
     return decoded_field(run, encoder, slices.inner, slices.intensities, options, dtype, seed)
 
@@ -239,7 +238,7 @@ def decode_job(run: Run, store: CodeStore, grid: str, options: Options) -> Job:
     if grid == "raw":
         if run.channels > 1:
             log.info("the raw grid of a two-channel run shows channel 0")
-        field = SliceField(run, store, inner, maps, dtype)
+        field = SliceField(run, store, inner, maps, dtype, options.batch)
     else:
         field = decoded_field(run, store, inner, maps, options, dtype, None)
     attributes = {

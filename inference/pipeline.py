@@ -15,6 +15,7 @@ from inference.tiles import boxes, share
 from utils.volumes.volume import Box
 
 _WAITING = 2  # pieces that are being written while the next one is computed
+_WRITERS = 4  # threads that put pieces together, compress and write them
 _SHARD = 256
 
 Piece = TypeVar("Piece")
@@ -24,18 +25,20 @@ def work_through(
     pieces: Sequence[Box],
     *,
     prefetch: Callable[[Box], None],
-    render: Callable[[Box], Piece],
+    begin: Callable[[Box], Piece],
     write: Callable[[Box, Piece], None],
     title: str,
+    split: Callable[[Box], Sequence[Box]] | None = None,
     show: bool = True,
 ) -> int:
-    """Renders and writes boxes: while one is computed, the next one is read and the last ones are written.
+    """Computes and writes boxes: while one is computed, the next one is read and the last ones are written.
 
     Args:
         pieces: boxes, in the order of work.
         prefetch: begins to read what a box needs; returns at once.
-        render: computes a box.
-        write: puts a finished box to disc, called in another thread.
+        begin: computes a box, or has a GPU compute it.
+        write: puts a part of what was begun to disc, or all; called in other threads, for several parts at once.
+        split: the parts of a box; None: it is written as one.
         title: of the progress bar, which counts voxels and tells the time left.
         show: whether there is a bar.
 
@@ -43,21 +46,28 @@ def work_through(
         Voxels done.
     """
     sizes = [math.prod(part.stop - part.start for part in box) for box in pieces]
-    writing: deque[Future[None]] = deque()
+    writing: deque[list[Future[None]]] = deque()
     with (
         tqdm(total=sum(sizes), desc=title, unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,
-        ThreadPoolExecutor(_WAITING, "write") as writers,
+        ThreadPoolExecutor(_WRITERS, "write") as writers,
     ):
         for number, (box, size) in enumerate(zip(pieces, sizes, strict=True)):
             if number + 1 < len(pieces):
                 prefetch(pieces[number + 1])
-            writing.append(writers.submit(write, box, render(box)))
+            begun = begin(box)
+            writing.append([writers.submit(write, part, begun) for part in (split(box) if split else [box])])
+            del begun
             if len(writing) > _WAITING:
-                writing.popleft().result()
+                _wait(writing.popleft())
             bar.update(size)
-        for future in writing:
-            future.result()
+        while writing:
+            _wait(writing.popleft())
     return sum(sizes)
+
+
+def _wait(futures: Sequence[Future[None]]) -> None:
+    for future in futures:
+        future.result()
 
 
 def shard_of(unit: Sequence[int]) -> tuple[int, int, int]:
@@ -79,9 +89,3 @@ def unfinished(pieces: Sequence[Box], pending: Sequence[Box]) -> list[Box]:
     return [
         box for box in pieces if any(all(p.start <= c < p.stop for p, c in zip(box, corner, strict=True)) for corner in corners)
     ]
-
-
-def moved(box: Box, origin: Sequence[int]) -> Box:
-    """A box of a region, in the whole volume."""
-    z, y, x = (slice(part.start + start, part.stop + start) for part, start in zip(box, origin, strict=True))
-    return z, y, x

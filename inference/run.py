@@ -58,6 +58,11 @@ class Engine:
             raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
         return cls(chosen, precision or ("bf16" if chosen.type == "cuda" else "32"), compile)
 
+    @property
+    def batch(self) -> int:
+        """Tiles that go through a network at once where nothing else is asked for."""
+        return 8 if self.device.type == "cuda" else 1
+
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where that is the precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()

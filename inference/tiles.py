@@ -126,6 +126,18 @@ def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
     return [(slice(*z), slice(*y), slice(*x)) for z, y, x in product(*spans)]
 
 
+def moved(box: Box, by: Sequence[int]) -> Box:
+    """A box at another place: of a region, in the whole volume."""
+    z, y, x = (slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True))
+    return z, y, x
+
+
+def parts(box: Box, unit: Sequence[int]) -> list[Box]:
+    """A box in boxes of ``unit`` from its first corner on, x fastest; those at the end are smaller."""
+    corner = [part.start for part in box]
+    return [moved(part, corner) for part in boxes([b.stop - b.start for b in box], unit)]
+
+
 def share(count: int, rank: int, world: int) -> range:
     """The consecutive part of ``count`` units that process ``rank`` of ``world`` works on; neighbours share what they read."""
     if not 0 <= rank < world:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from inference.encoding import SliceEncoder
-from inference.fields import Array, Field
+from inference.fields import Field, Part, parts_of
 from inference.jobs import Job, Options, decoded_field, isotropic_field, slices_of
 from inference.run import Run
-from inference.slices import Slices
 from utils.errors import UserError
 from utils.volumes.volume import Box, Volume
+
+Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
 
 
 def spread_job(run: Run, volumes: Sequence[Volume], options: Options, job: Job, passes: int) -> Job:
@@ -36,12 +37,8 @@ def spread_job(run: Run, volumes: Sequence[Volume], options: Options, job: Job, 
         return job.of(SpreadField(fields), "standard deviation over passes with dropout")
     if passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
-    fields = []
-    turning = replace(options, region=None, batch=1)  # boxes of the output are not those of a turned volume's batches
-    for turn in range(passes):
-        views = [TurnedVolume(volume, turn) for volume in volumes]
-        other = Slices(views, slices.intensities, dsp=slices.dsp, dsp_how=run.settings["dsp_how"], usp=run.settings["usp"])
-        fields.append(TurnedField(isotropic_field(run, other, turning, single), turn))
+    turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
+    fields = [isotropic_field(one, slices, options, single) for one in turned]
     return job.of(SpreadField(fields), "standard deviation over in-plane orientations")
 
 
@@ -55,7 +52,8 @@ class SpreadField(Field):
     def __init__(self, passes: Sequence[Field]) -> None:
         super().__init__(passes[0].intensities, np.dtype(np.float32))
         self.passes = tuple(passes)
-        self.shape, self.channels, self.unit = passes[0].shape, passes[0].channels, passes[0].unit
+        first = passes[0]
+        self.shape, self.channels, self.block, self.unit = first.shape, first.channels, first.block, first.unit
 
     def lattice(self) -> dict[str, Any]:
         """That of every pass."""
@@ -66,7 +64,7 @@ class SpreadField(Field):
         for field in self.passes:
             field.prefetch(box)
 
-    def render(self, box: Box) -> Array:
+    def begin(self, box: Box) -> Part:
         """Welford's running variance over the passes."""
         mean = np.zeros((self.channels, *(b.stop - b.start for b in box)), np.float32)
         squares = np.zeros_like(mean)
@@ -75,76 +73,53 @@ class SpreadField(Field):
             delta = values - mean
             mean += delta / number
             squares += delta * (values - mean)
-        return np.sqrt(squares / max(1, len(self.passes) - 1))
+        return parts_of(np.sqrt(squares / max(1, len(self.passes) - 1)), box)
 
 
-class TurnedField(Field):
-    """A field of a volume that was mirrored or transposed in-plane, turned back.
+class Turned:
+    """A model that sees all slices in another in-plane orientation, and whose results are turned back.
 
     Args:
-        field: of the turned volume.
-        turn: number of the orientation, 0 to 7, as in :func:`turned`.
+        model: in evaluation mode.
+        turn: one of the eight orientations: bit 0 mirrors rows, bit 1 columns, then bit 2 transposes.
     """
 
-    def __init__(self, field: Field, turn: int) -> None:
-        super().__init__(field.intensities, field.dtype)
-        self.field, self.turn, self.channels = field, turn, field.channels
-        z, y, x = field.shape
-        self.shape = (z, x, y) if turn & 4 else (z, y, x)
-        self.unit = (field.unit[0], field.unit[2], field.unit[1]) if turn & 4 else field.unit
+    def __init__(self, model: Any, turn: int) -> None:
+        self.model, self.turn = model, turn
 
-    def lattice(self) -> dict[str, Any]:
-        """That of the turned field."""
-        return self.field.lattice()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
 
-    def prefetch(self, box: Box) -> None:
-        """Lets the turned field read ahead."""
-        self.field.prefetch(turned_box(box, self.shape, self.turn))
+    def slice_halo(self, part: str) -> tuple[int, int] | None:
+        """As wide before as after, whichever comes first in this orientation."""
+        halo = self.model.slice_halo(part)
+        return halo and (max(halo), max(halo))
 
-    def render(self, box: Box) -> Array:
-        """The same voxels, turned back."""
-        return turned(self.field.render(turned_box(box, self.shape, self.turn)), self.turn, back=True)
+    def pack(self, slices: Tensor) -> Tensor:
+        """Slices (N, C, X, Y) → codes (N, h, w, ...) or features (N, d, h, w)."""
+        packed = self.model.pack(self._there(slices))
+        return self._back(packed, 2 if packed.is_floating_point() else 1)
 
-
-class TurnedVolume(Volume):
-    """A volume mirrored or transposed in-plane, read lazily."""
-
-    def __init__(self, volume: Volume, turn: int) -> None:
-        self.volume, self.turn = volume, turn
-        self.path, self.dtype, self.voxel_um, self.translation_um = Path(volume.path), volume.dtype, volume.voxel_um, None
-        z, y, x = volume.shape
-        self.shape = (z, x, y) if turn & 4 else (z, y, x)
-
-    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+    def expand(self, stack: Tensor, margins: Margins) -> Tensor:
+        """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins."""
+        sides = [(b, a) if self.turn >> axis & 1 else (a, b) for axis, (a, b) in enumerate(margins[:2])]
         if self.turn & 4:
-            rows, columns = columns, rows
-        _, height, width = self.volume.shape
-        if self.turn & 1:
-            rows = slice(height - rows.stop, height - rows.start)
-        if self.turn & 2:
-            columns = slice(width - columns.stop, width - columns.start)
-        return turned(self.volume[planes.start : planes.stop : planes.step, rows, columns], self.turn)
+            sides.reverse()
+        return self._back(self.model.expand(self._there(stack), (*sides, margins[2])))
 
+    def restore(self, volumes: Tensor) -> Tensor:
+        """Volumes (B, C, X, Y, Z) → restored ones."""
+        return self._back(self.model.restore(self._there(volumes)))
 
-def turned(values: Array, turn: int, *, back: bool = False) -> Array:
-    """One of the eight in-plane orientations of (..., Y, X): bit 0 mirrors rows, bit 1 columns, then bit 2 transposes."""
-    steps: list[Callable[[Array], Array]] = []
-    if turn & 1:
-        steps.append(lambda v: v[..., ::-1, :])
-    if turn & 2:
-        steps.append(lambda v: v[..., ::-1])
-    if turn & 4:
-        steps.append(lambda v: v.swapaxes(-1, -2))
-    for step in reversed(steps) if back else steps:
-        values = step(values)
-    return np.ascontiguousarray(values)
+    def _flips(self, rows: int) -> list[int]:
+        return [rows + axis for axis in (0, 1) if self.turn >> axis & 1]
 
+    def _there(self, values: Tensor, rows: int = 2) -> Tensor:
+        """Into this orientation; ``rows`` is the axis of rows, that of columns follows."""
+        values = values.flip(self._flips(rows))
+        return values.transpose(rows, rows + 1) if self.turn & 4 else values
 
-def turned_box(box: Box, shape: Sequence[int], turn: int) -> Box:
-    """Where the box of a volume (Z, Y, X) lies after the volume was turned."""
-    z, y, x = box
-    if turn & 1:
-        y = slice(shape[1] - y.stop, shape[1] - y.start)
-    if turn & 2:
-        x = slice(shape[2] - x.stop, shape[2] - x.start)
-    return (z, x, y) if turn & 4 else (z, y, x)
+    def _back(self, values: Tensor, rows: int = 2) -> Tensor:
+        if self.turn & 4:
+            values = values.transpose(rows, rows + 1)
+        return values.flip(self._flips(rows))

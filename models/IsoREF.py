@@ -95,6 +95,10 @@ class Model(BaseModel):
         back = self.G["net_gback"](volume) if self.cycle else None
         return Restored(original, interpolated, pyramid, volume, back)
 
+    def restore(self, interpolated: Tensor) -> Tensor:
+        """Volumes (B, C, X, Y, Z) interpolated along Z → sharpened ones, without what only a training needs."""
+        return self.G["net_g"](interpolated)
+
     def draw_swap(self) -> bool:
         """Whether X and Y change places in this batch."""
         return bool(torch.rand(()) < 0.5)

@@ -1,6 +1,7 @@
 """Several tiles per pass of a network: the volume of one by one, the same bits for any box, less at once where memory ends."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from infer_runs import grey, make_run
 
 from inference import Options, Run, enhance
+from inference.blended import RestoredField, SliceField
 from inference.encoding import SliceEncoder
 from inference.fields import IsotropicField
 from inference.intensity import intensities
@@ -25,10 +27,10 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def patched(run, monkeypatch):
-    """Calls of a method of the model: what ``limit`` says of their arguments; more than ``most`` is out of memory."""
+def patched_on(monkeypatch):
+    """Calls of a method of a run's model: what ``limit`` says of their arguments; more than ``most`` is out of memory."""
 
-    def patch(name, limit, most=None):
+    def patch(run, name, limit, most=None):
         network, calls = getattr(run.model, name), []
 
         def limited(*given):
@@ -41,6 +43,12 @@ def patched(run, monkeypatch):
         return calls
 
     return patch
+
+
+@pytest.fixture
+def patched(run, patched_on):
+    """The same for the run of most tests."""
+    return partial(patched_on, run)
 
 
 def slices_of(run, values):
@@ -144,6 +152,63 @@ def test_features_do_not_depend_on_what_else_is_in_a_pass(tmp_path):
     other = SliceEncoder(run, slices, batch=4)
     for x in range(w - 1, -1, -1):
         np.testing.assert_array_equal(other.read((0, n), (1, 7), (x, x + 1)).codes, everything[:, 1:7, x : x + 1])
+
+
+# Blended tiles -----------------------------------------------------------------------------------------------------------
+
+RAW = {"training crops": {}, "local": {"ldmyaml": "vqlocal"}}
+
+
+@pytest.fixture(params=RAW)
+def raw(request, tmp_path, monkeypatch):
+    """The raw grid of an autoencoder: 3 slices, several tiles in-plane."""
+    monkeypatch.setattr("inference.blended.LOCAL_CORE", 2)
+    run = Run.load(make_run(tmp_path / "D" / "P", **RAW[request.param]))
+    slices = slices_of(run, grey((3, 61, 40)))
+    return run, lambda batch: SliceField(run, SliceEncoder(run, slices), slices.inner, slices.intensities, FLOAT, batch)
+
+
+def restored(tmp_path, batch):
+    run = Run.load(make_run(tmp_path / "D" / "P", "IsoREF", cropz=4, nocyc=True))
+    slices = slices_of(run, grey((6, 40, 56)))
+    return run, RestoredField(run, slices, slices.intensities, FLOAT, batch)
+
+
+def same_whatever_the_box(make):
+    everything = rendered(make(5))
+    np.testing.assert_allclose(everything, rendered(make(1)), atol=2e-2)  # of 800 grey values
+    box = tuple(slice(size // 3, size // 3 + max(1, size // 2)) for size in everything.shape[1:])
+    np.testing.assert_array_equal(make(5).render(box), everything[(slice(None), *box)])
+
+
+def test_slices_in_batches(raw, monkeypatch):
+    run, make = raw
+    same_whatever_the_box(make)
+    counts, network = [], run.model.reconstruct
+    monkeypatch.setattr(run.model, "reconstruct", lambda latent: counts.append(len(latent)) or network(latent))
+    field = make(5)
+    rendered(field)
+    assert set(counts) == {5 * field.axes[0].core}
+
+
+def test_cubes_in_batches(tmp_path, monkeypatch):
+    _, first = restored(tmp_path / "a", 1)
+    same_whatever_the_box(lambda batch: RestoredField(first.run, first.slices, first.intensities, FLOAT, batch))
+
+
+def test_out_of_memory_in_blended_tiles(raw, patched_on, tmp_path):
+    run, make = raw
+    expected = rendered(make(1))
+    patched_on(run, "reconstruct", len, most=1)
+    np.testing.assert_allclose(rendered(make(4)), expected, atol=2e-2)
+    patched_on(run, "reconstruct", len, most=0)
+    with pytest.raises(UserError, match="not even one slice of a tile"):
+        rendered(make(4))
+    other, field = restored(tmp_path / "r", 2)
+    calls = patched_on(other, "restore", len, most=0)
+    with pytest.raises(UserError, match="not even one cube"):
+        rendered(field)
+    assert calls == [2, 1]
 
 
 # Out of memory -----------------------------------------------------------------------------------------------------------

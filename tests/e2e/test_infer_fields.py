@@ -7,10 +7,11 @@ from infer_runs import grey, make_run
 
 from inference.blended import RestoredField, SliceField
 from inference.encoding import SliceEncoder
-from inference.fields import IsotropicField, packed_tensor
+from inference.fields import IsotropicField
 from inference.intensity import intensities
 from inference.run import Run
 from inference.slices import Slices
+from inference.transfer import packed_tensor
 from utils.volumes.volume import ArrayVolume
 
 FLOAT = np.dtype(np.float32)
@@ -133,7 +134,7 @@ def test_restoration_blends_cubes_without_a_seam_in_weights(tmp_path):
     box = (slice(5, 33), slice(7, 29), slice(31, 50))
     part = RestoredField(run, slices, maps, FLOAT).render(box)
     np.testing.assert_array_equal(part, everything[(slice(None), *box)])
-    corner = field.compute([(0, 32), (0, 32), (0, 32)])
+    (corner,) = field.compute([((0, 32), (0, 32), (0, 32))])
     expected = maps[0].to_grey(torch.from_numpy(corner)).numpy()[:, :16, :8, :20]
     np.testing.assert_allclose(everything[:, :16, :8, :20], expected, atol=1e-2)
 

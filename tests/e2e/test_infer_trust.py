@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 from infer_commands import command, read, refused
-from infer_runs import grey, make_run
+from infer_runs import grey
 
 from utils.volumes.volume_io import open_volume, write_tiff
 
@@ -49,11 +49,3 @@ def test_seams_are_measured_recorded_and_few(run, tmp_path, caplog):
     assert attributes["seams"]["decoding"] < 1.2 and attributes["seams"]["encoding"] < 1.5
     command("info", out)
     assert f"change {attributes['seams']['encoding']:.3g} times as much" in caplog.text
-
-
-def test_orientations_where_there_is_no_dropout(tmp_path):
-    run = make_run(tmp_path / "D" / "P", mc=False)
-    write_tiff(tmp_path / "in.tif", grey((2, 16, 40)))
-    command("enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", tmp_path / "o.ome.zarr", "--uncertainty", "8")
-    spread = read(tmp_path / "o_uncertainty.ome.zarr")
-    assert spread.shape == (16, 16, 40) and spread.std() > 0.1

@@ -13,10 +13,10 @@ from infer_runs import grey, make_run
 import infer
 from inference.blended import SliceField
 from inference.encoding import SliceEncoder
-from inference.fields import packed_tensor
 from inference.intensity import intensities
 from inference.run import Run
 from inference.slices import Slices
+from inference.transfer import packed_tensor
 from taming.quantize import to_vectors
 from utils.volumes.volume import ArrayVolume
 

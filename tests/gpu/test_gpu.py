@@ -37,3 +37,19 @@ def test_enhance_on_a_gpu_agrees_with_the_cpu(workspace):
     made = [enhance(run.path, volume, engine=Engine.choose(device, "32")) for device in ("cpu", "cuda")]
     assert made[0].shape == made[1].shape == (56, 52, 44)
     assert np.median(np.abs(made[0].astype(float) - made[1])) < 0.02 * np.ptp(made[0])
+
+
+def test_values_arrive_behind_the_computation():
+    from inference.transfer import Arriving
+
+    factor = torch.randn(3000, 3000, device="cuda")
+    expected = factor.cpu()
+    for _ in range(3):
+        expected = (expected @ factor.cpu()).tanh()
+    made = factor
+    for _ in range(3):
+        made = (made @ factor).tanh()
+    arriving = Arriving.of(made.T)
+    del made
+    torch.zeros(3000, 3000, device="cuda")  # may take the memory of what was copied, but later
+    np.testing.assert_allclose(arriving.wait(), expected.T.numpy(), atol=0.05)

@@ -1,0 +1,55 @@
+"""Pieces that are begun one by one and written in parts by other threads."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from inference.pipeline import work_through
+from inference.tiles import boxes, moved, parts
+
+
+def test_every_part_is_written_once_from_what_was_begun():
+    values = np.arange(7 * 5 * 9).reshape(7, 5, 9)
+    out, threads, order = np.full_like(values, -1), set(), []
+
+    def begin(box):
+        order.append(box)
+        return lambda part: values[part]
+
+    def write(part, begun):
+        threads.add(threading.current_thread().name)
+        assert (out[part] == -1).all()
+        out[part] = begun(part)
+
+    pieces = boxes(values.shape, (4, 5, 4))
+    done = work_through(
+        pieces, prefetch=lambda box: None, begin=begin, write=write, split=lambda box: parts(box, (2, 3, 4)), title="", show=False
+    )
+    assert done == values.size and order == pieces
+    np.testing.assert_array_equal(out, values)
+    assert threading.current_thread().name not in threads
+
+
+def test_an_error_in_writing_stops_the_work():
+    begun = []
+
+    def write(box, piece):
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        work_through(
+            boxes((20, 1, 1), (1, 1, 1)), prefetch=lambda box: None, begin=begun.append, write=write, title="", show=False
+        )
+    assert len(begun) < 20
+
+
+def test_parts_of_a_box_begin_at_its_corner():
+    box = (slice(4, 9), slice(0, 2), slice(3, 6))
+    assert parts(box, (4, 2, 2)) == [
+        (slice(4, 8), slice(0, 2), slice(3, 5)),
+        (slice(4, 8), slice(0, 2), slice(5, 6)),
+        (slice(8, 9), slice(0, 2), slice(3, 5)),
+        (slice(8, 9), slice(0, 2), slice(5, 6)),
+    ]
+    assert moved(box, (-4, 0, -3)) == (slice(0, 5), slice(0, 2), slice(0, 3))

@@ -23,6 +23,8 @@ from utils.volumes.volume import Volume, check_dtype, choose
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _MOST_CHANNELS = 4  # a longer lone axis of "channels" is a stack of planes
+_GAP = 2**14  # bytes between two rows that are read with them: half of what costs as much as another call
+_BAND = 2**20  # bytes of rows that are read at once
 _JPEG = {6, 7, 33007, 34892}
 
 
@@ -40,9 +42,9 @@ class _Segments:
 class TiffVolume(Volume):
     """One greyscale volume of a TIFF file (or of the files of an OME-TIFF set).
 
-    Uncompressed planes are read by position, row by row where a narrow box makes that cheaper; compressed or tiled
-    ones through the decoder of tifffile, only the segments touched. Files are opened for the duration of one
-    indexing, which makes the volume safe with worker processes, and thousands of volumes possible.
+    Uncompressed planes are read by position: bands of rows with what lies between them, or row by row where that is
+    much. Compressed or tiled ones are read through the decoder of tifffile, only the segments touched. Files are opened
+    for the duration of one indexing, which makes the volume safe with worker processes, and thousands of volumes possible.
 
     Args:
         path: the file.
@@ -147,14 +149,18 @@ class TiffVolume(Volume):
 
     def _read_rows(self, handle: int, start: int, rows: slice, columns: slice, out: np.ndarray) -> None:
         assert self._stored is not None
-        width, size = self.shape[2], self.dtype.itemsize
-        if (columns.stop - columns.start) * 8 > width:
-            data = self._bytes(handle, start + rows.start * width * size, len(out) * width * size)
-            out[...] = np.frombuffer(data, self._stored).reshape(len(out), width)[:, columns]
+        size = self.dtype.itemsize
+        pitch, length = self.shape[2] * size, out.shape[1] * size
+        start += rows.start * pitch + columns.start * size
+        if pitch - length > _GAP:
+            for k in range(len(out)):
+                out[k] = np.frombuffer(self._bytes(handle, start + k * pitch, length), self._stored)
             return
-        for k in range(len(out)):
-            position = start + ((rows.start + k) * width + columns.start) * size
-            out[k] = np.frombuffer(self._bytes(handle, position, out.shape[1] * size), self._stored)
+        band = max(_BAND // pitch, 1)
+        for k in range(0, len(out), band):
+            part = out[k : k + band]
+            data = self._bytes(handle, start + k * pitch, (len(part) - 1) * pitch + length)
+            part[...] = np.ndarray(part.shape, self._stored, data, strides=(pitch, size))
 
     def _read_segments(self, handle: int, z: int, rows: slice, columns: slice, out: np.ndarray) -> None:
         segments = self._segments

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from utils.errors import UserError
+from utils.volumes import tiff_reader
 from utils.volumes.volume_io import ArrayVolume, open_volume, write_tiff
 
 SHAPE = (7, 45, 53)
@@ -303,6 +304,21 @@ def test_writing_leaves_nothing_half_done(values, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["v.tif"]
     with pytest.raises(ValueError, match="need shape"):
         write_tiff(path, iter(values))
+
+
+@pytest.mark.parametrize(("gap", "rows"), [(39, [20, 20, 10]), (38, [1] * 50)])
+def test_rows_are_read_together_where_little_lies_between_them(gap, rows, tmp_path, monkeypatch):
+    values = np.random.default_rng(3).integers(0, 255, (1, 60, 50)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "v.tif", values, metadata={"axes": "ZYX"})
+    volume = open_volume(tmp_path / "v.tif")
+    monkeypatch.setattr(tiff_reader, "_GAP", gap)
+    monkeypatch.setattr(tiff_reader, "_BAND", 1000)  # bytes: twenty rows
+    asked, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, count, start: asked.append(count) or pread(handle, count, start))
+    for columns in (slice(0, 11), slice(7, 18), slice(39, 50)):
+        asked.clear()
+        np.testing.assert_array_equal(volume[:, 10:60, columns], values[:, 10:60, columns])
+        assert asked == [(count - 1) * 50 + 11 for count in rows]
 
 
 def test_memory_does_not_grow_with_an_uncompressed_file(tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _SMALLEST = 256  # voxels along the longest axis of the last level
-_WIDER = {"u": np.uint32, "i": np.int32}
+_WIDER = {"uint8": np.uint16, "uint16": np.uint32, "int8": np.int16, "int16": np.int32}  # for sums of eight
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def halved(values: np.ndarray, step: Sequence[int]) -> np.ndarray:
     """
     dtype = values.dtype
     whole = dtype.kind in "ui"
-    wide = np.dtype(_WIDER[dtype.kind]) if whole else np.result_type(dtype, np.float32)
+    wide = np.dtype(_WIDER[dtype.name]) if whole else np.result_type(dtype, np.float32)
     total = values
     for axis, by in enumerate(step):
         if by == 2:

@@ -13,6 +13,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from utils.volumes.target_plan import TargetPlan, read_plan
 from utils.volumes.volume import Box, Volume
 from utils.volumes.zarr_volume import RUN_KEY, UNFINISHED
 
+_BUILDERS = 2  # shards of the pyramid that are made at once; each holds a layer of chunks of the level before
 Progress = Callable[[int, int], None]
 _WORK = ".work"  # inside the partial folder: the plan, the journals, files that are not complete
 _PLAN = Path(_WORK, "plan.json")
@@ -180,13 +182,20 @@ class VolumeTarget:
         )
 
     def _build(self, number: int, rank: int, world: int, progress: Progress | None) -> None:
-        """This process's share of a level, shard by shard from the level before."""
+        """This process's share of a level, shard by shard from the level before, a few at once."""
         pending = [shard for shard in self._pending(number) if shard % world == rank]
-        for done, shard in enumerate(pending):
+
+        def build(shard: int) -> None:
             box = self._arrays[number].box(shard)
             self._write(number, box, self._reduced(number, box))
-            if progress is not None:
-                progress(done + 1, len(pending))
+
+        builders = ThreadPoolExecutor(_BUILDERS, "pyramid")
+        try:
+            for done, _ in enumerate(builders.map(build, pending), 1):
+                if progress is not None:
+                    progress(done, len(pending))
+        finally:
+            builders.shutdown(cancel_futures=True)
 
     def _reduced(self, number: int, box: tuple[slice, ...]) -> np.ndarray:
         """A box of a level, made a layer of chunks at a time so that the finer voxels need little memory."""

@@ -110,7 +110,9 @@ def test_halving_is_the_rounded_mean():
     mean = padded.reshape(3, 2, 2, 2, 4, 2).mean(axis=(1, 3, 5))
     np.testing.assert_array_equal(halved(values, (2, 2, 2)), np.floor(mean + 0.5))
     np.testing.assert_allclose(halved(values.astype(np.float32), (2, 2, 2)), mean, rtol=1e-6)
-    np.testing.assert_array_equal(halved(np.full((2, 2, 2), 2**16 - 1, np.uint16), (2, 2, 2)), 2**16 - 1)
+    for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+        for extreme in (np.iinfo(dtype).min, np.iinfo(dtype).max):
+            np.testing.assert_array_equal(halved(np.full((2, 2, 2), extreme, dtype), (2, 2, 2)), np.array(extreme, dtype))
     np.testing.assert_array_equal(halved(np.array([[[-3, -4]]], np.int16), (1, 1, 2)), -3)
 
 

@@ -37,8 +37,8 @@ def gradient_ratio(volume):
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    """The run of fib25.json: volume and codes from scratch."""
+def trained(tmp_path_factory):
+    """The run of fib25.json, from scratch."""
     root = tmp_path_factory.mktemp("fib25")
     folder = root / "data" / "fib25" / "train" / "x3d0"
     folder.mkdir(parents=True)
@@ -47,17 +47,8 @@ def learned(tmp_path_factory):
     return root / "logs" / "fib25" / "first"
 
 
-@pytest.fixture(scope="module")
-def trained(learned):
-    """The run of fib25_fine.json: a short fine-tuning with less of the adversarial term."""
-    logs = learned.parents[1]
-    places = ["--data_root", logs.parent / "data", "--logs", logs]
-    command("train.py", "--jsn", "fib25_fine", "--prj", "fine", "--init", "fib25/first", *places)
-    return logs / "fib25" / "fine"
-
-
-def test_losses_fall_by_half(learned):
-    events = EventAccumulator(str(learned / "logs"), size_guidance={"scalars": 0}).Reload()
+def test_losses_fall_by_half(trained):
+    events = EventAccumulator(str(trained / "logs"), size_guidance={"scalars": 0}).Reload()
     for term in ("g/projection", "g/recon"):
         values = np.array([event.value for event in events.Scalars(term)])
         assert np.isfinite(values).all()

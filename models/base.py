@@ -24,6 +24,10 @@ from utils.errors import UserError
 
 Terms = dict[str, Tensor]  # unweighted scalar loss terms by name
 
+_HOW_TO_GO_ON = (
+    "nothing was saved since. Start a new --prj from the last weights with --init RUN, and with a smaller --lr, "
+    "--gradient_clip 1 or --precision 32"
+)
 CHECK_FINITE_EVERY = 50  # generator steps between looks at the losses on a GPU, where each look waits for the device
 
 
@@ -151,20 +155,30 @@ class BaseModel(pl.LightningModule):
             self.require_finite({name: float(value.detach()) for name, value in terms.items()})
 
     def require_finite(self, terms: Mapping[str, float] | None = None) -> None:
-        """Stops a training whose losses have left the real numbers, before it can be saved over a good checkpoint.
+        """Stops a training whose losses have left the real numbers; all processes look, and stop, together.
 
         Raises:
             UserError: a loss since the last look was NaN or infinite.
         """
-        if self._finite is not None and not bool(self._finite):
+        if self._finite is not None and not self.trainer.strategy.reduce_boolean_decision(bool(self._finite), all=True):
             bad = [name for name, value in (terms or {}).items() if not math.isfinite(value)]
             raise UserError(
                 f"the loss became NaN or infinite at step {self.generator_steps}"
                 + (f" ({', '.join(bad)})" if bad else "")
-                + "; nothing was saved since. Start a new --prj from the last weights with --init RUN, and with a smaller --lr, "
-                "--gradient_clip 1 or --precision 32"
+                + f"; {_HOW_TO_GO_ON}"
             )
         self._finite = None
+
+    def require_savable(self) -> None:
+        """Keeps a good checkpoint from being replaced by one that is not: a gradient may overflow where the loss did not.
+
+        Raises:
+            UserError: a loss or a weight is NaN or infinite.
+        """
+        self.require_finite()
+        bad = next((name for name, weight in self.named_parameters() if not bool(weight.isfinite().all())), None)
+        if bad is not None:
+            raise UserError(f"the weights became NaN or infinite by step {self.generator_steps} (first {bad}); {_HOW_TO_GO_ON}")
 
     # Optimisers and schedules ----------------------------------------------------------------------------------------
 

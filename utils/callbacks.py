@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -107,7 +108,7 @@ class RunKeeper(Checkpoint):
         return trainer.strategy.reduce_boolean_decision(passed, all=False) if trainer.world_size > 1 else passed
 
     def _write_components(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
-        pl_module.require_finite()
+        pl_module.require_savable()
         if not trainer.is_global_zero:
             return
         for ema in (False, True):
@@ -124,7 +125,7 @@ class RunKeeper(Checkpoint):
             self._say_once_what_is_logged(trainer)
             return
         sign = -1 if higher_is_better(self.monitor) else 1
-        if self.best is None or sign * value < sign * self.best:
+        if math.isfinite(value) and (self.best is None or sign * value < sign * self.best):
             self.best = value
             self._write(trainer, pl_module, self.run.best)
 
@@ -139,7 +140,7 @@ class RunKeeper(Checkpoint):
         self._saved = time.monotonic()
 
     def _write(self, trainer: pl.Trainer, pl_module: Any, path: Path) -> None:
-        pl_module.require_finite()
+        pl_module.require_savable()
         partial = path.with_name(path.name + ".partial")
         trainer.save_checkpoint(partial)  # every rank takes part
         if trainer.is_global_zero:
@@ -199,7 +200,10 @@ class Progress(Callback):
         batches = int(trainer.num_training_batches)
         if trainer.is_global_zero:
             total = (trainer.max_epochs or 0) * batches
-            self.bar = tqdm(total=total, initial=trainer.current_epoch * batches, unit="batch", dynamic_ncols=True, mininterval=1)
+            epoch: Any = trainer.fit_loop.epoch_progress.current
+            within: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # of the last epoch, where none is broken off
+            done = epoch.processed * batches + (within.processed if epoch.ready > epoch.processed else 0)
+            self.bar = tqdm(total=total, initial=done, unit="batch", dynamic_ncols=True, mininterval=1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Moves on by one batch."""

@@ -1,7 +1,8 @@
-"""Runs train.main in one of several processes and saves each rank's state: ``ddp_worker.py OUT sgd|adam ARGUMENTS``.
+"""Runs train.main in one of several processes and saves each rank's state: ``ddp_worker.py OUT sgd|adam|nan ARGUMENTS``.
 
 sgd: plain descent, and nothing is drawn: a posterior gives its mean, patches come from the same places, IsoREF never swaps
 axes and shows one group of views.
+nan: the loss of the second process is not a number.
 A script, because Lightning starts the other ranks by running the same command again.
 """
 
@@ -25,6 +26,10 @@ def save_state(self):
     torch.save(self.state_dict(), f"{sys.argv[1]}_{self.global_rank}.pt")
 
 
+def broken(self, terms, weigh=BaseModel.weigh):
+    return weigh(self, terms) * (float("nan") if self.global_rank else 1)
+
+
 if __name__ == "__main__":
     BaseModel.on_train_end = save_state
     if sys.argv[2] == "sgd":
@@ -33,4 +38,6 @@ if __name__ == "__main__":
         PatchContrast.forward.__defaults__ = (torch.arange,)
         IsoREF.draw_swap = lambda self: False
         IsoREF.draw_view_group = lambda self: 0
+    if sys.argv[2] == "nan":
+        BaseModel.weigh = broken
     train.main(sys.argv[3:])

@@ -11,11 +11,15 @@ WORKER = Path(__file__).with_name("ddp_worker.py")
 TWO = ("--devices", 2, "--strategy", "ddp", "--batch_size", 1)
 
 
+def started(workspace, prj, how, *options):
+    command = [sys.executable, str(WORKER), str(workspace.root / prj), how, *workspace.arguments(prj, *options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
 def states(workspace, prj, optimizer, *options, ranks=1):
     out = workspace.root / prj
-    command = [sys.executable, str(WORKER), str(out), optimizer, *workspace.arguments(prj, *options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = started(workspace, prj, optimizer, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(f"{out}_{rank}.pt", weights_only=True) for rank in range(ranks)]
 
@@ -47,3 +51,9 @@ def test_codebook_is_one_on_all_ranks(workspace):
     for key, value in first.items():
         if "running" not in key and "num_batches" not in key:
             assert torch.equal(value, second[key]), key
+
+
+def test_all_processes_say_why_they_stop_where_one_has_a_nan(workspace):
+    done = started(workspace, "broken", "nan", *TWO)
+    assert done.returncode != 0
+    assert done.stderr.count("UserError: the loss became NaN or infinite at step 0") == 2, done.stderr[-3000:]

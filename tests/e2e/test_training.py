@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
 import train
 from inference import decode, encode, enhance
@@ -17,6 +19,7 @@ from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
 from utils.callbacks import RunKeeper
 from utils.errors import UserError
+from utils.runs import RunFolder
 
 COMPONENTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv", "net_g", "net_d", "discriminator")
 
@@ -96,18 +99,27 @@ def test_finite_scalars_train_and_their_grid_stays(workspace):
     assert not torch.equal(state["G.quant_conv.weight"], fresh.G["quant_conv"].weight)
 
 
+@pytest.fixture
+def bars(monkeypatch):
+    """The progress bars of trainings."""
+    made = []
+    monkeypatch.setattr("utils.callbacks.tqdm", lambda **options: made.append(tqdm(**options)) or made[-1])
+    return made
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_after_an_epoch_is_bit_identical(workspace, workers):
+def test_resume_after_an_epoch_is_bit_identical(workspace, bars, workers):
     options = ("--workers", workers, "--precision", "bf16-mixed" if workers else "32", "--accumulate_grad_batches", 4)
     whole = workspace.train("whole", *options, "--n_epochs", 4)
     broken = workspace.train("broken", *options, "--n_epochs", 2)
     workspace.train("broken", *options, "--n_epochs", 4, "--resume")
     assert same(weights(whole, 4), weights(broken, 4))
     assert (broken.path / "1.json").is_file()
+    assert [(bar.initial, bar.n) for bar in bars] == [(0, 24), (0, 12), (12, 24)]
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(0, 3), (2, 0)])
-def test_resume_within_an_epoch_is_bit_identical(workspace, monkeypatch, workers, batch):
+def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, workers, batch):
     """SIGTERM in the second epoch: what was trained is saved, nothing is trained twice."""
     options = ("--workers", workers, "--n_epochs", 3, "--ema", 0.9)
     whole = workspace.train("whole", *options)
@@ -120,9 +132,11 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, monkeypatch, workers
 
     monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
     broken = workspace.train("broken", *options)
-    monkeypatch.undo()
+    monkeypatch.setattr(RunKeeper, "on_train_batch_end", original)
     assert broken.epochs() == [1] and broken.last.is_file()
     workspace.train("broken", "--resume")
+    stopped = 6 + batch + 1
+    assert [(bar.initial, bar.n) for bar in bars] == [(0, 18), (0, stopped), (stopped, 18)]
     assert same(weights(whole, 3), weights(broken, 3))
     ends = [torch.load(run.last, weights_only=True) for run in (whole, broken)]
     assert same(*(end["state_dict"] for end in ends))
@@ -190,6 +204,34 @@ def test_nan_stops_before_anything_is_saved(workspace, monkeypatch):
     with pytest.raises(UserError, match="NaN or infinite at step"):
         workspace.train("one", "--resume", "--n_epochs", 4)
     assert run.last.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch):
+    """As after a gradient that overflows in an epoch's last step, where no loss tells of it any more."""
+    run = workspace.train("one", "--epoch_save", 1)
+    before = {path: path.read_bytes() for path in run.checkpoints.iterdir()}
+    after_batch = BaseModel.after_batch
+
+    def overflow(self, out, stepped):
+        if self.current_epoch == 2 and self.trainer.is_last_batch:
+            with torch.no_grad():
+                next(self.G["net_g"].parameters()).view(-1)[3] = float("inf")
+        return after_batch(self, out, stepped)
+
+    monkeypatch.setattr(type(build_model(run.stored_settings())), "after_batch", overflow)
+    with pytest.raises(UserError, match=r"weights became NaN or infinite by step 18 \(first G.net_g.*nothing was saved since"):
+        workspace.train("one", "--resume", "--n_epochs", 4)
+    assert {path: path.read_bytes() for path in run.checkpoints.iterdir()} == before
+
+
+@pytest.mark.parametrize("metric", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_a_number_is_never_the_best(metric, tmp_path):
+    keeper = RunKeeper(RunFolder(tmp_path), epoch_save=1, save_minutes=1, monitor="val/recon", max_seconds=None)
+    written = []
+    keeper._write = lambda trainer, model, path: written.append(path)
+    for value in (metric, 0.5, metric, 0.7, 0.4):
+        keeper._write_best(None, SimpleNamespace(metric=lambda _, value=value: value))
+    assert keeper.best == 0.4 and len(written) == 2
 
 
 def test_validation_logs_metrics_and_keeps_the_best(workspace):

@@ -14,7 +14,7 @@ from inference.processes import Processes
 from inference.tiles import boxes, share
 from utils.volumes.volume import Box
 
-_WAITING = 2  # pieces that are being written while the next one is computed
+_WAITING = 1  # pieces that are being written while the next one is computed
 _WRITERS = 4  # threads that put pieces together, compress and write them
 _SHARD = 256
 

@@ -14,6 +14,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from utils.volumes.target_plan import TargetPlan, read_plan
 from utils.volumes.volume import Box, Volume
 from utils.volumes.zarr_volume import RUN_KEY, UNFINISHED
 
-_BUILDERS = 2  # shards of the pyramid that are made at once; each holds a layer of chunks of the level before
+_BUILDERS = 2  # shards of the pyramid that are made at once; each holds a row of chunks of the level before
 Progress = Callable[[int, int], None]
 _WORK = ".work"  # inside the partial folder: the plan, the journals, files that are not complete
 _PLAN = Path(_WORK, "plan.json")
@@ -198,18 +199,18 @@ class VolumeTarget:
             builders.shutdown(cancel_futures=True)
 
     def _reduced(self, number: int, box: tuple[slice, ...]) -> np.ndarray:
-        """A box of a level, made a layer of chunks at a time so that the finer voxels need little memory."""
+        """A box of a level, made a row of chunks at a time so that the finer voxels need little memory."""
         lead, (planes, rows, columns) = box[:-3], box[-3:]
         finer = self._arrays[number - 1]
         step = (*(1 for _ in lead), *self._levels[number].step)
         out = np.empty([part.stop - part.start for part in box], self.dtype)
-        for z in range(planes.start, planes.stop, self.plan.chunk[0]):
-            layer = slice(z, min(z + self.plan.chunk[0], planes.stop))
+        for z, y in product(_split(planes, self.plan.chunk[0]), _split(rows, self.plan.chunk[1])):
             source = tuple(
                 slice(part.start * by, min(part.stop * by, size))
-                for part, by, size in zip((*lead, layer, rows, columns), step, finer.shape, strict=True)
+                for part, by, size in zip((*lead, z, y, columns), step, finer.shape, strict=True)
             )
-            out[..., layer.start - planes.start : layer.stop - planes.start, :, :] = halved(finer.read(source), step)
+            made = out[..., z.start - planes.start : z.stop - planes.start, y.start - rows.start : y.stop - rows.start, :]
+            made[...] = halved(finer.read(source), step)
         return out
 
     def _write(self, level: int, box: tuple[slice, ...], values: np.ndarray) -> None:
@@ -257,6 +258,10 @@ class _Unfinished(Volume):
 
 def _no_others() -> None:
     """The barrier of a process that is alone."""
+
+
+def _split(part: slice, side: int) -> list[slice]:
+    return [slice(start, min(start + side, part.stop)) for start in range(part.start, part.stop, side)]
 
 
 def _space(box: tuple[slice, ...]) -> Box:

@@ -161,7 +161,8 @@ class IsotropicField(Field):
                     place(out, box, tile.wait(), _voxels(core))
             return out
 
-        return part
+        # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
+        return part if self.run.engine.device.type == "cuda" else parts_of(part(box), box)
 
     def cost(self, box: Box) -> float:
         """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""

@@ -20,6 +20,7 @@ from dataloader.intensity import Range
 from dataloader.pairs import paired_names
 from dataloader.sampler import CropSampler
 from utils.errors import UserError
+from utils.resuming import done_so_far
 from utils.volumes.volume_io import ArrayVolume, Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -276,14 +277,12 @@ class DataModule(pl.LightningDataModule):
 
     def _continue(self, sampler: CropSampler, trainer: pl.Trainer) -> None:
         """Lightning iterates the loader before it tells the sampler the epoch of a resumed run, and skips no batches."""
-        loop = trainer.fit_loop
-        epoch = loop.epoch_progress.current
-        sampler.set_epoch(epoch.processed)
-        if epoch.ready > epoch.processed:  # stopped within an epoch
-            sampler.skip = loop.epoch_loop.batch_progress.current.processed * self.batch_size
-            if sampler.skip >= len(sampler):  # after its last batch: the next epoch is about to begin
-                sampler.set_epoch(epoch.processed + 1)
-                sampler.skip = 0
+        epochs, batches = done_so_far(trainer)
+        skip = batches * self.batch_size
+        if skip >= len(sampler):  # after its last batch: the next epoch is about to begin
+            epochs, skip = epochs + 1, 0
+        sampler.set_epoch(epochs)
+        sampler.skip = skip
 
     def _loader(self, dataset: PairedImageDataset, sampler: CropSampler) -> DataLoader[dict[str, Any]]:
         return DataLoader(

@@ -15,7 +15,7 @@ from inference.jobs import Job, Options, codebook_of, decode_job, encoder_of, en
 from inference.pipeline import work_through
 from inference.processes import Processes
 from inference.run import Engine, Run
-from inference.tiles import boxes, moved, share
+from inference.tiles import boxes, corner, moved, share
 from utils.errors import UserError
 from utils.volumes.volume import ArrayVolume, Box, Triple, Volume
 from utils.volumes.volume_io import open_volume
@@ -118,11 +118,6 @@ def write_codes(target: CodeTarget, encoder: Any, processes: Processes, progress
         mine, prefetch=lambda box: encoder.prefetch(*spans(box)), begin=lambda box: encoder.read(*spans(box)),
         write=target.write, title="encode", show=progress,
     )  # fmt: skip
-
-
-def corner(box: Box) -> tuple[int, ...]:
-    """First voxel of a box."""
-    return tuple(part.start for part in box)
 
 
 def _computed(job: Job, progress: bool) -> NDArray[Any]:

@@ -37,9 +37,7 @@ class BlendedField(Field):
 
     axes: tuple[Axis, Axis, Axis]
 
-    def __init__(
-        self, run: Run, intensities: Sequence[Intensity], dtype: np.dtype, batch: int | None = None
-    ) -> None:
+    def __init__(self, run: Run, intensities: Sequence[Intensity], dtype: np.dtype, batch: int | None = None) -> None:
         super().__init__(intensities, dtype)
         self.run = run
         self.passes = Passes(batch or run.engine.batch, fill=True)
@@ -65,7 +63,6 @@ class BlendedField(Field):
         """From a pass of the tile at the middle of the lattice; the box does not matter."""
         tiles = [axis[len(axis) // 2] for axis in self.axes]
         windows = tuple(tile.window for tile in tiles)
-        self._through_network([windows])
         seconds = seconds_of(lambda: self._through_network([windows])) / self.passes.size
         return seconds / math.prod(tile.core[1] - tile.core[0] for tile in tiles)
 

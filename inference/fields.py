@@ -19,7 +19,7 @@ from inference.batches import Passes
 from inference.encoding import Codes, Recent
 from inference.intensity import Intensity, quantised
 from inference.run import Run
-from inference.tiles import Axis, Span, moved
+from inference.tiles import Axis, Span, corner, moved
 from inference.transfer import Arriving, packed_tensor
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
@@ -75,7 +75,6 @@ class Field(ABC):
 
     def cost(self, box: Box) -> float:
         """Seconds that the network takes for a voxel, from a trial with a box."""
-        self.render(box)  # the first time costs more: memory is asked for, and codes that neighbours share are computed
         return seconds_of(lambda: self.render(box)) / math.prod(part.stop - part.start for part in box)
 
     def to_grey(self, values: Tensor) -> Tensor:
@@ -167,13 +166,12 @@ class IsotropicField(Field):
     def cost(self, box: Box) -> float:
         """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
         group = max(self._groups(box), key=len)
+
         def decode() -> None:
             for tile in self._through_network(group):
                 tile.wait()
 
-        decode()  # the first time costs more, as above
-        seconds = seconds_of(decode)
-        decoding = seconds / sum(math.prod(LATENT_STRIDE * (b - a) for a, b in core) for core in group)
+        decoding = seconds_of(decode) / sum(math.prod(LATENT_STRIDE * (b - a) for a, b in core) for core in group)
         return decoding + self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
 
     # Tiles -----------------------------------------------------------------------------------------------------------
@@ -306,7 +304,8 @@ def _longest(core: Core) -> int:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """How long a call takes once it is warm: the first time memory is asked for, and what neighbours share is computed."""
+    call()
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
@@ -314,8 +313,8 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def parts_of(values: Array, box: Box) -> Part:
     """Parts of a box whose values (C, z, y, x) are all there."""
-    corner = [-part.start for part in box]
-    return lambda part: values[(slice(None), *moved(part, corner))]
+    back = [-start for start in corner(box)]
+    return lambda part: values[(slice(None), *moved(part, back))]
 
 
 def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool = False) -> None:

@@ -21,6 +21,7 @@ from inference.intensity import Intensity, check_output_dtype, intensities, outp
 from inference.placement import code_place, input_voxels, isotropic_place, slice_place
 from inference.run import Engine, Run
 from inference.slices import Slices
+from inference.tiles import corner
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.volumes.volume import Box, Triple, Volume
@@ -98,8 +99,7 @@ class Job:
     @property
     def origin(self) -> tuple[int, int, int]:
         """First voxel of the region in the whole volume."""
-        z, y, x = (part.start for part in self.region)
-        return z, y, x
+        return corner(self.region)
 
     def of(self, field: Field, what: str) -> Job:
         """The same place for another field, such as an uncertainty."""
@@ -160,11 +160,12 @@ def decoding_batch(run: Run, options: Options, core: Sequence[int], codes: Seque
         core: latents (z, y, x) of a tile's core.
         codes: slices, latents along rows and columns.
     """
+    wanted = options.batch or run.engine.batch
     if run.engine.device.type != "cuda":
-        return options.batch or run.engine.batch
+        return wanted
     whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
     voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
-    return max(1, min(options.batch or run.engine.batch, int(_room(run) / voxels)))
+    return max(1, min(wanted, int(_room(run) / voxels)))
 
 
 def _room(run: Run) -> float:

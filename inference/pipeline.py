@@ -11,7 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from inference.processes import Processes
-from inference.tiles import boxes, share
+from inference.tiles import boxes, corner, share
 from utils.volumes.volume import Box
 
 _WAITING = 1  # pieces that are being written while the next one is computed
@@ -85,7 +85,7 @@ def pieces_of(shape: Sequence[int], unit: Sequence[int], shard: Sequence[int], p
 
 def unfinished(pieces: Sequence[Box], pending: Sequence[Box]) -> list[Box]:
     """The pieces in which some shard is still to be written."""
-    corners = [tuple(part.start for part in box) for box in pending]
+    corners = [corner(box) for box in pending]
     return [
-        box for box in pieces if any(all(p.start <= c < p.stop for p, c in zip(box, corner, strict=True)) for corner in corners)
+        box for box in pieces if any(all(p.start <= c < p.stop for p, c in zip(box, first, strict=True)) for first in corners)
     ]

@@ -126,6 +126,12 @@ def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
     return [(slice(*z), slice(*y), slice(*x)) for z, y, x in product(*spans)]
 
 
+def corner(box: Box) -> tuple[int, int, int]:
+    """First voxel of a box."""
+    z, y, x = (part.start for part in box)
+    return z, y, x
+
+
 def moved(box: Box, by: Sequence[int]) -> Box:
     """A box at another place: of a region, in the whole volume."""
     z, y, x = (slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True))
@@ -134,8 +140,7 @@ def moved(box: Box, by: Sequence[int]) -> Box:
 
 def parts(box: Box, unit: Sequence[int]) -> list[Box]:
     """A box in boxes of ``unit`` from its first corner on, x fastest; those at the end are smaller."""
-    corner = [part.start for part in box]
-    return [moved(part, corner) for part in boxes([b.stop - b.start for b in box], unit)]
+    return [moved(part, corner(box)) for part in boxes([b.stop - b.start for b in box], unit)]
 
 
 def share(count: int, rank: int, world: int) -> range:

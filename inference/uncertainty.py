@@ -111,15 +111,16 @@ class Turned:
         """Volumes (B, C, X, Y, Z) → restored ones."""
         return self._back(self.model.restore(self._there(volumes)))
 
-    def _flips(self, rows: int) -> list[int]:
-        return [rows + axis for axis in (0, 1) if self.turn >> axis & 1]
-
-    def _there(self, values: Tensor, rows: int = 2) -> Tensor:
-        """Into this orientation; ``rows`` is the axis of rows, that of columns follows."""
-        values = values.flip(self._flips(rows))
-        return values.transpose(rows, rows + 1) if self.turn & 4 else values
+    def _there(self, values: Tensor) -> Tensor:
+        """(B, C, rows, columns, ...) into this orientation."""
+        values = values.flip(self._mirrored(2))
+        return values.transpose(2, 3) if self.turn & 4 else values
 
     def _back(self, values: Tensor, rows: int = 2) -> Tensor:
+        """Out of it; ``rows`` is the axis of rows, that of columns follows."""
         if self.turn & 4:
             values = values.transpose(rows, rows + 1)
-        return values.flip(self._flips(rows))
+        return values.flip(self._mirrored(rows))
+
+    def _mirrored(self, rows: int) -> list[int]:
+        return [rows + axis for axis in (0, 1) if self.turn >> axis & 1]

@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from utils.pictures import keep_newest, orthogonal_planes, save_png
+from utils.resuming import done_so_far
 from utils.runs import RunFolder, higher_is_better
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class RunKeeper(Checkpoint):
 
     def _minutes_passed(self, trainer: pl.Trainer) -> bool:
         passed = time.monotonic() - self._saved >= self.save_seconds
-        return trainer.strategy.reduce_boolean_decision(passed, all=False) if trainer.world_size > 1 else passed
+        return trainer.strategy.reduce_boolean_decision(passed, all=False)
 
     def _write_components(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
         pl_module.require_savable()
@@ -200,10 +201,8 @@ class Progress(Callback):
         batches = int(trainer.num_training_batches)
         if trainer.is_global_zero:
             total = (trainer.max_epochs or 0) * batches
-            epoch: Any = trainer.fit_loop.epoch_progress.current
-            within: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # of the last epoch, where none is broken off
-            done = epoch.processed * batches + (within.processed if epoch.ready > epoch.processed else 0)
-            self.bar = tqdm(total=total, initial=done, unit="batch", dynamic_ncols=True, mininterval=1)
+            epochs, within = done_so_far(trainer)
+            self.bar = tqdm(total=total, initial=epochs * batches + within, unit="batch", dynamic_ncols=True, mininterval=1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Moves on by one batch."""

@@ -69,6 +69,11 @@ def _lively(model):
             book.weight.copy_(3 * chosen + 0.5 * torch.randn_like(chosen))
 
 
+def whole(field):
+    """The box of a field's whole volume."""
+    return tuple(slice(0, size) for size in field.shape)
+
+
 def grey(shape, seed=0, dtype="uint16", high=1000):
     """A volume of smooth structure and noise."""
     z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")

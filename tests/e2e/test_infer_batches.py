@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from infer_runs import grey, make_run
+from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
 from inference.blended import RestoredField, SliceField
@@ -60,10 +60,6 @@ def decoder(run, values=None, **options):
     slices = slices_of(run, grey((2, 16, 120)) if values is None else values)
     encoder = SliceEncoder(run, slices)
     return IsotropicField(run, encoder, slices.inner, slices.intensities, FLOAT, **{"core": CORE, **options})
-
-
-def whole(field):
-    return tuple(slice(0, size) for size in field.shape)
 
 
 def rendered(field):
@@ -168,10 +164,12 @@ def raw(request, tmp_path, monkeypatch):
     return run, lambda batch: SliceField(run, SliceEncoder(run, slices), slices.inner, slices.intensities, FLOAT, batch)
 
 
-def restored(tmp_path, batch):
-    run = Run.load(make_run(tmp_path / "D" / "P", "IsoREF", cropz=4, nocyc=True))
+@pytest.fixture
+def restored(tmp_path):
+    """IsoREF's output: several cubes along every axis."""
+    run = Run.load(make_run(tmp_path / "R" / "P", "IsoREF", cropz=4, nocyc=True))
     slices = slices_of(run, grey((6, 40, 56)))
-    return run, RestoredField(run, slices, slices.intensities, FLOAT, batch)
+    return run, lambda batch: RestoredField(run, slices, slices.intensities, FLOAT, batch)
 
 
 def same_whatever_the_box(make):
@@ -191,12 +189,11 @@ def test_slices_in_batches(raw, monkeypatch):
     assert set(counts) == {5 * field.axes[0].core}
 
 
-def test_cubes_in_batches(tmp_path, monkeypatch):
-    _, first = restored(tmp_path / "a", 1)
-    same_whatever_the_box(lambda batch: RestoredField(first.run, first.slices, first.intensities, FLOAT, batch))
+def test_cubes_in_batches(restored):
+    same_whatever_the_box(restored[1])
 
 
-def test_out_of_memory_in_blended_tiles(raw, patched_on, tmp_path):
+def test_out_of_memory_in_slices(raw, patched_on):
     run, make = raw
     expected = rendered(make(1))
     patched_on(run, "reconstruct", len, most=1)
@@ -204,10 +201,13 @@ def test_out_of_memory_in_blended_tiles(raw, patched_on, tmp_path):
     patched_on(run, "reconstruct", len, most=0)
     with pytest.raises(UserError, match="not even one slice of a tile"):
         rendered(make(4))
-    other, field = restored(tmp_path / "r", 2)
-    calls = patched_on(other, "restore", len, most=0)
+
+
+def test_out_of_memory_in_cubes(restored, patched_on):
+    run, make = restored
+    calls = patched_on(run, "restore", len, most=0)
     with pytest.raises(UserError, match="not even one cube"):
-        rendered(field)
+        rendered(make(2))
     assert calls == [2, 1]
 
 

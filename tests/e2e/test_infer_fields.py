@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from infer_runs import grey, make_run
+from infer_runs import grey, make_run, whole
 
 from inference.blended import RestoredField, SliceField
 from inference.encoding import SliceEncoder
@@ -28,10 +28,6 @@ def opened(tmp_path, shape=(5, 37, 44), **options):
 def isotropic(run, slices, maps, core=(2, 2, 3), **options):
     encoder = SliceEncoder(run, slices)
     return IsotropicField(run, encoder, slices.inner, maps, FLOAT, core=core, **options)
-
-
-def whole(field):
-    return tuple(slice(0, size) for size in field.shape)
 
 
 def untiled(run, field):

@@ -1,12 +1,13 @@
 """In-plane orientations: a model that sees turned slices gives what turning the volume by hand gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from infer_commands import command, read
-from infer_runs import grey, make_run
+from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
-from inference.fields import Field
 from inference.jobs import enhance_job, isotropic_field, slices_of
 from inference.uncertainty import SpreadField, Turned, spread_job
 from utils.volumes.volume import ArrayVolume
@@ -41,15 +42,10 @@ def field_of(run, values, **options):
     return isotropic_field(run, slices_of(run, [volume], Options(**options)), Options(**options), np.dtype(np.float32))
 
 
-def whole(field: Field):
-    return tuple(slice(0, size) for size in field.shape)
-
-
 @pytest.mark.parametrize("turn", range(8))
 def test_a_turned_model_is_the_model_on_the_turned_volume(run, turn):
     values = grey(SHAPE)
-    run_turned = Run(**{**vars(run), "model": Turned(run.model, turn)})
-    found = field_of(run_turned, values)
+    found = field_of(replace(run, model=Turned(run.model, turn)), values)
     by_hand = field_of(run, np.ascontiguousarray(turned(values, turn)))
     expected = turned(by_hand.render(whole(by_hand))[0], turn, back=True)
     made = found.render(whole(found))[0]
@@ -73,7 +69,7 @@ def test_tiles_batches_and_regions_of_the_spread(tmp_path):
     batched = spread(batch=3)
     assert batched.block == (1, 1, 3)
     np.testing.assert_allclose(batched.render(whole(batched)), everything, atol=2e-2)
-    turned_runs = [Run(**{**vars(run), "model": Turned(run.model, turn)}) for turn in range(5)]
+    turned_runs = [replace(run, model=Turned(run.model, turn)) for turn in range(5)]
     outputs = [enhance(one, volume, Options(dtype="float32")) for one in turned_runs]
     np.testing.assert_allclose(everything[0], np.std(outputs, axis=0, ddof=1), atol=5e-2)
 

@@ -34,7 +34,7 @@ class Restored:
         interpolated: the same, trilinear along Z to a cube (B, 1, X, Y, X).
         pyramid: four encoder features of the interpolated volume.
         volume: the restored cube (B, 1, X, Y, X) in [-1, 1].
-        back: the restored cube degraded again, or None without the cycle.
+        back: the restored cube degraded again; None without the cycle, and in use.
     """
 
     original: Tensor
@@ -92,7 +92,7 @@ class Model(BaseModel):
         interpolated = resample_z(original, self.geometry.cropsize)
         pyramid = self.G["net_g"].encode(interpolated)
         volume = self.G["net_g"].decode(pyramid)
-        back = self.G["net_gback"](volume) if self.cycle else None
+        back = self.G["net_gback"](volume) if self.cycle and self.training else None
         return Restored(original, interpolated, pyramid, volume, back)
 
     def restore(self, interpolated: Tensor) -> Tensor:

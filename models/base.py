@@ -173,12 +173,13 @@ class BaseModel(pl.LightningModule):
         """Keeps a good checkpoint from being replaced by one that is not: a gradient may overflow where the loss did not.
 
         Raises:
-            UserError: a loss or a weight is NaN or infinite.
+            UserError: a loss, a weight or a running statistic is NaN or infinite, on any process.
         """
         self.require_finite()
-        bad = next((name for name, weight in self.named_parameters() if not bool(weight.isfinite().all())), None)
-        if bad is not None:
-            raise UserError(f"the weights became NaN or infinite by step {self.generator_steps} (first {bad}); {_HOW_TO_GO_ON}")
+        bad = next((name for name, value in self.state_dict().items() if not bool(value.isfinite().all())), None)
+        if not self.trainer.strategy.reduce_boolean_decision(bad is None, all=True):
+            where = f"first {bad}" if bad is not None else "on another process"
+            raise UserError(f"the weights became NaN or infinite by step {self.generator_steps} ({where}); {_HOW_TO_GO_ON}")
 
     # Optimisers and schedules ----------------------------------------------------------------------------------------
 

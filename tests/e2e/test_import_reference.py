@@ -77,7 +77,7 @@ def volumes(model, side=16):
     with model.evaluating():
         generator = torch.Generator().manual_seed(1)
         out = model.generate({"img": [torch.rand(1, 1, side, side, 2, generator=generator) * 2 - 1]})
-    return [out.volume, out.recon] if hasattr(out, "recon") else [out.volume, out.back]
+    return [out.volume, out.recon] if hasattr(out, "recon") else [out.volume, model.G["net_gback"](out.volume)]
 
 
 def extra(name, nf):

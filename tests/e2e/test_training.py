@@ -206,7 +206,8 @@ def test_nan_stops_before_anything_is_saved(workspace, monkeypatch):
     assert run.last.read_bytes() == before
 
 
-def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch):
+@pytest.mark.parametrize("kind", ["parameters", "buffers"])
+def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch, kind):
     """As after a gradient that overflows in an epoch's last step, where no loss tells of it any more."""
     run = workspace.train("one", "--epoch_save", 1)
     before = {path: path.read_bytes() for path in run.checkpoints.iterdir()}
@@ -215,7 +216,7 @@ def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch):
     def overflow(self, out, stepped):
         if self.current_epoch == 2 and self.trainer.is_last_batch:
             with torch.no_grad():
-                next(self.G["net_g"].parameters()).view(-1)[3] = float("inf")
+                next(getattr(self.G["net_g"], kind)()).view(-1)[3] = float("inf")
         return after_batch(self, out, stepped)
 
     monkeypatch.setattr(type(build_model(run.stored_settings())), "after_batch", overflow)

@@ -1,14 +1,19 @@
 """What the variants add: other VQ settings, the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from networks.views import project, resample_z, swap_in_plane
+from taming.quantize import to_vectors
 from utils.errors import UserError
 from utils.settings.check_settings import check_settings
 from utils.settings.get_args import default_settings
@@ -186,3 +191,51 @@ def test_every_value_of_an_option_trains(repository, name, options):
         idle = {id(p) for p in model.D["discriminator"].parameters()} if "discriminator" in model.D else set()
         gradients = [p.grad for p in part.parameters() if id(p) not in idle]
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+@contextmanager
+def autocast_to(precision):
+    """torch.autocast for a GPU, which refuses to work where there is none."""
+    torch.set_autocast_dtype("cuda", precision or torch.float16)
+    torch.set_autocast_enabled("cuda", precision is not None)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", torch.float16)
+        torch.clear_autocast_cache()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ae0iso0tccutvqq", {"nocut": False, "lbNCE": 1.0, "use_mlp": True}),
+        ("ae0iso0tccutvqq", {"ldmyaml": "vqlocal", "l1how": "dsp", "adv_planes": 4}),
+        ("ae0iso0tccutvqq", {"ldmyaml": "vqfsq", "usp": 2.0, "cropz": 2}),
+        ("ae0iso0tccutvqq", {"ldmyaml": "vqresidual", "norm": "group"}),
+        ("ae0iso0tccutvqqssim", {"cropsize": 176, "cropz": 22, "skipl1": 1}),
+        ("ae0iso0tccut", {"hbranch": "mid"}),
+        ("ae0iso0tccut", {"hbranch": "z", "lbNCE": 1.0, "nocut": False}),
+        ("IsoREF", {"cropz": 16, "nocut": False, "num_patches": 8, "adv_planes": 3}),
+    ],
+)
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_nothing_is_left_on_the_cpu_when_a_model_is_on_a_gpu(repository, name, options, precision):
+    """With tensors without values, said to lie on a GPU: an operation that also gets one of the CPU fails, without any GPU."""
+    with FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)):
+        model = build(name, repository, **{"cropz": 4} | ({} if name == "IsoREF" else {"perceptual_weight": 0}) | options)
+        model.draw_view_group, model.draw_swap = (lambda: 1), (lambda: True)
+        for module in model.modules():  # what Module.to does, which takes no tensors without values
+            module._parameters |= {k: nn.Parameter(p.to("cuda")) for k, p in module._parameters.items() if p is not None}
+            module._buffers |= {k: b.to("cuda") for k, b in module._buffers.items() if b is not None}
+        side = model.settings["cropsize"]
+        batch = {"img": [torch.rand(2, 1, side, side, model.geometry.slices, device="cuda")]}
+        with autocast_to(precision):
+            out = model.generate(batch)
+            assert precision is None or name == "IsoREF" or out.pyramid[0].dtype == torch.bfloat16, out.pyramid[0].dtype
+            made = [model.weigh(model.generator_losses(out)), model.weigh(model.discriminator_losses(out.detach()))]
+            made += [*model.validation_metrics(out).values(), *model.preview(batch).values()]
+            if name.startswith("ae0iso0tccutvqq"):
+                made.append(model.revival.observe(out.code.indices))
+                made += [vectors for _, vectors in model.G["quantize"].stages(to_vectors(out.code.moments))]
+    assert {tensor.device for tensor in made} == {torch.device("cuda", 0)}

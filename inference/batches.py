@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from pytorch_lightning.utilities.memory import is_oom_error
 
 log = logging.getLogger("isoscope")
 
@@ -43,8 +44,10 @@ class Passes:
                 filling = [part[-1]] * (self.size - len(part)) if self.fill else []
                 made += network([*part, *filling])[: len(part)]
                 continue
-            except (torch.OutOfMemoryError, MemoryError):
-                pass  # the memory of the failed pass is free only after this block, which holds its frames
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+            # The memory of the failed pass is free only here: the block above holds its frames.
             torch.cuda.empty_cache()
             if self.size > 1:
                 self.size //= 2
@@ -52,3 +55,8 @@ class Passes:
             else:
                 made.append(in_parts(part[0]))
         return made
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether it says that a GPU or this machine has no memory left: PyTorch has no type of its own for some of these."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error)

@@ -30,6 +30,8 @@ log = logging.getLogger("isoscope")
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _CORES = (64, 32, 16)
+_MOST_ELEMENTS = 2**31  # of a tensor on a GPU: beyond, convolutions may ask for many times their memory (PyTorch issue 95024) and
+# some kernels have counted wrongly without an error (141831)
 
 
 @dataclass(frozen=True)
@@ -154,25 +156,34 @@ def core_of(run: Run, options: Options) -> tuple[int, int, int]:
 
 
 def decoding_batch(run: Run, options: Options, core: Sequence[int], codes: Sequence[int]) -> int:
-    """Decoding tiles per pass: 1 on a CPU, 8 on a GPU, or as many as asked for; on a GPU no more than its memory has room for.
+    """Decoding tiles per pass: 1 on a CPU, 8 on a GPU, or as many as asked for; on a GPU no more than there is room for.
 
     Args:
         core: latents (z, y, x) of a tile's core.
         codes: slices, latents along rows and columns.
+
+    Raises:
+        UserError: a single tile is too large for a GPU.
     """
     wanted = options.batch or run.engine.batch
     if run.engine.device.type != "cuda":
         return wanted
     whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
     voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
+    if voxels * run.settings["ngf"] >= _MOST_ELEMENTS:
+        side = int((_MOST_ELEMENTS / run.settings["ngf"]) ** (1 / 3) - 4) // LATENT_STRIDE * LATENT_STRIDE
+        raise UserError(
+            f"a tile of {LATENT_STRIDE * core[0]} voxels needs tensors of {voxels * run.settings['ngf']:.3g} elements, which not "
+            f"every GPU kernel can count; --tile {side} is the largest cube for ngf {run.settings['ngf']}"
+        )
     return max(1, min(wanted, int(_room(run) / voxels)))
 
 
 def _room(run: Run) -> float:
-    """Voxels that half of the GPU's memory suffices to decode."""
+    """Voxels that can be decoded at once: half of the GPU's memory suffices, and its kernels can count the elements."""
     memory = torch.cuda.get_device_properties(run.engine.device).total_memory
     width = run.settings["ngf"] * (2 if run.engine.precision == "bf16" else 4) * _BYTES_PER_VOXEL
-    return 0.5 * memory / width
+    return min(0.5 * memory / width, _MOST_ELEMENTS / run.settings["ngf"])
 
 
 def enhance_job(run: Run, volumes: Sequence[Volume], options: Options) -> Job:

@@ -1,5 +1,6 @@
 """How many tiles go through a network at once."""
 
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -7,17 +8,26 @@ import torch
 
 from inference.batches import Passes
 from inference.fields import _block
-from inference.jobs import Options, decoding_batch
+from inference.jobs import Options, core_of, decoding_batch
 from inference.run import Engine
+from utils.errors import UserError
+
+
+def out_of_memory_on_this_machine():
+    """What PyTorch says, which is a RuntimeError like any other."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    return caught.value
 
 
 def test_a_pass_is_halved_until_it_fits_and_stays_so():
     asked = []
+    errors = cycle([torch.OutOfMemoryError(), MemoryError(), out_of_memory_on_this_machine()])
 
     def network(tiles):
         asked.append(len(tiles))
         if len(tiles) > 2 or 7 in tiles:
-            raise (torch.OutOfMemoryError if len(asked) % 2 else MemoryError)
+            raise next(errors)
         return [10 * tile for tile in tiles]
 
     passes = Passes(8)
@@ -27,9 +37,13 @@ def test_a_pass_is_halved_until_it_fits_and_stays_so():
     assert asked[5:] == [2, 1, 1] and passes.size == 1
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    with pytest.raises(ZeroDivisionError):
-        Passes(2)(lambda tiles: [1 / tile for tile in tiles], [0, 1], lambda tile: 0)
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), RuntimeError("CUDA error: an illegal memory access")])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
+    def network(tiles):
+        raise error
+
+    with pytest.raises(type(error)):
+        Passes(2)(network, [0, 1], lambda tile: 0)
 
 
 @pytest.mark.parametrize(
@@ -46,15 +60,34 @@ def test_a_block_holds_no_more_tiles_than_a_batch_and_prefers_neighbours_along_x
     assert _block(counts, batch) == block
 
 
-def test_a_gpu_decodes_as_many_tiles_as_it_has_room_for(monkeypatch):
-    def batch(device, gib, codes, asked=None):
+@pytest.fixture
+def run_on(monkeypatch):
+    def run(device, gib, ngf):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=gib * 2**30))
         engine, geometry = Engine(torch.device(device), "bf16"), SimpleNamespace(factor=8)
-        run = SimpleNamespace(engine=engine, geometry=geometry, settings={"ngf": 64})
-        return decoding_batch(run, Options(batch=asked), (64, 64, 64), codes)
+        return SimpleNamespace(engine=engine, geometry=geometry, settings={"ngf": ngf})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("device", "gib", "ngf", "core"), [("cpu", 80, 32, 16), ("cuda", 4, 32, 16), ("cuda", 8, 32, 32), ("cuda", 141, 8, 64)]
+)
+def test_tiles_are_as_large_as_memory_allows(run_on, device, gib, ngf, core):
+    assert core_of(run_on(device, gib, ngf), Options()) == (core,) * 3
+    assert core_of(run_on("cuda", 141, 32), Options()) == (32,) * 3  # 64 would have tensors of more than 2^31 elements
+
+
+def test_a_gpu_decodes_as_many_tiles_as_it_has_room_for(run_on):
+    def batch(device, gib, codes, asked=None, core=(32, 32, 32), ngf=64):
+        return decoding_batch(run_on(device, gib, ngf), Options(batch=asked), core, codes)
 
     large, thin = (500, 500, 500), (10, 500, 500)
-    assert batch("cuda", 141, large) == 1 and batch("cuda", 8, large) == 1
-    assert batch("cuda", 141, thin) == 8 and batch("cuda", 80, thin) == 5
-    assert batch("cuda", 80, thin, asked=3) == 3 and batch("cuda", 141, large, asked=3) == 1
-    assert batch("cpu", 80, large) == 1 and batch("cpu", 80, large, asked=3) == 3
+    assert batch("cuda", 8, large) == 1 and batch("cuda", 16, large, ngf=32) == 2
+    assert batch("cuda", 141, thin) == 5 and batch("cuda", 16, thin) == 3 and batch("cuda", 141, thin, ngf=32) == 8
+    assert batch("cuda", 141, thin, asked=3) == 3 and batch("cuda", 8, large, asked=3) == 1
+    assert batch("cpu", 80, large) == 1 and batch("cpu", 80, large, asked=3) == 3 and batch("cpu", 80, large, core=(64,) * 3) == 1
+    assert batch("cuda", 141, large, ngf=32) == 3  # 4 would have tensors of more than 2^31 elements
+    with pytest.raises(UserError, match=r"tile of 512 .* --tile 312 is the largest cube for ngf 64"):
+        batch("cuda", 141, large, core=(64, 64, 64))
+    assert 64 * (312 + 4) ** 3 < 2**31 <= 64 * (320 + 4) ** 3

@@ -109,7 +109,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--epoch", type=int, metavar="N", help="completed epochs of the weights; the latest by default")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-    add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU, 32 on a CPU")
+    add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU that has it (NVIDIA: since Ampere), else 32")
     add("--compile", action="store_true", help="let torch.compile make the volume generator; pays for long runs on a GPU")
     add("--batch", type=int, metavar="N",
         help="tiles per pass of the networks, in encoding and decoding; by default 1 on a CPU, where more gain nothing, and 8 on "

@@ -151,7 +151,7 @@ def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
     from utils.volumes.volume_io import open_volume
 
     field = enhance_job(run, [open_volume(source)], options).field
-    with torch.inference_mode(), run.engine.autocast():
+    with torch.inference_mode(), run.engine.computing():
         encoding, kept = bare_encoder(run, field.codes)
         decoding, useful = bare_decoder(run, field)
     seconds = {"encode": encoding, "decode": decoding, "enhance": encoding + decoding}

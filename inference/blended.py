@@ -160,7 +160,7 @@ class SliceField(BlendedField):
         """Slices of tiles, without their halo."""
         model, device = self.run.model, self.run.engine.device
         codes = [self.codes.read(tile[0], *self._read_of(tile)).codes for tile in tiles]
-        with self.run.engine.autocast():
+        with self.run.engine.computing():
             slices = model.reconstruct(model.unpack(packed_tensor(np.concatenate(codes), device)))
         windows = zip(tiles[0][1:], self._read_of(tiles[0]), strict=True)
         y, x = (slice(w[0] - LATENT_STRIDE * read[0], w[1] - LATENT_STRIDE * read[0]) for w, read in windows)
@@ -205,7 +205,7 @@ class RestoredField(BlendedField):
         """Cubes; beyond the last plane the volume is mirrored."""
         cubes = np.stack([self._cube(tile) for tile in tiles])
         volumes = to_tensor(cubes, self.run.engine.device).permute(0, 2, 3, 4, 1)
-        with self.run.engine.autocast():
+        with self.run.engine.computing():
             restored = self.run.model.restore(volumes.contiguous())
         return list(np.ascontiguousarray(restored.movedim(-1, 2).float().cpu().numpy()))
 

@@ -251,7 +251,7 @@ class SliceEncoder:
     @torch.inference_mode()
     def _pass(self, windows: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
         slices = to_tensor(np.stack(windows), self.run.engine.device).movedim(1, 2).flatten(0, 1)
-        with self.run.engine.autocast():
+        with self.run.engine.computing():
             packed: Tensor = self.run.model.pack(slices)
         if packed.is_floating_point():
             packed = packed.movedim(1, -1)

@@ -260,7 +260,7 @@ class IsotropicField(Field):
             return None
         model, window = self.run.model, windows[0]
         first, last = self._pooled(window)
-        with self.run.engine.autocast():
+        with self.run.engine.computing():
             latent = model.unpack(packed_tensor(packed.codes, self.run.engine.device))
             short = (last - first) * self.pooling - len(latent)
             if short:  # the last group of pooled slices is incomplete
@@ -276,7 +276,7 @@ class IsotropicField(Field):
         batch = torch.cat([other if stack is None else stack for stack in stacks])
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
         z, y, x = self._margins(cores[0])
-        with self.run.engine.autocast(), dropout(self.run.model.G["net_g"], self.seed, cores[0]):
+        with self.run.engine.computing(), dropout(self.run.model.G["net_g"], self.seed, cores[0]):
             volumes = self.run.model.expand(batch, (y, x, z))
         return [
             None if stack is None else Arriving.of(self.to_grey(volume.movedim(-1, 1)))

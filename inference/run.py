@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
+from utils.precision import in_bf16
 from utils.runs import RunFolder, read_json
 
 # What only a training needs: left out, its weights need not be there.
@@ -41,10 +42,10 @@ class Engine:
     def choose(
         cls, device: str | None = None, precision: str | None = None, *, local_rank: int = 0, compile: bool = False
     ) -> Engine:
-        """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU unless asked otherwise.
+        """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU that has it unless asked otherwise.
 
         Raises:
-            UserError: a GPU is asked for and there is none, or there is no such device.
+            UserError: a GPU is asked for and there is none, there is no such device, or it has no bf16.
         """
         if device is None:
             device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
@@ -56,16 +57,24 @@ class Engine:
             raise UserError(f"--device {device} is no device; use cpu, cuda or cuda:N") from error
         if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
             raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
-        return cls(chosen, precision or ("bf16" if chosen.type == "cuda" else "32"), compile)
+        bf16 = in_bf16(chosen, None if precision is None else precision == "bf16")
+        return cls(chosen, "bf16" if bf16 else "32", compile)
 
     @property
     def batch(self) -> int:
         """Tiles that go through a network at once where nothing else is asked for."""
         return 8 if self.device.type == "cuda" else 1
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where that is the precision."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The networks compute in this precision, and on a GPU by algorithms that repeat every bit, not by any that is fast."""
+        before = torch.backends.cudnn.deterministic
+        torch.backends.cudnn.deterministic = True
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                yield
+        finally:
+            torch.backends.cudnn.deterministic = before
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.callbacks import PictureWriter, Progress, RunKeeper
 from utils.errors import UserError
+from utils.precision import in_bf16
 from utils.runs import RunFolder
 from utils.settings.make_config import parse_duration
 
@@ -46,16 +47,19 @@ def require_devices(settings: Mapping[str, Any]) -> None:
     """Checks that this machine has the GPUs asked for; a machine without any runs so many processes on its CPU.
 
     Raises:
-        UserError: it has fewer.
+        UserError: it has fewer, or they cannot compute in the precision asked for.
     """
     wanted, there = device_count(settings["devices"]), torch.cuda.device_count()
     if torch.cuda.is_available() and wanted > there:
         raise UserError(f"devices={wanted}, but this machine has {there} GPUs; give --devices {there} or leave it out (auto)")
+    precision_of(settings)
 
 
 def precision_of(settings: Mapping[str, Any]) -> str:
-    """The precision asked for; by default bf16-mixed on a GPU and 32 bits on a CPU."""
-    return settings["precision"] or ("bf16-mixed" if torch.cuda.is_available() else "32")
+    """The precision asked for; by default bf16-mixed on a GPU that has it, else 32 bits."""
+    wanted = None if settings["precision"] is None else settings["precision"] == "bf16-mixed"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16-mixed" if in_bf16(device, wanted) else "32"
 
 
 def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[str, Any], *, validates: bool) -> pl.Trainer:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from infer_commands import command, read
 from infer_runs import grey, make_run
 
@@ -115,6 +116,19 @@ def test_raw_grid(opened, volume, tmp_path):
     assert raw.shape == (3, 37, 43) and raw.dtype == np.uint16
     region = (slice(1, 3), slice(5, 37), slice(11, 20))
     np.testing.assert_array_equal(decode(store, opened, grid="raw", options=Options(region=region)), raw[region])
+
+
+def test_networks_compute_by_algorithms_that_repeat_every_bit(opened, volume, tmp_path):
+    """As far as a GPU has them; what was set before is set again."""
+    seen = []
+    networks = opened.model.G.values()
+    hooks = [part.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.deterministic)) for part in networks]
+    decode(encode(opened, volume, tmp_path / "in.codes.zarr"), opened)
+    enhance(opened, volume)
+    decode(tmp_path / "in.codes.zarr", opened, grid="raw")
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) > 8 and all(seen) and not torch.backends.cudnn.deterministic
 
 
 def test_region_of_an_enhanced_volume_has_its_position(run, opened, volume, tmp_path):

@@ -150,7 +150,7 @@ _OPTIMISATION = (
         "precision",
         str,
         None,
-        "unset: 32 on CPU, bf16-mixed on GPU",
+        "unset: bf16-mixed on a GPU that has it (NVIDIA: since Ampere), else 32",
         choices=("32", "bf16-mixed"),
         why="16-bit floats need loss scaling, which is not supported with two manually stepped optimisers",
         ours=True,

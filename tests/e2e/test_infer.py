@@ -119,16 +119,18 @@ def test_raw_grid(opened, volume, tmp_path):
 
 
 def test_networks_compute_by_algorithms_that_repeat_every_bit(opened, volume, tmp_path):
-    """As far as a GPU has them; what was set before is set again."""
-    seen = []
-    networks = opened.model.G.values()
-    hooks = [part.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.deterministic)) for part in networks]
+    """As far as a GPU has them, and with whole mantissas; what was set before is set again."""
+    def set_for_gpus(*_):
+        return torch.backends.cudnn.deterministic, torch.backends.cudnn.conv.fp32_precision
+
+    before, seen = set_for_gpus(), []
+    hooks = [part.register_forward_pre_hook(lambda *_: seen.append(set_for_gpus())) for part in opened.model.G.values()]
     decode(encode(opened, volume, tmp_path / "in.codes.zarr"), opened)
     enhance(opened, volume)
     decode(tmp_path / "in.codes.zarr", opened, grid="raw")
     for hook in hooks:
         hook.remove()
-    assert len(seen) > 8 and all(seen) and not torch.backends.cudnn.deterministic
+    assert len(seen) > 8 and set(seen) == {(True, "ieee")} and set_for_gpus() == before != (True, "ieee")
 
 
 def test_region_of_an_enhanced_volume_has_its_position(run, opened, volume, tmp_path):

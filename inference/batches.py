@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from pytorch_lightning.utilities.memory import is_oom_error
 
+from utils.errors import UserError
+
 log = logging.getLogger("isoscope")
 
 Given = TypeVar("Given")
@@ -59,4 +61,10 @@ class Passes:
 
 def lacks_memory(error: Exception) -> bool:
     """Whether it says that a GPU or this machine has no memory left: PyTorch has no type of its own for some of these."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error)
+    of_onednn = "could not create a primitive" in str(error)  # all that a convolution on a CPU says then
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error) or of_onednn
+
+
+def no_memory(what: str, remedy: str) -> UserError:
+    """The error where nothing smaller is left to try."""
+    return UserError(f"not even {what} fits into the memory that is left; start with {remedy}, or use another --device")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.batches import Passes
+from inference.batches import Passes, no_memory
 from inference.encoding import GROUP, LOCAL_CORE, Codes, Recent
 from inference.fields import CACHE_BYTES, Field, Part, parts_of, place, seconds_of
 from inference.intensity import Intensity
@@ -20,7 +20,6 @@ from inference.run import Run
 from inference.slices import Slices, interpolated
 from inference.tiles import Axis, Span, reflected, round_up, training_axis
 from inference.transfer import packed_tensor, to_tensor
-from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.volumes.volume import Box
 
@@ -170,7 +169,7 @@ class SliceField(BlendedField):
         """Half of the slices at a time."""
         first, last = tile[0]
         if last - first == 1:
-            raise UserError("not even one slice of a tile fits into memory; use another --device")
+            raise no_memory("one slice of a tile", "--batch 1")
         middle = (first + last) // 2
         halves = [(part, *tile[1:]) for part in ((first, middle), (middle, last))]
         return np.concatenate([self._through_network([half])[0] for half in halves], axis=1)
@@ -221,4 +220,4 @@ class RestoredField(BlendedField):
 
     def too_large(self, tile: Windows) -> Values:
         """A smaller cube would have another result."""
-        raise UserError("not even one cube of the training's crop fits into memory; use another --device")
+        raise no_memory("one cube of the training's crop", "--batch 1")

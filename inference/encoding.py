@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.batches import Passes
+from inference.batches import Passes, no_memory
 from inference.run import Run
 from inference.slices import Slices
 from inference.tiles import Axis, Span, round_up, training_axis
 from inference.transfer import to_tensor
-from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
@@ -245,7 +244,7 @@ class SliceEncoder:
     def _in_halves(self, window: NDArray[np.float32]) -> NDArray[Any]:
         """The codes of a window for which memory does not suffice, from half of its slices at a time."""
         if window.shape[1] == 1:
-            raise UserError("not even one slice of a tile fits into memory; use another --device")
+            raise no_memory("one slice of a tile", "--batch 1")
         return np.concatenate([self._through_network([half])[0] for half in np.array_split(window, 2, axis=1)])
 
     @torch.inference_mode()

@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.batches import Passes
+from inference.batches import Passes, no_memory
 from inference.encoding import Codes, Recent
 from inference.intensity import Intensity, quantised
 from inference.run import Run
 from inference.tiles import Axis, Span, corner, moved
 from inference.transfer import Arriving, packed_tensor
-from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.volumes.volume import Box
 
@@ -209,7 +208,7 @@ class IsotropicField(Field):
 
     def _too_large(self, core: Core) -> Arriving:
         if _longest(core) == 1:
-            raise UserError("not even a tile of one latent fits into memory; use another --device")
+            raise no_memory("a tile of one latent", "a smaller --tile")
         self._largest = (_longest(core) + 1) // 2
         return self._in_halves(core)
 

@@ -17,7 +17,6 @@ from utils.settings.get_args import Experiment, check_data_root, read_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 REPOSITORY = Path(__file__).resolve().parent
-
 log = logging.getLogger("isoscope")
 
 
@@ -48,6 +47,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     from dataloader.data_multi import DataModule
     from models.build import build_model, initialise_from
     from utils.memory import keep_freed_memory
+    from utils.out_of_memory import explained
     from utils.trainer import build_trainer, closing_line, require_devices, summary
 
     first = rank_zero_only.rank == 0
@@ -61,7 +61,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     model = build_model(settings)
     if settings["init"] and not settings["resume"]:
         initialise_from(model, settings["init"], experiment.logs)
-    with run.locked() if first else nullcontext():
+    with run.locked() if first else nullcontext(), explained(settings):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
             run.write_settings(settings)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from pytorch_lightning.utilities.memory import is_oom_error
 
 from utils.errors import UserError
+from utils.out_of_memory import lacks_memory
 
 log = logging.getLogger("isoscope")
 
@@ -57,12 +57,6 @@ class Passes:
             else:
                 made.append(in_parts(part[0]))
         return made
-
-
-def lacks_memory(error: Exception) -> bool:
-    """Whether it says that a GPU or this machine has no memory left: PyTorch has no type of its own for some of these."""
-    of_onednn = "could not create a primitive" in str(error)  # all that a convolution on a CPU says then
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error) or of_onednn
 
 
 def no_memory(what: str, remedy: str) -> UserError:

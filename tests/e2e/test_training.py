@@ -206,6 +206,19 @@ def test_nan_stops_before_anything_is_saved(workspace, monkeypatch):
     assert run.last.read_bytes() == before
 
 
+def test_memory_that_does_not_suffice_is_explained_and_what_was_saved_stays(workspace, monkeypatch):
+    run = workspace.train("one", "--batch_size", 2)
+    before = {path: path.read_bytes() for path in run.checkpoints.iterdir()}
+
+    def too_large(self, batch):
+        torch.empty(2**50)
+
+    monkeypatch.setattr(type(build_model(run.stored_settings())), "generate", too_large)
+    with pytest.raises(UserError, match=r"does not suffice for a step with batch_size 2, .*--batch_size 1 or --adv_planes 16 or"):
+        workspace.train("one", "--resume", "--n_epochs", 4)
+    assert {path: path.read_bytes() for path in run.checkpoints.iterdir()} == before
+
+
 @pytest.mark.parametrize("kind", ["parameters", "buffers"])
 def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch, kind):
     """As after a gradient that overflows in an epoch's last step, where no loss tells of it any more."""

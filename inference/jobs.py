@@ -30,8 +30,9 @@ log = logging.getLogger("isoscope")
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _CORES = (64, 32, 16)
-_MOST_ELEMENTS = 2**31  # of a tensor on a GPU: beyond, convolutions may ask for many times their memory (PyTorch issue 95024) and
-# some kernels have counted wrongly without an error (141831)
+# Of a tensor on a GPU. Beyond, convolutions may ask for many times their memory (PyTorch issue 95024), and some kernels have
+# counted wrongly without an error (141831).
+_MOST_ELEMENTS = 2**31
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,12 @@ def decoding_batch(run: Run, options: Options, core: Sequence[int], codes: Seque
         return wanted
     whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
     voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
-    if voxels * run.settings["ngf"] >= _MOST_ELEMENTS:
-        side = int((_MOST_ELEMENTS / run.settings["ngf"]) ** (1 / 3) - 4) // LATENT_STRIDE * LATENT_STRIDE
+    width = run.settings["ngf"]
+    if width * voxels >= _MOST_ELEMENTS:
+        side = int((_MOST_ELEMENTS / width) ** (1 / 3) - 4) // LATENT_STRIDE * LATENT_STRIDE
         raise UserError(
-            f"a tile of {LATENT_STRIDE * core[0]} voxels needs tensors of {voxels * run.settings['ngf']:.3g} elements, which not "
-            f"every GPU kernel can count; --tile {side} is the largest cube for ngf {run.settings['ngf']}"
+            f"a tile of {LATENT_STRIDE * core[0]} voxels needs tensors of {width * voxels:.3g} elements, which not every GPU "
+            f"kernel can count; --tile {side} is the largest cube for ngf {width}"
         )
     return max(1, min(wanted, int(_room(run) / voxels)))
 

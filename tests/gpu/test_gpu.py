@@ -78,7 +78,7 @@ def test_orientations_and_a_compiled_network_agree_with_the_cpu(workspace):
     for one in (opened(run, "cuda", compile=True), opened(run, "cpu")):
         job = enhance_job(one, volumes, Options())
         spread = spread_job(one, volumes, Options(), job, 3)
-        made.append([field.render(tuple(slice(0, size) for size in field.shape)) for field in (job.field, spread.field)])
+        made.append([each.field.render(each.region) for each in (job, spread)])
     for on_gpu, on_cpu in zip(*made, strict=True):
         assert difference(on_gpu, on_cpu) < 0.02
 
@@ -92,11 +92,11 @@ def test_memory_that_ends_halves_batch_and_tile_and_the_result_stays(workspace):
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.4 * needed / total)
-        field = enhance_job(run, as_volumes(volume), options).field
-        made = field.render(tuple(slice(0, size) for size in field.shape))[0]
+        job = enhance_job(run, as_volumes(volume), options)
+        made = job.field.render(job.region)[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert field.passes.size < 4  # it did run out
+    assert job.field.passes.size < 4  # it did run out
     assert difference(made, expected) < 0.02
 
 

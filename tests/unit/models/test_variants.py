@@ -1,6 +1,6 @@
 """What the variants add: other VQ settings, the KL model's branches, MS-SSIM, IsoREF's draws and projections."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -22,8 +22,13 @@ from utils.settings.make_config import configure_autoencoder, read_autoencoder_y
 SMALL = {"cropsize": 32, "ngf": 4, "ndf": 4, "mc": False}
 
 
+def without_lpips(name):
+    """Its weights are not there in a test."""
+    return {} if name == "IsoREF" else {"perceptual_weight": 0}
+
+
 def build(name, repository, **changes):
-    settings = default_settings(MODEL_OPTIONS, name, **SMALL | changes)
+    settings = default_settings(MODEL_OPTIONS, name, **SMALL | without_lpips(name) | changes)
     if "ldmyaml" not in settings:
         return build_model(settings)
     autoencoder = read_autoencoder_yaml(repository, settings["ldmyaml"])
@@ -42,7 +47,7 @@ def repository(request):
 
 @pytest.mark.parametrize("ldmyaml", ["vqresidual", "vqlocal", "vqfsq"])
 def test_every_part_of_the_other_vq_settings_trains(repository, ldmyaml):
-    model = build("ae0iso0tccutvqq", repository, ldmyaml=ldmyaml, perceptual_weight=0, cropz=4)
+    model = build("ae0iso0tccutvqq", repository, ldmyaml=ldmyaml, cropz=4)
     out = model.generate(crop(4))
     model.weigh(model.generator_losses(out)).backward()
     trained = {name: p for name, p in model.G.named_parameters() if p.requires_grad}
@@ -58,14 +63,14 @@ def test_every_part_of_the_other_vq_settings_trains(repository, ldmyaml):
 @pytest.mark.parametrize(("cropz", "downbranch", "resizebranch"), [(4, 1, 1), (8, 2, 1), (2, 1, 2)])
 def test_both_branches_of_the_kl_model_give_a_cube(repository, hbranch, cropz, downbranch, resizebranch):
     options = {"cropz": cropz, "downbranch": downbranch, "resizebranch": resizebranch, "skipl1": 1}
-    model = build("ae0iso0tccut", repository, hbranch=hbranch, perceptual_weight=0, **options)
+    model = build("ae0iso0tccut", repository, hbranch=hbranch, **options)
     out = model.generate(crop(cropz))
     assert out.volume.shape == (1, 1, 32, 32, 32)
     assert model.weigh(model.generator_losses(out)).isfinite()
 
 
 def test_the_kl_model_samples_in_training_and_takes_the_mean_in_use(repository):
-    model, batch = build("ae0iso0tccut", repository, hbranch="z", perceptual_weight=0, cropz=4), crop(4)
+    model, batch = build("ae0iso0tccut", repository, hbranch="z", cropz=4), crop(4)
     first, second = (model.generate(batch) for _ in range(2))
     assert not torch.equal(first.recon, second.recon)
     with model.evaluating():
@@ -75,15 +80,15 @@ def test_the_kl_model_samples_in_training_and_takes_the_mean_in_use(repository):
 
 
 def test_ms_ssim_says_which_crop_is_too_small(repository):
-    model = build("ae0iso0tccutvqqssim", repository, perceptual_weight=0, cropz=4)
+    model = build("ae0iso0tccutvqqssim", repository, cropz=4)
     with pytest.raises(UserError, match="cropsize"):
         model.generator_losses(model.generate(crop(4)))
 
 
 @pytest.mark.parametrize("name", ["ae0iso0tccut", "ae0iso0tccutvqq", "ae0iso0tccutvqqssim"])
 def test_every_model_of_slices_can_have_the_structural_term(repository, monkeypatch, name):
-    assert build(name, repository, perceptual_weight=0, cropz=4).wants("ms_ssim") == name.endswith("ssim")
-    model = build(name, repository, perceptual_weight=0, cropz=4, lbm_ms_ssim=0.5)
+    assert build(name, repository, cropz=4).wants("ms_ssim") == name.endswith("ssim")
+    model = build(name, repository, cropz=4, lbm_ms_ssim=0.5)
     out, target = model.generate(crop(4)), torch.rand(1, 1, 2, 104, 13) * 2 - 1
     interpolated = resample_z(target, 104)
     assert model.structure(replace(out, target=target, volume=interpolated)).item() == pytest.approx(0, abs=1e-6)
@@ -176,7 +181,7 @@ def test_isorefs_contrast_has_the_published_direction(repository):
 )
 def test_every_value_of_an_option_trains(repository, name, options):
     """Through the rules between settings, and with a finite gradient for every parameter."""
-    options = {"cropz": 4, "skipl1": 2} | ({} if name == "IsoREF" else {"perceptual_weight": 0}) | options
+    options = {"cropz": 4, "skipl1": 2} | without_lpips(name) | options
     autoencoder = None
     if name != "IsoREF":
         autoencoder = read_autoencoder_yaml(repository, "vqgan")
@@ -194,15 +199,16 @@ def test_every_value_of_an_option_trains(repository, name, options):
 
 
 @contextmanager
-def autocast_to(precision):
-    """torch.autocast for a GPU, which refuses to work where there is none."""
-    torch.set_autocast_dtype("cuda", precision or torch.float16)
-    torch.set_autocast_enabled("cuda", precision is not None)
+def bf16_on_a_gpu():
+    """torch.autocast, which refuses to work where there is none."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
     try:
         yield
     finally:
         torch.set_autocast_enabled("cuda", False)
-        torch.set_autocast_dtype("cuda", torch.float16)
+        torch.set_autocast_dtype("cuda", before)
         torch.clear_autocast_cache()
 
 
@@ -219,23 +225,23 @@ def autocast_to(precision):
         ("IsoREF", {"cropz": 16, "nocut": False, "num_patches": 8, "adv_planes": 3}),
     ],
 )
-@pytest.mark.parametrize("precision", [None, torch.bfloat16])
-def test_nothing_is_left_on_the_cpu_when_a_model_is_on_a_gpu(repository, name, options, precision):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_nothing_is_left_on_the_cpu_when_a_model_is_on_a_gpu(repository, name, options, bf16):
     """With tensors without values, said to lie on a GPU: an operation that also gets one of the CPU fails, without any GPU."""
     with FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)):
-        model = build(name, repository, **{"cropz": 4} | ({} if name == "IsoREF" else {"perceptual_weight": 0}) | options)
+        model = build(name, repository, **{"cropz": 4} | options)
         model.draw_view_group, model.draw_swap = (lambda: 1), (lambda: True)
         for module in model.modules():  # what Module.to does, which takes no tensors without values
             module._parameters |= {k: nn.Parameter(p.to("cuda")) for k, p in module._parameters.items() if p is not None}
             module._buffers |= {k: b.to("cuda") for k, b in module._buffers.items() if b is not None}
         side = model.settings["cropsize"]
         batch = {"img": [torch.rand(2, 1, side, side, model.geometry.slices, device="cuda")]}
-        with autocast_to(precision):
+        with bf16_on_a_gpu() if bf16 else nullcontext():
             out = model.generate(batch)
-            assert precision is None or name == "IsoREF" or out.pyramid[0].dtype == torch.bfloat16, out.pyramid[0].dtype
+            assert not bf16 or name == "IsoREF" or out.pyramid[0].dtype == torch.bfloat16, out.pyramid[0].dtype
             made = [model.weigh(model.generator_losses(out)), model.weigh(model.discriminator_losses(out.detach()))]
             made += [*model.validation_metrics(out).values(), *model.preview(batch).values()]
-            if name.startswith("ae0iso0tccutvqq"):
+            if "quantize" in model.G:
                 made.append(model.revival.observe(out.code.indices))
                 made += [vectors for _, vectors in model.G["quantize"].stages(to_vectors(out.code.moments))]
     assert {tensor.device for tensor in made} == {torch.device("cuda", 0)}

@@ -13,7 +13,7 @@ from evaluation.comparison import Request
 from evaluation.run import evaluate, refuse_outputs
 from utils.errors import reported
 from utils.geometry import voxel_size
-from utils.volumes.region import parse_region, parse_slice
+from volumes.region import parse_region, parse_slice
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
@@ -141,7 +141,7 @@ def compress(options: argparse.Namespace) -> None:
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run
     from inference.operating_points import kept_planes, operating_points
-    from utils.volumes.volume_io import open_volume
+    from volumes.volume_io import open_volume
 
     refuse_outputs(options.output, OUTPUTS, options.overwrite)
     volume = open_volume(options.input, channel=options.channel)

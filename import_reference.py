@@ -71,8 +71,16 @@ def asked(options: argparse.Namespace, rest: Sequence[str], model: str) -> tuple
 def main(arguments: Sequence[str]) -> None:
     """Files → settings → model of ours → run."""
     options, rest = build_parser().parse_known_args(arguments)
-    from models.reference_import import as_report, component_files, fill, fresh_model, read_reference, refuse_existing, write_run
-    from models.reference_settings import check_family, model_of, settle
+    from reference.reference_import import (
+        as_report,
+        component_files,
+        fill,
+        fresh_model,
+        read_reference,
+        refuse_existing,
+        write_run,
+    )
+    from reference.reference_settings import check_family, model_of, settle
 
     files = component_files(options.folder, options.epoch)
     settings, given, folder = asked(options, rest, options.models or model_of(files, options.folder))

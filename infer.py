@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
-from utils.volumes.region import parse_region
+from volumes.region import parse_region
 
 EPILOG = """examples:
   infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr
@@ -175,7 +175,7 @@ def run_command(given: argparse.Namespace, options: Any, extras: Any, processes:
 
 
 if __name__ == "__main__":
-    from utils.memory import keep_freed_memory
+    from training.memory import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     keep_freed_memory()

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
-from utils.phantom.phantom import ForwardModel, write_phantom_dataset
 from utils.settings.check_settings import check_settings
 from utils.settings.get_args import check_data_root, data_folder, read_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
@@ -93,7 +93,7 @@ def _try_training(settings: dict[str, Any], data_root: Path, files: list[Surveye
     """The checks that train.py makes before a training, and what it needs; adds to the problems."""
     from dataloader.checkup import needs_lines
     from dataloader.data_multi import DataModule
-    from models.requirements import training_requirements
+    from training.requirements import training_requirements
 
     try:
         autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None

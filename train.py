@@ -46,9 +46,9 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
 
     from dataloader.data_multi import DataModule
     from models.build import build_model, initialise_from
-    from utils.memory import keep_freed_memory
-    from utils.out_of_memory import explained
-    from utils.trainer import build_trainer, closing_line, require_devices, summary
+    from training.memory import keep_freed_memory
+    from training.out_of_memory import explained
+    from training.trainer import build_trainer, closing_line, require_devices, summary
 
     first = rank_zero_only.rank == 0
     if first:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import machine  # noqa: E402
-from utils.volumes.volume_io import open_volume, write_tiff  # noqa: E402
+from volumes.volume_io import open_volume, write_tiff  # noqa: E402
 
 GIB = 2**30
 _FIELDS = ("VmRSS", "RssAnon", "VmData")

@@ -1,7 +1,7 @@
 """``python benchmarks/parity.py DIR`` replays every fixture of the reference in DIR with our code and compares the numbers.
 
 A fixture is an .npz that describes itself under ``__meta__``. How each kind is replayed, and at which tolerances, is told in
-benchmarks/replay; what is not compared, below.
+tests/parity; what is not compared, below.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks beside the script only
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine two threads that wait actively starve each other
 
-from benchmarks.replay import autoencoder, data, isoref, kl, volume, vq
-from benchmarks.replay.comparison import Check, Comparison
-from benchmarks.replay.golden import Golden, load
+from tests.parity import autoencoder, data, isoref, kl, volume, vq
+from tests.parity.comparison import Check, Comparison
+from tests.parity.golden import Golden, load
 
 
 class Family(NamedTuple):

@@ -34,7 +34,7 @@ def measure(variant: dict, device: str) -> float:
 
     from models.build import build_model
     from models.options import MODEL_OPTIONS
-    from utils.memory import keep_freed_memory
+    from training.memory import keep_freed_memory
     from utils.settings.get_args import default_settings
     from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 

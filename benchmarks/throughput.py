@@ -109,7 +109,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
-    from utils.volumes.volume_io import write_tiff
+    from volumes.volume_io import write_tiff
 
     record = next(iter(run.record["directions"].values()))
     low, high = record["pooled"]["low"], record["pooled"]["high"]
@@ -123,7 +123,7 @@ def end_to_end(run: Any, source: Path, folder: Path, options: Any) -> dict[str, 
     from inference import commands
     from inference.codes import CodeStore
     from inference.processes import Processes
-    from utils.volumes.volume_io import open_volume
+    from volumes.volume_io import open_volume
 
     store = folder / "c.codes.zarr"
     rest = (options, commands.Extras(), Processes())
@@ -148,7 +148,7 @@ def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
     import torch
 
     from inference.jobs import enhance_job
-    from utils.volumes.volume_io import open_volume
+    from volumes.volume_io import open_volume
 
     field = enhance_job(run, [open_volume(source)], options).field
     with torch.inference_mode(), run.engine.computing():

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from dataloader.contact_sheet import Row, contact_sheet
 from dataloader.recommend import Recommendation, recommend
 from dataloader.survey import Surveyed, summarised
-from utils.contact_sheet import Row, contact_sheet
 from utils.errors import UserError
 from utils.pictures import save_png
 from utils.settings.check_settings import geometry_of
@@ -83,7 +83,7 @@ def _output_voxel(files: Sequence[Surveyed], settings: Mapping[str, Any]) -> lis
 def needs_lines(
     files: Sequence[Surveyed], settings: Mapping[str, Any], *, memory: int, component_files: int, last_checkpoint: int
 ) -> list[str]:
-    """Disc and memory that a training takes; bytes as models.requirements measures them."""
+    """Disc and memory that a training takes; bytes as training.requirements measures them."""
     saves = math.ceil(settings["n_epochs"] / settings["epoch_save"])
     disc = saves * component_files + 2 * last_checkpoint  # last and best
     data = sum(math.prod(file.shape) * np.dtype(file.dtype).itemsize for file in files)

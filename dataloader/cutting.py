@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import UserError
-from utils.volumes.volume import Box
-from utils.volumes.volume_io import Volume
+from volumes.volume import Box
+from volumes.volume_io import Volume
 
 Triple = tuple[int, int, int]
 

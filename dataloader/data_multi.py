@@ -21,7 +21,7 @@ from dataloader.pairs import paired_names
 from dataloader.sampler import CropSampler
 from utils.errors import UserError
 from utils.resuming import done_so_far
-from utils.volumes.volume_io import ArrayVolume, Volume, open_volume
+from volumes.volume_io import ArrayVolume, Volume, open_volume
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from dataloader.constants import Normalisation, pooled, transform_of
 from dataloader.cutting import Lattice, Window, split_box, whole_box
 from dataloader.dataset_record import claim_directions, merge_record
 from utils.errors import UserError
-from utils.intensity_transform import IntensityTransform
-from utils.volumes.output_files import free_space, writing
-from utils.volumes.value_range import check_finite
-from utils.volumes.volume import Box
-from utils.volumes.volume_io import Volume, write_tiff
+from volumes.intensity_transform import IntensityTransform
+from volumes.output_files import free_space, writing
+from volumes.value_range import check_finite
+from volumes.volume import Box
+from volumes.volume_io import Volume, write_tiff
 
 TRAIN, VAL = "train", "val"
 _PARTIAL = ".prepare.partial"

@@ -14,7 +14,7 @@ The path of one volume through ``infer.py enhance``::
       transfer.py     arrays to the device and back, without waiting
       batches.py      several tiles per pass of a network; fewer, then parts, where memory does not suffice
     pipeline.py     piece after piece: the next one is read, the last ones are put together and written while one is computed
-    commands.py     ... by this process of several (processes.py), to a file that appears when it is whole (utils.volumes)
+    commands.py     ... by this process of several (processes.py), to a file that appears when it is whole (volumes)
     trust.py        what speaks for the result: seams, consistency with the input, a picture
     uncertainty.py  the spread over passes
 

@@ -17,8 +17,8 @@ from inference.processes import Processes
 from inference.run import Engine, Run
 from inference.tiles import boxes, corner, moved, share
 from utils.errors import UserError
-from utils.volumes.volume import ArrayVolume, Box, Triple, Volume
-from utils.volumes.volume_io import open_volume
+from volumes.volume import ArrayVolume, Box, Triple, Volume
+from volumes.volume_io import open_volume
 
 Source = NDArray[Any] | Volume | Path | str
 

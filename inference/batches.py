@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from training.out_of_memory import lacks_memory
 from utils.errors import UserError
-from utils.out_of_memory import lacks_memory
 
 log = logging.getLogger("isoscope")
 

@@ -21,7 +21,7 @@ from inference.slices import Slices, interpolated
 from inference.tiles import Axis, Span, reflected, round_up, training_axis
 from inference.transfer import packed_tensor, to_tensor
 from utils.geometry import LATENT_STRIDE
-from utils.volumes.volume import Box
+from volumes.volume import Box
 
 Windows = tuple[Span, ...]  # of a tile in voxels (z, y, x)
 Values = NDArray[np.float32]  # the network's, (C, z, y, x)

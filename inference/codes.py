@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from inference.encoding import Packed
 from inference.tiles import Span, boxes
 from utils.errors import UserError
-from utils.volumes.ome_zarr_metadata import image_metadata
-from utils.volumes.output_files import PARTIAL, partial_path, put_folder, refuse_existing, writing
-from utils.volumes.pyramid import Level
-from utils.volumes.volume import Box
+from volumes.ome_zarr_metadata import image_metadata
+from volumes.output_files import PARTIAL, partial_path, put_folder, refuse_existing, writing
+from volumes.pyramid import Level
+from volumes.volume import Box
 
 KEY = "isoscope_codes"
 VERSION = 1

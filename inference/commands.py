@@ -26,9 +26,9 @@ from inference.tiles import boxes, moved, parts
 from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
 from utils.errors import UserError
-from utils.volumes.output_files import KINDS
-from utils.volumes.volume import Box, Volume
-from utils.volumes.volume_io import (
+from volumes.output_files import KINDS
+from volumes.volume import Box, Volume
+from volumes.volume_io import (
     create_target,
     estimate_bytes,
     expand_inputs,

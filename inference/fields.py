@@ -22,7 +22,7 @@ from inference.run import Run
 from inference.tiles import Axis, Span, corner, moved
 from inference.transfer import Arriving, packed_tensor
 from utils.geometry import LATENT_STRIDE
-from utils.volumes.volume import Box
+from volumes.volume import Box
 
 CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
 Array = NDArray[Any]

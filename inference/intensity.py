@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.intensity_transform import IntensityTransform
-from utils.volumes.value_range import check_finite, scan
-from utils.volumes.volume import Volume
+from volumes.intensity_transform import IntensityTransform
+from volumes.value_range import check_finite, scan
+from volumes.volume import Volume
 
 MODES = ("run", "volume", "percentile")
 PERCENTILES = (0.1, 99.9)

@@ -24,7 +24,7 @@ from inference.slices import Slices
 from inference.tiles import corner
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.volumes.volume import Box, Triple, Volume
+from volumes.volume import Box, Triple, Volume
 
 log = logging.getLogger("isoscope")
 

@@ -18,7 +18,7 @@ from inference.run import Run
 from inference.slices import Slices
 from inference.tiles import Span
 from utils.errors import UserError
-from utils.volumes.volume import Volume
+from volumes.volume import Volume
 
 
 @dataclass(frozen=True)

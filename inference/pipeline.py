@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from inference.processes import Processes
 from inference.tiles import boxes, corner, share
-from utils.volumes.volume import Box
+from volumes.volume import Box
 
 _WAITING = 1  # pieces that are being written while the next one is computed
 _WRITERS = 4  # threads that put pieces together, compress and write them

@@ -10,7 +10,7 @@ from inference.run import Run
 from inference.slices import Slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.volumes.volume import Triple, Volume
+from volumes.volume import Triple, Volume
 
 log = logging.getLogger("isoscope")
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
+from training.precision import in_bf16
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
-from utils.precision import in_bf16
 from utils.runs import RunFolder, read_json
 
 # What only a training needs: left out, its weights need not be there.

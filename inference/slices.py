@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inference.intensity import Intensity
 from inference.tiles import Span, reflected, round_up
 from utils.geometry import LATENT_STRIDE
-from utils.volumes.volume import Volume
+from volumes.volume import Volume
 
 _FINEST = 1000  # denominators of usp
 

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.volumes.volume import Box
+from volumes.volume import Box
 
 Span = tuple[int, int]  # start, stop
 

@@ -16,7 +16,7 @@ from inference.slices import Slices
 from utils.geometry import LATENT_STRIDE
 from utils.pictures import orthogonal_planes, save_png
 from utils.runs import write_json
-from utils.volumes.volume import Box, Volume
+from volumes.volume import Box, Volume
 
 _PICTURE = 256  # voxels of the output's middle that a picture shows
 _PLANES, _WINDOW = 8, 2048  # planes in which seams are measured, and voxels along each side of them

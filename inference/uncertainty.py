@@ -14,7 +14,7 @@ from inference.fields import Field, Part, parts_of
 from inference.jobs import Job, Options, decoded_field, isotropic_field, slices_of
 from inference.run import Run
 from utils.errors import UserError
-from utils.volumes.volume import Box, Volume
+from volumes.volume import Box, Volume
 
 Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.replay.golden import Golden, load
+from tests.parity.golden import Golden, load
 from tests.workspace import workspace  # noqa: F401  (a fixture)
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -12,13 +12,16 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 MAY_IMPORT = {
     "utils": set(),
+    "volumes": {"utils"},
     "taming": {"utils"},
     "networks": {"utils"},
     "ldm": {"taming", "networks", "utils"},
     "models": {"ldm", "networks", "taming", "utils"},
-    "dataloader": {"utils"},
-    "inference": {"models", "utils"},
-    "evaluation": {"utils"},
+    "dataloader": {"volumes", "utils"},
+    "training": {"models", "dataloader", "utils"},
+    "reference": {"models", "utils"},
+    "inference": {"models", "volumes", "training", "utils"},
+    "evaluation": {"volumes", "taming", "utils"},
 }
 
 

@@ -13,7 +13,7 @@ from inference import Options, Run, decode
 from inference.codes import CodeStore
 from inference.operating_points import operating_points
 from taming.quantize import ResidualVectorQuantizer
-from utils.volumes.volume_io import open_volume, write_tiff, write_volume
+from volumes.volume_io import open_volume, write_tiff, write_volume
 
 FACTOR = 8
 TRUTH = grey((40, 34, 36), high=4000)

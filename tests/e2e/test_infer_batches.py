@@ -15,7 +15,7 @@ from inference.fields import IsotropicField
 from inference.intensity import intensities
 from inference.slices import Slices
 from utils.errors import UserError
-from utils.volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume
 
 FLOAT = np.dtype(np.float32)
 CORE = (2, 2, 1)  # of 15 tiles along x, numbers 4 to 10 see their whole halo and are alike

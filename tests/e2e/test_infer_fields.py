@@ -12,7 +12,7 @@ from inference.intensity import intensities
 from inference.run import Run
 from inference.slices import Slices
 from inference.transfer import packed_tensor
-from utils.volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume
 
 FLOAT = np.dtype(np.float32)
 

@@ -10,8 +10,8 @@ from infer_runs import grey, make_run, whole
 from inference import Options, Run, enhance
 from inference.jobs import enhance_job, isotropic_field, slices_of
 from inference.uncertainty import SpreadField, Turned, spread_job
-from utils.volumes.volume import ArrayVolume
-from utils.volumes.volume_io import write_tiff
+from volumes.volume import ArrayVolume
+from volumes.volume_io import write_tiff
 
 KINDS = {
     "codes": {},

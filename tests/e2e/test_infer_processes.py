@@ -11,7 +11,7 @@ import pytest
 from infer_commands import VOXEL, command, quiet, read
 from infer_runs import ROOT, grey
 
-from utils.volumes.volume_io import open_volume, write_tiff
+from volumes.volume_io import open_volume, write_tiff
 
 
 def arguments(run, source, output):

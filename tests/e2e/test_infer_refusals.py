@@ -17,9 +17,9 @@ from infer_runs import ROOT, grey, make_run
 
 from inference import Options, enhance
 from utils.errors import UserError
-from utils.volumes.output_files import writing
-from utils.volumes.sharded_array import ShardedArray
-from utils.volumes.volume_io import open_volume
+from volumes.output_files import writing
+from volumes.sharded_array import ShardedArray
+from volumes.volume_io import open_volume
 
 
 def test_refusals_leave_everything_as_it_was(run, volume, tmp_path):

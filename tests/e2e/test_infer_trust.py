@@ -8,7 +8,7 @@ import pytest
 from infer_commands import command, read, refused
 from infer_runs import grey
 
-from utils.volumes.volume_io import open_volume, write_tiff
+from volumes.volume_io import open_volume, write_tiff
 
 
 def test_trust(run, volume, tmp_path, caplog):

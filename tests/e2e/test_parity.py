@@ -1,6 +1,6 @@
 """benchmarks/parity.py: every fixture at hand passes, and every number counts. Variants not at hand: test_parity_variants.py.
 
-Everything that is known about fixtures lives in benchmarks/replay; no other test repeats it.
+Everything that is known about fixtures lives in tests/parity; no other test repeats it.
 """
 
 from functools import cache
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
-from benchmarks.replay.golden import Golden, load, save
-from benchmarks.replay.volume import ConvOverXZ
+from tests.parity.golden import Golden, load, save
+from tests.parity.volume import ConvOverXZ
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 NAMES = sorted(path.stem for path in GOLDENS.glob("*.npz"))
@@ -50,7 +50,7 @@ def flipped(values, rng):
 
 
 def says_nothing(check):
-    """A gradient that is zero but for rounding, or a volume after chaos (see benchmarks/replay/rounding.py)."""
+    """A gradient that is zero but for rounding, or a volume after chaos (see tests/parity/rounding.py)."""
     zero = ("gnorm." in check.key or "grad." in check.key) and 0 < float(np.abs(check.reference).max()) <= check.absolute
     return zero or (check.key == "XupX_last" and check.absolute > 1)
 

@@ -9,7 +9,7 @@ import torch
 
 from models.base import BaseModel
 from tests.workspace import write_volume
-from utils.callbacks import RunKeeper
+from training.callbacks import RunKeeper
 
 
 def rates(run):

@@ -17,7 +17,7 @@ from inference import decode, encode, enhance
 from models.base import BaseModel
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
-from utils.callbacks import RunKeeper
+from training.callbacks import RunKeeper
 from utils.errors import UserError
 from utils.runs import RunFolder
 
@@ -103,7 +103,7 @@ def test_finite_scalars_train_and_their_grid_stays(workspace):
 def bars(monkeypatch):
     """The progress bars of trainings."""
     made = []
-    monkeypatch.setattr("utils.callbacks.tqdm", lambda **options: made.append(tqdm(**options)) or made[-1])
+    monkeypatch.setattr("training.callbacks.tqdm", lambda **options: made.append(tqdm(**options)) or made[-1])
     return made
 
 

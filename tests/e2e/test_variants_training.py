@@ -10,7 +10,7 @@ from models.build import build_model, load_components
 from tests.e2e.test_ddp import TWO, states
 from tests.e2e.test_training import same
 from tests.workspace import VARIANTS
-from utils.callbacks import RunKeeper
+from training.callbacks import RunKeeper
 
 HEAVY = {"translation", "kl_z", "isoref_nocyc", "ssim"}  # ssim needs crops > 96; the others differ little from their neighbours
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in VARIANTS]

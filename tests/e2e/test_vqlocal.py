@@ -18,7 +18,7 @@ from inference.run import Run
 from inference.slices import Slices
 from inference.transfer import packed_tensor
 from taming.quantize import to_vectors
-from utils.volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume
 
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 FLOAT = np.dtype(np.float32)

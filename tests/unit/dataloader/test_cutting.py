@@ -5,7 +5,7 @@ import pytest
 
 from dataloader.cutting import Lattice, Window, split_box, whole_box
 from utils.errors import UserError
-from utils.volumes.volume_io import ArrayVolume
+from volumes.volume_io import ArrayVolume
 
 
 def volume(*shape):

@@ -6,7 +6,7 @@ import pytest
 from dataloader import intensity
 from dataloader.intensity import Range, normalise, scan
 from utils.errors import UserError
-from utils.volumes.volume_io import ArrayVolume
+from volumes.volume_io import ArrayVolume
 
 
 class Blocks(ArrayVolume):

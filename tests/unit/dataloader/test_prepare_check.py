@@ -11,10 +11,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import prepare
+from dataloader.contact_sheet import Row, contact_sheet
 from dataloader.survey import summarised, survey
-from models.requirements import training_requirements
-from utils.contact_sheet import Row, contact_sheet
-from utils.volumes.volume_io import write_tiff
+from training.requirements import training_requirements
+from volumes.volume_io import write_tiff
 
 SMALL = {
     "models": "ae0iso0tccutvqq", "dataset": "X", "nm": "11", "cropsize": 32, "cropz": 4, "ldmyaml": "vqgan_small", "ngf": 16,
@@ -132,7 +132,7 @@ def test_the_survey_of_a_file_by_hand(tmp_path):
 
 def test_large_files_are_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr("dataloader.survey._READ", 4096)
-    monkeypatch.setattr("utils.volumes.volume.Volume.blocks", lambda self: ((slice(z, z + 1),) for z in range(self.shape[0])))
+    monkeypatch.setattr("volumes.volume.Volume.blocks", lambda self: ((slice(z, z + 1),) for z in range(self.shape[0])))
     (tmp_path / "train" / "d").mkdir(parents=True)
     write_tiff(tmp_path / "train" / "d" / "v.tif", np.repeat(np.arange(16, dtype=np.uint8), 32 * 32).reshape(16, 32, 32))
     (file,), _ = survey(tmp_path, ["d"])

@@ -11,8 +11,8 @@ import tifffile
 import prepare
 from dataloader import preparation
 from dataloader.data_multi import DataModule
-from utils.intensity_transform import IntensityTransform
-from utils.volumes.volume_io import open_volume, write_tiff
+from volumes.intensity_transform import IntensityTransform
+from volumes.volume_io import open_volume, write_tiff
 
 VOXEL = (2.0, 0.5, 0.25)
 

@@ -1,0 +1,270 @@
+"""A procedural fluorescence volume whose isotropic truth is known, and the microscope that records it.
+
+    scene = PhantomScene(seed=1, shape=(128, 256, 256))
+    truth = scene.truth_slab(0, 128)                     # (128, 256, 256) float32 in [0, 1]
+    slices = list(observe(scene, ForwardModel(factor=8)))  # 16 slices, uint16
+
+Cells with textured nuclei lie between thin membranes, branching tubules of varying calibre run through them, and a smooth
+background stands for defocused light. Volumes are made slab by slab, so they can be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dataloader.phantom.microscope import ForwardModel, to_uint16
+from dataloader.phantom.phantom_scene import Scene
+from utils.errors import UserError
+from volumes.volume_io import write_tiff
+
+__all__ = ["ForwardModel", "PhantomScene", "observe", "to_uint16", "write_phantom_dataset"]
+
+_SLAB_VOXELS = 48_000_000  # of a slab that is drawn at once, at most 192 MB
+_SLABS = (60, 40, 20, 10, 5, 4, 2, 1)  # planes that go well with the blocks of the scene
+_VERSION = 1  # of the scene and the forward model; raise it when the same settings give other voxels
+
+Planes = Iterator[NDArray[np.float32]]
+Slices = Iterator[tuple[int, NDArray[np.uint16]]]
+
+
+@dataclass(frozen=True)
+class PhantomScene:
+    """An isotropic scene.
+
+    Attributes:
+        seed: a non-negative integer; every seed is another specimen.
+        shape: voxels (Z, Y, X). A larger shape of the same seed shows the same scene and more of it.
+        voxel_um: side of the cubic voxels in µm.
+    """
+
+    seed: int
+    shape: tuple[int, int, int]
+    voxel_um: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must not be negative")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise UserError(f"shape={self.shape} must be three positive numbers (Z, Y, X)")
+        if not 0 < self.voxel_um < math.inf:
+            raise UserError(f"voxel_um={self.voxel_um} must be positive, in µm")
+
+    @cached_property
+    def _scene(self) -> Scene:
+        return Scene(self.seed)
+
+    def truth_slab(self, z0: int, z1: int, *, channel: int | None = None) -> NDArray[np.float32]:
+        """The planes z0 <= z < z1 of the truth.
+
+        Args:
+            z0: first plane.
+            z1: plane after the last.
+            channel: None for everything in one channel, 0 for nuclei and cytoplasm, 1 for tubules and membranes.
+
+        Returns:
+            (z1 - z0, Y, X) float32 in [0, 1]; the values do not depend on where slabs begin and end.
+
+        Raises:
+            ValueError: planes outside the volume, unknown channel.
+        """
+        if not 0 <= z0 < z1 <= self.shape[0]:
+            raise ValueError(f"planes {z0}:{z1} must lie within 0:{self.shape[0]} and be at least one")
+        return self._draw(z0, z1, 0, channel)
+
+    def planes(self, z0: int, z1: int, *, channel: int | None = None, slab: int | None = None, margin: int = 0) -> Planes:
+        """Planes one by one, drawn in slabs.
+
+        Args:
+            z0: first plane; the scene goes on beyond the volume, so it may be negative.
+            z1: plane after the last.
+            channel: as in `truth_slab`.
+            slab: planes drawn at once; by default what fits into about 200 MB. Has no influence on the values.
+            margin: voxels drawn in addition at the four sides.
+
+        Yields:
+            (Y + 2 margin, X + 2 margin) float32 in [0, 1].
+        """
+        area = (self.shape[1] + 2 * margin) * (self.shape[2] + 2 * margin)
+        slab = slab or next((planes for planes in _SLABS if planes * area <= _SLAB_VOXELS), 1)
+        while z0 < z1:
+            stop = min(z1, (z0 // slab + 1) * slab)
+            yield from self._draw(z0, stop, margin, channel)
+            z0 = stop
+
+    def _draw(self, z0: int, z1: int, margin: int, channel: int | None) -> NDArray[np.float32]:
+        low, high = (z0, -margin, -margin), (z1, self.shape[1] + margin, self.shape[2] + margin)
+        return self._scene.draw(low, high, channel)
+
+
+def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = None, slab: int | None = None) -> Slices:
+    """Record the slices of a scene.
+
+    The scene continues beyond the volume, so the first and the last slice are blurred like all others. Memory holds one slab
+    and the few slices that its planes contribute to.
+
+    Args:
+        scene: the scene; its number of planes is a multiple of the factor.
+        model: the microscope.
+        channel: as in `PhantomScene.truth_slab`.
+        slab: planes drawn at once; has no influence on the values.
+
+    Yields:
+        (k, slice (Y, X) uint16) in order.
+
+    Raises:
+        UserError: the planes do not make whole slices.
+    """
+    if scene.shape[0] % model.factor:
+        near = max(1, round(scene.shape[0] / model.factor)) * model.factor
+        raise UserError(f"{scene.shape[0]} planes must be a multiple of factor={model.factor}; try {near}")
+    return _observe(scene, model, channel, slab)
+
+
+def _observe(scene: PhantomScene, model: ForwardModel, channel: int | None, slab: int | None) -> Slices:
+    first, weights = model.axial_weights()
+    last = scene.shape[0] - model.factor + first + len(weights)
+    exposed: dict[int, NDArray[np.float64]] = {}  # slices that are not complete yet
+    for z, plane in enumerate(scene.planes(first, last, channel=channel, slab=slab, margin=model.margin), first):
+        blurred = model.blur_in_plane(plane)
+        for k in range(max(0, -((first + len(weights) - 1 - z) // model.factor)), (z - first) // model.factor + 1):
+            if k * model.factor >= scene.shape[0]:
+                break
+            weight = weights[z - k * model.factor - first]
+            exposed[k] = exposed.get(k, 0) + weight * blurred
+            if z == k * model.factor + first + len(weights) - 1:
+                rng = np.random.default_rng([scene.seed, model.noise_seed, 0 if channel is None else channel + 1, k])
+                yield k, model.record(exposed.pop(k), rng)
+
+
+def write_phantom_dataset(
+    root: Path | str,
+    *,
+    volumes: int = 4,
+    validation: int = 1,
+    shape: tuple[int, int, int] = (128, 128, 128),
+    factor: int | None = None,
+    seed: int = 0,
+    channels: int = 1,
+    voxel_um: float = 0.25,
+    model: ForwardModel | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Write phantoms as a data set: what was recorded for training, the truth for evaluation.
+
+    ``{root}/train/x3d0/phantom_000.tif`` …, ``{root}/val/x3d0/…`` hold the slices, ``{root}/truth/x3d0/…`` the isotropic truth
+    of each under the same name; the second channel is in ``x3d1``. All are uint16 with voxel sizes and share one scale of grey
+    values. ``{root}/phantom.json`` holds the settings. Files that are there already are kept, so that a second call does nothing
+    and an interrupted one is continued.
+
+    Args:
+        root: folder of the data set.
+        volumes: number of training volumes.
+        validation: number of validation volumes.
+        shape: of the truth, (Z, Y, X); Z is a multiple of the factor.
+        factor: planes of the truth per slice; short for ``model=ForwardModel(factor=...)``.
+        seed: a non-negative integer.
+        channels: 1, or 2 for nuclei (x3d0) and tubules with membranes (x3d1) of the same scenes.
+        voxel_um: side of the truth's voxels in µm.
+        model: the microscope, default ``ForwardModel()``.
+        progress: show a bar where there is something to do.
+
+    Returns:
+        The files written now.
+
+    Raises:
+        UserError: settings that make no volume; a folder that holds other data.
+    """
+    if model and factor:
+        raise ValueError("give either factor or model; a model has its factor")
+    model = model or ForwardModel(factor or 8)
+    root = Path(root)
+    if channels not in (1, 2) or volumes < 0 or validation < 0 or volumes + validation < 1:
+        raise UserError(f"channels={channels} must be 1 or 2; volumes={volumes} and validation={validation} make at least one")
+    scenes = [PhantomScene(_derived_seed(seed, number), shape, voxel_um) for number in range(volumes + validation)]
+    jobs: list[_Job] = []
+    for number, scene in enumerate(scenes):
+        jobs += _jobs(root, "train" if number < volumes else "val", f"phantom_{number:03d}.tif", scene, model, channels)
+    made_of: dict[str, Any] = {"version": _VERSION, "volumes": volumes, "validation": validation, "shape": shape, "seed": seed}
+    _claim(root, made_of | {"channels": channels, "voxel_um": voxel_um, "model": asdict(model)})
+    missing = [job for job in jobs if not job.path.exists()]
+    planes = sum(job.shape[0] for job in missing)
+    with tqdm(total=planes, unit="plane", desc="phantom", disable=not (progress and missing)) as bar:
+        for job in missing:
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            write_tiff(job.path, _counted(job.planes(), bar), shape=job.shape, dtype=np.uint16, voxel_um=job.voxel_um)
+    return [job.path for job in missing]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file: the recorded slices, or the truth where there is no model."""
+
+    path: Path
+    scene: PhantomScene
+    model: ForwardModel | None
+    channel: int | None
+
+    @property
+    def factor(self) -> int:
+        return self.model.factor if self.model else 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.scene.shape[0] // self.factor, *self.scene.shape[1:]
+
+    @property
+    def voxel_um(self) -> tuple[float, float, float]:
+        return self.scene.voxel_um * self.factor, self.scene.voxel_um, self.scene.voxel_um
+
+    def planes(self) -> Iterator[NDArray[np.uint16]]:
+        if self.model:
+            return (image for _, image in observe(self.scene, self.model, channel=self.channel))
+        return (to_uint16(plane) for plane in self.scene.planes(0, self.scene.shape[0], channel=self.channel))
+
+
+def _jobs(root: Path, split: str, name: str, scene: PhantomScene, model: ForwardModel, channels: int) -> Iterator[_Job]:
+    observe(scene, model)  # complains before anything is written
+    for channel in range(channels):
+        chosen = channel if channels > 1 else None
+        yield _Job(root / split / f"x3d{channel}" / name, scene, model, chosen)
+        yield _Job(root / "truth" / f"x3d{channel}" / name, scene, None, chosen)
+
+
+def _claim(root: Path, settings: dict[str, Any]) -> None:
+    """Note the settings in the folder, or find that the same ones are there."""
+    note = root / "phantom.json"
+    text = json.dumps(settings, indent=2)
+    if note.exists():
+        if json.loads(note.read_text()) != json.loads(text):
+            raise UserError(f"{note}: this folder holds phantoms of other settings; remove the folder or write to another one")
+        return
+    if any(root.glob("*/*/*")):
+        raise UserError(f"{root}: holds data that are no phantoms; write to another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    partial = note.with_name(f".{note.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(note)
+
+
+def _counted(planes: Iterable[NDArray[np.uint16]], bar: tqdm) -> Iterator[NDArray[np.uint16]]:
+    for plane in planes:
+        yield plane
+        bar.update()
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    """Seeds of the volumes of a data set; neighbouring data sets share none."""
+    if seed < 0:
+        raise UserError(f"seed={seed} must not be negative")
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])

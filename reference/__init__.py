@@ -1,0 +1,1 @@
+"""Weights of the reference → a run of ours."""

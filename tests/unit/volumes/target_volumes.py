@@ -1,0 +1,22 @@
+"""An output volume as the tests begin and fill it."""
+
+import numpy as np
+
+from volumes.volume_io import create_target, plan_target
+
+SHAPE = (37, 45, 53)
+VOXEL, PLACE = (2.0, 0.5, 0.4), (10.0, -3.0, 0.25)
+
+
+def random_values(shape=SHAPE, dtype=np.uint16, seed=0):
+    return np.random.default_rng(seed).integers(0, 250, shape).astype(dtype)
+
+
+def begin(path, dtype=np.uint16, *, overwrite=False, **options):
+    settings = {"shape": SHAPE, "dtype": dtype, "voxel_um": VOXEL, "translation_um": PLACE, "shard": (16, 32, 32), **options}
+    return create_target(path, plan_target(path, **settings), overwrite=overwrite)
+
+
+def fill(target, values, numbers=None):
+    for number in target.pending() if numbers is None else numbers:
+        target.write_region(target.boxes[number], values[(..., *target.boxes[number])])

@@ -1,0 +1,80 @@
+"""TIFF hyperstacks, and what all formats share: optional packages, levels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from format_volumes import VALUES, nifti
+
+import volumes.optional_package
+from utils.errors import UserError
+from volumes.volume_io import open_volume, write_volume
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    nifti(tmp_path / "v.nii")
+    mrcfile.new(tmp_path / "v.mrc", VALUES).close()
+
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(volumes.optional_package.importlib, "import_module", absent)
+    for name in ("v.nii", "v.mrc"):
+        with pytest.raises(UserError, match=r"pip install 'isoscopexx\[formats\]'"):
+            open_volume(tmp_path / name)
+    with pytest.raises(UserError, match=r"pip install 'isoscopexx\[formats\]'"):
+        write_volume(tmp_path / "w.nii.gz", VALUES)
+
+
+def test_nothing_optional_or_slow_is_imported_for_a_tiff():
+    code = (
+        "import sys, volumes.volume_io\n"
+        "assert not {'torch', 'zarr', 'numcodecs', 'nibabel', 'mrcfile'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("axes", ["TZCYX", "TZYX"])
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_hyperstacks(kind, axes, tmp_path):
+    values = np.random.default_rng(2).integers(0, 255, (3, 5, 2, 6, 9)).astype(np.uint8)
+    values = values if "C" in axes else values[:, :, 0]
+    tifffile.imwrite(tmp_path / "v.tif", values, metadata={"axes": axes}, **{kind: True})
+    for time in range(3):
+        volume = open_volume(tmp_path / "v.tif", time=time, channel=1 if "C" in axes else None)
+        np.testing.assert_array_equal(volume[:], values[time, :, 1] if "C" in axes else values[time])
+        assert (volume.times, volume.channels) == (3, 2 if "C" in axes else 1)
+    with pytest.raises(UserError, match=r"time point 3 of 3"):
+        open_volume(tmp_path / "v.tif", time=3, channel=0)
+    with pytest.raises(UserError, match=r"3 time points .* choose one time point"):
+        open_volume(tmp_path / "v.tif", channel=0)
+
+
+def test_positions_are_those_of_the_plane_chosen_and_need_a_unit(tmp_path):
+    def written(**plane):
+        metadata = {"axes": "CZYX", "Plane": dict(plane)}
+        tifffile.imwrite(tmp_path / "v.ome.tif", np.stack([VALUES[:2]] * 2), ome=True, metadata=metadata)
+        return [open_volume(tmp_path / "v.ome.tif", channel=c).translation_um for c in (0, 1)]
+
+    position = {"PositionX": [1000.0] * 4, "PositionY": [2.0] * 4, "PositionZ": [3.0, 4.0, 5.0, 6.0]}
+    units = {"PositionXUnit": ["nm"] * 4, "PositionYUnit": ["µm"] * 4, "PositionZUnit": ["mm"] * 4}
+    assert written(**position, **units) == [pytest.approx((3000, 2, 1)), pytest.approx((5000, 2, 1))]
+    assert written(**position) == [None, None]  # OME's default is the frame of the microscope
+    assert written(**units) == [None, None]
+
+
+def test_levels_exist_in_ome_zarr_only(tmp_path):
+    tifffile.imwrite(tmp_path / "v.tif", VALUES)
+    with pytest.raises(UserError, match="level 1 of 1"):
+        open_volume(tmp_path / "v.tif", level=1)
+    zarr.create_array(str(tmp_path / "v.zarr"), data=VALUES)
+    with pytest.raises(UserError, match="level 1 of 1"):
+        open_volume(tmp_path / "v.zarr", level=1)

@@ -1,0 +1,180 @@
+"""Outputs that several processes fill: restartable, never half finished under their own name."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from target_volumes import SHAPE, begin, fill, random_values
+
+from utils.errors import UserError
+from volumes.output_files import estimate_bytes, free_space, partial_path
+from volumes.pyramid import halved
+from volumes.volume_io import VolumeTarget, open_volume, write_volume
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def work(folder, rank):
+    target = begin(folder / "v.ome.zarr", voxel_um=None)
+    fill(target, random_values(), [n for n in target.pending() if n % 2 == rank])
+
+
+def test_several_processes_share_one_output(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(tmp_path, rank)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    VolumeTarget(tmp_path / "v.ome.zarr").finish()
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.ome.zarr")[:], random_values())
+    assert [p.name for p in tmp_path.iterdir()] == ["v.ome.zarr"]
+
+
+def test_ranks_finish_together(tmp_path):
+    import threading
+
+    barrier = threading.Barrier(3)
+    target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64), voxel_um=None)
+    values = random_values((300, 300, 40), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: fill(target, values, [n]), range(len(target.boxes))))
+        ranks = [VolumeTarget(target.output) for _ in range(3)]
+        done = [pool.submit(t.finish, rank=k, world=3, barrier=barrier.wait) for k, t in enumerate(ranks)]
+        assert {future.result() for future in done} == {target.output}
+    np.testing.assert_array_equal(open_volume(target.output)[:], values)
+    np.testing.assert_array_equal(open_volume(target.output, level=1)[:], halved(values, (2, 2, 2)))
+    with pytest.raises(ValueError, match="pass barrier"):
+        begin(tmp_path / "w.zarr").finish(world=2)
+
+
+KILLED = """
+import sys, time, numpy as np
+from target_volumes import begin, random_values
+target = begin(sys.argv[1]); values = random_values()
+for number in target.pending():
+    target.write_region(target.boxes[number], values[target.boxes[number]])
+    print(number, flush=True)
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("name", ["v.ome.zarr", "v.ome.tif"])
+def test_a_killed_command_continues_where_it_was(name, tmp_path):
+    output = tmp_path / name
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    command = [sys.executable, "-c", KILLED, output]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    finished = [int(process.stdout.readline()) for _ in range(4)]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    with pytest.raises(UserError, match="not finished"):
+        open_volume(partial_path(output))
+    target = begin(output)
+    assert not set(finished) & set(target.pending()) and target.pending()
+    with pytest.raises(UserError, match="shards are not written"):
+        target.finish()
+    renamed = partial_path(output).rename(tmp_path / "renamed.zarr")  # by someone who takes it for finished
+    with pytest.raises(UserError, match="not finished"):
+        open_volume(renamed)
+    renamed.rename(partial_path(output))
+    (partial_path(output) / ".work" / "torn.done").write_text("0 11\n0 1")  # a line cut off by the kill does not count
+    assert 11 not in target.pending()
+    (partial_path(output) / ".work" / "torn.done").unlink()
+    fill(target, random_values())
+    target.finish()
+    np.testing.assert_array_equal(open_volume(output)[:], random_values())
+
+
+def test_finishing_can_be_killed_and_repeated(tmp_path, monkeypatch):
+    target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64), voxel_um=None)
+    values = random_values((300, 300, 40), np.uint8)
+    fill(target, values)
+    calls, begun, reduced = [], count(1), VolumeTarget._reduced
+
+    def killed(*arguments):
+        if next(begun) > 3:
+            raise KeyboardInterrupt
+        return reduced(*arguments)
+
+    monkeypatch.setattr(VolumeTarget, "_reduced", killed)
+    with pytest.raises(KeyboardInterrupt):
+        target.finish(progress=lambda *now: calls.append(now))
+    monkeypatch.undo()
+    again = []
+    monkeypatch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        VolumeTarget(target.output).finish(progress=lambda *now: again.append(now))
+    monkeypatch.undo()
+    assert again[-1][1] == calls[-1][1] - 3  # finished shards of the pyramid are not computed again
+    with pytest.raises(UserError, match="not finished"):
+        open_volume(target.partial)
+    VolumeTarget(target.output).finish()
+    np.testing.assert_array_equal(open_volume(target.output, level=1)[:], halved(values, (2, 2, 2)))
+
+
+@pytest.mark.parametrize("name", ["v.zarr", "v.tif"])
+def test_existing_outputs_are_replaced_only_at_the_end_and_when_asked(name, tmp_path):
+    old, new = random_values(seed=1), random_values(seed=2)
+    output = tmp_path / name
+    write_volume(output, old, attributes={"n": 1})
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
+        begin(output)
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
+        write_volume(output, new)
+    target = begin(output, overwrite=True)
+    fill(target, new)
+    np.testing.assert_array_equal(open_volume(output)[:], old)
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
+        VolumeTarget(output).finish()  # by a command that was not told to
+    target.finish()
+    np.testing.assert_array_equal(open_volume(output)[:], new)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_left_overs_of_a_killed_writer_are_removed(tmp_path):
+    (tmp_path / ".v[1].tif.99.partial").touch()
+    write_volume(tmp_path / "v[1].tif", random_values())
+    assert [p.name for p in tmp_path.iterdir()] == ["v[1].tif"]
+
+
+def test_an_unfinished_output_of_another_command_is_named(tmp_path):
+    fill(begin(tmp_path / "v.zarr", attributes={"weights": "abc", "run": {"id": 1}}), random_values(), [0])
+    with pytest.raises(UserError, match=r"another command \(attributes.run.id: 1 there, 2 here\).*--overwrite"):
+        begin(tmp_path / "v.zarr", attributes={"weights": "abc", "run": {"id": 2}})
+    with pytest.raises(UserError, match="dtype: uint16 there, uint8 here"):
+        begin(tmp_path / "v.zarr", np.uint8, attributes={"weights": "abc", "run": {"id": 1}})
+    same = begin(tmp_path / "v.zarr", attributes={"weights": "abc", "run": {"id": 1}}, overwrite=True)
+    assert 0 not in same.pending()
+    other = begin(tmp_path / "v.zarr", np.uint8, overwrite=True)
+    assert len(other.pending()) == len(other.boxes)
+    assert [p.name for p in tmp_path.iterdir()] == ["v.zarr.partial.zarr"]
+    with pytest.raises(UserError, match="does not exist; begin"):
+        VolumeTarget(tmp_path / "none.zarr")
+
+
+def test_a_full_disc_is_a_message(tmp_path, monkeypatch):
+    target = begin(tmp_path / "v.zarr")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"the disc is full.*continues"):
+        fill(target, random_values(), [0])
+    monkeypatch.undo()
+    assert 0 in target.pending()
+    with pytest.raises(UserError, match="GB free; make room"):
+        free_space(tmp_path / "not" / "there", 10**18)
+    free_space(tmp_path, 1)
+    assert estimate_bytes("v.ome.tif", SHAPE, "uint16") == 4 * np.prod(SHAPE)
+    assert 1 < estimate_bytes("v.zarr", SHAPE, "uint8", channels=2) / (2 * np.prod(SHAPE)) < 1.15

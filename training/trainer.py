@@ -1,0 +1,138 @@
+"""The Lightning trainer of a run."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from training.callbacks import PictureWriter, Progress, RunKeeper
+from training.precision import in_bf16
+from utils.errors import UserError
+from utils.runs import RunFolder
+from utils.settings.make_config import parse_duration
+
+
+def _quieten() -> None:
+    """Lightning's hints that are wrong or useless here; its warnings stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*your dataloader is not resumable.*",  # our sampler is: DataModule.train_dataloader
+        ".*lr_scheduler.step.* before .*optimizer.step.*",  # of discriminators whose losses do not act yet
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def device_count(devices: int | str) -> int:
+    """How many processes a node runs: ``auto`` is every GPU, or one CPU process."""
+    if devices == "auto":
+        return max(1, torch.cuda.device_count())
+    return int(devices)
+
+
+def require_devices(settings: Mapping[str, Any]) -> None:
+    """Checks that this machine has the GPUs asked for; a machine without any runs so many processes on its CPU.
+
+    Raises:
+        UserError: it has fewer, or they cannot compute in the precision asked for.
+    """
+    wanted, there = device_count(settings["devices"]), torch.cuda.device_count()
+    if torch.cuda.is_available() and wanted > there:
+        raise UserError(f"devices={wanted}, but this machine has {there} GPUs; give --devices {there} or leave it out (auto)")
+    precision_of(settings)
+
+
+def precision_of(settings: Mapping[str, Any]) -> str:
+    """The precision asked for; by default bf16-mixed on a GPU that has it, else 32 bits."""
+    wanted = None if settings["precision"] is None else settings["precision"] == "bf16-mixed"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16-mixed" if in_bf16(device, wanted) else "32"
+
+
+def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[str, Any], *, validates: bool) -> pl.Trainer:
+    """Manual optimisation does accumulation and clipping itself; seeding needs our own sampler.
+
+    Args:
+        sample: the sample that the pictures show.
+        validates: whether there is validation data.
+
+    Raises:
+        UserError: the schedule waits for a validation metric that there will not be.
+    """
+    if settings["lr_policy"] == "plateau" and settings["monitor"].startswith("val/") and not validates:
+        raise UserError(
+            f"lr_policy plateau watches --monitor {settings['monitor']!r}, but there is no validation data; "
+            "add the folder val/ beside train/, or watch a training loss such as --monitor g/projection"
+        )
+    _quieten()
+    devices = device_count(settings["devices"])
+    parallel = devices * settings["num_nodes"] > 1
+    return pl.Trainer(
+        max_epochs=settings["n_epochs"],
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=devices,
+        num_nodes=settings["num_nodes"],
+        # every backward pass leaves one side's parameters unused, which plain DDP refuses
+        strategy="ddp_find_unused_parameters_true" if parallel else "auto",
+        precision=precision_of(settings),  # type: ignore[arg-type]
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=settings["val_epochs"],
+        log_every_n_steps=settings["log_steps"],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=1.0 if validates else 0,
+        logger=TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
+        callbacks=[
+            Progress(),
+            PictureWriter(run, sample, every=settings["picture_epochs"], keep=settings["keep_pictures"]),
+            RunKeeper(
+                run,
+                epoch_save=settings["epoch_save"],
+                save_minutes=settings["save_minutes"],
+                monitor=settings["monitor"],
+                max_seconds=parse_duration(settings["max_time"]),
+            ),
+        ],
+    )
+
+
+def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
+    """What is about to be trained, in a few lines."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
+    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    geometry = model.geometry
+    return [
+        f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",
+        f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.cropsize}³, {geometry.factor} planes per slice",
+        f"parameters: {sizes}",
+        f"run folder: {run.path}",
+        f"pictures: {run.pictures}",
+        f"TensorBoard: {shlex.join([_tensorboard(), '--logdir', str(run.logs)])}",
+    ]
+
+
+def _tensorboard() -> str:
+    """The program as a shell finds it: that of this environment by its path, where the environment is not activated."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
+
+
+def closing_line(trainer: pl.Trainer, run: RunFolder) -> str:
+    """How the training ended and what to do next."""
+    epochs = f"{max(run.epochs(), default=0)} of {trainer.max_epochs} epochs are in {run.checkpoints}"
+    keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
+    return f"stopped by {keeper.reason}: {epochs}; go on with --resume" if keeper.reason else f"done: {epochs}"

@@ -1,0 +1,236 @@
+"""Files as microscopes write them: Zeiss CZI, Leica LIF, Nikon ND2 (packages of the extra ``formats``).
+
+A file holds scenes (positions, series), time points and channels of planes; one of each makes a volume. Planes are read one at a
+time, so memory does not depend on the size of the file; the file is open only while it is read.
+
+CZI is read by pylibCZIrw, Zeiss' own reader (LGPL), LIF by liffile and ND2 by nd2 (both BSD). These are the readers behind the
+bioio plugins, without the 30 packages that bioio adds.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from volumes.optional_package import optional_package
+from volumes.volume import Triple, Volume, check_dtype, choose
+
+log = logging.getLogger("isoscope")
+
+_UM = 1e6  # of a metre
+_CZI_DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32"}
+_LISTED = 12  # scenes that a message names
+
+
+class PlaneVolume(Volume):
+    """Planes that a package reads one at a time.
+
+    Args:
+        path: the file.
+        channel, time, scene: which one, counted from 0; None for the only one.
+
+    Raises:
+        UserError: the package is missing, the file cannot be read, or does not hold one greyscale volume as chosen.
+    """
+
+    package: str
+    name: str
+
+    def __init__(self, path: Path, channel: int | None = None, time: int | None = None, scene: int | None = None) -> None:
+        self.path = path
+        with self._open() as file:
+            shapes = self._scenes(file)
+            layout = "".join(f"; {n}: {text}" for n, text in list(enumerate(shapes))[:_LISTED])
+            self._scene = choose(path, "scene", scene, len(shapes), layout + ("; …" if len(shapes) > _LISTED else ""))
+            sizes = self._sizes(file)
+            extra = {axis: n for axis, n in sizes.items() if axis not in "TCZYX" and n > 1}
+            if extra:
+                raise UserError(f"{path}: axes {extra} beside Z, Y and X; save one greyscale volume, for example as OME-TIFF")
+            self.channels, self.times = sizes.get("C", 1), sizes.get("T", 1)
+            self._channel = choose(path, "channel", channel, self.channels)
+            self._time = choose(path, "time point", time, self.times)
+            self.shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
+            if self.shape[0] < 2:
+                raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
+            self.dtype = check_dtype(path, self._dtype(file))
+            self.voxel_um = _positive(self._voxel_um(file))
+            last = next(self._planes(file, range(self.shape[0] - 1, self.shape[0]), slice(0, 1), slice(0, 1)))
+        if last.dtype != self.dtype:
+            raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
+        self.block_rows = self.shape[1]
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        package = optional_package(self.package, self.path)
+        try:
+            with self._reader(package) as file:
+                yield file
+        except UserError:
+            raise
+        except Exception as error:  # these packages check little, so that damage shows in many ways
+            raise UserError(
+                f"{self.path}: not a readable {self.name} file ({type(error).__name__}: {error}); copy it again, or save it as "
+                "TIFF"
+            ) from error
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        out = np.empty((len(planes), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        with self._open() as file:
+            for k, plane in enumerate(self._planes(file, planes, rows, columns)):
+                out[k] = plane
+        return out
+
+    @abstractmethod
+    def _reader(self, package: Any) -> Any:
+        """A context in which the file is open."""
+
+    @abstractmethod
+    def _scenes(self, file: Any) -> Sequence[str]:
+        """A short description of every scene."""
+
+    @abstractmethod
+    def _sizes(self, file: Any) -> Mapping[str, int]:
+        """Entries along every axis of the chosen scene, by its letter."""
+
+    @abstractmethod
+    def _dtype(self, file: Any) -> np.dtype | None:
+        """Of the chosen channel; None for one that is not greyscale."""
+
+    @abstractmethod
+    def _voxel_um(self, file: Any) -> Sequence[float | None]:
+        """(z, y, x) in µm, None or 0 where the file does not say."""
+
+    @abstractmethod
+    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+        """Windows (rows, columns) of planes, one after the other."""
+
+
+class CziVolume(PlaneVolume):
+    """Zeiss CZI; the tiles of a mosaic are put together, at full resolution."""
+
+    package, name = "pylibCZIrw.czi", "CZI"
+    def _reader(self, package: Any) -> Any:
+        return package.open_czi(str(self.path))
+
+    def _scenes(self, file: Any) -> Sequence[str]:
+        found = file.scenes_bounding_rectangle_no_pyramid
+        return [f"{r.w} x {r.h} pixels" for _, r in sorted(found.items())] or ["all"]
+
+    def _rectangle(self, file: Any) -> Any:
+        scenes = sorted(file.scenes_bounding_rectangle_no_pyramid.items())
+        return scenes[self._scene][1] if scenes else file.total_bounding_rectangle_no_pyramid
+
+    def _sizes(self, file: Any) -> Mapping[str, int]:
+        sizes = {axis: stop - start for axis, (start, stop) in file.total_bounding_box_no_pyramid.items() if axis not in "SM"}
+        place = self._rectangle(file)
+        return {**sizes, "Y": place.h, "X": place.w}
+
+    def _dtype(self, file: Any) -> np.dtype | None:
+        found = _CZI_DTYPES.get(file.pixel_types[self._first(file, "C") + self._channel])
+        return None if found is None else np.dtype(found)
+
+    @staticmethod
+    def _first(file: Any, axis: str) -> int:
+        return int(file.total_bounding_box_no_pyramid.get(axis, (0, 1))[0])
+
+    def _voxel_um(self, file: Any) -> Sequence[float | None]:
+        scaling = file.metadata.get("ImageDocument", {}).get("Metadata", {}).get("Scaling") or {}
+        items = (scaling.get("Items") or {}).get("Distance") or []
+        metres = {item["@Id"]: item.get("Value") for item in (items if isinstance(items, list) else [items])}
+        return [None if metres.get(axis) is None else float(metres[axis]) * _UM for axis in "ZYX"]
+
+    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+        place = self._rectangle(file)
+        box = (place.x + columns.start, place.y + rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        at = {"T": self._first(file, "T") + self._time, "C": self._first(file, "C") + self._channel}
+        scenes = sorted(file.scenes_bounding_rectangle_no_pyramid)
+        scene = scenes[self._scene] if scenes else None
+        for z in planes:
+            yield file.read(roi=box, plane={**at, "Z": self._first(file, "Z") + z}, scene=scene)[..., 0]
+
+
+class LifVolume(PlaneVolume):
+    """Leica LIF; every image of the file is a scene."""
+
+    package, name = "liffile", "LIF"
+
+    def _reader(self, package: Any) -> Any:
+        return package.LifFile(str(self.path))
+
+    def _scenes(self, file: Any) -> Sequence[str]:
+        if not len(file.images):
+            raise UserError(f"{self.path}: no image in the file")
+        return [f"{image.path} {dict(image.sizes)}" for image in file.images]
+
+    def _sizes(self, file: Any) -> Mapping[str, int]:
+        image = file.images[self._scene]
+        sizes: dict[str, int] = image.sizes
+        if tuple(image.sizes)[-2:] != ("Y", "X"):
+            raise UserError(f"{self.path}: scene {self._scene} has the axes {dict(sizes)}, not planes of rows and columns (Y, X)")
+        return sizes
+
+    def _dtype(self, file: Any) -> np.dtype | None:
+        return np.dtype(file.images[self._scene].dtype)
+
+    def _voxel_um(self, file: Any) -> Sequence[float | None]:
+        coordinates = file.images[self._scene].coords  # metres
+        steps = {axis: abs(c[-1] - c[0]) / (len(c) - 1) * _UM for axis, c in coordinates.items() if len(c) > 1}
+        return [steps.get(axis) for axis in "ZYX"]
+
+    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+        image = file.images[self._scene]
+        at = {axis: n for axis, n in (("T", self._time), ("C", self._channel)) if axis in image.sizes}
+        for z in planes:
+            yield image.frame(**at, Z=z)[rows, columns]
+
+
+class Nd2Volume(PlaneVolume):
+    """Nikon ND2; every position is a scene."""
+
+    package, name = "nd2", "ND2"
+
+    def _reader(self, package: Any) -> Any:
+        return package.ND2File(self.path)
+
+    def _scenes(self, file: Any) -> Sequence[str]:
+        return [f"position {n}" for n in range(file.sizes.get("P", 1))]
+
+    def _sizes(self, file: Any) -> Mapping[str, int]:
+        return {axis: n for axis, n in file.sizes.items() if axis != "P"}
+
+    def _dtype(self, file: Any) -> np.dtype | None:
+        return np.dtype(file.dtype)
+
+    def _voxel_um(self, file: Any) -> Sequence[float | None]:
+        try:
+            size = file.voxel_size()
+        except Exception as error:  # it reads all metadata, of which dyes and filters fail in some files
+            log.warning("%s: voxel size not readable (%s: %s); give it with --voxel", self.path, type(error).__name__, error)
+            return [None, None, None]
+        return [None, None, None] if size == (1, 1, 1) else [size.z, size.y, size.x]  # ones stand for "not stated"
+
+    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+        wanted = {"P": self._scene, "T": self._time}
+        frames = {
+            at.get("Z", 0): n for n, at in enumerate(file.loop_indices) if all(at.get(a, 0) == k for a, k in wanted.items())
+        }
+        for z in planes:
+            frame = file.read_frame(frames[z])
+            yield (frame[self._channel] if frame.ndim == 3 else frame)[rows, columns]
+
+
+MICROSCOPES: Mapping[str, type[PlaneVolume]] = {".czi": CziVolume, ".lif": LifVolume, ".nd2": Nd2Volume}
+
+
+def _positive(sizes: Sequence[float | None]) -> Triple | None:
+    z, y, x = sizes
+    if not z or not y or not x or not np.isfinite([z, y, x]).all() or min(z, y, x) <= 0:
+        return None
+    return float(z), float(y), float(x)

@@ -1,0 +1,154 @@
+"""A folder of 2-D greyscale images, one for each plane, as a volume."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+from volumes.tiff_reader import TiffVolume
+from volumes.volume import Volume, check_dtype, choose
+
+SLICE_SUFFIXES = (".tif", ".tiff", ".png")
+_PNG_DTYPES = {"1": "bool", "L": "uint8", "I;16": "uint16", "I;16B": "uint16"}
+_NUMBER = re.compile(r"(\d+)")
+# Planes of 10⁸ pixels are everyday microscopy; Pillow takes them for an attack.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """Key that sorts names as people do: slice_9 before slice_10."""
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in _NUMBER.split(path.name.lower())]
+
+
+def listed(folder: Path) -> list[Path]:
+    """The images of a folder in natural order; other and hidden files are passed over."""
+    return sorted((p for p in folder.iterdir() if _is_image(p)), key=natural)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SLICE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+class SliceFolder(Volume):
+    """The images of a folder, sorted naturally, as the planes of a volume.
+
+    Args:
+        path: the folder.
+        channel: which channel of images that have several.
+        time: which time point.
+
+    Raises:
+        UserError: the folder holds no images, images of different kinds, shapes or dtypes, stacks instead of planes, or its
+            numbering has gaps or counts two things.
+    """
+
+    def __init__(self, path: Path, channel: int | None = None, time: int | None = None):
+        self.path = path
+        self._slices = listed(path)
+        self._choice = (channel, time)
+        if not self._slices:
+            raise UserError(f"{path}: not a file, and a folder without slices ({', '.join(SLICE_SUFFIXES)}) or Zarr metadata")
+        kinds = {"png" if p.suffix.lower() == ".png" else "tif" for p in self._slices}
+        if len(kinds) > 1:
+            raise UserError(f"{path}: holds PNG and TIFF images; a volume is a folder of one kind")
+        check_numbering(path, self._slices)
+        first = self._plane(0)
+        self.dtype, self.channels, self.times, self.block_rows = first.dtype, first.channels, first.times, first.block_rows
+        self.shape = (len(self._slices), first.shape[1], first.shape[2])
+        for number in range(len(self._slices)):
+            plane = self._plane(number)
+            if plane.shape[0] != 1:
+                raise UserError(
+                    f"{path}: {plane.path.name} is a stack of {plane.shape[0]} planes; a folder of slices holds 2-D images, "
+                    "and volumes are named one by one or as a folder of volumes"
+                )
+            if (plane.shape, plane.dtype) != (first.shape, first.dtype):
+                raise UserError(
+                    f"{path}: {plane.path.name} ({plane.shape[1:]}, {plane.dtype}) is unlike {first.path.name} "
+                    f"({first.shape[1:]}, {first.dtype}); all slices of a volume have one shape and dtype"
+                )
+
+    def _plane(self, number: int) -> Volume:
+        file = self._slices[number]
+        return PngPlane(file, *self._choice) if file.suffix.lower() == ".png" else open_plane(file, *self._choice)
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        out = np.empty((len(planes), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        for k, z in enumerate(planes):
+            out[k] = self._plane(z)[:, rows, columns][0]
+        return out
+
+
+class PngPlane(Volume):
+    """A greyscale PNG as a volume of one plane; it is decoded as a whole."""
+
+    def __init__(self, path: Path, channel: int | None = None, time: int | None = None):
+        self.path = path
+        choose(path, "channel", channel, 1)
+        choose(path, "time point", time, 1)
+        try:
+            with Image.open(path) as image:
+                mode, self.shape = image.mode, (1, image.height, image.width)
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{path}: not a readable PNG ({error}); copy it again") from error
+        if mode not in _PNG_DTYPES:
+            raise UserError(f"{path}: a PNG of mode {mode}; save greyscale slices of 8 or 16 bits")
+        self.dtype = check_dtype(path, np.dtype(_PNG_DTYPES[mode]))
+        self.block_rows = self.shape[1]
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        try:
+            with Image.open(self.path) as image:
+                values = np.asarray(image)
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); the file is damaged, copy it again") from error
+        return values[None, rows, columns].astype(self.dtype)
+
+
+def open_plane(path: Path, channel: int | None = None, time: int | None = None) -> TiffVolume:
+    """A TIFF of one plane or more.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return TiffVolume(path, channel, time, flat=True)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged directory fails in many ways inside the parser
+        raise UserError(f"{path}: not a readable TIFF ({error}); truncated or damaged, copy it again") from error
+
+
+def check_numbering(folder: Path, files: Sequence[Path]) -> None:
+    """The numbers in the names must count planes, and nothing else: a slice that is missing would shift all behind it.
+
+    Raises:
+        UserError: two numbers vary in the names, a number occurs twice, or the steps between them are unequal.
+    """
+    parts = [_NUMBER.split(path.stem) for path in files]
+    if len(files) < 3 or not all(len(p) > 1 for p in parts):
+        return
+    counting = -2  # the last number, where the words around differ
+    if len({tuple(p[::2]) for p in parts}) == 1:
+        varying = [k for k in range(1, len(parts[0]), 2) if len({int(p[k]) for p in parts}) > 1]
+        if len(varying) > 1:
+            raise UserError(
+                f"{folder}: two numbers vary in the names ({files[0].name} … {files[-1].name}), as of several channels or "
+                "series; put the slices of one volume into a folder of their own"
+            )
+        counting = varying[0] if varying else counting
+    numbers = sorted((int(p[counting]), path.name) for p, path in zip(parts, files, strict=True))
+    steps = [after[0] - before[0] for before, after in pairwise(numbers)]
+    if 0 in steps:
+        twice = steps.index(0)
+        raise UserError(f"{folder}: {numbers[twice][1]} and {numbers[twice + 1][1]} have one number; keep one series of slices")
+    usual = min(steps)
+    for step, (_, before) in zip(steps, numbers, strict=False):
+        if step != usual:
+            raise UserError(f"{folder}: slices are missing after {before} (numbers advance by {step} there, else by {usual})")

@@ -31,9 +31,12 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """The options of an evaluation."""
     parser = argparse.ArgumentParser(
-        prog="evaluate.py", description="Compare a restored volume with its truth, its input and interpolation; write a report.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="evaluate.py",
+        description="Compare a restored volume with its truth, its input and interpolation; write a report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     files = parser.add_argument_group("files")
     files.add_argument(
         "--reconstruction", type=Path, metavar="R", help="the restored volume; without it the baselines are evaluated"
@@ -66,9 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
 def build_compress_parser() -> argparse.ArgumentParser:
     """The options of a comparison of codecs."""
     parser = argparse.ArgumentParser(
-        prog="evaluate.py compress", description="Rate and distortion of a run's codes beside standard codecs, at equal bytes.",
-        epilog=COMPRESS, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="evaluate.py compress",
+        description="Rate and distortion of a run's codes beside standard codecs, at equal bytes.",
+        epilog=COMPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument_group("files").add_argument
     add("--run", type=Path, required=True, help="a training's folder; not IsoREF, which makes no codes")
     add("--input", type=Path, metavar="I", required=True, help="the anisotropic volume, 8 or 16 bit")
@@ -95,8 +101,12 @@ def _add_positions(places: argparse._ArgumentGroup) -> None:
 
 
 def _add_measuring(how: argparse._ArgumentGroup, planes: str) -> None:
-    how.add_argument("--data-range", default="auto", metavar="WHAT",
-                     help="auto (uint8: 255, else the truth's range), dtype, reference, or a number; default auto")  # fmt: skip
+    how.add_argument(
+        "--data-range",
+        default="auto",
+        metavar="WHAT",
+        help="auto (uint8: 255, else the truth's range), dtype, reference, or a number; default auto",
+    )
     how.add_argument(
         "--planes", default=planes, metavar="a:b:s", help=f"planes of each orientation for SSIM and MS-SSIM; default {planes}"
     )
@@ -115,11 +125,21 @@ def request_of(options: argparse.Namespace) -> Request:
         else None
     )
     return Request(
-        reconstruction=options.reconstruction, truth=options.truth, input=options.input, degrade=degrade,
-        input_position=options.input_position, factor=options.factor, region=parse_region(options.region),
-        voxel_um=voxel_size(options.voxel), channel=options.channel, data_range=options.data_range, codec=options.codec,
-        bpp=options.bpp, planes=parse_slice(options.planes, "--planes"), sample=options.sample,
-    )  # fmt: skip
+        reconstruction=options.reconstruction,
+        truth=options.truth,
+        input=options.input,
+        degrade=degrade,
+        input_position=options.input_position,
+        factor=options.factor,
+        region=parse_region(options.region),
+        voxel_um=voxel_size(options.voxel),
+        channel=options.channel,
+        data_range=options.data_range,
+        codec=options.codec,
+        bpp=options.bpp,
+        planes=parse_slice(options.planes, "--planes"),
+        sample=options.sample,
+    )
 
 
 def evaluate_volume(options: argparse.Namespace) -> None:
@@ -133,10 +153,16 @@ def evaluate_volume(options: argparse.Namespace) -> None:
 def compress(options: argparse.Namespace) -> None:
     """A run's codes beside standard codecs."""
     request = Request(
-        truth=options.truth, input=options.input, input_position=options.input_position, factor=options.factor,
-        region=parse_region(options.region), channel=options.channel,
-        data_range=options.data_range, planes=parse_slice(options.planes, "--planes"), sample=options.sample,
-    )  # fmt: skip
+        truth=options.truth,
+        input=options.input,
+        input_position=options.input_position,
+        factor=options.factor,
+        region=parse_region(options.region),
+        channel=options.channel,
+        data_range=options.data_range,
+        planes=parse_slice(options.planes, "--planes"),
+        sample=options.sample,
+    )
     from evaluation.compression import MULTIPLES, RateDistortion
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run

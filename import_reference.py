@@ -31,9 +31,12 @@ log = logging.getLogger("isoscope")
 def build_parser() -> argparse.ArgumentParser:
     """The options of an import."""
     parser = argparse.ArgumentParser(
-        prog="import_reference.py", description="Turn component checkpoints of the reference into a run of ours.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="import_reference.py",
+        description="Turn component checkpoints of the reference into a run of ours.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--from", type=Path, required=True, metavar="DIR", dest="folder", help="folder of <component>_model_epoch_N.pth"
     )

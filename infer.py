@@ -28,10 +28,21 @@ a command that was stopped, even killed, continues when it is started again: fin
 
 
 ABSENT: dict[str, Any] = {  # what a command without the option does
-    "region": None, "voxel": None, "normalise": "run", "prepared": False, "dsp": None, "dtype": None, "ignore_voxels": False,
-    "tile": None, "approximate": False, "dry_run": False, "consistency": False, "uncertainty": 0, "preview": False,
+    "region": None,
+    "voxel": None,
+    "normalise": "run",
+    "prepared": False,
+    "dsp": None,
+    "dtype": None,
+    "ignore_voxels": False,
+    "tile": None,
+    "approximate": False,
+    "dry_run": False,
+    "consistency": False,
+    "uncertainty": 0,
+    "preview": False,
     "compression": "zstd",
-}  # fmt: skip
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,9 +53,12 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser = _Parser(
-        prog="infer.py", description="Apply a trained run to whole volumes.", epilog=EPILOG, allow_abbrev=False,
+        prog="infer.py",
+        description="Apply a trained run to whole volumes.",
+        epilog=EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     enhance = _command(commands, "enhance", "anisotropic volume to isotropic volume")
     encode = _command(commands, "encode", "volume to compact codes")
@@ -55,8 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
         _add_input(command)
     decode.add_argument("--codes", type=Path, required=True, metavar="X.codes.zarr", help="what encode wrote")
     decode.add_argument("--run", type=Path, help="the run that made the codes; by default the folder that they name")
-    decode.add_argument("--grid", choices=("isotropic", "raw"), default="isotropic",
-                        help="raw: the slices as the 2-D decoder has them")  # fmt: skip
+    decode.add_argument(
+        "--grid", choices=("isotropic", "raw"), default="isotropic", help="raw: the slices as the 2-D decoder has them"
+    )
     for command in (enhance, decode):
         _add_output(command)
     for command in (enhance, encode, decode):
@@ -75,14 +90,24 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 def _add_input(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, help="a training's folder")
-    add("--input", type=Path, nargs="+", required=True, metavar="VOLUME",
-        help="files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume")  # fmt: skip
+    add(
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="VOLUME",
+        help="files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume",
+    )
     add("--channel", type=int, nargs="+", metavar="N", help="channel(s) of multi-channel files, counted from 0")
     add("--time", type=int, metavar="N", help="time point of a time series")
     add("--scene", type=int, metavar="N", help="scene, position or series of a CZI, LIF or ND2 file, counted from 0")
     add("--level", type=int, default=0, metavar="N", help="level of a multiscale image; 0 is the finest")
-    add("--normalise", choices=("run", "volume", "percentile"), default="run",
-        help="grey values: the constants of the run, the run's rule on this volume, or its percentiles 0.1 to 99.9")  # fmt: skip
+    add(
+        "--normalise",
+        choices=("run", "volume", "percentile"),
+        default="run",
+        help="grey values: the constants of the run, the run's rule on this volume, or its percentiles 0.1 to 99.9",
+    )
     add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
     add("--dsp", type=int, metavar="N", help="keep every N-th slice, instead of the run's dsp; 1: the input is thinned already")
     add("--voxel", metavar="z,y,x", help="voxel size in µm where the input has none")
@@ -92,29 +117,43 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--region", metavar="z0:z1,y0:y1,x0:x1",
-        help="compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:")  # fmt: skip
+    add(
+        "--region",
+        metavar="z0:z1,y0:y1,x0:x1",
+        help="compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:",
+    )
     add("--dtype", help="of the output; by default the input's")
     add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
     add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
     add("--compression", choices=("zstd", "zlib", "none"), default="zstd", help="of a TIFF; zlib opens everywhere")
-    add("--dry-run", action="store_true",
-        help="compute one tile; say how many there are, how large the output is, how long it takes")  # fmt: skip
+    add(
+        "--dry-run",
+        action="store_true",
+        help="compute one tile; say how many there are, how large the output is, how long it takes",
+    )
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", type=Path, required=True,
-        help="its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr")  # fmt: skip
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr",
+    )
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--epoch", type=int, metavar="N", help="completed epochs of the weights; the latest by default")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU that has it (NVIDIA: since Ampere), else 32")
     add("--compile", action="store_true", help="let torch.compile make the volume generator; pays for long runs on a GPU")
-    add("--batch", type=int, metavar="N",
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
         help="tiles per pass of the networks, in encoding and decoding; by default 1 on a CPU, where more gain nothing, and 8 on "
         "a GPU, in decoding as far as its memory has room. Out of memory, first the batch is halved, then the tile. Results are "
-        "the same bit for bit at equal --batch and --tile; others round differently, in rare places to other codes")  # fmt: skip
+        "the same bit for bit at equal --batch and --tile; others round differently, in rare places to other codes",
+    )
     add("--keep-background", action="store_true", help="compute tiles of pure background too")
 
 
@@ -139,16 +178,26 @@ def main(arguments: Sequence[str]) -> None:
     from inference.processes import Processes
 
     options = Options(
-        normalise=given.normalise, prepared=given.prepared, dsp=given.dsp,
-        dtype=given.dtype, voxel_um=voxel, ignore_voxels=given.ignore_voxels, region=region,
-        tile=given.tile, skip_empty=not given.keep_background,
-        approximate=given.approximate, batch=given.batch,
-    )  # fmt: skip
+        normalise=given.normalise,
+        prepared=given.prepared,
+        dsp=given.dsp,
+        dtype=given.dtype,
+        voxel_um=voxel,
+        ignore_voxels=given.ignore_voxels,
+        region=region,
+        tile=given.tile,
+        skip_empty=not given.keep_background,
+        approximate=given.approximate,
+        batch=given.batch,
+    )
     extras = commands.Extras(
-        overwrite=given.overwrite, dry_run=given.dry_run, consistency=given.consistency,
-        uncertainty=given.uncertainty, preview=given.preview,
+        overwrite=given.overwrite,
+        dry_run=given.dry_run,
+        consistency=given.consistency,
+        uncertainty=given.uncertainty,
+        preview=given.preview,
         compression=given.compression,
-    )  # fmt: skip
+    )
     processes = Processes.from_environment()
     try:
         run_command(given, options, extras, processes)

@@ -31,9 +31,15 @@ def phantom(options: argparse.Namespace) -> None:
     """Makes the phantom data set, or what is missing of it."""
     folder = dataset_folder(options)
     written = write_phantom_dataset(
-        folder, volumes=options.volumes, validation=options.validation, shape=tuple(options.shape), seed=options.seed,
-        channels=options.channels, voxel_um=options.voxel_um, model=ForwardModel(options.factor, options.sampling),
-    )  # fmt: skip
+        folder,
+        volumes=options.volumes,
+        validation=options.validation,
+        shape=tuple(options.shape),
+        seed=options.seed,
+        channels=options.channels,
+        voxel_um=options.voxel_um,
+        model=ForwardModel(options.factor, options.sampling),
+    )
     done = f"{len(written)} files written" if written else "complete already"
     log.info("phantom %s: %s. Slices in train/ and val/, the isotropic truth in truth/", folder, done)
 
@@ -125,11 +131,16 @@ def plan_of(options: argparse.Namespace) -> Plan:
             raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")
     kind = options.normalise or ("00" if options.link else "11")
     return Plan(
-        dataset_folder(options), directions, Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
+        dataset_folder(options),
+        directions,
+        Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
         Normalisation(kind, pair(options.threshold), pair(options.percentile), options.trd),
-        fraction=options.val, min_mean=options.min_mean, scale=options.scale, voxel_um=voxel_size(options.voxel),
+        fraction=options.val,
+        min_mean=options.min_mean,
+        scale=options.scale,
+        voxel_um=voxel_size(options.voxel),
         overwrite=options.overwrite,
-    )  # fmt: skip
+    )
 
 
 def dataset_folder(options: argparse.Namespace) -> Path:

@@ -46,6 +46,7 @@ case "${1:-quickstart}" in
     test)
         shift
         "$python" -m ruff check .
+        "$python" -m ruff format --check .
         "$python" -m mypy
         "$python" -m pytest "$@"
         ;;

@@ -39,11 +39,28 @@ VARIANTS = {
     "plain, vqlocal": {"extends": "vqlocal_small"},
 }
 SETTINGS = {
-    "dataset": "fib25", "nm": "11", "rotate": False, "preload": True, "workers": 0, "batch_size": BATCH,
-    "cropsize": SIDE, "cropz": 1, "resizebranch": 8, "skipl1": 1, "ngf": 16, "ndf": 16, "mc": False,
-    "adv": 0, "lamb": 0, "perceptual_weight": 0, "lr": 5e-4,
-    "n_epochs": 1, "n_epochs_decay": 10, "epoch_save": 1, "picture_epochs": 1000,
-}  # fmt: skip
+    "dataset": "fib25",
+    "nm": "11",
+    "rotate": False,
+    "preload": True,
+    "workers": 0,
+    "batch_size": BATCH,
+    "cropsize": SIDE,
+    "cropz": 1,
+    "resizebranch": 8,
+    "skipl1": 1,
+    "ngf": 16,
+    "ndf": 16,
+    "mc": False,
+    "adv": 0,
+    "lamb": 0,
+    "perceptual_weight": 0,
+    "lr": 5e-4,
+    "n_epochs": 1,
+    "n_epochs_decay": 10,
+    "epoch_save": 1,
+    "picture_epochs": 1000,
+}
 
 
 def with_rotation(n_embed: int, embed_dim: int, **settings):

@@ -53,9 +53,22 @@ def main() -> None:
         write_tiff(source, textured(given.texture, given.shape), shape=given.shape, dtype="uint16", voxel_um=(0.08, 0.01, 0.01))
     output = given.folder / f"isotropic{given.format}"
     words = [
-        sys.executable, str(ROOT / "infer.py"), "enhance", "--run", str(given.run), "--input", str(source),
-        "--output", str(output), "--normalise", "volume", "--dtype", given.dtype, "--precision", given.precision,
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "infer.py"),
+        "enhance",
+        "--run",
+        str(given.run),
+        "--input",
+        str(source),
+        "--output",
+        str(output),
+        "--normalise",
+        "volume",
+        "--dtype",
+        given.dtype,
+        "--precision",
+        given.precision,
+    ]
     found = {**watched(words, given.limit, given.folder / "peaks.json"), **described(output)}
     found = {**machine(), "run": given.run.name, "texture": given.texture.name, "precision": given.precision, **found}
     logging.info("%s", json.dumps(found, indent=1))
@@ -100,9 +113,10 @@ def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
         raise SystemExit(f"infer.py ended with {process.returncode}")
     names = {"resident_with_file_pages": "VmRSS", "resident_private": "RssAnon", "limited": "VmData"}
     return {
-        "limit_gib": limit, "peak_gib": {name: round(most[key], 3) for name, key in names.items()},
+        "limit_gib": limit,
+        "peak_gib": {name: round(most[key], 3) for name, key in names.items()},
         "seconds_of_the_last_attempt": round(time.monotonic() - started, 1),
-    }  # fmt: skip
+    }
 
 
 def _status(pid: int) -> list[str]:
@@ -119,10 +133,12 @@ def described(output: Path) -> dict[str, Any]:
     planes = np.linspace(0, depth - 1, 9).astype(int)
     deviations = [float(volume[int(z) : int(z) + 1, : min(height, 512), : min(width, 512)].std()) for z in planes]
     return {
-        "shape": list(volume.shape), "dtype": volume.dtype.name,
+        "shape": list(volume.shape),
+        "dtype": volume.dtype.name,
         "gigabytes": math.prod(volume.shape) * volume.dtype.itemsize / 1e9,
-        "work": volume.attributes["work"], "least_standard_deviation_of_a_plane": min(deviations),
-    }  # fmt: skip
+        "work": volume.attributes["work"],
+        "least_standard_deviation_of_a_plane": min(deviations),
+    }
 
 
 if __name__ == "__main__":

@@ -18,9 +18,12 @@ def machine() -> dict[str, Any]:
     commit = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
-        "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "python": platform.python_version(), "commit": commit,
-    }  # fmt: skip
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit,
+    }
 
 
 def _processor() -> str:

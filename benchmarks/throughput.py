@@ -94,17 +94,23 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         peak = peaks(engine)
         again = bare_network(run, source, options)
     result: dict[str, Any] = {
-        "scale": given.scale, "raw_shape": shape, "tile": given.tile, "batch": given.batch,
-        "device": str(engine.device), "precision": engine.precision, "peak_gib": peak,
+        "scale": given.scale,
+        "raw_shape": shape,
+        "tile": given.tile,
+        "batch": given.batch,
+        "device": str(engine.device),
+        "precision": engine.precision,
+        "peak_gib": peak,
         "useful_fraction": {name: round(bare["useful"][name], 3) for name in bare["useful"]},
-    }  # fmt: skip
+    }
     for verb in VERBS:
         count = math.prod(shape) * (1 if verb == "encode" else run.geometry.factor * run.settings["usp"] / run.settings["dsp"])
         alone = statistics.mean([bare["seconds"][verb], again["seconds"][verb]])
         result[verb] = {
-            "mvoxel_per_s": round(count / seconds[verb] / 1e6, 3), "bare_mvoxel_per_s": round(count / alone / 1e6, 3),
+            "mvoxel_per_s": round(count / seconds[verb] / 1e6, 3),
+            "bare_mvoxel_per_s": round(count / alone / 1e6, 3),
             "of_bare_network": round(alone / seconds[verb], 3),
-        }  # fmt: skip
+        }
     return result
 
 

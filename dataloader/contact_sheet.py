@@ -59,9 +59,16 @@ def contact_sheet(title: str, rows: Sequence[Row]) -> RGB:
     figure.suptitle(title, x=0.01, y=1 - 0.12 / figure.get_figheight(), ha="left", va="top", fontsize=12, parse_math=False)
     top = 1 - 0.75 / figure.get_figheight()
     grid = figure.add_gridspec(
-        len(rows), 5, width_ratios=(1, 1, 1, 0.9, 1.2), left=0.03, right=0.99, top=top, bottom=0.45 / figure.get_figheight(),
-        hspace=0.55, wspace=0.22,
-    )  # fmt: skip
+        len(rows),
+        5,
+        width_ratios=(1, 1, 1, 0.9, 1.2),
+        left=0.03,
+        right=0.99,
+        top=top,
+        bottom=0.45 / figure.get_figheight(),
+        hspace=0.55,
+        wspace=0.22,
+    )
     for k, row in enumerate(rows):
         axes = [figure.add_subplot(grid[k, column]) for column in range(5)]
         _draw_planes(axes[:3], row)

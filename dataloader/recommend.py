@@ -53,10 +53,12 @@ class Recommendation:
 def recommend(data: Measured) -> Recommendation:
     """The settings that suit a data set; no ``settings`` where nothing can be said, with the reason."""
     if data.sampling is None and data.undersampled:
-        return Recommendation(reasons=[
-            "signal reaches the axial Nyquist frequency, so planes are missing along z, but the files state no voxel size: the "
-            "factor cannot be told; write voxel sizes into the files (prepare.py volumes --voxel z,y,x)"
-        ])  # fmt: skip
+        return Recommendation(
+            reasons=[
+                "signal reaches the axial Nyquist frequency, so planes are missing along z, but the files state no voxel size: the "
+                "factor cannot be told; write voxel sizes into the files (prepare.py volumes --voxel z,y,x)"
+            ]
+        )
     sampling = data.sampling or 1.0
     if sampling >= COARSE:
         found = _coarse(data, sampling)
@@ -77,13 +79,14 @@ def _coarse(data: Measured, sampling: float) -> Recommendation:
     how, structure = _projection(data)
     seen = "; signal reaches the axial Nyquist frequency, so the planes between are truly missing" if data.undersampled else ""
     return Recommendation(
-        {"dsp": 1, "l1how": how}, factor,
+        {"dsp": 1, "l1how": how},
+        factor,
         [
             f"planes are {sampling:.3g} times as far apart as pixels, so {factor} planes per slice{seen}",
             f"l1how {how}: a slice gathers the light of its planes and {structure}; take dsp where a slice shows one thin "
             "plane (serial sections, a milled block face)",
         ],
-    )  # fmt: skip
+    )
 
 
 def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Recommendation:
@@ -91,7 +94,8 @@ def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Re
     length = sampling / cutoff
     factor = _nearest(length)
     return Recommendation(
-        {"dsp": factor, "l1how": "mean"}, factor,
+        {"dsp": factor, "l1how": "mean"},
+        factor,
         [
             f"z is sampled like y and x but resolves {ratio:.3g} times less (blurred, or interpolated before): structure ends at "
             f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane "
@@ -99,7 +103,7 @@ def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Re
             "l1how mean: blur averages, so a plane holds the mean light of about one resolution length, which are the "
             f"{factor} planes that it stands for (max bounds no dark voxel, and leaves dark spots)",
         ],
-    )  # fmt: skip
+    )
 
 
 def _projection(data: Measured) -> tuple[str, str]:
@@ -116,9 +120,10 @@ def _isotropic(data: Measured) -> Recommendation:
         else f"z resolves as well as y and x (ratio {data.resolution:.2g}), so there is nothing to restore"
     )
     return Recommendation(
-        {"dsp": 8, "l1how": "dsp"}, 8,
+        {"dsp": 8, "l1how": "dsp"},
+        8,
         [f"{reason}; dsp 8 trains on every 8th plane, to compress or to simulate an anisotropic volume with known truth"],
-    )  # fmt: skip
+    )
 
 
 def _nearest(value: float) -> int:

@@ -12,7 +12,10 @@ from volumes.volume_io import expand_inputs, open_volume
 
 
 def open_sources(
-    groups: Sequence[Sequence[str]], directions: Sequence[str], channels: Sequence[int] | None = None, time: int | None = None,
+    groups: Sequence[Sequence[str]],
+    directions: Sequence[str],
+    channels: Sequence[int] | None = None,
+    time: int | None = None,
     scene: int | None = None,
 ) -> list[list[Volume]]:
     """Opens the volumes of every direction.

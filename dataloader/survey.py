@@ -93,11 +93,19 @@ class Surveyed:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON without pictures and curves."""
         return {
-            "name": self.name, "shape": list(self.shape), "dtype": self.dtype, "voxel_um": self.voxel_um and list(self.voxel_um),
-            "low": self.low, "high": self.high, "percentiles_0.1_50_99.9": list(self.percentiles), "saturated": self.saturated,
-            "not_finite": self.bad, "looked_at": self.looked_at,
-            "cutoff_zyx_per_voxel": self.spectra and list(self.spectra.cutoff), "faults": self.faults(),
-        }  # fmt: skip
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "voxel_um": self.voxel_um and list(self.voxel_um),
+            "low": self.low,
+            "high": self.high,
+            "percentiles_0.1_50_99.9": list(self.percentiles),
+            "saturated": self.saturated,
+            "not_finite": self.bad,
+            "looked_at": self.looked_at,
+            "cutoff_zyx_per_voxel": self.spectra and list(self.spectra.cutoff),
+            "faults": self.faults(),
+        }
 
 
 def survey(folder: Path, directions: Sequence[str]) -> tuple[list[Surveyed], list[str]]:
@@ -161,11 +169,21 @@ def _look(volume: Volume, split: str, direction: str, advance: Callable[[int], o
     finite = np.isfinite(box).all()
     depth, height, width = box.shape
     return Surveyed(
-        direction, split, volume.path, volume.shape, volume.dtype.name, volume.voxel_um, low, high,
+        direction,
+        split,
+        volume.path,
+        volume.shape,
+        volume.dtype.name,
+        volume.voxel_um,
+        low,
+        high,
         tuple(np.percentile(sample, (0.1, 50, 99.9)).tolist()),
-        at_high / max(seen - bad, 1), bad, seen / math.prod(volume.shape), anisotropy(box) if finite else None,
+        at_high / max(seen - bad, 1),
+        bad,
+        seen / math.prod(volume.shape),
+        anisotropy(box) if finite else None,
         (box[depth // 2].copy(), box[:, height // 2].copy(), box[:, :, width // 2].copy()),
-    )  # fmt: skip
+    )
 
 
 def _grey_values(volume: Volume, advance: Callable[[int], object]) -> tuple[float, float, int, int, int, np.ndarray]:

@@ -82,17 +82,29 @@ def _from_zstd(stream: bytes, like: Pixels, step: float) -> Pixels:
 
 
 JPEG2000 = Codec(
-    "jpeg2000", "PSNR that the encoder aims at, dB", lambda t, _: 1 + 99 * t, _jpeg2000,
-    lambda stream, like, _: imagecodecs.jpeg2k_decode(stream), lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels)),
-)  # fmt: skip
+    "jpeg2000",
+    "PSNR that the encoder aims at, dB",
+    lambda t, _: 1 + 99 * t,
+    _jpeg2000,
+    lambda stream, like, _: imagecodecs.jpeg2k_decode(stream),
+    lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels)),
+)
 JPEGXL = Codec(
-    "jpegxl", "distance (1: visually lossless)", lambda t, _: 25 * (0.05 / 25) ** t, _jpegxl, _from_jpegxl,
+    "jpegxl",
+    "distance (1: visually lossless)",
+    lambda t, _: 25 * (0.05 / 25) ** t,
+    _jpegxl,
+    _from_jpegxl,
     lambda pixels: bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)),
-)  # fmt: skip
+)
 ZSTD = Codec(
-    "zstd", "grey values that become one", lambda t, values: float(round((values / 2) ** (1 - t))), _zstd, _from_zstd,
+    "zstd",
+    "grey values that become one",
+    lambda t, values: float(round((values / 2) ** (1 - t))),
+    _zstd,
+    _from_zstd,
     lambda pixels: bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=9)),
-)  # fmt: skip
+)
 CODECS = {codec.name: codec for codec in (JPEG2000, JPEGXL, ZSTD)}
 
 

@@ -177,10 +177,15 @@ class RateDistortion:
         for name, codec in CODECS.items():
             lossless = code(self._kept, codec, "all", None, self._folder / "none")
             assert lossless is not None
-            self.points.append({
-                "codec": name, "stream": "lossless", **self._rate(lossless.bytes), "slices": {"psnr_db": math.inf, "ssim": 1.0},
-                "isotropic": None,
-            })  # fmt: skip
+            self.points.append(
+                {
+                    "codec": name,
+                    "stream": "lossless",
+                    **self._rate(lossless.bytes),
+                    "slices": {"psnr_db": math.inf, "ssim": 1.0},
+                    "isotropic": None,
+                }
+            )
 
     def _add_coded(self, name: str, stream: str, rate: float) -> None:
         scratch = self._folder / "coded.raw"
@@ -202,9 +207,7 @@ class RateDistortion:
         sections = Sections(slices, first, step, place.row, place.column)
         if step == 1 and first == round(first):
             return {"as they are": self.isotropic.distortion(Candidate(sections, "exact", self._limits))}
-        return {
-            method: self.isotropic.distortion(Candidate(sections, method, self._limits)) for method in INTERPOLATIONS
-        }  # fmt: skip
+        return {method: self.isotropic.distortion(Candidate(sections, method, self._limits)) for method in INTERPOLATIONS}
 
 
 def _whole(number: float) -> float:

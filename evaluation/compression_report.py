@@ -50,13 +50,18 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
         The sentences.
     """
     document = {
-        "schema": SCHEMA, "version": program_version(), **facts,
+        "schema": SCHEMA,
+        "version": program_version(),
+        **facts,
         "data_range": {
-            "slices": measured.slices.width, "isotropic": None if measured.isotropic is None else measured.isotropic.width,
+            "slices": measured.slices.width,
+            "isotropic": None if measured.isotropic is None else measured.isotropic.width,
         },
         "ssim_planes": None if measured.isotropic is None else slice_text(measured.isotropic.planes),
-        "notes": measured.notes, "sentences": sentences(measured.points), "points": measured.points,
-    }  # fmt: skip
+        "notes": measured.notes,
+        "sentences": sentences(measured.points),
+        "points": measured.points,
+    }
     (scratch / OUTPUTS[0]).write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     title = f"{facts['run']} on {Path(facts['files']['input']).name}: its codes beside standard codecs"
     draw_rates(measured.points, title, scratch / OUTPUTS[1])
@@ -151,12 +156,25 @@ def _draw_panel(axes: Any, points: list[Point], grid: str, key: str) -> None:
         known = [p for p in points if (p["codec"], p["stream"]) == (codec, stream) and value(p) is not None]
         known.sort(key=lambda point: point["bits_per_pixel"])
         axes.plot(
-            [p["bits_per_pixel"] for p in known], [value(p) for p in known], color=COLOURS[codec], marker=".", linewidth=1.6,
-            linestyle="-" if stream == "all" else ":", label=f"{NAMES[codec]}, {STREAMS[stream]}",
-        )  # fmt: skip
+            [p["bits_per_pixel"] for p in known],
+            [value(p) for p in known],
+            color=COLOURS[codec],
+            marker=".",
+            linewidth=1.6,
+            linestyle="-" if stream == "all" else ":",
+            label=f"{NAMES[codec]}, {STREAMS[stream]}",
+        )
     for point in points:
         if point["codec"] == "none" and value(point) is not None:
             axes.axhline(value(point), color=MUTED, linewidth=1, linestyle="--", label="no codec, best interpolation")
     ours = [p for p in points if p["codec"] == "codes" and value(p) is not None]
-    axes.plot([p["bits_per_pixel"] for p in ours], [value(p) for p in ours], color=COLOURS["codes"], marker="*", markersize=15,
-              linewidth=1.2, label="codes of the run", zorder=5)  # fmt: skip
+    axes.plot(
+        [p["bits_per_pixel"] for p in ours],
+        [value(p) for p in ours],
+        color=COLOURS["codes"],
+        marker="*",
+        markersize=15,
+        linewidth=1.2,
+        label="codes of the run",
+        zorder=5,
+    )

@@ -183,9 +183,11 @@ def _frequency(value: float | None, axis: int | None, comparison: Comparison) ->
     per_voxel = value * (1.0 if axis is None else comparison.spacing[axis])
     per_um = None if comparison.voxel_um is None else value / min(comparison.voxel_um)
     return {
-        "cycles_per_voxel": per_voxel, "cycles_per_um": per_um, "period_voxels": 1 / per_voxel,
+        "cycles_per_voxel": per_voxel,
+        "cycles_per_um": per_um,
+        "period_voxels": 1 / per_voxel,
         "period_um": None if per_um is None else 1 / per_um,
-    }  # fmt: skip
+    }
 
 
 def _curve(curve: ShellCurve, axis: int | None, comparison: Comparison) -> dict[str, Any]:

@@ -124,8 +124,11 @@ def ssim(
         Keys ``3d``, ``xy``, ``xz``, ``yz``; None where a side is shorter than the window of 11 voxels.
     """
     options: dict[str, Any] = {
-        "data_range": data_range, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False,
-    }  # fmt: skip
+        "data_range": data_range,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
     result: dict[str, float | None] = dict.fromkeys(which)
     if "3d" in which and min(truth.shape) >= SSIM_SIDE:
         result["3d"] = float(structural_similarity(truth, volume, **options))

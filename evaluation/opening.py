@@ -44,9 +44,16 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     sections = _sections(request, opened, reference, region, alignment)
     limits = _limits(reference.dtype)
     comparison = Comparison(
-        region=region, voxel_um=reference.voxel_um, truth=None, candidates={}, sections=sections, dtype=reference.dtype,
-        files={name: _facts(volume) for name, volume in opened.items()}, alignment=alignment, notes=[],
-    )  # fmt: skip
+        region=region,
+        voxel_um=reference.voxel_um,
+        truth=None,
+        candidates={},
+        sections=sections,
+        dtype=reference.dtype,
+        files={name: _facts(volume) for name, volume in opened.items()},
+        alignment=alignment,
+        notes=[],
+    )
     if "truth" in opened:
         comparison.truth = Candidate(Sections(reference, 0, 1), "exact")
     if "reconstruction" in opened:
@@ -74,9 +81,12 @@ def _opened(path: Path, channel: int | None, voxel_um: Triple | None) -> Volume:
 def _facts(volume: Volume) -> dict[str, Any]:
     """What the report says of a file."""
     return {
-        "path": str(volume.path), "shape": list(volume.shape), "dtype": str(volume.dtype), "voxel_um": volume.voxel_um,
+        "path": str(volume.path),
+        "shape": list(volume.shape),
+        "dtype": str(volume.dtype),
+        "voxel_um": volume.voxel_um,
         "translation_um": volume.translation_um,
-    }  # fmt: skip
+    }
 
 
 def _check_request(request: Request) -> None:
@@ -99,9 +109,12 @@ def _check_request(request: Request) -> None:
 
 def _described(placement: Placement) -> dict[str, Any]:
     return {
-        "first_plane": placement.first, "planes_per_section": placement.step, "row": placement.row, "column": placement.column,
+        "first_plane": placement.first,
+        "planes_per_section": placement.step,
+        "row": placement.row,
+        "column": placement.column,
         "how": placement.how,
-    }  # fmt: skip
+    }
 
 
 def _overlap(reach: list[tuple[int, int]], volume: Volume, placement: Placement) -> list[tuple[int, int]]:
@@ -149,10 +162,13 @@ def _sections(
         degraded = Degraded(reference, region, factor, how)
         offset = pick_position(factor) if how == "pick" else average_position(factor)
         placement = Placement(
-            factor * degraded.start + offset, float(factor), region[1].start, region[2].start,
+            factor * degraded.start + offset,
+            float(factor),
+            region[1].start,
+            region[2].start,
             f"simulated from the truth: {'plane f·k + f//2' if how == 'pick' else 'mean of planes f·k … f·k + f − 1'}, f = "
             f"{factor}",
-        )  # fmt: skip
+        )
         alignment["input"] = _described(placement)
         return Sections(degraded, placement.first, placement.step, placement.row, placement.column)
     if "input" not in opened:

@@ -81,14 +81,15 @@ def render(document: dict[str, Any], figures: dict[str, tuple[Path, str]]) -> st
         f"<h1>Evaluation of {html.escape(document['title'])}</h1>",
         f'<p class="muted">IsoScopeXX {html.escape(document["version"])} · all numbers are in metrics.json beside this file</p>',
         f'<div class="verdict"><strong>{html.escape(judged["headline"])}.</strong><ul>{sentences}</ul></div>',
-        "<h2>What it looks like</h2>", _figure(*figures["planes"]),
+        "<h2>What it looks like</h2>",
+        _figure(*figures["planes"]),
         "<h2>The numbers</h2>",
         "<p>The best value of a line is shaded. No line decides alone: error measures favour blur, sharpness measures favour "
         "invention. A good restoration is at least as close to the truth as interpolation and agrees with it to finer detail.</p>"
         if "fsc" in figures
         else "<p>Without a truth no value is right or wrong in itself; compare the columns with each other.</p>",
         render_table(document["volumes"]),
-    ]  # fmt: skip
+    ]
     if "fsc" in figures:
         sections += ["<h2>Down to which size is the detail real?</h2>", _figure(*figures["fsc"])]
     sections += ["<h2>How much detail is there at all?</h2>", _figure(*figures["spectra"])]

@@ -61,7 +61,7 @@ def verdict(volumes: dict[str, Any]) -> dict[str, Any]:
                 f"and an SSIM of {axial_ssim(numbers) or math.nan:.3f} on the planes that contain z.",
                 f"Along z it agrees with the truth down to {_period(axial_limit(numbers), numbers)}.",
             ],
-        }  # fmt: skip
+        }
     return _against_truth(volumes, best)
 
 

@@ -24,9 +24,14 @@ Source = NDArray[Any] | Volume | Path | str
 
 
 def enhance(
-    run: Run | Path | str, volume: Source | Sequence[Source], options: Options | None = None, *,
-    epoch: int | None = None, engine: Engine | None = None, progress: bool = False,
-) -> NDArray[Any]:  # fmt: skip
+    run: Run | Path | str,
+    volume: Source | Sequence[Source],
+    options: Options | None = None,
+    *,
+    epoch: int | None = None,
+    engine: Engine | None = None,
+    progress: bool = False,
+) -> NDArray[Any]:
     """An anisotropic volume made isotropic.
 
     Args:
@@ -48,9 +53,16 @@ def enhance(
 
 
 def encode(
-    run: Run | Path | str, volume: Source | Sequence[Source], output: Path | str, options: Options | None = None, *,
-    epoch: int | None = None, engine: Engine | None = None, overwrite: bool = False, progress: bool = False,
-) -> CodeStore:  # fmt: skip
+    run: Run | Path | str,
+    volume: Source | Sequence[Source],
+    output: Path | str,
+    options: Options | None = None,
+    *,
+    epoch: int | None = None,
+    engine: Engine | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> CodeStore:
     """A volume's codes, in a store on disc; arguments as :func:`enhance`, and the store's path."""
     opened = loaded(run, epoch, engine)
     target, encoder = code_target(opened, as_volumes(volume), Path(output), options or Options(), overwrite)
@@ -59,9 +71,15 @@ def encode(
 
 
 def decode(
-    codes: CodeStore | Path | str, run: Run | Path | str | None = None, *, grid: str = "isotropic",
-    options: Options | None = None, epoch: int | None = None, engine: Engine | None = None, progress: bool = False,
-) -> NDArray[Any]:  # fmt: skip
+    codes: CodeStore | Path | str,
+    run: Run | Path | str | None = None,
+    *,
+    grid: str = "isotropic",
+    options: Options | None = None,
+    epoch: int | None = None,
+    engine: Engine | None = None,
+    progress: bool = False,
+) -> NDArray[Any]:
     """What codes stand for.
 
     Args:
@@ -92,9 +110,7 @@ def as_volumes(source: Source | Sequence[Source], voxel_um: Triple | None = None
     return volumes
 
 
-def code_target(
-    run: Run, volumes: Sequence[Volume], output: Path, options: Options, overwrite: bool
-) -> tuple[CodeTarget, Any]:
+def code_target(run: Run, volumes: Sequence[Volume], output: Path, options: Options, overwrite: bool) -> tuple[CodeTarget, Any]:
     """An unfinished code store and the encoder that fills it.
 
     Raises:
@@ -115,9 +131,13 @@ def write_codes(target: CodeTarget, encoder: Any, processes: Processes, progress
         return [(part.start, part.stop) for part in box]
 
     return work_through(
-        mine, prefetch=lambda box: encoder.prefetch(*spans(box)), begin=lambda box: encoder.read(*spans(box)),
-        write=target.write, title="encode", show=progress,
-    )  # fmt: skip
+        mine,
+        prefetch=lambda box: encoder.prefetch(*spans(box)),
+        begin=lambda box: encoder.read(*spans(box)),
+        write=target.write,
+        title="encode",
+        show=progress,
+    )
 
 
 def _computed(job: Job, progress: bool) -> NDArray[Any]:

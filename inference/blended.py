@@ -115,9 +115,14 @@ class SliceField(BlendedField):
     channels = 1
 
     def __init__(
-        self, run: Run, codes: Codes, inner: Sequence[int], intensities: Sequence[Intensity], dtype: np.dtype,
+        self,
+        run: Run,
+        codes: Codes,
+        inner: Sequence[int],
+        intensities: Sequence[Intensity],
+        dtype: np.dtype,
         batch: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(run, intensities[:1], dtype, batch)
         self.codes = codes
         n, h, w = codes.shape
@@ -125,9 +130,7 @@ class SliceField(BlendedField):
         halo = run.model.slice_halo("decoder")
         self._halo = halo or (0, 0)
         if halo is None:
-            rows, columns = (
-                training_axis(LATENT_STRIDE * size, int(run.settings["cropsize"]), LATENT_STRIDE) for size in (h, w)
-            )
+            rows, columns = (training_axis(LATENT_STRIDE * size, int(run.settings["cropsize"]), LATENT_STRIDE) for size in (h, w))
         else:
             rows, columns = (Axis(LATENT_STRIDE * size, LATENT_STRIDE * LOCAL_CORE) for size in (h, w))
         self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)

@@ -129,9 +129,14 @@ class CodeTarget:
     """
 
     def __init__(
-        self, output: Path, about: Mapping[str, Any], place: tuple[Any, Any], codebook: NDArray[np.float32] | None, *,
+        self,
+        output: Path,
+        about: Mapping[str, Any],
+        place: tuple[Any, Any],
+        codebook: NDArray[np.float32] | None,
+        *,
         overwrite: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         refuse_existing(output, overwrite)
         self.output, self.partial = output, partial_path(output)
         self.about = json.loads(json.dumps({"version": VERSION, **about}))
@@ -169,9 +174,15 @@ class CodeTarget:
 
         def create(name: str, shape: Sequence[int], chunk: Sequence[int], dtype: str, axes: Sequence[str]) -> Any:
             return zarr.create_array(
-                str(folder / name), shape=tuple(shape), chunks=tuple(chunk), dtype=dtype, fill_value=0,
-                compressors=[ZstdCodec(level=3)], filters=None, dimension_names=list(axes),
-            )  # fmt: skip
+                str(folder / name),
+                shape=tuple(shape),
+                chunks=tuple(chunk),
+                dtype=dtype,
+                fill_value=0,
+                compressors=[ZstdCodec(level=3)],
+                filters=None,
+                dimension_names=list(axes),
+            )
 
         shape = tuple(self.about["shape"])
         create("empty", shape, CHUNK, "uint8", "zyx")
@@ -216,9 +227,13 @@ class CodeTarget:
             raise UserError(f"{self.partial}: {left} of {len(self.units)} units are not written; run the command again")
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
         ome = image_metadata(
-            self.output.name.removesuffix(".zarr"), [("codes", Level(tuple(self.about["shape"]), (1, 1, 1), (1, 1, 1)))],
-            voxel_um=self.place[0], translation_um=self.place[1], channel_names=channels, dtype=self.about["dtype"],
-        )  # fmt: skip
+            self.output.name.removesuffix(".zarr"),
+            [("codes", Level(tuple(self.about["shape"]), (1, 1, 1), (1, 1, 1)))],
+            voxel_um=self.place[0],
+            translation_um=self.place[1],
+            channel_names=channels,
+            dtype=self.about["dtype"],
+        )
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, KEY: self.about}}
         with writing(self.output):
             (self.partial / "zarr.json").write_text(json.dumps(group, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -75,9 +75,7 @@ def _ending(output: Path) -> str:
     return max((k for k in (*KINDS, ".ome.zarr") if output.name.lower().endswith(k)), key=len)
 
 
-def enhance(
-    run: Run, volumes: Sequence[Volume], output: Path, options: Options, extras: Extras, processes: Processes
-) -> None:
+def enhance(run: Run, volumes: Sequence[Volume], output: Path, options: Options, extras: Extras, processes: Processes) -> None:
     """Anisotropic volume → isotropic volume, with what else was asked for."""
     if extras.consistency and (run.translates or options.region is not None):
         raise UserError(
@@ -137,16 +135,12 @@ def _shows(path: Path, wanted: Mapping[str, Any]) -> bool:
     return all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
 
 
-def decode(
-    run: Run, store: CodeStore, output: Path, grid: str, options: Options, extras: Extras, processes: Processes
-) -> None:
+def decode(run: Run, store: CodeStore, output: Path, grid: str, options: Options, extras: Extras, processes: Processes) -> None:
     """Codes → volume."""
     write_job(decode_job(run, store, grid, options), output, extras, processes)
 
 
-def encode(
-    run: Run, volumes: Sequence[Volume], output: Path, options: Options, extras: Extras, processes: Processes
-) -> None:
+def encode(run: Run, volumes: Sequence[Volume], output: Path, options: Options, extras: Extras, processes: Processes) -> None:
     """Volume → code store."""
     refuse_existing(output, extras.overwrite)
     if extras.overwrite and processes.rank:
@@ -198,9 +192,14 @@ def write_job(job: Job, output: Path, extras: Extras, processes: Processes) -> b
         created.write_region(box, values if created.channels else values[0])
 
     done = work_through(
-        mine, prefetch=lambda box: field.prefetch(moved(box, job.origin)), begin=lambda box: field.begin(moved(box, job.origin)),
-        write=write, split=lambda box: parts(box, created.shard), title=output.name, show=processes.rank == 0,
-    )  # fmt: skip
+        mine,
+        prefetch=lambda box: field.prefetch(moved(box, job.origin)),
+        begin=lambda box: field.begin(moved(box, job.origin)),
+        write=write,
+        split=lambda box: parts(box, created.shard),
+        title=output.name,
+        show=processes.rank == 0,
+    )
     seconds = time.monotonic() - started
     voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
     counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
@@ -219,10 +218,16 @@ def _create(job: Job, output: Path, extras: Extras, processes: Processes) -> Any
     if extras.overwrite and processes.rank:
         processes.wait()  # the first process may have to remove an unfinished output
     plan = plan_target(
-        output, shape=job.shape, dtype=job.field.dtype, voxel_um=job.voxel_um, translation_um=job.translation_um,
-        channel_names=job.channel_names, shard=shard_of(job.field.unit), attributes=job.attributes,
+        output,
+        shape=job.shape,
+        dtype=job.field.dtype,
+        voxel_um=job.voxel_um,
+        translation_um=job.translation_um,
+        channel_names=job.channel_names,
+        shard=shard_of(job.field.unit),
+        attributes=job.attributes,
         compression=None if extras.compression == "none" else extras.compression,
-    )  # fmt: skip
+    )
     target = create_target(output, plan, overwrite=extras.overwrite)
     if extras.overwrite and not processes.rank:
         processes.wait()
@@ -249,9 +254,14 @@ def _consistency(run: Run, slices: Slices, outputs: Sequence[Volume], file: Path
         size = (voxel[0] * check.factor, voxel[1], voxel[2])
         first = (position[0] + voxel[0] * run.geometry.plane_of_slice(0, check.how), position[1], position[2])
     plan = plan_target(
-        file, shape=check.shape, dtype="float32", voxel_um=size, translation_um=first,
-        channel_names=run.directions if len(outputs) > 1 else None, attributes=record,
-    )  # fmt: skip
+        file,
+        shape=check.shape,
+        dtype="float32",
+        voxel_um=size,
+        translation_um=first,
+        channel_names=run.directions if len(outputs) > 1 else None,
+        attributes=record,
+    )
     target = create_target(file, plan, overwrite=True)
 
     def write(box: Box, values: NDArray[Any]) -> None:

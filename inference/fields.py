@@ -112,9 +112,19 @@ class IsotropicField(Field):
     """
 
     def __init__(
-        self, run: Run, codes: Codes, inner: Sequence[int], intensities: Sequence[Intensity], dtype: np.dtype, *,
-        core: Sequence[int], batch: int = 1, region: Box | None = None, skip_empty: bool = True, seed: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        codes: Codes,
+        inner: Sequence[int],
+        intensities: Sequence[Intensity],
+        dtype: np.dtype,
+        *,
+        core: Sequence[int],
+        batch: int = 1,
+        region: Box | None = None,
+        skip_empty: bool = True,
+        seed: int | None = None,
+    ) -> None:
         super().__init__(intensities, dtype)
         self.run, self.codes, self.skip_empty, self.seed = run, codes, skip_empty, seed
         geometry = run.geometry

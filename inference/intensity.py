@@ -20,9 +20,14 @@ MODES = ("run", "volume", "percentile")
 PERCENTILES = (0.1, 99.9)
 _TOLERANCE, _ALLOWED_OUTSIDE = 1.05, 1e-3  # as the training checks values that are taken as they are
 _TORCH = {
-    "uint8": torch.uint8, "int8": torch.int8, "uint16": torch.uint16, "int16": torch.int16,
-    "float16": torch.float16, "float32": torch.float32, "float64": torch.float64,
-}  # fmt: skip
+    "uint8": torch.uint8,
+    "int8": torch.int8,
+    "uint16": torch.uint16,
+    "int16": torch.int16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 
 
 @dataclass(frozen=True)
@@ -116,9 +121,15 @@ def check_output_dtype(name: str) -> np.dtype:
 
 
 def intensities(
-    record: Mapping[str, Any] | None, directions: Sequence[str], volumes: Sequence[Volume], mode: str, *, translates: bool,
-    prepared: bool = False, where: str = "the run",
-) -> list[Intensity]:  # fmt: skip
+    record: Mapping[str, Any] | None,
+    directions: Sequence[str],
+    volumes: Sequence[Volume],
+    mode: str,
+    *,
+    translates: bool,
+    prepared: bool = False,
+    where: str = "the run",
+) -> list[Intensity]:
     """One :class:`Intensity` per channel.
 
     Args:

@@ -126,9 +126,14 @@ def slices_of(run: Run, volumes: Sequence[Volume], options: Options) -> Slices:
                 f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; channels share one grid"
             )
     maps = intensities(
-        run.record, run.directions, volumes, options.normalise,
-        translates=run.translates, prepared=options.prepared, where=run.name,
-    )  # fmt: skip
+        run.record,
+        run.directions,
+        volumes,
+        options.normalise,
+        translates=run.translates,
+        prepared=options.prepared,
+        where=run.name,
+    )
     s = run.settings
     if s.get("resize"):
         log.info("the training resized its planes to %d pixels; the input is taken to be sampled like them", s["resize"])
@@ -222,9 +227,17 @@ def decoded_field(
     core = core_of(run, options)
     whole = (codes.shape[0] * run.geometry.factor, inner[0], inner[1])
     field = IsotropicField(
-        run, codes, inner, maps, dtype, core=core, batch=decoding_batch(run, options, core, codes.shape),
-        region=region_of(options.region, whole), skip_empty=options.skip_empty, seed=seed,
-    )  # fmt: skip
+        run,
+        codes,
+        inner,
+        maps,
+        dtype,
+        core=core,
+        batch=decoding_batch(run, options, core, codes.shape),
+        region=region_of(options.region, whole),
+        skip_empty=options.skip_empty,
+        seed=seed,
+    )
     if not run.local and not options.approximate and max(map(len, field.axes)) > 1:
         raise UserError(
             f"{run.name} uses norm {run.settings['norm']}, whose statistics are of the whole volume: tiles of it would differ. "
@@ -256,8 +269,11 @@ def decode_job(run: Run, store: CodeStore, grid: str, options: Options) -> Job:
     else:
         field = decoded_field(run, store, inner, maps, options, dtype, None)
     attributes = {
-        **_attributes(run, maps, options, field), "input": about["input"], "normalisation": about["normalisation"], "grid": grid,
-    }  # fmt: skip
+        **_attributes(run, maps, options, field),
+        "input": about["input"],
+        "normalisation": about["normalisation"],
+        "grid": grid,
+    }
     attributes["lattice"]["encoding"] = about["lattice"]
     where = (_triple(about["slice_voxel_um"]), _triple(about["slice_translation_um"]))
     return _job(run, field, where, grid, attributes, options)
@@ -316,13 +332,20 @@ def encoder_of(run: Run, volumes: Sequence[Volume], options: Options) -> tuple[S
     )
     encoder = SliceEncoder(run, slices, batch=options.batch, skip_empty=options.skip_empty)
     about = {
-        **_source(run), "shape": list(encoder.shape), "inner": list(slices.inner), "dtype": code_dtype(run).name,
-        "output_dtype": _dtype(run, volumes, options).name, "slice_voxel_um": voxel, "slice_translation_um": translation,
-        "intensities": [m.as_json() for m in slices.intensities], "normalisation": options.normalise,
-        "lattice": encoder.lattice.as_json(), "run_path": str(run.path.resolve()),
+        **_source(run),
+        "shape": list(encoder.shape),
+        "inner": list(slices.inner),
+        "dtype": code_dtype(run).name,
+        "output_dtype": _dtype(run, volumes, options).name,
+        "slice_voxel_um": voxel,
+        "slice_translation_um": translation,
+        "intensities": [m.as_json() for m in slices.intensities],
+        "normalisation": options.normalise,
+        "lattice": encoder.lattice.as_json(),
+        "run_path": str(run.path.resolve()),
         "input": _described(volumes),
         **_kind(run),
-    }  # fmt: skip
+    }
     return encoder, about, code_place(voxel, translation)
 
 
@@ -345,16 +368,25 @@ def codebook_of(run: Run) -> np.ndarray | None:
 
 def _source(run: Run) -> dict[str, Any]:
     return {
-        "run": run.name, "epoch": run.epoch, "ema": run.ema, "weights": run.weight_hash, "model": run.settings["models"],
-        "factor": run.geometry.factor, "l1how": run.settings["l1how"], "isoscope_version": _version(),
-    }  # fmt: skip
+        "run": run.name,
+        "epoch": run.epoch,
+        "ema": run.ema,
+        "weights": run.weight_hash,
+        "model": run.settings["models"],
+        "factor": run.geometry.factor,
+        "l1how": run.settings["l1how"],
+        "isoscope_version": _version(),
+    }
 
 
 def _attributes(run: Run, maps: Sequence[Intensity], options: Options, field: Field) -> dict[str, Any]:
     return {
-        **_source(run), "precision": run.engine.precision, "normalisation": options.normalise,
-        "intensities": [m.as_json() for m in maps], "lattice": {"decoding": field.lattice()},
-    }  # fmt: skip
+        **_source(run),
+        "precision": run.engine.precision,
+        "normalisation": options.normalise,
+        "intensities": [m.as_json() for m in maps],
+        "lattice": {"decoding": field.lattice()},
+    }
 
 
 def _described(volumes: Sequence[Volume]) -> dict[str, Any]:

@@ -123,9 +123,11 @@ def operating_points(
             files.append(path)
         factor = run.geometry.factor
         yield OperatingPoint(
-            count, levels, size,
+            count,
+            levels,
+            size,
             Decoded(files[0], slices.first_plane, spacing),
             Decoded(files[1], slices.first_plane - centre * spacing / factor, spacing / factor),
-        )  # fmt: skip
+        )
         for path in files:
             path.unlink()

@@ -58,8 +58,12 @@ def _say_anisotropy(run: Run, voxel: Triple, slices: Slices) -> None:
     if abs(ratio / run.geometry.factor - 1) > FACTOR_TOLERANCE:
         log.warning(
             "slices are %.4g times as far apart as pixels, but this run makes %d planes of each: output voxels are %.4g µm along "
-            "z and %.4g in-plane, and are recorded so", ratio, run.geometry.factor, spacing / run.geometry.factor, voxel[1],
-        )  # fmt: skip
+            "z and %.4g in-plane, and are recorded so",
+            ratio,
+            run.geometry.factor,
+            spacing / run.geometry.factor,
+            voxel[1],
+        )
 
 
 def _trained_voxels(run: Run) -> Triple | None:

@@ -55,6 +55,7 @@ class Slices:
         Raises:
             UserError: the volume cannot be read, or holds NaN or infinite values there.
         """
+
         def mapped(values: NDArray[Any], intensity: Intensity, where: str) -> NDArray[np.float32]:
             return intensity.to_network(values, where)
 

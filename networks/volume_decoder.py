@@ -53,8 +53,13 @@ class VolumeDecoder(nn.Module):
         """
         h = latents
         for layer, scale, keep in (
-            (self.up3, 2, 4), (self.conv5, 1, 2), (self.up2, 2, 3), (self.conv6, 1, 1), (self.up1, 2, 1), (self.conv7_k, 1, 0),
-        ):  # fmt: skip
+            (self.up3, 2, 4),
+            (self.conv5, 1, 2),
+            (self.up2, 2, 3),
+            (self.conv6, 1, 1),
+            (self.up1, 2, 1),
+            (self.conv7_k, 1, 0),
+        ):
             h, margins = trim(layer(h), tuple((scale * a, scale * b) for a, b in margins), keep)  # type: ignore[arg-type]
         return h
 

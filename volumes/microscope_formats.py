@@ -116,6 +116,7 @@ class CziVolume(PlaneVolume):
     """Zeiss CZI; the tiles of a mosaic are put together, at full resolution."""
 
     package, name = "pylibCZIrw.czi", "CZI"
+
     def _reader(self, package: Any) -> Any:
         return package.open_czi(str(self.path))
 

@@ -19,15 +19,38 @@ from volumes.volume import Triple
 
 VERSION = "0.5"
 _PREFIXES = {
-    "": 1e6, "exa": 1e24, "peta": 1e21, "tera": 1e18, "giga": 1e15, "mega": 1e12, "kilo": 1e9, "hecto": 1e8, "deca": 1e7,
-    "deci": 1e5, "centi": 1e4, "milli": 1e3, "micro": 1.0, "nano": 1e-3, "pico": 1e-6, "femto": 1e-9, "atto": 1e-12,
-    "zepto": 1e-15, "yocto": 1e-18,
-}  # fmt: skip
+    "": 1e6,
+    "exa": 1e24,
+    "peta": 1e21,
+    "tera": 1e18,
+    "giga": 1e15,
+    "mega": 1e12,
+    "kilo": 1e9,
+    "hecto": 1e8,
+    "deca": 1e7,
+    "deci": 1e5,
+    "centi": 1e4,
+    "milli": 1e3,
+    "micro": 1.0,
+    "nano": 1e-3,
+    "pico": 1e-6,
+    "femto": 1e-9,
+    "atto": 1e-12,
+    "zepto": 1e-15,
+    "yocto": 1e-18,
+}
 UNITS: Mapping[str, float] = {
     **{f"{prefix}meter": size for prefix, size in _PREFIXES.items()},
-    "angstrom": 1e-4, "inch": 25.4e3, "foot": 304.8e3, "yard": 914.4e3,
-    "um": 1.0, "µm": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3,
-}  # fmt: skip
+    "angstrom": 1e-4,
+    "inch": 25.4e3,
+    "foot": 304.8e3,
+    "yard": 914.4e3,
+    "um": 1.0,
+    "µm": 1.0,
+    "micron": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+}
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,14 @@ import numpy as np
 from utils.errors import UserError
 
 KINDS = {
-    ".zarr": "zarr", ".ome.tif": "tiff", ".ome.tiff": "tiff", ".tif": "tiff", ".tiff": "tiff",
-    ".nii": "nifti", ".nii.gz": "nifti",
-}  # fmt: skip
+    ".zarr": "zarr",
+    ".ome.tif": "tiff",
+    ".ome.tiff": "tiff",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+}
 PARTIAL = ".partial.zarr"
 _PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
 _FULL = {errno.ENOSPC, errno.EDQUOT}

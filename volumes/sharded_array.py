@@ -78,10 +78,16 @@ class ShardedArray:
         wide = BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle")
         with writing(folder):
             zarr.create_array(
-                str(folder), shape=tuple(shape), dtype=dtype, chunks=tuple(chunk), shards=tuple(shard), fill_value=0,
+                str(folder),
+                shape=tuple(shape),
+                dtype=dtype,
+                chunks=tuple(chunk),
+                shards=tuple(shard),
+                fill_value=0,
                 compressors=[ZstdCodec(level=LEVEL) if dtype.itemsize == 1 else wide, Crc32cCodec()],
-                dimension_names=list(dimension_names), attributes=dict(attributes or {}),
-            )  # fmt: skip
+                dimension_names=list(dimension_names),
+                attributes=dict(attributes or {}),
+            )
         return cls(Path(folder), tuple(shape), dtype, tuple(shard), tuple(chunk))
 
     @classmethod

@@ -122,11 +122,18 @@ def plan_target(
         raise ValueError(f"compression={compression!r} must be zstd, zlib or None")
     outer, inner = _units(shape, shard, chunk, _CHUNK[kind])
     plan = TargetPlan(
-        kind=kind, shape=_sides(shape), dtype=np.dtype(dtype).name, shard=outer, chunk=inner,
-        voxel_um=_lengths("voxel_um", voxel_um), translation_um=_lengths("translation_um", translation_um),
-        channel_names=None if channel_names is None else tuple(channel_names), compression=compression, levels=levels,
+        kind=kind,
+        shape=_sides(shape),
+        dtype=np.dtype(dtype).name,
+        shard=outer,
+        chunk=inner,
+        voxel_um=_lengths("voxel_um", voxel_um),
+        translation_um=_lengths("translation_um", translation_um),
+        channel_names=None if channel_names is None else tuple(channel_names),
+        compression=compression,
+        levels=levels,
         attributes=json.loads(json.dumps(dict(attributes or {}))),
-    )  # fmt: skip
+    )
     if plan.voxel_um is not None and min(plan.voxel_um) <= 0:
         raise ValueError(f"voxel_um={plan.voxel_um} must be positive")
     if kind != "zarr" and plan.dtype == "float16":

@@ -285,9 +285,11 @@ def _layout(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> _Layout:
     if len(wide) == 1 and wide[0][0] == "C" and wide[0][1] > _MOST_CHANNELS:
         wide = [("Z", wide[0][1])]  # tifffile and others call the only leading axis of a stack "channels"
     stacked = [axis for axis, _ in wide if axis != "C"]
-    if any(axes.count(axis) != 1 for axis in "YX") or len(wide) - len(stacked) > 1 or (
-        len(stacked) > 1 and (len(stacked) > 2 or "T" not in stacked or stacked[0] == stacked[1])
-    ):  # fmt: skip
+    if (
+        any(axes.count(axis) != 1 for axis in "YX")
+        or len(wide) - len(stacked) > 1
+        or (len(stacked) > 1 and (len(stacked) > 2 or "T" not in stacked or stacked[0] == stacked[1]))
+    ):
         raise UserError(
             f"{path}: axes {axes} of shape {shape} are not a volume (Z, Y, X) with optional channels and time points; "
             "write the axes into the file (ImageJ hyperstack or OME-TIFF)"

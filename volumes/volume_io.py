@@ -40,9 +40,21 @@ from volumes.volume_target import VolumeTarget, create_target
 from volumes.zarr_volume import ZarrVolume, is_zarr
 
 __all__ = [
-    "ArrayVolume", "Volume", "VolumeTarget", "create_target", "estimate_bytes", "expand_inputs", "free_space",
-    "open_volume", "output_kind", "partial_path", "plan_target", "refuse_existing", "write_tiff", "write_volume",
-]  # fmt: skip
+    "ArrayVolume",
+    "Volume",
+    "VolumeTarget",
+    "create_target",
+    "estimate_bytes",
+    "expand_inputs",
+    "free_space",
+    "open_volume",
+    "output_kind",
+    "partial_path",
+    "plan_target",
+    "refuse_existing",
+    "write_tiff",
+    "write_volume",
+]
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _PILLOW_DTYPES = {"1": "bool", "L": "uint8", "I;16": "uint16", "I;16L": "uint16", "I;16B": "uint16", "F": "float32"}
@@ -188,9 +200,15 @@ def write_volume(
     output = Path(output)
     refuse_existing(output, overwrite)
     plan = plan_target(
-        output, shape=first.shape, dtype=first.dtype, voxel_um=first.voxel_um, translation_um=first.translation_um,
-        channel_names=channel_names, attributes=attributes, compression=compression,
-    )  # fmt: skip
+        output,
+        shape=first.shape,
+        dtype=first.dtype,
+        voxel_um=first.voxel_um,
+        translation_um=first.translation_um,
+        channel_names=channel_names,
+        attributes=attributes,
+        compression=compression,
+    )
     if plan.kind != "zarr":
         write_single_file(output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression)
         return output

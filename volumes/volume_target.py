@@ -167,9 +167,13 @@ class VolumeTarget:
             return
         channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
         write_single_file(
-            self.output, channels, channel_names=self.plan.channel_names, attributes=attributes,
-            compression=self.plan.compression, progress=progress,
-        )  # fmt: skip
+            self.output,
+            channels,
+            channel_names=self.plan.channel_names,
+            attributes=attributes,
+            compression=self.plan.compression,
+            progress=progress,
+        )
         shutil.rmtree(self.partial)
 
     def _metadata(self) -> dict[str, Any]:

@@ -25,9 +25,7 @@ def compress(folder, run, *more):
 
 
 def point(document, codec, stream, limit=None):
-    [found] = [
-        p for p in document["points"] if (p["codec"], p["stream"]) == (codec, stream) and limit in (None, p.get("limit"))
-    ]
+    [found] = [p for p in document["points"] if (p["codec"], p["stream"]) == (codec, stream) and limit in (None, p.get("limit"))]
     return found
 
 

@@ -120,6 +120,7 @@ def test_raw_grid(opened, volume, tmp_path):
 
 def test_networks_compute_by_algorithms_that_repeat_every_bit(opened, volume, tmp_path):
     """As far as a GPU has them, and with whole mantissas; what was set before is set again."""
+
     def set_for_gpus(*_):
         return torch.backends.cudnn.deterministic, torch.backends.cudnn.conv.fp32_precision
 

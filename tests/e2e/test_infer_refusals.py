@@ -149,7 +149,11 @@ def test_a_run_without_its_grey_values(tmp_path, volume):
 def test_message_without_traceback(run, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "infer.py"), "enhance", "--run", str(run), "--input", "nothing.tif", "--output", "o.tif"],
-        capture_output=True, text=True, env=quiet(), cwd=tmp_path, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=quiet(),
+        cwd=tmp_path,
+        timeout=120,
+    )
     assert done.returncode == 2 and "nothing.tif: no such file" in done.stderr and "Traceback" not in done.stderr
     assert not list(Path(tmp_path).iterdir())

@@ -193,9 +193,7 @@ def _check_entries(found: dict[str, Any], schema: Mapping[str, Any], path: Path,
 def _check_value(key: str, value: Any, wanted: type, what: str) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
-    if not fits.get(wanted, isinstance(value, wanted)) or (
-        wanted is list and not all(isinstance(item, int) for item in value)
-    ):
+    if not fits.get(wanted, isinstance(value, wanted)) or (wanted is list and not all(isinstance(item, int) for item in value)):
         raise UserError(f"{what}={value!r} must be of type {wanted.__name__}")
     if key in _WORDS and value not in _WORDS[key]:
         raise UserError(f"{what}={value!r} must be {' or '.join(_WORDS[key])}")

@@ -88,9 +88,15 @@ def _add_phantom(commands: argparse._SubParsersAction) -> None:
 def _add_volumes(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "volumes", "microscope files of any readable format to training volumes", _VOLUMES)
     add = parser.add_argument
-    add("--input", nargs="+", action="append", required=True, metavar="PATH",
+    add(
+        "--input",
+        nargs="+",
+        action="append",
+        required=True,
+        metavar="PATH",
         help="files (TIFF, NIfTI, MRC, CZI, LIF, ND2) or folders (slices, Zarr); once more for every further direction, in the "
-        "same order")  # fmt: skip
+        "same order",
+    )
     add("--dataset", required=True, metavar="NAME", help="folder within the data folder")
     add("--direction", default="x3d0", metavar="NAMES", help="folder in train/ and val/; several joined by _ are cut identically")
     add("--channel", type=int, nargs="+", metavar="N", help="channel of multi-channel files, one for all or one per direction")
@@ -108,8 +114,12 @@ def _add_cutting(group: argparse._ArgumentGroup) -> None:
     add, zyx = group.add_argument, ("Z", "Y", "X")
     add("--patch", type=int, nargs=3, default=(0, 0, 0), metavar=zyx, help="voxels of a patch; 0 is the whole axis")
     add("--step", type=int, nargs=3, default=(0, 0, 0), metavar=zyx, help="from one patch to the next; 0 is the patch's size")
-    add("--incomplete", choices=("shift", "drop"), default="shift",
-        help="what is left at the far ends: one more patch that ends there and overlaps, or nothing")  # fmt: skip
+    add(
+        "--incomplete",
+        choices=("shift", "drop"),
+        default="shift",
+        help="what is left at the far ends: one more patch that ends there and overlaps, or nothing",
+    )
     add("--min_mean", type=float, metavar="GREY", help="skip patches whose mean grey value (first direction) is lower")
 
 
@@ -117,8 +127,11 @@ def _add_grey_values(group: argparse._ArgumentGroup) -> None:
     add, ends = group.add_argument, ("LOW", "HIGH")
     add("--threshold", type=float, nargs=2, metavar=ends, help="clip at these grey values")
     add("--percentile", type=float, nargs=2, metavar=ends, help="clip at these percentiles of every volume")
-    add("--normalise", choices=("00", "01", "11", "zrescale"),
-        help="00: unchanged; 01, 11: to [0, 1], [-1, 1]; zrescale: log z-score to [-1, 1]; default 11 (--link: 00)")  # fmt: skip
+    add(
+        "--normalise",
+        choices=("00", "01", "11", "zrescale"),
+        help="00: unchanged; 01, 11: to [0, 1], [-1, 1]; zrescale: log z-score to [-1, 1]; default 11 (--link: 00)",
+    )
     add("--trd", type=float, default=6.0, metavar="SD", help="standard deviations that zrescale maps to 1")
     add("--scale", choices=("volume", "dataset"), default="volume", help="who shares the constants of 01, 11 and zrescale")
 

@@ -17,9 +17,18 @@ from training.requirements import training_requirements
 from volumes.volume_io import write_tiff
 
 SMALL = {
-    "models": "ae0iso0tccutvqq", "dataset": "X", "nm": "11", "cropsize": 32, "cropz": 4, "ldmyaml": "vqgan_small", "ngf": 16,
-    "ndf": 16, "perceptual_weight": 0, "n_epochs": 10, "epoch_save": 5,
-}  # fmt: skip
+    "models": "ae0iso0tccutvqq",
+    "dataset": "X",
+    "nm": "11",
+    "cropsize": 32,
+    "cropz": 4,
+    "ldmyaml": "vqgan_small",
+    "ngf": 16,
+    "ndf": 16,
+    "perceptual_weight": 0,
+    "n_epochs": 10,
+    "epoch_save": 5,
+}
 
 
 def cells(seed, shape=(12, 48, 40)):

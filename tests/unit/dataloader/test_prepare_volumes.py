@@ -95,8 +95,25 @@ def test_background_is_skipped_in_all_directions_and_counted(tmp_path, caplog):
     a[:, :, 8:] = 90
     write_tiff(tmp_path / "a.tif", a)
     write_tiff(tmp_path / "b.tif", 255 - a)
-    record = run(tmp_path, "--input", tmp_path / "a.tif", "--input", tmp_path / "b.tif", "--direction", "p_q", "--patch", 4, 8, 4,
-                 "--min_mean", 50, "--val", 0, "--normalise", "00")  # fmt: skip
+    record = run(
+        tmp_path,
+        "--input",
+        tmp_path / "a.tif",
+        "--input",
+        tmp_path / "b.tif",
+        "--direction",
+        "p_q",
+        "--patch",
+        4,
+        8,
+        4,
+        "--min_mean",
+        50,
+        "--val",
+        0,
+        "--normalise",
+        "00",
+    )
     assert files(tmp_path) == [f"train/{d}/a000{j:03d}000.tif" for d in "pq" for j in (2, 3)]
     assert record["q"]["sources"][0]["skipped"] == {"train": 2} and "2 patches skipped" in caplog.text
     assert (open_volume(tmp_path / "X" / "train" / "q" / "a000002000.tif")[:] == 165).all()
@@ -284,10 +301,41 @@ def test_a_volume_without_contrast_among_others_is_told(raw, tmp_path, caplog):
 @pytest.mark.skipif("ISOSCOPE_SAMPLES" not in os.environ, reason="ISOSCOPE_SAMPLES names no folder with real volumes")
 def test_real_volumes(tmp_path):
     samples = Path(os.environ["ISOSCOPE_SAMPLES"])
-    run(tmp_path, "--input", samples / "mesospim_nuclei_c5.tif", "--patch", 32, 32, 64, "--percentile", 0.1, 99.9,
-        "--min_mean", 400, "--voxel", "5,5,5")  # fmt: skip
-    record = run(tmp_path, "--input", samples / "nuclei_cyto_rgb3d_ch0.tif", "--input", samples / "nuclei_cyto_rgb3d_ch1.tif",
-                 "--direction", "x3d1_x3d2", "--patch", 0, 32, 32, "--step", 0, 16, 16, "--normalise", "zrescale")  # fmt: skip
+    run(
+        tmp_path,
+        "--input",
+        samples / "mesospim_nuclei_c5.tif",
+        "--patch",
+        32,
+        32,
+        64,
+        "--percentile",
+        0.1,
+        99.9,
+        "--min_mean",
+        400,
+        "--voxel",
+        "5,5,5",
+    )
+    record = run(
+        tmp_path,
+        "--input",
+        samples / "nuclei_cyto_rgb3d_ch0.tif",
+        "--input",
+        samples / "nuclei_cyto_rgb3d_ch1.tif",
+        "--direction",
+        "x3d1_x3d2",
+        "--patch",
+        0,
+        32,
+        32,
+        "--step",
+        0,
+        16,
+        16,
+        "--normalise",
+        "zrescale",
+    )
     skipped = record["x3d0"]["sources"][0]["skipped"]
     assert skipped["train"] > 0 and record["x3d0"]["sources"][0]["files"]["train"] > 0
     mesospim = DataModule(tmp_path / "X", ["x3d0"], cropsize=32, cropz=32)

@@ -40,8 +40,14 @@ def test_missing_planes_are_made_good_by_the_factor():
 def test_blurred_planes_are_thinned_to_one_per_resolution_length():
     found = recommend(measured(shape=(124, 86, 94), resolution=1.15, axial_cutoff=0.27))
     assert found.settings == {
-        "dsp": 4, "l1how": "mean", "cropsize": 64, "cropz": 64, "usp": 1, "downbranch": 2, "resizebranch": 1,
-    }  # fmt: skip
+        "dsp": 4,
+        "l1how": "mean",
+        "cropsize": 64,
+        "cropz": 64,
+        "usp": 1,
+        "downbranch": 2,
+        "resizebranch": 1,
+    }
     assert found.factor == 4 and "one resolution length is 3.7 voxels" in found.reasons[0]
     assert recommend(measured(resolution=1.15, axial_cutoff=0.27, median=0.12)).settings["l1how"] == "mean"
 

@@ -102,9 +102,16 @@ def run(module, workers, checkpoint=None, callbacks=()):
     pl.LightningDataModule.__init__(data)
     data.train_set, data.val_set, data.batch_size, data.workers = Echo(), None, 2, workers
     trainer = pl.Trainer(
-        max_epochs=4, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, callbacks=list(callbacks),
-    )  # fmt: skip
+        max_epochs=4,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=list(callbacks),
+    )
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
     return module.seen
 

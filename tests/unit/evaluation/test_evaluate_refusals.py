@@ -10,8 +10,10 @@ from evaluate_files import SHAPE, refused, run, save, scene
     [
         (["--truth", "truth.tif", "--input", "thin.tif"], "--factor 8 with --input-position pick"),
         (["--truth", "truth.tif", "--input", "thin.tif", "--input-position", "pick"], "needs --factor F"),
-        (["--truth", "truth.tif", "--input", "thin.tif", "--input-position", "pick", "--factor", "4"],
-         "factor that fits is about 8"),
+        (
+            ["--truth", "truth.tif", "--input", "thin.tif", "--input-position", "pick", "--factor", "4"],
+            "factor that fits is about 8",
+        ),
         (["--truth", "truth.tif", "--input", "thin.tif", "--factor", "8"], "add --input-position"),
         (["--truth", "truth.tif", "--input", "thin.tif", "--thin", "8"], "drop one"),
         (["--truth", "truth.tif", "--thin", "30"], "lower --thin"),
@@ -35,7 +37,7 @@ from evaluate_files import SHAPE, refused, run, save, scene
         (["--truth", "truth.tif", "--thin", "8", "--sample", "4"], "at least 16"),
         (["--thin", "8"], "nothing to evaluate"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named_with_their_remedy(folder, tmp_path, capsys, options, expected):
     extra = {"turned.tif": scene((36, 40, 34)), "constant.tif": np.full(SHAPE, 7, np.uint8)}
     extra |= {"yzx.tif": scene()[4::8].transpose(1, 0, 2).copy(), "cut.tif": scene()[4::8, :30]}

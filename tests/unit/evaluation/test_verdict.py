@@ -8,12 +8,15 @@ from evaluation.verdict import verdict
 def made_up(psnr, limit, power, correlation):
     curve = {
         "at_0.143": {"cycles_per_voxel": limit, "cycles_per_um": None},
-        "cycles_per_voxel": [0.05, 0.1, 0.2, 0.4], "correlation": [1.0, correlation, correlation, 0.0],
-    }  # fmt: skip
+        "cycles_per_voxel": [0.05, 0.1, 0.2, 0.4],
+        "correlation": [1.0, correlation, correlation, 0.0],
+    }
     return {
-        "psnr_db": psnr, "ssim": {"xz": psnr / 100, "yz": psnr / 100}, "fsc": {"z": curve},
+        "psnr_db": psnr,
+        "ssim": {"xz": psnr / 100, "yz": psnr / 100},
+        "fsc": {"z": curve},
         "power_over_truth": {"z": {"1/16-1/8": power, "1/8-1/4": power}},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ from inference.processes import Processes
 from utils.errors import UserError
 
 SRUN = {
-    "SLURM_JOB_ID": "70003", "SLURM_STEP_ID": "4", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NODELIST": "gpu[07-09]",
-    "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
-}  # fmt: skip
+    "SLURM_JOB_ID": "70003",
+    "SLURM_STEP_ID": "4",
+    "SLURM_STEP_NUM_TASKS": "6",
+    "SLURM_STEP_NODELIST": "gpu[07-09]",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+}
 
 
 @pytest.fixture

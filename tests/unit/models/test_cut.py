@@ -87,9 +87,15 @@ def test_perceptrons_start_small_and_only_where_asked_for():
     torch.manual_seed(0)
     state = PatchContrast((64, 128), use_mlp=True).state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "mlp_0.0.weight": (256, 64), "mlp_0.0.bias": (256,), "mlp_0.2.weight": (256, 256), "mlp_0.2.bias": (256,),
-        "mlp_1.0.weight": (256, 128), "mlp_1.0.bias": (256,), "mlp_1.2.weight": (256, 256), "mlp_1.2.bias": (256,),
-    }  # fmt: skip
+        "mlp_0.0.weight": (256, 64),
+        "mlp_0.0.bias": (256,),
+        "mlp_0.2.weight": (256, 256),
+        "mlp_0.2.bias": (256,),
+        "mlp_1.0.weight": (256, 128),
+        "mlp_1.0.bias": (256,),
+        "mlp_1.2.weight": (256, 256),
+        "mlp_1.2.bias": (256,),
+    }
     for key, value in state.items():
         if key.endswith("bias"):
             assert not value.any()

@@ -141,9 +141,15 @@ def test_values_that_are_not_finite_are_red(volume):
 
 @pytest.mark.parametrize(
     "panels",
-    [{}, {"a": np.zeros((4, 4))}, {"a": np.zeros((3, 4, 4, 4))}, {"a": np.zeros((4, 4, 4)), "b": np.zeros((4, 5, 4))},
-     {"a": np.zeros((4, 4, 4)), "b": np.zeros((4, 4, 3))}, {"a": np.zeros((4, 4, 0))}],
-)  # fmt: skip
+    [
+        {},
+        {"a": np.zeros((4, 4))},
+        {"a": np.zeros((3, 4, 4, 4))},
+        {"a": np.zeros((4, 4, 4)), "b": np.zeros((4, 5, 4))},
+        {"a": np.zeros((4, 4, 4)), "b": np.zeros((4, 4, 3))},
+        {"a": np.zeros((4, 4, 0))},
+    ],
+)
 def test_panels_that_do_not_fit(panels):
     with pytest.raises(ValueError, match="panel"):
         orthogonal_planes(panels)

@@ -17,28 +17,96 @@ VQ, KL, SSIM, ISOREF = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim",
 
 # The option tables of DECISIONS §1 with their defaults (None: unset).
 SHARED = {
-    "models": VQ, "seed": 123, "resume": False, "init": None, "overwrite": False, "strict": False, "debug": False,
-    "max_time": None, "direction": "x3d0", "nm": "00", "nm_clip": None, "precrop": 0, "resize": 0, "cropsize": 128, "cropz": 16,
-    "rotate": True, "dsp": 1, "dsp_how": "pick", "usp": 1.0, "preload": False, "crops_per_volume": 1, "batch_size": 1,
-    "netD": "patch_16", "ngf": 32, "ndf": 64, "norm": "batch", "mc": True, "input_nc": 1, "output_nc": 1,
-    "lamb": 10.0, "l1how": "max", "skipl1": 4, "adv": 1.0, "adv_planes": 0, "gan_mode": "vanilla",
-    "nocut": True, "lbNCE": 0.0, "num_patches": 256, "nce_T": 0.07, "use_mlp": False, "c_mlp": 256, "fWhich": None,
+    "models": VQ,
+    "seed": 123,
+    "resume": False,
+    "init": None,
+    "overwrite": False,
+    "strict": False,
+    "debug": False,
+    "max_time": None,
+    "direction": "x3d0",
+    "nm": "00",
+    "nm_clip": None,
+    "precrop": 0,
+    "resize": 0,
+    "cropsize": 128,
+    "cropz": 16,
+    "rotate": True,
+    "dsp": 1,
+    "dsp_how": "pick",
+    "usp": 1.0,
+    "preload": False,
+    "crops_per_volume": 1,
+    "batch_size": 1,
+    "netD": "patch_16",
+    "ngf": 32,
+    "ndf": 64,
+    "norm": "batch",
+    "mc": True,
+    "input_nc": 1,
+    "output_nc": 1,
+    "lamb": 10.0,
+    "l1how": "max",
+    "skipl1": 4,
+    "adv": 1.0,
+    "adv_planes": 0,
+    "gan_mode": "vanilla",
+    "nocut": True,
+    "lbNCE": 0.0,
+    "num_patches": 256,
+    "nce_T": 0.07,
+    "use_mlp": False,
+    "c_mlp": 256,
+    "fWhich": None,
     "nce_includes_all_negatives_from_minibatch": False,
-    "lr": 2e-4, "lr_g_factor": 1.0, "beta1": 0.5, "lr_policy": "cosine", "n_epochs": 10001, "n_epochs_decay": 100,
-    "lr_decay_iters": 50, "epoch_save": 100, "accumulate_grad_batches": 1, "gradient_clip": 0.0, "ema": 0.0, "precision": None,
-    "devices": "auto", "num_nodes": 1, "strategy": "auto", "save_d": False, "on_nan": "stop", "save_minutes": 10.0,
-}  # fmt: skip
+    "lr": 2e-4,
+    "lr_g_factor": 1.0,
+    "beta1": 0.5,
+    "lr_policy": "cosine",
+    "n_epochs": 10001,
+    "n_epochs_decay": 100,
+    "lr_decay_iters": 50,
+    "epoch_save": 100,
+    "accumulate_grad_batches": 1,
+    "gradient_clip": 0.0,
+    "ema": 0.0,
+    "precision": None,
+    "devices": "auto",
+    "num_nodes": 1,
+    "strategy": "auto",
+    "save_d": False,
+    "on_nan": "stop",
+    "save_minutes": 10.0,
+}
 SLICES = SHARED | {
-    "downbranch": 1, "resizebranch": 1, "ldmyaml": "vqgan", "netG": None, "embed_dim": None, "tc": False,
-    "slabtarget": "pooled", "lbm_ms_ssim": 0.0, "perceptual_weight": None,
-}  # fmt: skip
+    "downbranch": 1,
+    "resizebranch": 1,
+    "ldmyaml": "vqgan",
+    "netG": None,
+    "embed_dim": None,
+    "tc": False,
+    "slabtarget": "pooled",
+    "lbm_ms_ssim": 0.0,
+    "perceptual_weight": None,
+}
 TABLES = {
     VQ: SLICES,
     SSIM: SLICES | {"models": SSIM, "lbm_ms_ssim": 1.0},
     KL: SLICES | {"models": KL, "ldmyaml": "ldmaex2", "lbNCE": 1.0, "hbranch": None},
-    ISOREF: SHARED | {"models": ISOREF, "dsp_how": "mean", "skipl1": 1, "lbNCE": 1.0, "lambB": 1.0, "gdim": "1d_3d",
-                      "nocyc": False, "uprate": None, "netG": "edclean"},
-}  # fmt: skip
+    ISOREF: SHARED
+    | {
+        "models": ISOREF,
+        "dsp_how": "mean",
+        "skipl1": 1,
+        "lbNCE": 1.0,
+        "lambB": 1.0,
+        "gdim": "1d_3d",
+        "nocyc": False,
+        "uprate": None,
+        "netG": "edclean",
+    },
+}
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +143,19 @@ def test_no_option_is_declared_twice():
 def test_names_of_ours_leave_the_established_abbreviations_alone():
     """No new name begins with an old option's name, or with what abbreviated one, but for those that DECISIONS chose itself."""
     chosen_by_decisions = {
-        "accumulate_grad_batches", "adv_planes", "crops_per_volume", "dsp_how", "ema", "init", "nm_clip", "num_nodes",
-        "on_nan", "overwrite", "precision", "save_minutes",
-    }  # fmt: skip
+        "accumulate_grad_batches",
+        "adv_planes",
+        "crops_per_volume",
+        "dsp_how",
+        "ema",
+        "init",
+        "nm_clip",
+        "num_nodes",
+        "on_nan",
+        "overwrite",
+        "precision",
+        "save_minutes",
+    }
     every = {option.name: option for own in (BASE_OPTIONS, *MODEL_OPTIONS.values()) for option in own}
     old = {name for name, option in every.items() if not option.ours} | {"use_ema"}
     prefixes = {name[:n] for name in old for n in range(1, len(name) + 1)}
@@ -96,9 +174,14 @@ def test_command_line_beats_file_beats_default(tmp_path):
     assert (s["cropsize"], s["cropz"], s["lr"], s["mc"], s["ngf"]) == (64, 16, 1.0, False, 32)
     assert isinstance(s["lr"], float)
     assert experiment.given == {
-        "dataset": "env/jsn/x.json", "cropsize": "env/jsn/x.json", "lr": "env/jsn/x.json", "cropz": "command line",
-        "mc": "command line", "jsn": "command line", "prj": "command line",
-    }  # fmt: skip
+        "dataset": "env/jsn/x.json",
+        "cropsize": "env/jsn/x.json",
+        "lr": "env/jsn/x.json",
+        "cropz": "command line",
+        "mc": "command line",
+        "jsn": "command line",
+        "prj": "command line",
+    }
 
 
 def test_model_comes_from_command_line_then_file_then_default(tmp_path):

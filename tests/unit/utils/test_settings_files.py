@@ -162,25 +162,46 @@ def test_vqgan_states_the_published_facts():
     vqgan = read_autoencoder_yaml(REPOSITORY, "vqgan")
     assert (vqgan["embed_dim"], vqgan["n_embed"]) == (4, 256)
     assert vqgan["ddconfig"] == {
-        "double_z": False, "z_channels": 4, "resolution": 256, "in_channels": 1, "out_ch": 1, "ch": 64, "ch_mult": [1, 2, 2, 4],
-        "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0, "interpolator": "ed023e",
-        "norm": "group", "mid_attention": True,
-    }  # fmt: skip
+        "double_z": False,
+        "z_channels": 4,
+        "resolution": 256,
+        "in_channels": 1,
+        "out_ch": 1,
+        "ch": 64,
+        "ch_mult": [1, 2, 2, 4],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+        "interpolator": "ed023e",
+        "norm": "group",
+        "mid_attention": True,
+    }
     assert vqgan["loss"] == {
-        "disc_conditional": False, "disc_in_channels": 1, "disc_ndf": 64, "disc_start": 250001, "disc_weight": 0.8,
-        "codebook_weight": 1.0, "perceptual_weight": 1.0,
-    }  # fmt: skip
+        "disc_conditional": False,
+        "disc_in_channels": 1,
+        "disc_ndf": 64,
+        "disc_start": 250001,
+        "disc_weight": 0.8,
+        "codebook_weight": 1.0,
+        "perceptual_weight": 1.0,
+    }
     assert vqgan["codebook"] == {
-        "levels": 1, "grid": [], "initialise": "kmeans", "revive_after": 100, "legacy": False,
-    }  # fmt: skip
+        "levels": 1,
+        "grid": [],
+        "initialise": "kmeans",
+        "revive_after": 100,
+        "legacy": False,
+    }
 
 
 def test_kl_settings_extend_vqgan():
     vqgan, kl = (read_autoencoder_yaml(REPOSITORY, name) for name in ("vqgan", "ldmaex2"))
     assert kl["ddconfig"] == vqgan["ddconfig"] | {"double_z": True, "branch_point": "mid"}
     assert {key: kl["loss"][key] for key in ("disc_start", "kl_weight", "disc_weight")} == {
-        "disc_start": 1, "kl_weight": 1e-6, "disc_weight": 0.5,
-    }  # fmt: skip
+        "disc_start": 1,
+        "kl_weight": 1e-6,
+        "disc_weight": 0.5,
+    }
     assert not {"n_embed", "codebook"} & kl.keys()
     assert "codebook_weight" not in kl["loss"]
     two = read_autoencoder_yaml(REPOSITORY, "ldmaex2B")
@@ -195,8 +216,11 @@ def test_the_other_vq_settings_differ_from_vqgan_in_their_point_alone():
     assert residual["codebook"]["levels"] > 1
     scalar, grid = read_autoencoder_yaml(REPOSITORY, "vqfsq"), {"grid": [8, 6, 5]}
     assert scalar == vqgan | {
-        "embed_dim": 3, "n_embed": 240, "ddconfig": vqgan["ddconfig"] | {"z_channels": 3}, "codebook": vqgan["codebook"] | grid,
-    }  # fmt: skip
+        "embed_dim": 3,
+        "n_embed": 240,
+        "ddconfig": vqgan["ddconfig"] | {"z_channels": 3},
+        "codebook": vqgan["codebook"] | grid,
+    }
     assert local == vqgan | {"ddconfig": vqgan["ddconfig"] | {"norm": "batch", "mid_attention": False}}
 
 

@@ -86,15 +86,25 @@ def write_nd2(path, array, voxel_um=VOXEL_UM):
     head = struct.pack("<IIQ", 0x0ABECEDA, 32, 64) + signature + b"Ver2.1".ljust(64, b"\0")
     chunks.append((None, 0, head))
     place = len(head)
-    number = {"uiWidth": width, "uiHeight": height, "uiWidthBytes": width * channels * array.itemsize, "uiComp": channels,
-              "uiBpcInMemory": 8 * array.itemsize, "uiBpcSignificant": 8 * array.itemsize, "eCompression": 2,
-              "uiSequenceCount": scenes * times * depth}  # fmt: skip
+    number = {
+        "uiWidth": width,
+        "uiHeight": height,
+        "uiWidthBytes": width * channels * array.itemsize,
+        "uiComp": channels,
+        "uiBpcInMemory": 8 * array.itemsize,
+        "uiBpcSignificant": 8 * array.itemsize,
+        "eCompression": 2,
+        "uiSequenceCount": scenes * times * depth,
+    }
     add(b"ImageAttributes!", _variant(number))
     z_loop = {"eType": 4, "uLoopPars": {"uiCount": depth, "dZStep": voxel_um[0]}}
     points = {f"i{n:010}": {"dPosX": float(n)} for n in range(scenes)}
     places = {"eType": 2, "uLoopPars": {"uiCount": scenes, "Points": points}, "ppNextLevelEx": {"i0000000000": z_loop}}
-    loops = {"eType": 1, "uLoopPars": {"uiCount": times, "dStart": 0.0, "dPeriod": 1.0, "dDuration": 1.0},
-             "ppNextLevelEx": {"i0000000000": places}}  # fmt: skip
+    loops = {
+        "eType": 1,
+        "uLoopPars": {"uiCount": times, "dStart": 0.0, "dPeriod": 1.0, "dDuration": 1.0},
+        "ppNextLevelEx": {"i0000000000": places},
+    }
     add(b"ImageMetadata!", _variant(loops))
     plane = {"uiCompCount": 1, "sDescription": "c", "pFluorescentProbe": {"m_sName": "dye"}}
     planes = {f"i{c:010}": plane for c in range(channels)}

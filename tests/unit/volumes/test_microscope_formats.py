@@ -124,10 +124,28 @@ def test_scenes_of_other_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_prepare_takes_them(files, tmp_path, suffix):
-    prepare.main([
-        "volumes", "--data_root", str(tmp_path), "--dataset", "X", "--input", str(files[suffix]), "--direction", "a_b",
-        "--scene", "1", "--time", "0", "--channel", "2", "0", "--val", "0",
-    ])  # fmt: skip
+    prepare.main(
+        [
+            "volumes",
+            "--data_root",
+            str(tmp_path),
+            "--dataset",
+            "X",
+            "--input",
+            str(files[suffix]),
+            "--direction",
+            "a_b",
+            "--scene",
+            "1",
+            "--time",
+            "0",
+            "--channel",
+            "2",
+            "0",
+            "--val",
+            "0",
+        ]
+    )
     record = json.loads((tmp_path / "X" / "dataset.json").read_text())["directions"]
     written = open_volume(next((tmp_path / "X" / "train" / "b").glob("*.tif")))
     transform = IntensityTransform.from_json(record["b"]["sources"][0]["transform"])

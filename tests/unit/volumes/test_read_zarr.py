@@ -25,9 +25,12 @@ def ome_zarr_04(path, values, axes, transforms, units=None, group_transforms=Non
     for level, transform in enumerate(transforms):
         data = values[tuple(slice(None, None, 2**level) if axis in "yx" else slice(None) for axis in axes)]
         array = group.create_array(
-            f"s{level}", shape=data.shape, dtype=data.dtype, chunks=(1,) * (len(axes) - 3) + (3, 16, 20),
+            f"s{level}",
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=(1,) * (len(axes) - 3) + (3, 16, 20),
             chunk_key_encoding={"name": "v2", "separator": separator},
-        )  # fmt: skip
+        )
         array[:] = data
         datasets.append({"path": f"s{level}", "coordinateTransformations": transform})
     multiscale = {"version": "0.4", "axes": described, "datasets": datasets}
@@ -51,9 +54,14 @@ UNITS = {"z": "micrometer", "y": "nanometer", "x": "millimeter"}
 @pytest.mark.parametrize("separator", ["/", "."])
 def test_ome_zarr_04_with_levels_and_all_transformations(separator, tmp_path):
     path = ome_zarr_04(
-        tmp_path / "v.zarr", VALUES, "zyx", [[scale(2, 500, 4e-4), shift(1, 10, 1e-3)], [scale(2, 1000, 8e-4)]], UNITS,
-        [scale(2, 1, 1), shift(100, 0, 0)], separator,
-    )  # fmt: skip
+        tmp_path / "v.zarr",
+        VALUES,
+        "zyx",
+        [[scale(2, 500, 4e-4), shift(1, 10, 1e-3)], [scale(2, 1000, 8e-4)]],
+        UNITS,
+        [scale(2, 1, 1), shift(100, 0, 0)],
+        separator,
+    )
     yaozarrs.validate_zarr_store(path)
     volume = open_volume(path)
     check(volume)

@@ -78,9 +78,14 @@ def test_the_metadata_are_valid_and_every_level_lies_where_it_says(tmp_path):
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in (40, 600, 300)], indexing="ij", sparse=True)
     place = [np.broadcast_to(a, (40, 600, 300)) for a in (z * 2 + 10, y * 0.5 - 3, x * 0.5)]
     target = begin(
-        tmp_path / "v.ome.zarr", "float32", shape=(40, 600, 300), voxel_um=(2, 0.5, 0.5), translation_um=(10, -3, 0),
-        channel_names=["z", "y", "x"], shard=None,
-    )  # fmt: skip
+        tmp_path / "v.ome.zarr",
+        "float32",
+        shape=(40, 600, 300),
+        voxel_um=(2, 0.5, 0.5),
+        translation_um=(10, -3, 0),
+        channel_names=["z", "y", "x"],
+        shard=None,
+    )
     fill(target, np.stack(place).astype(np.float32))
     target.finish()
     yaozarrs.validate_zarr_store(tmp_path / "v.ome.zarr")
@@ -190,9 +195,17 @@ def test_outputs_that_cannot_be(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"voxel_um": (1, 0, 1)}, {"voxel_um": (1, 1)}, {"translation_um": (0, 0, float("nan"))}, {"compression": "lzw"},
-                {"channel_names": []}, {"dtype": "uint32"}, {"shape": (3, 0, 3)}]
-)  # fmt: skip
+    "options",
+    [
+        {"voxel_um": (1, 0, 1)},
+        {"voxel_um": (1, 1)},
+        {"translation_um": (0, 0, float("nan"))},
+        {"compression": "lzw"},
+        {"channel_names": []},
+        {"dtype": "uint32"},
+        {"shape": (3, 0, 3)},
+    ],
+)
 def test_arguments_that_make_no_sense(options, tmp_path):
     with pytest.raises(ValueError, match=r"must be|name every"):
         begin(tmp_path / "v.zarr", **options)

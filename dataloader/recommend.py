@@ -55,8 +55,8 @@ def recommend(data: Measured) -> Recommendation:
     if data.sampling is None and data.undersampled:
         return Recommendation(
             reasons=[
-                "signal reaches the axial Nyquist frequency, so planes are missing along z, but the files state no voxel size: the "
-                "factor cannot be told; write voxel sizes into the files (prepare.py volumes --voxel z,y,x)"
+                "signal reaches the axial Nyquist frequency, so planes are missing along z, but the files state no voxel size: "
+                "the factor cannot be told; write voxel sizes into the files (prepare.py volumes --voxel z,y,x)"
             ]
         )
     sampling = data.sampling or 1.0

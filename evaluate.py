@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evaluation.comparison import Request
 from evaluation.run import evaluate, refuse_outputs
+from utils.command_line import Parser
 from utils.errors import reported
 from utils.geometry import voxel_size
 from volumes.region import parse_region, parse_slice
@@ -28,14 +29,12 @@ examples:
   evaluate.py compress --run RUN --input thinned.tif --dsp 1 --truth truth.tif --input-position pick --factor 8 --output rates"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The options of an evaluation."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evaluate.py",
         description="Compare a restored volume with its truth, its input and interpolation; write a report.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -62,18 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--codec", choices=("jpeg2000",), help="add baselines whose sections went through this codec")
     how.add_argument("--bpp", type=float, default=0.125, help="bits per pixel of the codec at most; default 0.125")
     _add_measuring(how, planes="::")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def build_compress_parser() -> argparse.ArgumentParser:
+def build_compress_parser() -> Parser:
     """The options of a comparison of codecs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evaluate.py compress",
         description="Rate and distortion of a run's codes beside standard codecs, at equal bytes.",
         epilog=COMPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument_group("files").add_argument
     add("--run", type=Path, required=True, help="a training's folder; not IsoREF, which makes no codes")
@@ -90,7 +86,6 @@ def build_compress_parser() -> argparse.ArgumentParser:
     apply("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     _add_positions(parser.add_argument_group("position of --input in --truth (taken from the files where they state it)"))
     _add_measuring(parser.add_argument_group("measuring"), planes="4::8")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -192,14 +187,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if arguments[:1] == ["compress"]:
-        options = build_compress_parser().parse_args(arguments[1:])
-        command = compress
-    else:
-        options = build_parser().parse_args(arguments)
-        command = evaluate_volume
-    with reported(options.debug):
-        command(options)
+    with reported(debug="--debug" in arguments):
+        if arguments[:1] == ["compress"]:
+            compress(build_compress_parser().parse_args(arguments[1:]))
+        else:
+            evaluate_volume(build_parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

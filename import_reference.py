@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.options import MODEL_OPTIONS
+from utils.command_line import Parser
 from utils.errors import UserError, reported
 from utils.settings.command_line import read_command_line
 from utils.settings.get_args import COMMAND_LINE, default_settings, model_options, read_settings
@@ -28,14 +29,12 @@ examples:
 log = logging.getLogger("isoscope")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The options of an import."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="import_reference.py",
         description="Turn component checkpoints of the reference into a run of ours.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--from", type=Path, required=True, metavar="DIR", dest="folder", help="folder of <component>_model_epoch_N.pth"
@@ -49,7 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--jsn", metavar="NAME", help="experiment of the reference's training: env/jsn/NAME.json, or a path")
     parser.add_argument("--models", choices=sorted(MODEL_OPTIONS), help="the model; unset: the experiment's, else by the files")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

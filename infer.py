@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, reported
+from utils.command_line import Parser
+from utils.errors import reported
 from utils.geometry import voxel_size
 from volumes.region import parse_region
 
@@ -45,21 +46,10 @@ ABSENT: dict[str, Any] = {  # what a command without the option does
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The commands and their options."""
-    parser = _Parser(
-        prog="infer.py",
-        description="Apply a trained run to whole volumes.",
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = Parser(prog="infer.py", description="Apply a trained run to whole volumes.", epilog=EPILOG, debug=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     enhance = _command(commands, "enhance", "anisotropic volume to isotropic volume")
     encode = _command(commands, "encode", "volume to compact codes")
     decode = _command(commands, "decode", "codes to volume")
@@ -80,14 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+def _command(commands: Any, name: str, text: str) -> Parser:
+    parser: Parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(**ABSENT)
     return parser
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
+def _add_input(parser: Parser) -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, help="a training's folder")
     add(
@@ -115,7 +104,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
+def _add_output(parser: Parser) -> None:
     add = parser.add_argument
     add(
         "--region",
@@ -133,7 +122,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def _add_engine(parser: Parser) -> None:
     add = parser.add_argument
     add(
         "--output",
@@ -157,7 +146,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     add("--keep-background", action="store_true", help="compute tiles of pure background too")
 
 
-def _add_trust(parser: argparse.ArgumentParser) -> None:
+def _add_trust(parser: Parser) -> None:
     add = parser.add_argument
     add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
     add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")

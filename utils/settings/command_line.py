@@ -8,8 +8,9 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from utils.command_line import Parser, as_declared
 from utils.errors import UserError
 from utils.settings.base_options import GROUPS, RETIRED, Option
 from utils.settings.read_mapping import did_you_mean
@@ -137,7 +138,7 @@ def expand(argv: Sequence[str], options: Sequence[Option], foreign: Mapping[str,
     spelled: list[str] = []
     read: dict[str, str] = {}
     unknown: list[str] = []
-    for token in argv:
+    for token in (as_declared(word, known) for word in argv):
         flag, equals, value = token.partition("=")
         if not _is_long(flag) or flag in known:
             spelled.append(token)
@@ -172,11 +173,6 @@ def _unknown(flag: str, known: Mapping[str, bool], foreign: Mapping[str, str]) -
 # Parser --------------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {USAGE}")
-
-
 def make_parser(options: Iterable[Option], defaults: Mapping[str, tuple[Any, str]]) -> argparse.ArgumentParser:
     """A parser of these options, in groups; it fills in no defaults and knows no abbreviations.
 
@@ -184,11 +180,11 @@ def make_parser(options: Iterable[Option], defaults: Mapping[str, tuple[Any, str
         options: base and model options.
         defaults: option → effective default and where it comes from, for ``--help``.
     """
-    parser = _Parser(
+    parser = Parser(
+        prog="train.py",
         usage=USAGE,
-        allow_abbrev=False,
+        debug=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=118),
         epilog=f"Retired, accepted and ignored: {', '.join(RETIRED)}.",
     )
     by_group = {name: [option for option in options if option.group == name] for name in GROUPS}
@@ -237,7 +233,7 @@ def read_command_line(argv: Sequence[str], options: Sequence[Option], foreign: M
 
 def first_pass(argv: Sequence[str]) -> argparse.Namespace:
     """What decides the rest: jsn, models, env (None where not given) and help; abbreviations are not read."""
-    parser = _Parser(usage=USAGE, allow_abbrev=False, add_help=False)
+    parser = Parser(prog="train.py", debug=False, add_help=False)
     for name in FIRST_PASS:
         parser.add_argument(f"--{name}")
     parser.add_argument("-h", "--help", action="store_true")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from utils.errors import UserError
+from utils.command_line import Parser
 
 _VOLUMES = """examples:
   prepare.py volumes --input scan.ome.zarr --dataset brain --percentile 0.1 99.9
@@ -25,30 +25,14 @@ _CHECK = """All options of train.py (see python train.py --help) are read as a t
   prepare.py check --jsn aisr --dataset brain --nm 11 --cropsize 64 --cropz 8"""
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the epilog and says the default of every option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        default = action.default
-        if default is None or default is False or default == argparse.SUPPRESS:
-            return action.help
-        text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        return f"{action.help} (default: {text})"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The sub-commands and their options; what is wrong on the command line is a UserError."""
-    parser = _Parser(
+    parser = Parser(
         prog="prepare.py",
         description="From raw files to training volumes, and a look at them before a training.",
-        allow_abbrev=False,
+        debug=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_phantom(commands)
     _add_volumes(commands)
     _add_check(commands)
@@ -60,15 +44,13 @@ def pair(values: Sequence[float] | None) -> tuple[float, float] | None:
     return None if values is None else (values[0], values[1])
 
 
-def _command(commands: argparse._SubParsersAction, name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=text, description=text, epilog=epilog, formatter_class=lambda prog: _Help(prog, width=118), allow_abbrev=False
-    )
-    if name != "check":  # which has the options of train.py
+def _command(commands: argparse._SubParsersAction, name: str, text: str, epilog: str = "") -> Parser:
+    own = name != "check"  # which has the options of train.py
+    parser: Parser = commands.add_parser(name, help=text, description=text, epilog=epilog, debug=own)
+    if own:
         place = parser.add_argument_group("where").add_argument
         place("--env", metavar="PROFILE", help="machine profile of env/env: where the data are; default local")
         place("--data_root", metavar="DIR", help="folder of the data sets, instead of the profile's")
-        place("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

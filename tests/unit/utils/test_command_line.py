@@ -1,0 +1,74 @@
+"""What all scripts have in common on their command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from settings_repository import make_repository, read
+
+from utils.command_line import Parser
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def parser():
+    parser = Parser(prog="script.py")
+    commands = parser.add_subparsers(dest="command")
+    group = commands.add_parser("go", help="goes").add_argument_group("places")
+    group.add_argument("--ignore-voxels", action="store_true", help="whether it looks")
+    group.add_argument("--voxel_um", type=float, default=0.25, help="side")
+    return parser
+
+
+@pytest.mark.parametrize("words", [["--ignore-voxels", "--voxel_um", "1"], ["--ignore_voxels", "--voxel-um=1"]])
+def test_hyphens_and_underscores_are_one(parser, words):
+    given = parser.parse_args(["go", *words])
+    assert (given.ignore_voxels, given.voxel_um, given.debug) == (True, 1.0, False)
+
+
+def test_hyphens_and_underscores_are_one_for_a_training(tmp_path):
+    experiment = read(
+        make_repository(tmp_path), "--batch-size", 3, "--no-use-mlp", "--crops-per-volume=2", "--data-root", "a", "--strict"
+    )
+    assert (experiment.settings["batch_size"], experiment.settings["crops_per_volume"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["go", "--voxel_um", "wide"], r"--voxel_um: invalid float value: 'wide'; see script.py go --help"),
+        (["go", "--ignore"], r"unrecognized arguments: --ignore; see script.py --help"),
+    ],
+)
+def test_mistakes_are_told_without_a_usage_of_many_lines(parser, words, message):
+    with pytest.raises(UserError, match=message):
+        parser.parse_args(words)
+
+
+def test_the_help_says_defaults(parser, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse_args(["go", "--help"])
+    text = capsys.readouterr().out
+    assert "side (default: 0.25)" in text and "whether it looks\n" in text
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train.py", ["--jsn"]),
+        ("infer.py", ["enhance", "--run"]),
+        ("prepare.py", ["volumes", "--input"]),
+        ("evaluate.py", ["--truth"]),
+        ("evaluate.py", ["compress", "--run"]),
+        ("import_reference.py", ["--from"]),
+    ],
+)
+def test_every_script_ends_with_one_line_and_code_2(script, words):
+    done = subprocess.run([sys.executable, script, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: argument {words[-1]}: expected ")
+    assert line.endswith(f"; see {' '.join([script, *words[:-1]])} --help")

@@ -14,7 +14,7 @@ from evaluation.run import evaluate, refuse_outputs
 from utils.command_line import Parser
 from utils.errors import reported
 from utils.geometry import voxel_size
-from volumes.region import parse_region, parse_slice
+from utils.region import parse_region, parse_slice
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report

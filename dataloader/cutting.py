@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import UserError
-from volumes.volume import Box
+from volumes.volume import Box, extent, relative, split, voxels_of, whole_box
 from volumes.volume_io import Volume
 
 Triple = tuple[int, int, int]
@@ -54,7 +54,7 @@ class Lattice:
 
     def size(self, box: Box) -> Triple:
         """Voxels of a patch in a box."""
-        z, y, x = (patch or part.stop - part.start for patch, part in zip(self.patch, box, strict=True))
+        z, y, x = (patch or side for patch, side in zip(self.patch, extent(box), strict=True))
         return z, y, x
 
     def starts(self, box: Box) -> tuple[list[int], list[int], list[int]]:
@@ -87,12 +87,6 @@ class Lattice:
                     yield name, (slice(z, z + depth), slice(y, y + height), slice(x, x + width))
 
 
-def whole_box(volume: Volume) -> Box:
-    """The box of all voxels."""
-    z, y, x = (slice(0, size) for size in volume.shape)
-    return z, y, x
-
-
 def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, Box]:
     """A single volume's training and validation part: the last rows, or planes if rows are too few, are for validation.
 
@@ -111,7 +105,7 @@ def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, B
         kept = max(patch or LEAST, math.ceil(fraction * size))
         gap = math.ceil((patch or kept) / GAP)
         if (patch or lattice.whole) and size - kept - gap >= (patch or LEAST):
-            train, val = list(whole_box(volume)), list(whole_box(volume))
+            train, val = list(whole_box(volume.shape)), list(whole_box(volume.shape))
             train[axis], val[axis] = slice(0, size - kept - gap), slice(size - kept, size)
             return (train[0], train[1], train[2]), (val[0], val[1], val[2])
     raise UserError(
@@ -131,20 +125,17 @@ class Window:
     def pieces(self, box: Box) -> Iterator[np.ndarray]:
         """The values of a box in one array, or in several along z where it is larger than the budget."""
         planes, rows, columns = box
-        area = (rows.stop - rows.start) * (columns.stop - columns.start)
-        if (planes.stop - planes.start) * area <= self.budget:
+        if voxels_of(box) <= self.budget:
             yield self._cut(box)
             return
-        step = max(1, self.budget // area)
-        for z in range(planes.start, planes.stop, step):
-            yield self.volume[z : min(z + step, planes.stop), rows, columns]
+        for part in split(planes, max(1, self.budget // voxels_of((rows, columns)))):
+            yield self.volume[part, rows, columns]
 
     def _cut(self, box: Box) -> np.ndarray:
         if self._box is None or not all(w.start <= b.start and b.stop <= w.stop for w, b in zip(self._box, box, strict=True)):
             self._box = self._slab(box)
             self._values = self.volume[self._box]
-        offsets = (slice(b.start - w.start, b.stop - w.start) for w, b in zip(self._box, box, strict=True))
-        return self._values[tuple(offsets)]
+        return self._values[relative(box, self._box)]
 
     def _slab(self, box: Box) -> Box:
         """The box in full width, with as many rows below it as the budget allows."""

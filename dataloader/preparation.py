@@ -24,13 +24,13 @@ import numpy as np
 from tqdm import tqdm
 
 from dataloader.constants import Normalisation, pooled, transform_of
-from dataloader.cutting import Lattice, Window, split_box, whole_box
+from dataloader.cutting import Lattice, Window, split_box
 from dataloader.dataset_record import claim_directions, merge_record
 from utils.errors import UserError
 from volumes.intensity_transform import IntensityTransform
 from volumes.output_files import free_space, writing
 from volumes.value_range import check_finite
-from volumes.volume import Box
+from volumes.volume import Box, extent, voxels_of, whole_box
 from volumes.volume_io import Volume, write_tiff
 
 TRAIN, VAL = "train", "val"
@@ -167,7 +167,7 @@ def _sources(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> tuple[list[Sour
     for pair in pairs:
         _check_pair(pair, plan.voxel_um)
     names = _names([pair[0].path for pair in pairs])
-    sources = [Source(name, pair, {TRAIN: whole_box(pair[0])}) for name, pair in zip(names, pairs, strict=True)]
+    sources = [Source(name, pair, {TRAIN: whole_box(pair[0].shape)}) for name, pair in zip(names, pairs, strict=True)]
     notes = _split(plan, sources)
     for source in sources:
         _check_patches(plan.lattice, source)
@@ -300,13 +300,13 @@ def _cut_part(plan: Plan, source: Source, split: str, part: Box, folders: list[P
             for window, transform, folder in zip(windows, source.transforms, folders, strict=True):
                 _write(folder / f"{source.name}{place}.tif", window, box, transform, plan.voxel_um)
             written += 1
-        bar.update(math.prod(side.stop - side.start for side in box))
+        bar.update(voxels_of(box))
     source.written[split], source.skipped[split] = written, skipped
 
 
 def _mean(window: Window, box: Box) -> float:
     total = sum(float(piece.sum(dtype=np.float64)) for piece in window.pieces(box))
-    return total / math.prod(side.stop - side.start for side in box)
+    return total / voxels_of(box)
 
 
 def _write(
@@ -317,7 +317,7 @@ def _write(
             check_finite(piece, str(window.volume.path))
             yield from (transform.apply(plane) for plane in piece)
 
-    z, y, x = (side.stop - side.start for side in box)
+    z, y, x = extent(box)
     dtype = transform.dtype(window.volume.dtype)
     write_tiff(path, planes(), shape=(z, y, x), dtype=dtype, voxel_um=window.volume.voxel_um or voxel_um)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from utils.errors import UserError
+from volumes.volume import Box
 
-Box = tuple[slice, slice, slice]
 METHODS = ("nearest", "linear", "cubic")
 HALO = 14  # sections on either side of a block; the influence of a section on a cubic spline falls by 0.27 per section: 1e-8
 
@@ -25,7 +25,7 @@ class Sliceable(Protocol):
 
     shape: tuple[int, int, int]
 
-    def __getitem__(self, box: tuple[slice, slice, slice], /) -> Any: ...
+    def __getitem__(self, box: Box, /) -> Any: ...
 
 
 def interpolation_matrix(method: str, positions: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:

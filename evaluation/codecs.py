@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.baselines import Box, Sections, Sliceable
+from evaluation.baselines import Sections, Sliceable
 from utils.errors import UserError
+from volumes.volume import Box
 
 Pixels = NDArray[Any]  # uint8 or uint16
 STREAMS = ("all", "slice")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.baselines import Box, Candidate, Sections
+from evaluation.baselines import Candidate, Sections
 from evaluation.grids import Shape, Triple
 from utils.errors import UserError
+from volumes.volume import Box, extent
 
 DEEPEST = 64  # planes of a block, where it cannot be as wide as the volume
 
@@ -81,8 +82,7 @@ class Comparison:
     @property
     def shape(self) -> Shape:
         """Size of the compared box."""
-        z, y, x = (part.stop - part.start for part in self.region)
-        return z, y, x
+        return extent(self.region)
 
     @property
     def spacing(self) -> Triple:

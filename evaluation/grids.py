@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from utils.errors import UserError
+from volumes.volume import Box
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -29,7 +30,7 @@ class VolumeFile(Protocol):
     voxel_um: Triple | None
     translation_um: Triple | None
 
-    def __getitem__(self, box: tuple[slice, slice, slice], /) -> Any: ...
+    def __getitem__(self, box: Box, /) -> Any: ...
 
 
 @dataclass(frozen=True)

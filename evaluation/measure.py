@@ -19,6 +19,7 @@ from evaluation.metrics import DataRange, Moments
 from evaluation.spectra import axial_excess, decorrelation_cutoff, octave_power
 from utils.errors import UserError
 from utils.spectra import power_spectrum
+from volumes.volume import Box, extent
 
 AXES = {"z": 0, "y": 1, "x": 2}
 THRESHOLDS = (0.5, 0.143)
@@ -64,14 +65,14 @@ def measure(comparison: Comparison, request: Request) -> dict[str, Any]:
 class _Sampled:
     """One volume's central box in memory, with its half-spectrum."""
 
-    def __init__(self, candidate: Candidate, box: tuple[slice, slice, slice], shells: FourierShells) -> None:
+    def __init__(self, candidate: Candidate, box: Box, shells: FourierShells) -> None:
         self.voxels, self.shells = candidate.block(box), shells
         self.spectrum = shells.transform(tapered(self.voxels))
         self.lines = [power_spectrum(self.voxels, axis) for axis in range(3)]
 
 
-def _shape(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    z, y, x = (part.stop - part.start for part in box)
+def _shape(box: Box) -> tuple[int, int, int]:
+    z, y, x = extent(box)
     if min(z, y, x) < 2:
         raise UserError(f"the compared box is {z}×{y}×{x} voxels (z, y, x); every side needs at least 2. Widen --region")
     return z, y, x
@@ -82,7 +83,7 @@ def _sweep(comparison: Comparison) -> dict[str, Moments]:
     moments = {name: Moments() for name in (*comparison.candidates, *([REFERENCE] if comparison.truth else []))}
     with tqdm(total=math.prod(comparison.shape), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
         for core, longer in comparison.blocks():
-            size = _extent(core)
+            size = extent(core)
             truth = None
             if comparison.truth is not None:
                 block = _finite(comparison.truth.block(longer), REFERENCE)
@@ -97,11 +98,6 @@ def _sweep(comparison: Comparison) -> dict[str, Moments]:
                 f"the {name} holds one value only ({own.low:g}) in the compared region; check the file, its channel and --region"
             )
     return moments
-
-
-def _extent(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    z, y, x = (part.stop - part.start for part in box)
-    return z, y, x
 
 
 def _finite(block: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -202,7 +198,7 @@ def _curve(curve: ShellCurve, axis: int | None, comparison: Comparison) -> dict[
     }
 
 
-def _sampling(comparison: Comparison, request: Request, box: tuple[slice, slice, slice], whole: bool) -> dict[str, Any]:
+def _sampling(comparison: Comparison, request: Request, box: Box, whole: bool) -> dict[str, Any]:
     everywhere, boxed = ["gradient_ratio_z_xy", "consistency"], ["power", "axial_power_db", "decorrelation"]
     words = "Spectra, isotropy and decorrelation"
     if comparison.truth is not None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.baselines import METHODS, Box, Candidate, Degraded, Sections, Sliceable
+from evaluation.baselines import METHODS, Candidate, Degraded, Sections, Sliceable
 from evaluation.codecs import coded_sections
 from evaluation.comparison import Comparison, Request
 from evaluation.grids import Placement, average_position, pick_position, place_input, place_reconstruction
 from utils.errors import UserError
-from volumes.volume import Triple, Volume
+from volumes.volume import Box, Triple, Volume
 from volumes.volume_io import open_volume
 
 

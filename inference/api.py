@@ -15,9 +15,9 @@ from inference.jobs import Job, Options, codebook_of, decode_job, encoder_of, en
 from inference.pipeline import work_through
 from inference.processes import Processes
 from inference.run import Engine, Run
-from inference.tiles import boxes, corner, moved, share
+from inference.tiles import share
 from utils.errors import UserError
-from volumes.volume import ArrayVolume, Box, Triple, Volume
+from volumes.volume import ArrayVolume, Box, Triple, Volume, boxes, corner, moved
 from volumes.volume_io import open_volume
 
 Source = NDArray[Any] | Volume | Path | str

@@ -18,10 +18,10 @@ from inference.fields import CACHE_BYTES, Field, Part, parts_of, place, seconds_
 from inference.intensity import Intensity
 from inference.run import Run
 from inference.slices import Slices, interpolated
-from inference.tiles import Axis, Span, reflected, round_up, training_axis
+from inference.tiles import Axis, reflected, round_up, training_axis
 from inference.transfer import packed_tensor, to_tensor
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import Box
+from volumes.volume import Box, Span
 
 Windows = tuple[Span, ...]  # of a tile in voxels (z, y, x)
 Values = NDArray[np.float32]  # the network's, (C, z, y, x)

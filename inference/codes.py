@@ -27,12 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.encoding import Packed
-from inference.tiles import Span, boxes
 from utils.errors import UserError
 from volumes.ome_zarr_metadata import image_metadata
 from volumes.output_files import PARTIAL, partial_path, put_folder, refuse_existing, writing
 from volumes.pyramid import Level
-from volumes.volume import Box
+from volumes.volume import Box, Span, boxes
 
 KEY = "isoscope_codes"
 VERSION = 1

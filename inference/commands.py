@@ -22,12 +22,11 @@ from inference.pipeline import pieces_of, shard_of, unfinished, work_through
 from inference.processes import Processes
 from inference.run import Run
 from inference.slices import Slices
-from inference.tiles import boxes, moved, parts
 from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
 from utils.errors import UserError
 from volumes.output_files import KINDS
-from volumes.volume import Box, Volume
+from volumes.volume import Box, Volume, boxes, moved, parts
 from volumes.volume_io import (
     create_target,
     estimate_bytes,

@@ -18,9 +18,10 @@ from torch import Tensor
 from inference.batches import Passes, no_memory
 from inference.run import Run
 from inference.slices import Slices
-from inference.tiles import Axis, Span, round_up, training_axis
+from inference.tiles import Axis, round_up, training_axis
 from inference.transfer import to_tensor
 from utils.geometry import LATENT_STRIDE
+from volumes.volume import Span
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once

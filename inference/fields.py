@@ -19,10 +19,10 @@ from inference.batches import Passes, no_memory
 from inference.encoding import Codes, Recent
 from inference.intensity import Intensity, quantised
 from inference.run import Run
-from inference.tiles import Axis, Span, corner, moved
+from inference.tiles import Axis
 from inference.transfer import Arriving, packed_tensor
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import Box
+from volumes.volume import Box, Span, extent, overlap, relative, voxels_of
 
 CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
 Array = NDArray[Any]
@@ -74,7 +74,7 @@ class Field(ABC):
 
     def cost(self, box: Box) -> float:
         """Seconds that the network takes for a voxel, from a trial with a box."""
-        return seconds_of(lambda: self.render(box)) / math.prod(part.stop - part.start for part in box)
+        return seconds_of(lambda: self.render(box)) / voxels_of(box)
 
     def to_grey(self, values: Tensor) -> Tensor:
         """The network's values (C, ...) → grey values of the field's dtype."""
@@ -163,7 +163,7 @@ class IsotropicField(Field):
             tiles |= self._tiles_of(group, keep=not aligned)
 
         def part(box: Box) -> Array:
-            out = np.empty((self.channels, *(b.stop - b.start for b in box)), self.dtype)
+            out = np.empty((self.channels, *extent(box)), self.dtype)
             for core, tile in tiles.items():
                 if _meets(core, box):
                     place(out, box, tile.wait(), _voxels(core))
@@ -322,21 +322,18 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def parts_of(values: Array, box: Box) -> Part:
     """Parts of a box whose values (C, z, y, x) are all there."""
-    back = [-start for start in corner(box)]
-    return lambda part: values[(slice(None), *moved(part, back))]
+    return lambda part: values[(slice(None), *relative(part, box))]
 
 
 def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool = False) -> None:
     """Puts the part of a tile (C, ...) at ``spans`` that lies in a box into the box's array (C, ...), or adds it."""
-    inside, source = [slice(None)], [slice(None)]
-    for b, (start, stop) in zip(box, spans, strict=True):
-        lo, hi = max(b.start, start), min(b.stop, stop)
-        inside.append(slice(lo - b.start, hi - b.start))
-        source.append(slice(lo - start, hi - start))
+    own = tuple(slice(*span) for span in spans)
+    met = overlap(box, own)
+    inside, source = (slice(None), *relative(met, box)), (slice(None), *relative(met, own))
     if add:
-        out[tuple(inside)] += tile[tuple(source)]
+        out[inside] += tile[source]
     else:
-        out[tuple(inside)] = tile[tuple(source)]
+        out[inside] = tile[source]
 
 
 @contextmanager

@@ -21,10 +21,9 @@ from inference.intensity import Intensity, check_output_dtype, intensities, outp
 from inference.placement import code_place, input_voxels, isotropic_place, slice_place
 from inference.run import Engine, Run
 from inference.slices import Slices
-from inference.tiles import corner
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import Box, Triple, Volume
+from volumes.volume import Box, Triple, Volume, corner, extent, whole_box
 
 log = logging.getLogger("isoscope")
 
@@ -96,8 +95,7 @@ class Job:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(Z, Y, X) of the region."""
-        z, y, x = (part.stop - part.start for part in self.region)
-        return z, y, x
+        return extent(self.region)
 
     @property
     def origin(self) -> tuple[int, int, int]:
@@ -300,7 +298,7 @@ def region_of(region: Box | None, shape: Sequence[int]) -> Box:
         UserError: it is empty or reaches beyond the volume.
     """
     if region is None:
-        return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
+        return whole_box(shape)
     whole = []
     for part, size, axis in zip(region, shape, "zyx", strict=True):
         start, stop = part.start or 0, size if part.stop is None else part.stop

@@ -16,9 +16,8 @@ from inference.jobs import Options, slices_of
 from inference.processes import Processes
 from inference.run import Run
 from inference.slices import Slices
-from inference.tiles import Span
 from utils.errors import UserError
-from volumes.volume import Volume
+from volumes.volume import Span, Volume
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +10,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from inference.processes import Processes
-from inference.tiles import boxes, corner, share
-from volumes.volume import Box
+from inference.tiles import share
+from volumes.volume import Box, boxes, corner, voxels_of
 
 _WAITING = 1  # pieces that are being written while the next one is computed
 _WRITERS = 4  # threads that put pieces together, compress and write them
@@ -45,7 +44,7 @@ def work_through(
     Returns:
         Voxels done.
     """
-    sizes = [math.prod(part.stop - part.start for part in box) for box in pieces]
+    sizes = [voxels_of(box) for box in pieces]
     writing: deque[list[Future[None]]] = deque()
     with (
         tqdm(total=sum(sizes), desc=title, unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.intensity import Intensity
-from inference.tiles import Span, reflected, round_up
+from inference.tiles import reflected, round_up
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import Volume
+from volumes.volume import Span, Volume
 
 _FINEST = 1000  # denominators of usp
 

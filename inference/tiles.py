@@ -7,16 +7,12 @@ command was interrupted. So everything that is computed is computed for the same
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volumes.volume import Box
-
-Span = tuple[int, int]  # start, stop
+from volumes.volume import Span
 
 
 @dataclass(frozen=True)
@@ -112,35 +108,6 @@ def training_axis(size: int, tile: int, multiple: int = 1) -> Axis:
     overlap = tile // 4 // multiple * multiple if tile < size else 0
     before = overlap // 2 // multiple * multiple
     return Axis(size, tile - overlap, before, overlap - before, full=True)
-
-
-def split(span: Span, part: int) -> Iterator[Span]:
-    """A span in pieces of ``part``."""
-    for start in range(span[0], span[1], part):
-        yield start, min(start + part, span[1])
-
-
-def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
-    """A volume (z, y, x) in boxes of ``unit``, x fastest; those at the end are smaller."""
-    spans = [list(split((0, size), part)) for size, part in zip(shape, unit, strict=True)]
-    return [(slice(*z), slice(*y), slice(*x)) for z, y, x in product(*spans)]
-
-
-def corner(box: Box) -> tuple[int, int, int]:
-    """First voxel of a box."""
-    z, y, x = (part.start for part in box)
-    return z, y, x
-
-
-def moved(box: Box, by: Sequence[int]) -> Box:
-    """A box at another place: of a region, in the whole volume."""
-    z, y, x = (slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True))
-    return z, y, x
-
-
-def parts(box: Box, unit: Sequence[int]) -> list[Box]:
-    """A box in boxes of ``unit`` from its first corner on, x fastest; those at the end are smaller."""
-    return [moved(part, corner(box)) for part in boxes([b.stop - b.start for b in box], unit)]
 
 
 def share(count: int, rank: int, world: int) -> range:

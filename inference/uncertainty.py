@@ -14,7 +14,7 @@ from inference.fields import Field, Part, parts_of
 from inference.jobs import Job, Options, decoded_field, isotropic_field, slices_of
 from inference.run import Run
 from utils.errors import UserError
-from volumes.volume import Box, Volume
+from volumes.volume import Box, Volume, extent
 
 Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
 
@@ -66,7 +66,7 @@ class SpreadField(Field):
 
     def begin(self, box: Box) -> Part:
         """Welford's running variance over the passes."""
-        mean = np.zeros((self.channels, *(b.stop - b.start for b in box)), np.float32)
+        mean = np.zeros((self.channels, *extent(box)), np.float32)
         squares = np.zeros_like(mean)
         for number, field in enumerate(self.passes, 1):
             values = field.render(box)

@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from utils.errors import UserError
+from volumes.volume import overlap, relative
 
 LEVEL = 1  # of zstd: as small as level 3 on microscopy, twice as fast
 _ABSENT = 2**64 - 1
@@ -74,15 +75,15 @@ def read_shard(path: Path, box: Slices, out: np.ndarray, shard: Sequence[int], c
         for steps in np.ndindex(*(len(r) for r in touched)):
             position = [r[k] for r, k in zip(touched, steps, strict=True)]
             offset, length = (int(n) for n in index[np.ravel_multi_index(position, counts)])
-            here = [slice(p * side, (p + 1) * side) for p, side in zip(position, chunk, strict=True)]
-            common = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(here, box, strict=True)]
-            target = out[tuple(slice(c.start - b.start, c.stop - b.start) for c, b in zip(common, box, strict=True))]
+            here = tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, chunk, strict=True))
+            common = overlap(here, box)
+            target = out[relative(common, box)]
             if offset == _ABSENT:
                 target[...] = 0
                 continue
             data = _checked(path, os.pread(handle, length, offset), length, f"chunk {tuple(position)}")
             values = _decompressed(data, out.dtype).reshape(chunk)
-            target[...] = values[tuple(slice(c.start - h.start, c.stop - h.start) for c, h in zip(common, here, strict=True))]
+            target[...] = values[relative(common, here)]
     finally:
         os.close(handle)
 

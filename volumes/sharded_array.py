@@ -21,6 +21,7 @@ import numpy as np
 
 from volumes.output_files import writing
 from volumes.shard_file import LEVEL, Slices, encode_shard, read_shard
+from volumes.volume import extent, overlap, relative
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class ShardedArray:
             UserError: the disc is full or cannot be written.
         """
         self.shards_of(box)
-        expected = tuple(part.stop - part.start for part in box)
+        expected = extent(box)
         if values.shape != expected or values.dtype != self.dtype:
             raise ValueError(f"values {values.shape} {values.dtype} for a box of {expected} {self.dtype}")
         for number, inside, _ in self._parts(box):
@@ -154,7 +155,7 @@ class ShardedArray:
         Raises:
             UserError: a shard is damaged.
         """
-        out = np.empty([part.stop - part.start for part in box], self.dtype)
+        out = np.empty(extent(box), self.dtype)
         for number, inside, within in self._parts(box):
             try:
                 read_shard(self._path(number), within, out[inside], self.shard, self.chunk)
@@ -169,8 +170,8 @@ class ShardedArray:
             position = [r[k] for r, k in zip(touched, steps, strict=True)]
             number = int(np.ravel_multi_index(position, self.grid))
             own = self.box(number)
-            common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(own, box, strict=True))
-            yield number, _relative(common, box), _relative(common, own)
+            common = overlap(own, box)
+            yield number, relative(common, box), relative(common, own)
 
     def _path(self, number: int) -> Path:
         return self.folder.joinpath("c", *(str(int(p)) for p in np.unravel_index(number, self.grid)))
@@ -188,7 +189,3 @@ class ShardedArray:
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
-
-
-def _relative(part: Slices, whole: Slices) -> Slices:
-    return tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, whole, strict=True))

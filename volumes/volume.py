@@ -1,18 +1,22 @@
-"""What every reader of a volume offers: a lazy (Z, Y, X) array with a path and voxel sizes."""
+"""What every reader of a volume offers: a lazy (Z, Y, X) array with a path and voxel sizes; and the algebra of boxes in it."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 
 from utils.errors import UserError
 
-Box = tuple[slice, slice, slice]
+Span = tuple[int, int]  # start, stop along one axis
+Box = tuple[slice, slice, slice]  # z, y, x, each with start and stop
+AnyBox = TypeVar("AnyBox", bound=tuple[slice, ...])  # a Box, or one of an array of any number of axes
 Triple = tuple[float, float, float]
 READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
 
@@ -165,3 +169,63 @@ def triple(values: Sequence[float]) -> Triple:
     """Three numbers (z, y, x) as plain floats."""
     z, y, x = (float(value) for value in values)
     return z, y, x
+
+
+# Boxes ---------------------------------------------------------------------------------------------------------------
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """The box of all voxels of a volume (z, y, x)."""
+    z, y, x = (slice(0, size) for size in shape)
+    return z, y, x
+
+
+@overload
+def extent(box: Box) -> tuple[int, int, int]: ...
+@overload
+def extent(box: tuple[slice, ...]) -> tuple[int, ...]: ...
+def extent(box: tuple[slice, ...]) -> tuple[int, ...]:
+    """How many voxels a box has along every axis."""
+    return tuple(part.stop - part.start for part in box)
+
+
+def voxels_of(box: tuple[slice, ...]) -> int:
+    """How many voxels a box has in all."""
+    return math.prod(extent(box))
+
+
+def corner(box: Box) -> tuple[int, int, int]:
+    """First voxel of a box."""
+    z, y, x = (part.start for part in box)
+    return z, y, x
+
+
+def moved(box: AnyBox, by: Sequence[int]) -> AnyBox:
+    """A box at another place: of a region, in the whole volume."""
+    return cast(AnyBox, tuple(slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True)))
+
+
+def relative(part: AnyBox, whole: tuple[slice, ...]) -> AnyBox:
+    """A part of a box, counted from that box's first corner: where it lies in an array of the box's values."""
+    return moved(part, [-side.start for side in whole])
+
+
+def overlap(box: AnyBox, other: tuple[slice, ...]) -> AnyBox:
+    """Where two boxes meet; it stops before it starts where they do not."""
+    return cast(AnyBox, tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, other, strict=True)))
+
+
+def split(part: slice, side: int) -> list[slice]:
+    """A span in pieces of ``side`` from its start on; the last one is smaller."""
+    return [slice(start, min(start + side, part.stop)) for start in range(part.start, part.stop, side)]
+
+
+def parts(box: Box, unit: Sequence[int]) -> list[Box]:
+    """A box in boxes of ``unit`` from its first corner on, x fastest; those at the end are smaller."""
+    z, y, x = (split(part, side) for part, side in zip(box, unit, strict=True))
+    return list(product(z, y, x))
+
+
+def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
+    """A volume (z, y, x) in boxes of ``unit``, x fastest; those at the end are smaller."""
+    return parts(whole_box(shape), unit)

@@ -27,7 +27,7 @@ from volumes.pyramid import halved
 from volumes.sharded_array import ShardedArray
 from volumes.single_file import write_single_file
 from volumes.target_plan import TargetPlan, read_plan
-from volumes.volume import Box, Volume
+from volumes.volume import Box, Volume, extent, relative, split
 from volumes.zarr_volume import RUN_KEY, UNFINISHED
 
 _BUILDERS = 2  # shards of the pyramid that are made at once; each holds a row of chunks of the level before
@@ -207,14 +207,13 @@ class VolumeTarget:
         lead, (planes, rows, columns) = box[:-3], box[-3:]
         finer = self._arrays[number - 1]
         step = (*(1 for _ in lead), *self._levels[number].step)
-        out = np.empty([part.stop - part.start for part in box], self.dtype)
-        for z, y in product(_split(planes, self.plan.chunk[0]), _split(rows, self.plan.chunk[1])):
+        out = np.empty(extent(box), self.dtype)
+        for z, y in product(split(planes, self.plan.chunk[0]), split(rows, self.plan.chunk[1])):
             source = tuple(
                 slice(part.start * by, min(part.stop * by, size))
                 for part, by, size in zip((*lead, z, y, columns), step, finer.shape, strict=True)
             )
-            made = out[..., z.start - planes.start : z.stop - planes.start, y.start - rows.start : y.stop - rows.start, :]
-            made[...] = halved(finer.read(source), step)
+            out[(..., *relative((z, y, columns), (planes, rows, columns)))] = halved(finer.read(source), step)
         return out
 
     def _write(self, level: int, box: tuple[slice, ...], values: np.ndarray) -> None:
@@ -262,10 +261,6 @@ class _Unfinished(Volume):
 
 def _no_others() -> None:
     """The barrier of a process that is alone."""
-
-
-def _split(part: slice, side: int) -> list[slice]:
-    return [slice(start, min(start + side, part.stop)) for start in range(part.start, part.stop, side)]
 
 
 def _space(box: tuple[slice, ...]) -> Box:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dataloader.cutting import Lattice, Window, split_box, whole_box
+from dataloader.cutting import Lattice, Window, split_box
 from utils.errors import UserError
+from volumes.volume import whole_box
 from volumes.volume_io import ArrayVolume
 
 
@@ -13,11 +14,11 @@ def volume(*shape):
 
 
 def boxes(lattice, shape):
-    return dict(lattice.patches(whole_box(volume(*shape))))
+    return dict(lattice.patches(whole_box(shape)))
 
 
 def test_steps_are_true_and_the_far_end_is_shifted_or_dropped():
-    box = whole_box(volume(9, 20, 24))
+    box = whole_box((9, 20, 24))
     assert Lattice((4, 8, 8), (2, 4, 8), "drop").starts(box) == ([0, 2, 4], [0, 4, 8, 12], [0, 8, 16])
     assert Lattice((4, 8, 8), (0, 0, 0), "drop").starts(box) == ([0, 4], [0, 8], [0, 8, 16])
     assert Lattice((4, 8, 8)).starts(box) == ([0, 4, 5], [0, 8, 12], [0, 8, 16])
@@ -35,7 +36,7 @@ def test_names_are_row_column_z():
     found = boxes(Lattice((2, 5, 4)), (6, 10, 12))
     assert found["001002000"] == (slice(0, 2), slice(5, 10), slice(8, 12))
     assert len(found) == 3 * 2 * 3
-    assert list(boxes(Lattice(), (6, 10, 12)).items()) == [("", whole_box(volume(6, 10, 12)))]
+    assert list(boxes(Lattice(), (6, 10, 12)).items()) == [("", whole_box((6, 10, 12)))]
     many = boxes(Lattice((1, 1, 1)), (1, 1, 1001))
     assert len(many) == 1001 and len(set(map(len, many))) == 1  # a fourth digit for all
 
@@ -63,7 +64,7 @@ def test_whole_volumes_are_split_only_where_crops_fit():
 def test_a_window_reads_what_is_there(budget):
     source = volume(9, 20, 24)
     window = Window(source, budget)
-    for _, box in Lattice((4, 8, 8), (3, 4, 8)).patches(whole_box(source)):
+    for _, box in Lattice((4, 8, 8), (3, 4, 8)).patches(whole_box(source.shape)):
         np.testing.assert_array_equal(np.concatenate(list(window.pieces(box))), source.array[box])
 
 
@@ -72,7 +73,7 @@ def test_neighbours_come_from_one_reading(monkeypatch):
     read = source._read
     monkeypatch.setattr(source, "_read", lambda *box: readings.append(box) or read(*box))
     window = Window(source)
-    for _, box in Lattice((4, 5, 8)).patches(whole_box(source)):
+    for _, box in Lattice((4, 5, 8)).patches(whole_box(source.shape)):
         list(window.pieces(box))
     assert len(readings) == 2  # slabs
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.pipeline import work_through
-from inference.tiles import boxes, moved, parts
+from volumes.volume import boxes, parts
 
 
 def test_every_part_is_written_once_from_what_was_begun():
@@ -42,14 +42,3 @@ def test_an_error_in_writing_stops_the_work():
             boxes((20, 1, 1), (1, 1, 1)), prefetch=lambda box: None, begin=begun.append, write=write, title="", show=False
         )
     assert len(begun) < 20
-
-
-def test_parts_of_a_box_begin_at_its_corner():
-    box = (slice(4, 9), slice(0, 2), slice(3, 6))
-    assert parts(box, (4, 2, 2)) == [
-        (slice(4, 8), slice(0, 2), slice(3, 5)),
-        (slice(4, 8), slice(0, 2), slice(5, 6)),
-        (slice(8, 9), slice(0, 2), slice(3, 5)),
-        (slice(8, 9), slice(0, 2), slice(5, 6)),
-    ]
-    assert moved(box, (-4, 0, -3)) == (slice(0, 5), slice(0, 2), slice(0, 3))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference.tiles import Axis, Tile, boxes, reflected, round_up, share, training_axis
+from inference.tiles import Axis, Tile, reflected, round_up, share, training_axis
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 9, 16, 17, 31, 100])
@@ -62,12 +62,6 @@ def test_shares_are_disjoint_and_complete(world):
     shares = [list(share(10, rank, world)) for rank in range(world)]
     assert [unit for part in shares for unit in part] == list(range(10))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_boxes_are_ordered_with_x_fastest():
-    found = boxes((2, 3, 5), (2, 2, 4))
-    assert [(b[1].start, b[2].start) for b in found] == [(0, 0), (0, 4), (2, 0), (2, 4)]
-    assert found[-1] == (slice(0, 2), slice(2, 3), slice(4, 5))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 11])

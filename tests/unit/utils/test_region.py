@@ -5,7 +5,7 @@ import pytest
 import evaluate
 import infer
 from utils.errors import UserError
-from volumes.region import parse_region, parse_slice
+from utils.region import parse_region, parse_slice
 
 
 def test_numbers_that_are_left_out_reach_to_the_border():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from utils.errors import UserError
-from volumes.volume import Box
 
 
 def parse_slice(text: str, option: str) -> slice:
@@ -28,7 +27,7 @@ def parse_slice(text: str, option: str) -> slice:
     return slice(*numbers)
 
 
-def parse_region(text: str | None) -> Box | None:
+def parse_region(text: str | None) -> tuple[slice, slice, slice] | None:
     """The value of ``--region``: ``z0:z1,y0:y1,x0:x1`` in voxels; a number that is left out means the volume's border.
 
     Raises:

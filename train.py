@@ -11,7 +11,8 @@ from typing import Any
 
 from models.options import MODEL_OPTIONS
 from utils.errors import reported
-from utils.runs import RunFolder, resumed_settings, write_json
+from utils.files import write_json
+from utils.runs import RunFolder, resumed_settings
 from utils.settings.check_settings import check_settings
 from utils.settings.get_args import Experiment, check_data_root, read_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml

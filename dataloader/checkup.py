@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from dataloader.contact_sheet import Row, contact_sheet
 from dataloader.recommend import Recommendation, recommend
 from dataloader.survey import Surveyed, summarised
 from utils.errors import UserError
+from utils.files import write_json
 from utils.pictures import save_png
 from utils.settings.check_settings import geometry_of
 
@@ -121,7 +121,7 @@ def write_report(path: Path, files: Sequence[Surveyed], found: Recommendation, p
         "files": [file.as_json() for file in files],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_json(path, content)
 
 
 def _row(file: Surveyed) -> Row:

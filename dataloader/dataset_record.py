@@ -13,14 +13,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import put_folder, write_json
 from utils.settings.read_mapping import read_mapping
 
 VERSION = 1
@@ -66,12 +65,10 @@ def merge_record(folder: Path, finished: Path, records: Mapping[str, dict[str, A
     for direction, content in records.items():
         for split in SPLITS:
             place, made = folder / split / direction, finished / split / direction
-            if place.exists():
-                shutil.rmtree(place)
             if made.is_dir() and any(made.iterdir()):
                 place.parent.mkdir(parents=True, exist_ok=True)
-                made.rename(place)
+                put_folder(made, place)
+            elif place.exists():
+                shutil.rmtree(place)
         record["directions"][direction] = {**content, "settings": dict(settings)}
-    partial = folder / f".dataset.json.{os.getpid()}.partial"
-    partial.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    partial.replace(folder / "dataset.json")
+    write_json(folder / "dataset.json", record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from evaluation.compression import Point, RateDistortion
 from evaluation.figures import INK, MUTED, plain_axes
 from evaluation.measure import slice_text
 from evaluation.run import plain, program_version
+from utils.files import put_files
 
 SCHEMA = "isoscopexx.compression/1"
 OUTPUTS = ("compression.json", "compression.png")
@@ -65,8 +65,7 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
     (scratch / OUTPUTS[0]).write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     title = f"{facts['run']} on {Path(facts['files']['input']).name}: its codes beside standard codecs"
     draw_rates(measured.points, title, scratch / OUTPUTS[1])
-    for name in OUTPUTS:
-        os.replace(scratch / name, output / name)
+    put_files(scratch, output, OUTPUTS)
     return [*document["sentences"], *document["notes"]]
 
 

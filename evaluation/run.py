@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ from evaluation.opening import open_comparison
 from evaluation.report import render
 from evaluation.verdict import verdict
 from utils.errors import UserError
+from utils.files import put_files
 
 SCHEMA = "isoscopexx.evaluation/1"
 OUTPUTS = ("metrics.json", "report.html", "planes.png", "fsc.png", "spectra.png")
@@ -71,10 +71,7 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
         figures = _draw(comparison, document, request, folder)
         (folder / "metrics.json").write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
-        for file in OUTPUTS:
-            (output / file).unlink(missing_ok=True)
-            if (folder / file).exists():
-                os.replace(folder / file, output / file)
+        put_files(folder, output, OUTPUTS)
     return document
 
 

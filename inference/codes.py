@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from inference.encoding import Packed
 from utils.errors import UserError
+from utils.files import CONTINUES, put_folder, writing
 from volumes.ome_zarr_metadata import image_metadata
-from volumes.output_files import PARTIAL, partial_path, put_folder, refuse_existing, writing
+from volumes.output_files import PARTIAL, partial_path, refuse_existing
 from volumes.pyramid import Level
 from volumes.volume import Box, Span, boxes
 
@@ -158,7 +159,7 @@ class CodeTarget:
                 )
             shutil.rmtree(self.partial)
         aside = self.partial.with_name(f".{self.partial.name}.{uuid.uuid4().hex[:8]}")
-        with writing(self.output):
+        with writing(self.output, CONTINUES):
             (aside / _WORK).mkdir(parents=True)
             (aside / _WORK / _PLAN).write_text(json.dumps(self.about))
             self._create_arrays(aside, codebook)
@@ -205,7 +206,7 @@ class CodeTarget:
         """Writes one of ``units`` and notes it."""
         import zarr
 
-        with writing(self.output):
+        with writing(self.output, CONTINUES):
             if packed.empty.any():
                 zarr.open_array(str(self.partial / "empty"), mode="r+")[box] = packed.empty.astype(np.uint8)
             if self.about["kind"] == "gaussian":
@@ -234,7 +235,7 @@ class CodeTarget:
             dtype=self.about["dtype"],
         )
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, KEY: self.about}}
-        with writing(self.output):
+        with writing(self.output, CONTINUES):
             (self.partial / "zarr.json").write_text(json.dumps(group, indent=1, ensure_ascii=False), encoding="utf-8")
             put_folder(self.partial, self.output)
             shutil.rmtree(self.output / _WORK)

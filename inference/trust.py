@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from inference.run import Run
 from inference.slices import Slices
+from utils.files import write_json
 from utils.geometry import LATENT_STRIDE
 from utils.pictures import orthogonal_planes, save_png
-from utils.runs import write_json
 from volumes.volume import Box, Volume
 
 _PICTURE = 256  # voxels of the output's middle that a picture shows

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +16,8 @@ from models.build import build_model
 from reference.reference_settings import Source, Sources, need
 from reference.torch_file import read_weights
 from utils.errors import UserError
-from utils.runs import RunFolder, write_json
+from utils.files import new_folder, write_json
+from utils.runs import RunFolder
 
 COMPONENTS = frozenset(
     "encoder decoder quantize quant_conv post_quant_conv net_g net_gback netF net_d net_dzy net_dzx discriminator".split()
@@ -224,10 +223,9 @@ def write_run(folder: Path, settings: Mapping[str, Any], model: BaseModel, epoch
         UserError: there is something at that place, or it cannot be written.
     """
     refuse_existing(folder)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    run = RunFolder(partial)
-    try:
-        run.checkpoints.mkdir(parents=True)
+    with new_folder(folder) as partial:
+        run = RunFolder(partial)
+        run.checkpoints.mkdir()
         run.write_settings(settings)
         for name, component in model.components().items():
             torch.save(dict(component.state_dict()), run.component(name, epoch))
@@ -236,11 +234,6 @@ def write_run(folder: Path, settings: Mapping[str, Any], model: BaseModel, epoch
             write_json(run.dataset_record, record)
         write_json(partial / "import.json", report)
         run.copy_source(Path(__file__).parents[1] / "models" / f"{settings['models']}.py")
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def as_report(files: Mapping[str, Path], epoch: int, fitted: list[Fitted], notes: list[str]) -> dict[str, Any]:

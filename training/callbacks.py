@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
+from utils.files import replaced
 from utils.pictures import keep_newest, orthogonal_planes, save_png
 from utils.resuming import done_so_far
 from utils.runs import RunFolder, higher_is_better
@@ -116,9 +118,8 @@ class RunKeeper(Checkpoint):
             for name, component in pl_module.components(ema).items():
                 state = {k: v.detach().cpu().clone() for k, v in component.state_dict().items()}
                 path = self.run.component(name, completed, ema)
-                partial = path.with_name(path.name + ".partial")
-                torch.save(state, partial)
-                partial.replace(path)
+                with replaced(path) as partial, partial.open("wb") as file:  # of a path torch does not say that the disc is full
+                    torch.save(state, file)
 
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
         value = pl_module.metric(self.monitor)
@@ -142,10 +143,8 @@ class RunKeeper(Checkpoint):
 
     def _write(self, trainer: pl.Trainer, pl_module: Any, path: Path) -> None:
         pl_module.require_savable()
-        partial = path.with_name(path.name + ".partial")
-        trainer.save_checkpoint(partial)  # every rank takes part
-        if trainer.is_global_zero:
-            partial.replace(path)
+        with replaced(path) if trainer.is_global_zero else nullcontext(path) as partial:
+            trainer.save_checkpoint(partial)  # every rank takes part; the first one writes
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far goes into the checkpoint."""

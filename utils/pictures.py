@@ -13,7 +13,6 @@ z runs downwards in both XZ and YZ, so that missing axial resolution shows as th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
+
+from utils.files import replaced
 
 _DPI = 100
 _TARGET = 256  # planes are magnified to about this many pixels
@@ -237,12 +238,8 @@ def save_png(path: Path | str, image: RGB) -> None:
     """Write a picture (height, width, 3) or (height, width) uint8 as PNG; the file appears only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replaced(path) as partial:
         Image.fromarray(image).save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def keep_newest(folder: Path | str, pattern: str, number: int) -> None:

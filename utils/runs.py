@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import write_json
 
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
@@ -205,13 +206,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object so that the file is never half-written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def _ran_at(pid: int, time_stamp: float) -> bool:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import math
-import os
 import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +22,6 @@ KINDS = {
 }
 PARTIAL = ".partial.zarr"
 _PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def output_kind(output: Path | str) -> str:
@@ -87,44 +81,3 @@ def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | s
     """The most bytes that writing a volume (Z, Y, X) can take on disc at any time: no compression gain is assumed."""
     raw = math.prod(shape) * max(channels, 1) * np.dtype(dtype).itemsize
     return math.ceil(raw * _PYRAMID) if output_kind(output) == "zarr" else 2 * raw
-
-
-@contextmanager
-def writing(output: Path | str) -> Iterator[None]:
-    """Turns what the operating system has against a write into a message that names the output."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, UserError):
-            raise
-        if error.errno in _FULL:
-            raise UserError(f"{output}: the disc is full; make room and run the same command again, it continues") from error
-        raise UserError(f"{output} cannot be written ({error})") from error
-
-
-@contextmanager
-def replaced_when_whole(output: Path) -> Iterator[Path]:
-    """A temporary file beside ``output`` that takes its place when the block ends, and vanishes when it fails.
-
-    Left-overs of processes that were killed are removed first; one process at a time writes an output file.
-    """
-    for stale in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
-        stale.unlink()
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    with writing(output):
-        try:
-            yield partial
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, output)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def put_folder(finished: Path, output: Path) -> None:
-    """Rename a finished folder to its place; a folder already there is moved aside first and then deleted."""
-    old = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
-    if output.exists():
-        os.rename(output, old)
-    os.rename(finished, output)
-    shutil.rmtree(old, ignore_errors=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from volumes.output_files import writing
+from utils.files import CONTINUES, writing
 from volumes.shard_file import LEVEL, Slices, encode_shard, read_shard
 from volumes.volume import extent, overlap, relative
 
@@ -77,7 +77,7 @@ class ShardedArray:
             raise ValueError(f"shard {tuple(shard)} must be a multiple of chunk {tuple(chunk)} along every axis")
         dtype = np.dtype(dtype)
         wide = BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle")
-        with writing(folder):
+        with writing(folder, CONTINUES):
             zarr.create_array(
                 str(folder),
                 shape=tuple(shape),
@@ -177,7 +177,7 @@ class ShardedArray:
         return self.folder.joinpath("c", *(str(int(p)) for p in np.unravel_index(number, self.grid)))
 
     def _put(self, path: Path, data: list[bytes], temporary: Path) -> None:
-        with writing(path):
+        with writing(path, CONTINUES):
             if not data:
                 path.unlink(missing_ok=True)  # an attempt that was killed may have left other values
                 return

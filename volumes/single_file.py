@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volumes.output_files import output_kind, replaced_when_whole
+from utils.files import replaced
+from volumes.output_files import output_kind
 from volumes.volume import Volume
 
 
@@ -29,7 +30,7 @@ def write_single_file(
         compression: of a TIFF.
         progress: called with (boxes written, boxes in all).
     """
-    with replaced_when_whole(output) as file:
+    with replaced(output) as file:
         if output_kind(output) == "tiff":
             from volumes.ome_tiff_writer import write_ome_tiff
 

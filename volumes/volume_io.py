@@ -26,6 +26,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
+from utils.files import replaced
 from volumes.inputs import expand_inputs
 from volumes.microscope_formats import MICROSCOPES
 from volumes.ome_tiff_writer import CLASSIC_LIMIT
@@ -256,8 +257,7 @@ def write_tiff(
     imagej = depth > 1 and dtype.name in _IMAGEJ_DTYPES and compression is None and size < CLASSIC_LIMIT
     if file.name.lower().endswith((".ome.tif", ".ome.tiff")):
         imagej = False
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
+    with replaced(file) as partial:
         tifffile.imwrite(
             partial,
             _checked(planes, (depth, height, width), dtype),
@@ -268,9 +268,6 @@ def write_tiff(
             bigtiff=not imagej and size >= CLASSIC_LIMIT,
             **(_imagej_metadata(voxel_um) if imagej else _ome_metadata(voxel_um)),
         )
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checked(planes: np.ndarray | Iterable[np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> Iterator[np.ndarray]:

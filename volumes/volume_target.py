@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import CONTINUES, put_folder, writing
 from volumes.ome_zarr_metadata import image_metadata
-from volumes.output_files import partial_path, put_folder, refuse_existing, writing
+from volumes.output_files import partial_path, refuse_existing
 from volumes.pyramid import halved
 from volumes.sharded_array import ShardedArray
 from volumes.single_file import write_single_file
@@ -160,7 +161,7 @@ class VolumeTarget:
 
     def _complete(self, attributes: dict[str, Any], progress: Progress | None) -> None:
         if self.plan.kind == "zarr":
-            with writing(self.output):
+            with writing(self.output, CONTINUES):
                 _write_group(self.partial, {"ome": self._metadata(), RUN_KEY: attributes})
                 put_folder(self.partial, self.output)
                 shutil.rmtree(self.output / _WORK)
@@ -223,7 +224,7 @@ class VolumeTarget:
     def _note(self, level: int, shards: Sequence[int]) -> None:
         """One append of whole lines; the journal is this process's alone, also after a fork."""
         name = f"{socket.gethostname()}-{os.getpid()}-{self._token}.done"
-        with writing(self.output), (self.partial / _WORK / name).open("ab", buffering=0) as journal:
+        with writing(self.output, CONTINUES), (self.partial / _WORK / name).open("ab", buffering=0) as journal:
             journal.write("".join(f"{level} {shard}\n" for shard in shards).encode())
 
     def _pending(self, level: int) -> list[int]:
@@ -272,7 +273,7 @@ def _begin(partial: Path, plan: TargetPlan) -> None:
     """Make the folder of a new output aside and rename it; where another process was faster its folder stays."""
     aside = partial.with_name(f".{partial.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with writing(partial):
+        with writing(partial, CONTINUES):
             (aside / _WORK).mkdir(parents=True)
             for number in range(len(plan.pyramid)):
                 new = plan.array(aside, number)

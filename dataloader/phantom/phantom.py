@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from dataloader.phantom.microscope import ForwardModel, to_uint16
 from dataloader.phantom.phantom_scene import Scene
 from utils.errors import UserError
+from utils.files import write_text
 from volumes.volume_io import write_tiff
 
 __all__ = ["ForwardModel", "PhantomScene", "observe", "to_uint16", "write_phantom_dataset"]
@@ -252,9 +252,7 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
     if any(root.glob("*/*/*")):
         raise UserError(f"{root}: holds data that are no phantoms; write to another folder")
     root.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f".{note.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(note)
+    write_text(note, text)
 
 
 def _counted(planes: Iterable[NDArray[np.uint16]], bar: tqdm) -> Iterator[NDArray[np.uint16]]:

@@ -7,7 +7,8 @@ import torch
 
 from models.build import build_model
 from models.options import MODEL_OPTIONS
-from utils.runs import RunFolder, write_json
+from utils.files import write_json
+from utils.runs import RunFolder
 from utils.settings.get_args import default_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 

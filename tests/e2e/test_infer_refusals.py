@@ -17,7 +17,7 @@ from infer_runs import ROOT, grey, make_run
 
 from inference import Options, enhance
 from utils.errors import UserError
-from volumes.output_files import writing
+from utils.files import CONTINUES, writing
 from volumes.sharded_array import ShardedArray
 from volumes.volume_io import open_volume
 
@@ -101,7 +101,7 @@ def test_a_full_disc_is_a_message_and_the_command_continues(run, volume, tmp_pat
 
 
 def writing_fails(call, *given):
-    with writing(given[1]):
+    with writing(given[1], CONTINUES):
         call(*given)
 
 

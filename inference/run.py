@@ -19,8 +19,6 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
 from utils.runs import RunFolder, read_json
 
-# What only a training needs: left out, its weights need not be there.
-_TRAINING_ONLY: dict[str, Any] = {"adv": 0.0, "nocut": True, "nocyc": True, "lbm_ms_ssim": 0.0}
 _LOCAL_NORMS = ("batch", "none")
 
 
@@ -119,7 +117,7 @@ class Run:
         if "models" not in settings:
             raise UserError(f"{path} is not a training's folder: its settings name no model")
         engine = engine or Engine.choose()
-        model = build_model(_settings_in_use(settings))
+        model = build_model(settings, for_training=False)
         epoch = load_components(model, folder, epoch, ema=True)
         digest = weight_hash(model)
         make_fast(model).to(engine.device)
@@ -186,12 +184,3 @@ def weight_hash(model: BaseModel) -> str:
             digest.update(f"{name}.{key} {array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _settings_in_use(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without discriminators, perceptual, contrastive and cycle terms, which only a training needs."""
-    changed = {**settings, **{k: v for k, v in _TRAINING_ONLY.items() if k in settings}}
-    autoencoder = settings.get("autoencoder")
-    if autoencoder:
-        changed["autoencoder"] = {**autoencoder, "loss": {**autoencoder["loss"], "disc_weight": 0.0, "perceptual_weight": 0.0}}
-    return changed

@@ -51,14 +51,20 @@ class Restored:
 class Model(BaseModel):
     """U-Net on the interpolated volume; adversarial views, projected L1, PatchNCE and a cycle through a second U-Net."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        """Args: settings: complete settings of the model IsoREF."""
-        super().__init__(settings)
+    def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
+        """As BaseModel."""
+        super().__init__(settings, for_training)
         s = self.settings
         names = ("cropsize", "cropz", "dsp", "usp", "skipl1")
         self.geometry = Geometry.from_settings(**{name: s[name] for name in names}, free_factor=True)
-        self.cycle = not s["nocyc"]
-        self._build_generator_side(s)
+        self.cycle = for_training and not s["nocyc"]
+        self._build_generators(s)
+        if for_training:
+            self._add_losses(s)
+
+    def _add_losses(self, s: dict[str, Any]) -> None:
+        if not s["nocut"]:
+            self.G["netF"] = PatchContrast.from_settings(s, [s["ngf"] * m for m in (1, 2, 4, 8)])
         for name in ("net_d", "net_dzy", "net_dzx") if self.cycle else ("net_d",) if s["adv"] else ():
             self.D[name] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
         back = float(self.cycle)
@@ -74,15 +80,13 @@ class Model(BaseModel):
             "back_real": back,
         }
 
-    def _build_generator_side(self, s: dict[str, Any]) -> None:
+    def _build_generators(self, s: dict[str, Any]) -> None:
         encode, decode = s["gdim"].split("_")
         shape = {"nf": s["ngf"], "in_channels": s["input_nc"], "out_channels": s["output_nc"], "norm": s["norm"]}
         shape["dropout"] = 0.5 if s["mc"] else 0.0
         self.G["net_g"] = build_generator(s["netG"] or "edclean", **shape, encode=encode, decode=decode)
         if self.cycle:
             self.G["net_gback"] = build_generator("edclean", **shape, encode="3d", decode="1d")
-        if not s["nocut"]:
-            self.G["netF"] = PatchContrast.from_settings(s, [s["ngf"] * m for m in (1, 2, 4, 8)])
 
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """One pass; in training X and Y change places in half of the batches."""

@@ -23,9 +23,10 @@ class Model(SliceToVolume):
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
         self.from_encoder = autoencoder["ddconfig"]["branch_point"] == "mid"
 
-    def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
-        super()._weigh_losses(s, loss)
-        self.loss_weights["kl"] = loss["kl_weight"]
+    def add_losses(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
+        """The bottleneck's own term besides."""
+        super().add_losses(s, autoencoder)
+        self.loss_weights["kl"] = autoencoder["loss"]["kl_weight"]
 
     def bottleneck(self, moments: Tensor) -> Code:
         """A sample of the posterior in training, its mean in use."""

@@ -35,9 +35,10 @@ class Model(SliceToVolume):
         revive_after = 0 if fixed else codebook["revive_after"] * self.settings["accumulate_grad_batches"]
         self.revival = CodebookRevival(autoencoder["n_embed"], len(self.G["quantize"].codebooks), revive_after)
 
-    def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
-        super()._weigh_losses(s, loss)
-        self.loss_weights["code"] = loss["codebook_weight"]
+    def add_losses(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
+        """The bottleneck's own term besides."""
+        super().add_losses(s, autoencoder)
+        self.loss_weights["code"] = autoencoder["loss"]["codebook_weight"]
 
     def bottleneck(self, moments: Tensor) -> Code:
         """Nearest codes, straight-through."""

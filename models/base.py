@@ -56,8 +56,13 @@ class BaseModel(pl.LightningModule):
 
     betas = (0.5, 0.999)
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        """Args: settings: complete, plain JSON (get_args.default_settings), with the resolved ``autoencoder``."""
+    def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
+        """Builds what the model is made of, and the losses where it is for training.
+
+        Args:
+            settings: complete, plain JSON (get_args.default_settings), with the resolved ``autoencoder``.
+            for_training: with what only a training needs: discriminators, the networks of loss terms, their weights.
+        """
         super().__init__()
         self.automatic_optimization = False
         self.settings = dict(settings)
@@ -87,6 +92,13 @@ class BaseModel(pl.LightningModule):
     def validation_metrics(self, out: Any) -> dict[str, Tensor]:
         """Scalars by name for one validation batch."""
         raise NotImplementedError
+
+    def load_frozen(self) -> None:
+        """Loads the fixed networks of loss terms, whose weights come with no run and belong to no checkpoint.
+
+        Raises:
+            UserError: weights are missing or damaged.
+        """
 
     def initialise(self) -> None:
         """Once before the first step of a fresh training, with ``self.trainer`` attached."""

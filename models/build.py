@@ -31,9 +31,21 @@ def model_class(name: str) -> type[BaseModel]:
     return importlib.import_module(f"models.{name}").Model
 
 
-def build_model(settings: Mapping[str, Any]) -> BaseModel:
-    """The model that the settings name, with fresh weights."""
-    return model_class(settings["models"])(settings)
+def build_model(settings: Mapping[str, Any], for_training: bool = True, *, frozen: bool = True) -> BaseModel:
+    """The model that the settings name, with fresh weights.
+
+    Args:
+        settings: complete, with the resolved ``autoencoder``.
+        for_training: with what only a training needs: discriminators, the contrastive and the cycle's networks, loss weights.
+        frozen: for a training, load the fixed networks of its loss terms (LPIPS), too.
+
+    Raises:
+        UserError: no such model, or the weights of a fixed network are missing.
+    """
+    model = model_class(settings["models"])(settings, for_training)
+    if for_training and frozen:
+        model.load_frozen()
+    return model
 
 
 def load_components(

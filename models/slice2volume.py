@@ -74,19 +74,20 @@ class SliceToVolume(BaseModel):
 
     from_encoder = False
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        """Args: settings: complete settings; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
-        super().__init__(settings)
+    def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
+        """As BaseModel; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
+        super().__init__(settings, for_training)
         s = self.settings
         names = ("cropsize", "cropz", "dsp", "usp", "downbranch", "resizebranch", "skipl1")
         self.geometry = Geometry.from_settings(**{name: s[name] for name in names})
-        self._build_generator_side(s, s["autoencoder"])
-        self._build_discriminator_side(s, s["autoencoder"])
-        self._weigh_losses(s, s["autoencoder"]["loss"])
+        self.perceptual: PerceptualLoss | None = None
+        self._build_generator(s, s["autoencoder"])
+        if for_training:
+            self.add_losses(s, s["autoencoder"])
 
     # Parts -----------------------------------------------------------------------------------------------------------
 
-    def _build_generator_side(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
+    def _build_generator(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
         network = autoencoder["ddconfig"]
         not_shared = {"interpolator", "branch_point", "in_channels", "out_ch", "double_z"}
         shape = {key: value for key, value in network.items() if key not in not_shared}
@@ -100,21 +101,20 @@ class SliceToVolume(BaseModel):
             norm=s["norm"],
             dropout=0.5 if s["mc"] else 0.0,
         )
-        if not s["nocut"]:
-            self.G["netF"] = PatchContrast.from_settings(s, [network["ch"] * m for m in network["ch_mult"]])
-
-    def _build_discriminator_side(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
-        if s["adv"]:
-            self.D["net_d"] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
-        loss = autoencoder["loss"]
-        if loss["disc_weight"]:
-            self.D["discriminator"] = NLayerDiscriminator(autoencoder["ddconfig"]["out_ch"], ndf=loss["disc_ndf"])
 
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
         """Adds the bottleneck's components to ``G``."""
         raise NotImplementedError
 
-    def _weigh_losses(self, s: dict[str, Any], loss: dict[str, Any]) -> None:
+    def add_losses(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
+        """What only a training needs: the weights of the loss terms and the networks that learn for them."""
+        network, loss = autoencoder["ddconfig"], autoencoder["loss"]
+        if not s["nocut"]:
+            self.G["netF"] = PatchContrast.from_settings(s, [network["ch"] * m for m in network["ch_mult"]])
+        if s["adv"]:
+            self.D["net_d"] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
+        if loss["disc_weight"]:
+            self.D["discriminator"] = NLayerDiscriminator(network["out_ch"], ndf=loss["disc_ndf"])
         self.disc_start = loss["disc_start"]
         self.loss_weights = {
             "views": s["adv"],
@@ -128,7 +128,11 @@ class SliceToVolume(BaseModel):
             "views_real": s["adv"],
             "slice_disc": 1.0 if loss["disc_weight"] else 0.0,
         }
-        self.perceptual = PerceptualLoss() if loss["perceptual_weight"] else None
+
+    def load_frozen(self) -> None:
+        """LPIPS, where it has a weight."""
+        if self.wants("perceptual"):
+            self.perceptual = PerceptualLoss()
 
     # Generation ------------------------------------------------------------------------------------------------------
 

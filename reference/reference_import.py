@@ -149,13 +149,10 @@ def _summed_up(keys: list[str]) -> str:
 
 
 def fresh_model(settings: Mapping[str, Any]) -> BaseModel:
-    """The model of these settings, its weights drawn from their seed; it cannot be trained: the perceptual loss is left out."""
-    autoencoder = settings["autoencoder"]
-    if autoencoder is not None:
-        autoencoder = {**autoencoder, "loss": {**autoencoder["loss"], "perceptual_weight": 0}}
+    """The model of these settings, its weights drawn from their seed; it cannot be trained: fixed networks are left out."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
-        return build_model({**settings, "autoencoder": autoencoder})
+        return build_model(settings, frozen=False)
 
 
 def fill(model: BaseModel, sources: Sources) -> list[Fitted]:

@@ -47,7 +47,7 @@ def training_requirements(settings: Mapping[str, Any]) -> Requirements:
     """
     small = _small(settings)
     with torch.random.fork_rng(devices=[]):
-        model = build_model(small)
+        model = build_model(small, frozen=False)
         kept = _kept_by_a_pass(model, small)
     parameters = sum(p.numel() for p in model.parameters())
     voxels = settings["batch_size"] * (settings["cropsize"] / _CROP) ** 3
@@ -63,11 +63,7 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (("netD", "patch_16"), ("lbm_ms_ssim", 0), ("uprate", None)):
         if name in settings:
             changed[name] = value
-    small = {**settings, **changed}
-    if settings.get("autoencoder"):
-        loss = {**settings["autoencoder"]["loss"], "perceptual_weight": 0}
-        small["autoencoder"] = {**settings["autoencoder"], "loss": loss}
-    return small
+    return {**settings, **changed}
 
 
 def _kept_by_a_pass(model: BaseModel, settings: Mapping[str, Any]) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from utils.errors import UserError
-from volumes.intensity_transform import IntensityTransform
-from volumes.value_range import passes, scan
+from volumes.intensity import IntensityTransform
+from volumes.statistics import passes, scan
 from volumes.volume_io import Volume
 
 Advance = Callable[[int], object]
@@ -49,7 +49,7 @@ class Normalisation:
 def transform_of(volume: Volume, wanted: Normalisation, advance: Advance = int) -> IntensityTransform:
     """The transform of one volume, with its constants.
 
-    Percentiles are those of ``volumes.value_range.scan`` (exact for integers). Clipping at thresholds first moves a
+    Percentiles are those of ``volumes.statistics.scan`` (exact for integers). Clipping at thresholds first moves a
     percentile only onto them, so both together need no further pass.
 
     Args:

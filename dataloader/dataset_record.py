@@ -4,7 +4,7 @@
 
     {"version": 1,
      "directions": {"x3d0": {
-        "transform": {...},             # of all sources together, see volumes.intensity_transform
+        "transform": {...},             # of all sources together, see volumes.intensity
         "sources": [{"name", "path", "shape": [Z, Y, X], "dtype", "voxel_um": [z, y, x] | null, "transform": {...},
                      "parts": {"train": [[z0, z1], [y0, y1], [x0, x1]], "val": ...},      # voxels of the source
                      "files": {"train": N, "val": N}, "skipped": {"train": N, "val": N}}],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.errors import UserError
-from volumes.value_range import Range, check_finite, passes, scan
+from volumes.statistics import Range, check_finite, passes, scan
 
 __all__ = ["TARGETS", "Range", "check_finite", "check_options", "check_unit_range", "normalise", "passes", "scan"]
 

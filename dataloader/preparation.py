@@ -28,9 +28,9 @@ from dataloader.cutting import Lattice, Window, split_box
 from dataloader.dataset_record import claim_directions, merge_record
 from utils.errors import UserError
 from utils.files import writing
-from volumes.intensity_transform import IntensityTransform
+from volumes.intensity import IntensityTransform
 from volumes.output_files import free_space
-from volumes.value_range import check_finite
+from volumes.statistics import check_finite
 from volumes.volume import Box, extent, voxels_of, whole_box
 from volumes.volume_io import Volume, write_tiff
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.errors import UserError
-from volumes.intensity_transform import IntensityTransform
-from volumes.value_range import check_finite, scan
+from volumes.intensity import IntensityTransform
+from volumes.statistics import check_finite, scan
 from volumes.volume import Volume
 
 MODES = ("run", "volume", "percentile")

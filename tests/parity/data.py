@@ -15,7 +15,7 @@ from dataloader.cutting import Lattice, whole_box
 from dataloader.intensity import normalise, scan
 from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
-from volumes.intensity_transform import IntensityTransform
+from volumes.intensity import IntensityTransform
 from volumes.volume_io import ArrayVolume, Volume
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32

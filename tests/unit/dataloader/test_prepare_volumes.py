@@ -11,7 +11,7 @@ import tifffile
 import prepare
 from dataloader import preparation
 from dataloader.data_multi import DataModule
-from volumes.intensity_transform import IntensityTransform
+from volumes.intensity import IntensityTransform
 from volumes.volume_io import open_volume, write_tiff
 
 VOXEL = (2.0, 0.5, 0.25)

@@ -13,7 +13,7 @@ import infer
 import prepare
 from inference.commands import inputs_and_outputs
 from utils.errors import UserError
-from volumes.intensity_transform import IntensityTransform
+from volumes.intensity import IntensityTransform
 from volumes.volume_io import expand_inputs, open_volume
 
 WRITERS = {".czi": write_czi, ".lif": write_lif, ".nd2": write_nd2}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from volumes.intensity_transform import IntensityTransform
+from volumes.intensity import IntensityTransform
 
 TRANSFORMS = {
     "01": IntensityTransform("01", 100, 500),

@@ -117,9 +117,8 @@ def _try_training(settings: dict[str, Any], data_root: Path, files: list[Surveye
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """What the command line of ``volumes`` asks for."""
-    from dataloader.constants import Normalisation
     from dataloader.cutting import Lattice
-    from dataloader.preparation import Plan
+    from dataloader.preparation import Normalisation, Plan
 
     directions = tuple(options.direction.split("_"))
     if not all(directions) or len(set(directions)) < len(directions):

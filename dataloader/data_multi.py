@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataloader import intensity
 from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
-from dataloader.intensity import Range
 from dataloader.pairs import paired_names
 from dataloader.sampler import CropSampler
 from utils.errors import UserError
 from utils.resuming import done_so_far
+from volumes.intensity import IntensityTransform, check_finite, share_outside
+from volumes.statistics import Normalisation, pooled, scan, transform_of
 from volumes.volume_io import ArrayVolume, Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,13 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self.root, self.directions, self.train = Path(root), tuple(directions), train
         self.settings = CropSettings(cropsize, cropz, dsp, dsp_how, usp, precrop, resize, rotate)
         self.nm, self.nm_clip = nm, None if nm_clip is None else (float(nm_clip[0]), float(nm_clip[1]))
-        intensity.check_options(self.nm, self.nm_clip)
+        check_normalisation(self.nm, self.nm_clip)
         if seed < 0 or crops_per_volume < 1:
             raise UserError(f"seed={seed} must be 0 or more, crops_per_volume={crops_per_volume} 1 or more")
         self.seed, self.crops_per_volume, self.preload = seed, crops_per_volume if train else 1, preload
         self.names = paired_names(self.root, self.directions)
         self._volumes: dict[tuple[str, str], Volume] = {}
-        self._ranges: dict[tuple[str, str], Range] = {}
+        self._transforms: dict[tuple[str, str], IntensityTransform] = {}
 
     def __len__(self) -> int:
         return len(self.names) * self.crops_per_volume
@@ -115,10 +115,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             volume = self._volume(direction, name)
             values = read_crop(volume, crop, self.settings)
             if self.nm == "00":
-                intensity.check_unit_range(values, str(volume.path))
-            else:
-                values = intensity.normalise(values, self.nm, self._range(direction, name))
-            images.append(torch.from_numpy(values)[None])
+                check_unit_range(values, str(volume.path))
+            images.append(torch.from_numpy(self._transform(direction, name).apply(values))[None])
         return {"img": images, "labels": label, "filenames": name}
 
     def check(self) -> None:
@@ -155,14 +153,12 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         directions = {}
         for direction in self.directions:
             volumes = {name: self._volume(direction, name) for name in self.names}
-            ranges = {} if self.nm == "00" else {name: self._range(direction, name) for name in self.names}
+            transforms = {} if self.nm == "00" else {name: self._transform(direction, name) for name in self.names}
+            ends = pooled(list(transforms.values()), [1] * len(transforms)) if transforms else IntensityTransform("11", -1.0, 1.0)
             directions[direction] = {
                 "dtype": np.result_type(*(volume.dtype for volume in volumes.values())).name,
-                "pooled": {
-                    "low": min((r.low for r in ranges.values()), default=-1.0),
-                    "high": max((r.high for r in ranges.values()), default=1.0),
-                },
-                "files": {name: {"low": r.low, "high": r.high} for name, r in ranges.items()},
+                "pooled": {"low": ends.low, "high": ends.high},
+                "files": {name: {"low": t.low, "high": t.high} for name, t in transforms.items()},
                 "voxel_um": {name: volume.voxel_um and list(volume.voxel_um) for name, volume in volumes.items()},
             }
         clip = None if self.nm_clip is None else list(self.nm_clip)
@@ -191,23 +187,55 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                 self._volume(direction, name)
                 bar.update(size)
 
-    def _range(self, direction: str, name: str) -> Range:
+    def _transform(self, direction: str, name: str, advance: Callable[[int], object] = int) -> IntensityTransform:
+        """The way of a file's values to the range of nm; found once."""
         key = direction, name
-        if key not in self._ranges:
-            self._ranges[key] = intensity.scan(self._volume(direction, name), self.nm_clip)
-        return self._ranges[key]
+        if key not in self._transforms:
+            self._transforms[key] = transform_of(self._volume(*key), Normalisation(self.nm, percentile=self.nm_clip), advance)
+        return self._transforms[key]
 
     def _scan(self) -> None:
         """Every file's range; under nm 00 it is not used, but a file of floats is read once in search of NaN all the same."""
-        keys = [(d, n) for d in self.directions for n in self.names if (d, n) not in self._ranges]
-        volumes = {key: self._volume(*key) for key in keys}
+        wanted = Normalisation("11" if self.nm == "00" else self.nm, percentile=self.nm_clip)
+        volumes = {(d, n): self._volume(d, n) for d in self.directions for n in self.names if (d, n) not in self._transforms}
         if self.nm == "00":
             volumes = {key: volume for key, volume in volumes.items() if volume.dtype.kind == "f"}
-        total = sum(int(np.prod(v.shape)) * intensity.passes(v, self.nm_clip) for v in volumes.values())
+        total = sum(int(np.prod(v.shape)) * wanted.passes(v) for v in volumes.values())
         title = f"ranges of {self.root.name}"
         with tqdm(total=total, desc=title, unit="voxel", unit_scale=True, delay=_PATIENCE, leave=False) as bar:
             for key, volume in volumes.items():
-                self._ranges[key] = intensity.scan(volume, self.nm_clip, bar.update)
+                if self.nm == "00":
+                    scan(volume, advance=bar.update)
+                self._transform(*key, bar.update)
+
+
+def check_normalisation(nm: str, nm_clip: tuple[float, float] | None) -> None:
+    """Raise a UserError for an unknown normalisation or percentiles that make no interval."""
+    if nm not in ("00", "01", "11"):
+        raise UserError(
+            f"nm={nm} is unknown; known: 00 (values already in [-1, 1]), 01, 11 (each file's range to [0, 1], [-1, 1])"
+        )
+    if nm_clip is None:
+        return
+    if nm == "00":
+        raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} has no effect with nm=00; set nm to 11, or leave nm_clip out")
+    if not 0 <= nm_clip[0] < nm_clip[1] <= 100:
+        raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} must be percentiles LOW < HIGH within 0 to 100; try 0.1 99.9")
+
+
+def check_unit_range(values: np.ndarray, where: str) -> None:
+    """Check a crop under nm 00.
+
+    Raises:
+        UserError: NaN or infinite values, or more than 0.1 % of the values outside [-1.05, 1.05].
+    """
+    check_finite(values, where)
+    outside = share_outside(values)
+    if outside:
+        raise UserError(
+            f"{where}: nm=00 expects values in [-1, 1], but {100 * outside:.3g} % of a crop lie outside "
+            f"({values.min():.6g} to {values.max():.6g}); use --nm 11, which maps each file's range to [-1, 1]"
+        )
 
 
 class DataModule(pl.LightningDataModule):

@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dataloader.constants import Normalisation, pooled, transform_of
 from dataloader.cutting import Lattice, Window, split_box
 from dataloader.dataset_record import claim_directions, merge_record
 from utils.errors import UserError
 from utils.files import writing
-from volumes.intensity import IntensityTransform
+from volumes.intensity import IntensityTransform, check_finite
 from volumes.output_files import free_space
-from volumes.statistics import check_finite
+from volumes.statistics import Normalisation, pooled, transform_of
 from volumes.volume import Box, extent, voxels_of, whole_box
 from volumes.volume_io import Volume, write_tiff
 

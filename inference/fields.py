@@ -17,11 +17,12 @@ from torch import Tensor
 
 from inference.batches import Passes, no_memory
 from inference.encoding import Codes, Recent
-from inference.intensity import Intensity, quantised
+from inference.intensity import quantised
 from inference.run import Run
 from inference.tiles import Axis
 from inference.transfer import Arriving, packed_tensor
 from utils.geometry import LATENT_STRIDE
+from volumes.intensity import Intensity
 from volumes.volume import Box, Span, extent, overlap, relative, voxels_of
 
 CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
@@ -78,7 +79,7 @@ class Field(ABC):
 
     def to_grey(self, values: Tensor) -> Tensor:
         """The network's values (C, ...) → grey values of the field's dtype."""
-        channels = [self.intensities[min(c, len(self.intensities) - 1)].to_grey(v) for c, v in enumerate(values)]
+        channels = [self.intensities[min(c, len(self.intensities) - 1)].to_grey(v) for c, v in enumerate(values.float())]
         return quantised(torch.stack(channels), self.dtype)
 
     def background(self) -> Array:

@@ -1,104 +1,21 @@
-"""Grey values to the network's range and back (DECISIONS §4)."""
+"""Which intensities an input and its output have, by the record of a run (DECISIONS §4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.errors import UserError
-from volumes.intensity import IntensityTransform
-from volumes.statistics import check_finite, scan
-from volumes.volume import Volume
+from volumes.intensity import Intensity, IntensityTransform
+from volumes.statistics import Normalisation, transform_of
+from volumes.volume import READABLE, Volume
 
 MODES = ("run", "volume", "percentile")
 PERCENTILES = (0.1, 99.9)
-_TOLERANCE, _ALLOWED_OUTSIDE = 1.05, 1e-3  # as the training checks values that are taken as they are
-_TORCH = {
-    "uint8": torch.uint8,
-    "int8": torch.int8,
-    "uint16": torch.uint16,
-    "int16": torch.int16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
-
-
-@dataclass(frozen=True)
-class Intensity:
-    """The way of one channel into the network and out of it.
-
-    Attributes:
-        into: maps applied to a file's values, in this order; none: they are in the network's range already.
-        out: maps whose inverses, in reverse order, lead from the network's values to grey values. The same as ``into`` but
-            where the output shows what lies in another folder of the training data.
-    """
-
-    into: tuple[IntensityTransform, ...]
-    out: tuple[IntensityTransform, ...]
-
-    @property
-    def floor(self) -> float:
-        """What the darkest grey value becomes: the value of empty background."""
-        return 0.0 if self.into and self.into[-1].normalisation == "01" else -1.0
-
-    def to_network(self, values: NDArray[Any], where: str) -> NDArray[np.float32]:
-        """Values of a file → float32 in the network's range.
-
-        Raises:
-            UserError: NaN or infinite values; values far outside [-1, 1] that no map brings there.
-        """
-        check_finite(values, where)
-        for transform in self.into:
-            values = transform.apply(values)
-        values = values.astype(np.float32, copy=False)
-        unmapped = all(t.normalisation == "00" for t in self.into)
-        if unmapped and np.count_nonzero(np.abs(values) > _TOLERANCE) > _ALLOWED_OUTSIDE * values.size:
-            raise UserError(
-                f"{where}: values from {values.min():.6g} to {values.max():.6g}, but the run was trained on values in [-1, 1] as "
-                "they are (nm 00); map this volume's own range with --normalise percentile"
-            )
-        return values
-
-    def to_grey(self, values: Tensor) -> Tensor:
-        """The network's values → grey values as float32, of the same shape."""
-        values = values.float()
-        for transform in reversed(self.out):
-            values = _inverse(transform, values)
-        return values
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON from which :meth:`from_json` makes an equal one."""
-        return {"into": [t.as_json() for t in self.into], "out": [t.as_json() for t in self.out]}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any], where: str) -> Intensity:
-        """The intensities that a record describes; ``where`` begins the message if it is none."""
-        try:
-            into, out = (tuple(IntensityTransform.from_json(t, where) for t in record[key]) for key in ("into", "out"))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: the record of intensities is damaged ({error})") from error
-        return cls(into, out)
-
-
-def _inverse(transform: IntensityTransform, values: Tensor) -> Tensor:
-    """IntensityTransform.invert on a tensor, in float32."""
-    if transform.normalisation == "00":
-        return values
-    low, high = float(transform.low or 0), float(transform.high or 0)
-    if transform.normalisation == "zrescale":
-        grey = 10 ** (values.clamp(-1, 1) * (transform.limit * transform.std) + transform.mean) - 1
-    elif transform.normalisation == "01":
-        grey = values * (high - low) + low
-    else:
-        grey = values * ((high - low) / 2) + (high + low) / 2
-    return grey.clamp(low, high)
 
 
 def quantised(grey: Tensor, dtype: np.dtype) -> Tensor:
@@ -106,7 +23,7 @@ def quantised(grey: Tensor, dtype: np.dtype) -> Tensor:
     if dtype.kind in "ui":
         limits = np.iinfo(dtype)
         grey = grey.round().clamp(float(limits.min), float(limits.max))
-    return grey.to(_TORCH[dtype.name])
+    return grey.to(getattr(torch, dtype.name))
 
 
 def check_output_dtype(name: str) -> np.dtype:
@@ -115,8 +32,8 @@ def check_output_dtype(name: str) -> np.dtype:
     Raises:
         UserError: it cannot be written.
     """
-    if name not in _TORCH:
-        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(_TORCH)}")
+    if name not in READABLE[1:]:
+        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(READABLE[1:])}")
     return np.dtype(name)
 
 
@@ -187,8 +104,7 @@ def _of_volume(
     if mode == "volume" and prepared is not None and prepared.normalisation == "zrescale":
         raise UserError(f"{where}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
     clip = PERCENTILES if mode == "percentile" else record and record.get("nm_clip")
-    limits = scan(volume, (float(clip[0]), float(clip[1])) if clip else None)
-    return (IntensityTransform(kind, limits.low, limits.high),)
+    return (transform_of(volume, Normalisation(kind, percentile=(float(clip[0]), float(clip[1])) if clip else None)),)
 
 
 def output_dtype(

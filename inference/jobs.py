@@ -17,12 +17,13 @@ from inference.blended import RestoredField, SliceField
 from inference.codes import CodeStore
 from inference.encoding import Codes, SliceEncoder, code_dtype
 from inference.fields import Field, IsotropicField
-from inference.intensity import Intensity, check_output_dtype, intensities, output_dtype
+from inference.intensity import check_output_dtype, intensities, output_dtype
 from inference.placement import code_place, input_voxels, isotropic_place, slice_place
 from inference.run import Engine, Run
 from inference.slices import Slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
+from volumes.intensity import Intensity
 from volumes.volume import Box, Triple, Volume, corner, extent, whole_box
 
 log = logging.getLogger("isoscope")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.intensity import Intensity
 from inference.tiles import reflected, round_up
 from utils.geometry import LATENT_STRIDE
+from volumes.intensity import Intensity
 from volumes.volume import Span, Volume
 
 _FINEST = 1000  # denominators of usp

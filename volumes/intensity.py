@@ -1,17 +1,28 @@
-"""The way from a file's grey values to prepared ones and back: what ``dataset.json`` records (torch-free)."""
+"""Grey values to prepared ones and the network's, and back (DECISIONS §4): one transform for arrays and for tensors.
+
+What ``dataset.json``, a run and the metadata of its outputs record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values = TypeVar("Values", "NDArray[Any]", "Tensor")
+
 NORMALISATIONS = ("00", "01", "11", "zrescale")
 _KEYS = ("normalisation", "low", "high", "mean", "std", "limit")
+_TOLERANCE = 1.05  # of values that are taken as they are, |value| beyond it counts as outside the network's range
+_ALLOWED_OUTSIDE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,17 +82,22 @@ class IntensityTransform:
         unit = (wide - low) / (high - low) if high > low else np.zeros_like(wide)
         return (unit if self.normalisation == "01" else 2 * unit - 1).astype(np.float32)
 
-    def invert(self, values: np.ndarray) -> np.ndarray:
-        """Prepared values → grey values as float64, not rounded; what was clipped stays at the bounds."""
-        wide = values.astype(np.float64)
+    def invert(self, values: Values) -> Values:
+        """Prepared values → grey values, not rounded; what was clipped stays at the bounds.
+
+        Args:
+            values: float array or tensor of any shape; the result has its kind and precision.
+        """
         if self.normalisation == "00":
-            return wide
+            return values
         low, high = float(self.low or 0), float(self.high or 0)
         if self.normalisation == "zrescale":
-            grey = 10 ** (np.clip(wide, -1, 1) * self.limit * self.std + self.mean) - 1
+            grey = 10 ** (values.clip(-1, 1) * (self.limit * self.std) + self.mean) - 1
+        elif self.normalisation == "01":
+            grey = values * (high - low) + low
         else:
-            grey = low + (wide if self.normalisation == "01" else (wide + 1) / 2) * (high - low)
-        return np.clip(grey, low, high)
+            grey = values * ((high - low) / 2) + (high + low) / 2
+        return grey.clip(low, high)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON from which ``from_json`` makes an equal transform."""
@@ -111,3 +127,71 @@ def _bounds(low: float | None, high: float | None, dtype: np.dtype) -> tuple[Any
     lower = limits.min if low is None else min(max(int(np.ceil(low)), limits.min), limits.max)
     upper = limits.max if high is None else min(max(int(np.floor(high)), limits.min), limits.max)
     return dtype.type(lower), dtype.type(max(lower, upper))
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """The way of one channel into the network and out of it.
+
+    Attributes:
+        into: maps applied to a file's values, in this order; none: they are in the network's range already.
+        out: maps whose inverses, in reverse order, lead from the network's values to grey values. The same as ``into`` but
+            where the output shows what lies in another folder of the training data.
+    """
+
+    into: tuple[IntensityTransform, ...]
+    out: tuple[IntensityTransform, ...]
+
+    @property
+    def floor(self) -> float:
+        """What the darkest grey value becomes: the value of empty background."""
+        return 0.0 if self.into and self.into[-1].normalisation == "01" else -1.0
+
+    def to_network(self, values: NDArray[Any], where: str) -> NDArray[np.float32]:
+        """Values of a file → float32 in the network's range.
+
+        Raises:
+            UserError: NaN or infinite values; values far outside [-1, 1] that no map brings there.
+        """
+        check_finite(values, where)
+        for transform in self.into:
+            values = transform.apply(values)
+        values = values.astype(np.float32, copy=False)
+        if all(t.normalisation == "00" for t in self.into) and share_outside(values):
+            raise UserError(
+                f"{where}: values from {values.min():.6g} to {values.max():.6g}, but the run was trained on values in [-1, 1] as "
+                "they are (nm 00); map this volume's own range with --normalise percentile"
+            )
+        return values
+
+    def to_grey(self, values: Values) -> Values:
+        """The network's values → grey values, of the same kind, shape and precision."""
+        for transform in reversed(self.out):
+            values = transform.invert(values)
+        return values
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON from which :meth:`from_json` makes an equal one."""
+        return {"into": [t.as_json() for t in self.into], "out": [t.as_json() for t in self.out]}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], where: str) -> Intensity:
+        """The intensities that a record describes; ``where`` begins the message if it is none."""
+        try:
+            into, out = (tuple(IntensityTransform.from_json(t, where) for t in record[key]) for key in ("into", "out"))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: the record of intensities is damaged ({error})") from error
+        return cls(into, out)
+
+
+def check_finite(values: NDArray[Any], where: str) -> None:
+    """Raise a UserError if there is a NaN or infinite value."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = np.count_nonzero(~np.isfinite(values))
+        raise UserError(f"{where}: {bad} NaN or infinite voxels in the part read; replace them, for example by the minimum")
+
+
+def share_outside(values: NDArray[Any]) -> float:
+    """Share of the values outside [-1.05, 1.05]; 0 where it is at most 0.1 %, which is tolerated."""
+    share = np.count_nonzero(np.abs(values) > _TOLERANCE) / values.size
+    return share if share > _ALLOWED_OUTSIDE else 0.0

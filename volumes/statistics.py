@@ -1,39 +1,102 @@
-"""The range of a volume's values, read block by block at constant memory."""
+"""What is measured of a volume to map its grey values: block by block, at constant memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.errors import UserError
+from volumes.intensity import IntensityTransform, check_finite
 from volumes.volume import Volume
 
+Advance = Callable[[int], object]
+
 _BINS = 2**16
+_SIGN = np.uint32(2**31)
 
 
 @dataclass(frozen=True)
-class Range:
-    """Values of a file that are mapped to the lower and the upper end of the target interval."""
+class Normalisation:
+    """What prepared values shall be, before anything is known about a volume.
 
-    low: float
-    high: float
+    Attributes:
+        kind: 00 (as they are) | 01 | 11 (linear to [0, 1], [-1, 1]) | zrescale (logarithm, standardised, to [-1, 1]).
+        threshold: grey values (LOW, HIGH) beyond which values are clipped, or None.
+        percentile: percentiles (LOW, HIGH) of every volume at which its values are clipped after that, or None.
+        limit: standard deviations that become 1 (zrescale).
+    """
+
+    kind: str
+    threshold: tuple[float, float] | None = None
+    percentile: tuple[float, float] | None = None
+    limit: float = 6.0
+
+    def __post_init__(self) -> None:
+        if self.threshold and not self.threshold[0] < self.threshold[1]:
+            raise UserError(f"threshold {self.threshold[0]:g} {self.threshold[1]:g}: LOW must be less than HIGH")
+        if self.percentile and not 0 <= self.percentile[0] < self.percentile[1] <= 100:
+            low, high = self.percentile
+            raise UserError(f"percentile {low:g} {high:g} must be LOW < HIGH within 0 to 100; try 0.1 99.9")
+        if self.limit <= 0:
+            raise UserError(f"limit={self.limit:g} standard deviations must be more than 0; the published value is 6")
+
+    def passes(self, volume: Volume) -> int:
+        """How often ``transform_of`` reads a volume."""
+        if self.kind == "00" and not self.percentile:
+            return 0
+        return (2 if self.percentile and volume.dtype.kind == "f" else 1) + (self.kind == "zrescale")
 
 
-def check_finite(values: np.ndarray, where: str) -> None:
-    """Raise a UserError if there is a NaN or infinite value."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = np.count_nonzero(~np.isfinite(values))
-        raise UserError(f"{where}: {bad} NaN or infinite voxels in the part read; replace them, for example by the minimum")
+def transform_of(volume: Volume, wanted: Normalisation, advance: Advance = int) -> IntensityTransform:
+    """The transform of one volume, with its constants.
+
+    Clipping at thresholds first moves a percentile only onto them, so both together need no further pass.
+
+    Args:
+        volume: the volume.
+        wanted: kind and clipping.
+        advance: told the number of voxels read.
+
+    Raises:
+        UserError: NaN or infinite voxels; values without a logarithm under zrescale.
+    """
+    low, high = wanted.threshold or (None, None)
+    if wanted.kind == "00" and not wanted.percentile:
+        return IntensityTransform("00", low, high)
+    low, high = np.clip(scan(volume, wanted.percentile, advance), low, high).tolist()
+    if wanted.kind != "zrescale":
+        return IntensityTransform(wanted.kind, low, high)
+    if low <= -1:
+        raise UserError(
+            f"{volume.path}: zrescale takes log10(value + 1), but the smallest value is {low:g}; "
+            f"clip negative values with --threshold 0 {max(high, 1):g}"
+        )
+    mean, std = _log_moments(volume, low, high, advance)
+    return IntensityTransform("zrescale", low, high, mean=mean, std=std, limit=wanted.limit)
 
 
-def scan(volume: Volume, clip: tuple[float, float] | None, advance: Callable[[int], object] = int) -> Range:
-    """The range of a volume, read block by block at constant memory.
+def pooled(transforms: Sequence[IntensityTransform], voxels: Sequence[int]) -> IntensityTransform:
+    """One transform for several volumes: the widest bounds, mean and standard deviation of all voxels together."""
+    first = transforms[0]
+    lows, highs = [t.low for t in transforms], [t.high for t in transforms]
+    low = None if None in lows else min(value for value in lows if value is not None)
+    high = None if None in highs else max(value for value in highs if value is not None)
+    if first.normalisation != "zrescale":
+        return replace(first, low=low, high=high)
+    means, weights = np.array([t.mean for t in transforms]), np.array(voxels) / sum(voxels)
+    mean = float(weights @ means)
+    variance = weights @ np.array([t.std**2 for t in transforms]) + weights @ (means - mean) ** 2
+    return replace(first, low=low, high=high, mean=mean, std=float(np.sqrt(variance)))
 
-    Without ``clip``: minimum and maximum, one pass. With percentiles (LOW, HIGH): the value v of rank ceil(p/100·N),
-    as numpy's method "inverted_cdf"; exact for integers (histogram of all values, one pass); for floats three passes
-    (extremes; a histogram of 2^16 bins; 2^16 bins within the bin that holds v), v is met within (max − min)/2^32.
+
+def scan(volume: Volume, clip: tuple[float, float] | None = None, advance: Advance = int) -> tuple[float, float]:
+    """Minimum and maximum of a volume as float32, or percentiles (LOW, HIGH): exactly the values of rank ceil(p/100·N).
+
+    These percentiles are numpy's ``inverted_cdf``, found by a histogram of all values that 16 bits hold. Floats have 32, so
+    that their percentiles take a second pass: first the upper bits of each are found, then the lower ones.
 
     Args:
         volume: the volume.
@@ -43,73 +106,62 @@ def scan(volume: Volume, clip: tuple[float, float] | None, advance: Callable[[in
     Raises:
         UserError: NaN or infinite voxels.
     """
-    if clip is not None and volume.dtype.kind != "f":
-        return _integer_percentiles(volume, clip, advance)
+    floats = volume.dtype.kind == "f"
+    first = 0 if floats else int(np.iinfo(volume.dtype).min)
+    counts = np.zeros(_BINS, np.int64)
     low, high = np.inf, -np.inf
     for box in volume.blocks():
-        values = volume[box]
-        if values.dtype == np.float64:
-            with np.errstate(over="ignore"):  # what float32 cannot hold counts as infinite
-                values = values.astype(np.float32)
-        block_low, block_high = float(values.min()), float(values.max())
-        if not (np.isfinite(block_low) and np.isfinite(block_high)):  # min and max pass NaN on
-            z = box[0]
-            check_finite(values, f"{volume.path} (planes {z.start} to {z.stop - 1})")
-        low, high = min(low, block_low), max(high, block_high)
+        values = _finite(volume[box], f"{volume.path} (planes {box[0].start} to {box[0].stop - 1})")
+        if clip:
+            bins = _ordered(values) >> 16 if floats else values.ravel().astype(np.intp) - first
+            counts += np.bincount(bins, minlength=_BINS)
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
         advance(values.size)
-    if clip is None or high - low <= 1e-9 * max(abs(low), abs(high)):  # constant, or below the resolution of float32
-        return Range(low, high)
-    return Range(*_float_percentiles(volume, clip, low, high, advance))
-
-
-def passes(volume: Volume, clip: tuple[float, float] | None) -> int:
-    """How often ``scan`` reads a volume."""
-    return 3 if clip is not None and volume.dtype.kind == "f" else 1
-
-
-def _ranks(clip: tuple[float, float], voxels: int) -> list[int]:
-    """Ranks (1 = smallest) of the percentiles."""
-    return [max(1, int(np.ceil(percentile / 100 * voxels))) for percentile in clip]
-
-
-def _integer_percentiles(volume: Volume, clip: tuple[float, float], advance: Callable[[int], object]) -> Range:
-    first = int(np.iinfo(volume.dtype).min)
-    counts = np.zeros(_BINS, np.int64)
-    for box in volume.blocks():
-        values = volume[box]
-        counts += np.bincount(values.ravel().astype(np.intp) - first, minlength=_BINS)
-        advance(values.size)
+    if clip is None:
+        return low, high
     cumulative = counts.cumsum()
-    low, high = (float(np.searchsorted(cumulative, rank) + first) for rank in _ranks(clip, int(cumulative[-1])))
-    return Range(low, high)
-
-
-def _float_percentiles(
-    volume: Volume, clip: tuple[float, float], low: float, high: float, advance: Callable[[int], object]
-) -> list[float]:
-    (counts,) = _histograms(volume, [(low, high)], advance)
-    cumulative = counts.cumsum()
-    ranks = _ranks(clip, int(cumulative[-1]))
-    bins = [int(np.searchsorted(cumulative, rank)) for rank in ranks]
-    width = (high - low) / _BINS
-    edges = [(low + k * width, low + (k + 1) * width) for k in bins]
-    fine = _histograms(volume, edges, advance)
-    results = []
-    for rank, k, (start, _), inner in zip(ranks, bins, edges, fine, strict=True):
-        before = cumulative[k] - counts[k]
-        step = int(np.searchsorted(inner.cumsum(), min(rank - before, inner.sum())))
-        results.append(min(start + (step + 0.5) * width / _BINS, high))
-    return results
-
-
-def _histograms(volume: Volume, edges: list[tuple[float, float]], advance: Callable[[int], object]) -> list[np.ndarray]:
-    """Counts of 2^16 equal bins within each interval (the upper end included), in one pass."""
-    counts = [np.zeros(_BINS, np.int64) for _ in edges]
+    ranks = np.maximum(np.ceil(np.array(clip) / 100 * cumulative[-1]), 1)
+    upper = np.searchsorted(cumulative, ranks)
+    if not floats:
+        return float(upper[0] + first), float(upper[1] + first)
+    lower = np.zeros((2, _BINS), np.int64)
     for box in volume.blocks():
-        values = volume[box].ravel().astype(np.float64)
-        for count, (start, stop) in zip(counts, edges, strict=True):
-            inside = values[(values >= start) & (values <= stop)]
-            bins = ((inside - start) * (_BINS / (stop - start))).astype(np.intp)
-            count += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
-        advance(values.size)
-    return counts
+        keys = _ordered(volume[box])
+        for count, bits in zip(lower, upper, strict=True):
+            count += np.bincount(keys[keys >> 16 == bits] & (_BINS - 1), minlength=_BINS)
+        advance(keys.size)
+    ranks -= (cumulative - counts)[upper]
+    found = [bits << 16 | np.searchsorted(count.cumsum(), rank) for bits, count, rank in zip(upper, lower, ranks, strict=True)]
+    keys = np.array(found, np.uint32)
+    low, high = np.where(keys >> 31, keys ^ _SIGN, ~keys).view(np.float32).tolist()
+    return low, high
+
+
+def _ordered(values: NDArray) -> NDArray[np.uint32]:
+    """Floats as float32 → unsigned integers of the same order, flat: the bits of negative numbers run backwards."""
+    bits = np.ascontiguousarray(values, np.float32).ravel().view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | _SIGN)
+
+
+def _finite(values: NDArray, where: str) -> NDArray:
+    """The values, of float64 as float32, whose range they must keep."""
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32, copy=False)
+        check_finite(values, where)
+    return values
+
+
+def _log_moments(volume: Volume, low: float, high: float, advance: Advance) -> tuple[float, float]:
+    """Mean and standard deviation of log10(value + 1), merged block by block (Chan, Golub & LeVeque 1983)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for box in volume.blocks():
+        logarithms = np.log10(np.clip(volume[box].astype(np.float64), low, high) + 1)
+        n, centre = logarithms.size, float(logarithms.mean())
+        delta = centre - mean
+        squares += float(((logarithms - centre) ** 2).sum()) + delta**2 * count * n / (count + n)
+        mean += delta * n / (count + n)
+        count += n
+        advance(n)
+    spread = float(np.sqrt(squares / count))
+    return mean, spread if spread > 1e-12 * max(1.0, abs(mean)) else 0.0

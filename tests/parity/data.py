@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch.optim import SGD
 
-from dataloader.constants import Normalisation, transform_of
 from dataloader.crops import to_memory
 from dataloader.cutting import Lattice, whole_box
-from dataloader.intensity import normalise, scan
 from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
 from volumes.intensity import IntensityTransform
+from volumes.statistics import Normalisation, transform_of
 from volumes.volume_io import ArrayVolume, Volume
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32
@@ -27,7 +26,7 @@ def intensities(c: Comparison) -> None:
     values = c.array("tif")
     volume = ArrayVolume(values)
     for nm in ("00", "01", "11"):
-        c.close(f"norm_{nm}", normalise(values, nm, scan(volume, None)), absolute=INTENSITY)
+        c.close(f"norm_{nm}", transform_of(volume, Normalisation(nm)).apply(values), absolute=INTENSITY)
     c.close("sample_nocrop", to_memory(values)[None])
     for limit in (1, 6):
         transform = transform_of(volume, Normalisation("zrescale", limit=limit))

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 
-from dataloader.data_multi import DataModule, PairedImageDataset
+from dataloader.data_multi import DataModule, PairedImageDataset, check_normalisation, check_unit_range
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.settings.get_args import default_settings
@@ -286,3 +286,29 @@ def test_a_real_volume_thinned_eightfold(tmp_path):
     assert batch["img"][0].shape == (2, 1, 64, 64, 8)
     assert -0.6 < batch["img"][0].mean() < 0.6 and batch["img"][0].std() > 0.1
     assert module.intensity_record()["directions"]["x3d0"]["pooled"] == {"low": 27.0, "high": 221.0}
+
+
+def test_nm_00_tolerates_one_voxel_in_a_thousand():
+    values = np.linspace(-1.05, 1.05, 2000, dtype=np.float32)
+    values[:2] = 3
+    check_unit_range(values, "v.tif")
+    values[2] = -3
+    with pytest.raises(UserError, match=r"v\.tif: nm=00 expects .* 0\.15 % .* \(-3 to 3\); use --nm 11"):
+        check_unit_range(values, "v.tif")
+    with pytest.raises(UserError, match=r"v\.tif: 2000 NaN"):
+        check_unit_range(np.full(2000, np.nan, np.float32), "v.tif")
+
+
+@pytest.mark.parametrize(
+    ("nm", "clip", "message"),
+    [
+        ("10", None, "known: 00"),
+        ("00", (1.0, 99.0), "no effect with nm=00"),
+        ("11", (50.0, 50.0), "LOW < HIGH"),
+        ("11", (-1.0, 99.0), "LOW < HIGH"),
+        ("01", (1.0, 101.0), "LOW < HIGH"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(nm, clip, message):
+    with pytest.raises(UserError, match=message):
+        check_normalisation(nm, clip)

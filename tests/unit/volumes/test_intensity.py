@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from utils.errors import UserError
 from volumes.intensity import IntensityTransform
@@ -22,6 +23,14 @@ def test_there_and_back(kind, dtype):
     prepared = TRANSFORMS[kind].apply(grey)
     assert prepared.dtype == np.float32 and prepared.shape == grey.shape
     np.testing.assert_allclose(TRANSFORMS[kind].invert(prepared), grey, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMS)
+def test_tensors_go_back_as_arrays_do(kind):
+    values = np.linspace(-1.2, 1.2, 31, dtype=np.float32)
+    back = TRANSFORMS[kind].invert(torch.from_numpy(values))
+    assert back.dtype == torch.float32
+    np.testing.assert_allclose(back.numpy(), TRANSFORMS[kind].invert(values), rtol=1e-6)
 
 
 def test_values_by_hand():

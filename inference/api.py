@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.codes import SUFFIX, CodeStore, CodeTarget
-from inference.fields import Part
+from inference.decoding import Part
 from inference.jobs import Job, Options, codebook_of, decode_job, encoder_of, enhance_job, loaded
-from inference.pipeline import work_through
 from inference.processes import Processes
 from inference.run import Engine, Run
-from inference.tiles import share
+from inference.tiling import share
+from inference.work import work_through
 from utils.errors import UserError
 from volumes.volume import ArrayVolume, Box, Triple, Volume, boxes, corner, moved
 from volumes.volume_io import open_volume

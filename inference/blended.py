@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from inference.batches import Passes, no_memory
+from inference.decoding import CACHE_BYTES, Field, Part, parts_of, place, seconds_of
 from inference.encoding import GROUP, LOCAL_CORE, Codes, Recent
-from inference.fields import CACHE_BYTES, Field, Part, parts_of, place, seconds_of
 from inference.run import Run
-from inference.slices import Slices, interpolated
-from inference.tiles import Axis, reflected, round_up, training_axis
+from inference.source import Slices, interpolated
+from inference.tiling import Axis, reflected, round_up, training_axis
 from inference.transfer import packed_tensor, to_tensor
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity

@@ -44,7 +44,7 @@ SUFFIX = ".codes.zarr"
 
 @dataclass(frozen=True)
 class CodeStore:
-    """Codes on disc; what :class:`inference.fields.IsotropicField` decodes from.
+    """Codes on disc; what :class:`inference.decoding.IsotropicField` decodes from.
 
     Attributes:
         path: the group.

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from inference.api import code_target, write_codes
 from inference.codes import SUFFIX, CodeStore, level_names
-from inference.fields import Part
+from inference.decoding import Part
 from inference.jobs import Job, Options, decode_job, enhance_job, slices_of
-from inference.pipeline import pieces_of, shard_of, unfinished, work_through
 from inference.processes import Processes
 from inference.run import Run
-from inference.slices import Slices
+from inference.source import Slices
 from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
+from inference.work import pieces_of, shard_of, unfinished, work_through
 from utils.errors import UserError
 from volumes.output_files import KINDS
 from volumes.volume import Box, Volume, boxes, moved, parts

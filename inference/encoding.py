@@ -17,8 +17,8 @@ from torch import Tensor
 
 from inference.batches import Passes, no_memory
 from inference.run import Run
-from inference.slices import Slices
-from inference.tiles import Axis, round_up, training_axis
+from inference.source import Slices
+from inference.tiling import Axis, round_up, training_axis
 from inference.transfer import to_tensor
 from utils.geometry import LATENT_STRIDE
 from volumes.volume import Span

@@ -15,12 +15,12 @@ import torch
 
 from inference.blended import RestoredField, SliceField
 from inference.codes import CodeStore
+from inference.decoding import Field, IsotropicField
 from inference.encoding import Codes, SliceEncoder, code_dtype
-from inference.fields import Field, IsotropicField
 from inference.intensity import check_output_dtype, intensities, output_dtype
 from inference.placement import code_place, input_voxels, isotropic_place, slice_place
 from inference.run import Engine, Run
-from inference.slices import Slices
+from inference.source import Slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity

@@ -15,7 +15,7 @@ from inference.encoding import Packed
 from inference.jobs import Options, slices_of
 from inference.processes import Processes
 from inference.run import Run
-from inference.slices import Slices
+from inference.source import Slices
 from utils.errors import UserError
 from volumes.volume import Span, Volume
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inference.run import Run
-from inference.slices import Slices
+from inference.source import Slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.volume import Triple, Volume

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference.run import Run
-from inference.slices import Slices
+from inference.source import Slices
 from utils.files import write_json
 from utils.geometry import LATENT_STRIDE
 from utils.pictures import orthogonal_planes, save_png

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from inference.decoding import Field, Part, parts_of
 from inference.encoding import SliceEncoder
-from inference.fields import Field, Part, parts_of
 from inference.jobs import Job, Options, decoded_field, isotropic_field, slices_of
 from inference.run import Run
 from utils.errors import UserError

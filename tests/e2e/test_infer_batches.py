@@ -10,10 +10,10 @@ from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
 from inference.blended import RestoredField, SliceField
+from inference.decoding import IsotropicField
 from inference.encoding import SliceEncoder
-from inference.fields import IsotropicField
 from inference.intensity import intensities
-from inference.slices import Slices
+from inference.source import Slices
 from utils.errors import UserError
 from volumes.volume import ArrayVolume
 

@@ -6,11 +6,11 @@ import torch
 from infer_runs import grey, make_run, whole
 
 from inference.blended import RestoredField, SliceField
+from inference.decoding import IsotropicField
 from inference.encoding import SliceEncoder
-from inference.fields import IsotropicField
 from inference.intensity import intensities
 from inference.run import Run
-from inference.slices import Slices
+from inference.source import Slices
 from inference.transfer import packed_tensor
 from volumes.volume import ArrayVolume
 

@@ -15,7 +15,7 @@ from inference.blended import SliceField
 from inference.encoding import SliceEncoder
 from inference.intensity import intensities
 from inference.run import Run
-from inference.slices import Slices
+from inference.source import Slices
 from inference.transfer import packed_tensor
 from taming.quantize import to_vectors
 from volumes.volume import ArrayVolume

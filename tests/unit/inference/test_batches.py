@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference.batches import Passes
-from inference.fields import _block
+from inference.decoding import _block
 from inference.jobs import Options, core_of, decoding_batch
 from inference.run import Engine
 from utils.errors import UserError

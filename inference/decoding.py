@@ -19,7 +19,7 @@ from inference.batches import Passes, no_memory
 from inference.encoding import Codes, Recent
 from inference.intensity import quantised
 from inference.run import Run
-from inference.tiles import Axis
+from inference.tiling import Axis
 from inference.transfer import Arriving, packed_tensor
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference.tiles import Axis, Tile, reflected, round_up, share, training_axis
+from inference.tiling import Axis, Tile, reflected, round_up, share, training_axis
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 9, 16, 17, 31, 100])

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from inference.processes import Processes
-from inference.tiles import share
+from inference.tiling import share
 from volumes.volume import Box, boxes, corner, voxels_of
 
 _WAITING = 1  # pieces that are being written while the next one is computed

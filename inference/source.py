@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.tiles import reflected, round_up
+from inference.tiling import reflected, round_up
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
 from volumes.volume import Span, Volume

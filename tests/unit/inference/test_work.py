@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from inference.pipeline import work_through
+from inference.work import work_through
 from volumes.volume import boxes, parts
 
 

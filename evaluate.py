@@ -162,7 +162,7 @@ def compress(options: argparse.Namespace) -> None:
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run
     from inference.operating_points import kept_planes, operating_points
-    from volumes.volume_io import open_volume
+    from volumes.open import open_volume
 
     refuse_outputs(options.output, OUTPUTS, options.overwrite)
     volume = open_volume(options.input, channel=options.channel)

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import machine  # noqa: E402
-from volumes.volume_io import open_volume, write_tiff  # noqa: E402
+from volumes.open import open_volume  # noqa: E402
+from volumes.write import write_tiff  # noqa: E402
 
 GIB = 2**30
 _FIELDS = ("VmRSS", "RssAnon", "VmData")

@@ -115,7 +115,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
-    from volumes.volume_io import write_tiff
+    from volumes.write import write_tiff
 
     record = next(iter(run.record["directions"].values()))
     low, high = record["pooled"]["low"], record["pooled"]["high"]
@@ -129,7 +129,7 @@ def end_to_end(run: Any, source: Path, folder: Path, options: Any) -> dict[str, 
     from inference import commands
     from inference.codes import CodeStore
     from inference.processes import Processes
-    from volumes.volume_io import open_volume
+    from volumes.open import open_volume
 
     store = folder / "c.codes.zarr"
     rest = (options, commands.Extras(), Processes())
@@ -154,7 +154,7 @@ def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
     import torch
 
     from inference.jobs import enhance_job
-    from volumes.volume_io import open_volume
+    from volumes.open import open_volume
 
     field = enhance_job(run, [open_volume(source)], options).field
     with torch.inference_mode(), run.engine.computing():

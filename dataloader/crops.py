@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
-from volumes.volume_io import Volume
+from volumes.volume import Volume
 
 MAX_ANGLE = 45  # degrees; every square orientation up to the symmetries of the grid
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a worker process

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import UserError
-from volumes.volume import Box, extent, relative, split, voxels_of, whole_box
-from volumes.volume_io import Volume
+from volumes.volume import Box, Volume, extent, relative, split, voxels_of, whole_box
 
 Triple = tuple[int, int, int]
 

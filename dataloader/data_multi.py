@@ -20,8 +20,9 @@ from dataloader.sampler import CropSampler
 from utils.errors import UserError
 from utils.resuming import done_so_far
 from volumes.intensity import IntensityTransform, check_finite, share_outside
+from volumes.open import open_volume
 from volumes.statistics import Normalisation, pooled, scan, transform_of
-from volumes.volume_io import ArrayVolume, Volume, open_volume
+from volumes.volume import ArrayVolume, Volume
 
 logger = logging.getLogger(__name__)
 

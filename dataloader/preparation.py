@@ -30,8 +30,8 @@ from utils.files import writing
 from volumes.intensity import IntensityTransform, check_finite
 from volumes.output_files import free_space
 from volumes.statistics import Normalisation, pooled, transform_of
-from volumes.volume import Box, extent, voxels_of, whole_box
-from volumes.volume_io import Volume, write_tiff
+from volumes.volume import Box, Volume, extent, voxels_of, whole_box
+from volumes.write import write_tiff
 
 TRAIN, VAL = "train", "val"
 _PARTIAL = ".prepare.partial"

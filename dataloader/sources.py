@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from volumes.open import expand_inputs, open_volume
 from volumes.volume import Volume
-from volumes.volume_io import expand_inputs, open_volume
 
 
 def open_sources(

@@ -16,8 +16,8 @@ from dataloader.pairs import paired_names
 from dataloader.recommend import Measured
 from utils.errors import UserError
 from utils.spectra import Anisotropy, anisotropy
-from volumes.volume import Box
-from volumes.volume_io import Volume, open_volume
+from volumes.open import open_volume
+from volumes.volume import Box, Volume
 
 SATURATED = 1e-3  # share of voxels at the largest value that is reported
 HOT = 2.0  # times the 99.9 percentile's distance from the lowest value: a maximum beyond it is an outlier

@@ -19,8 +19,8 @@ from evaluation.measure import REFERENCE, choose_range
 from evaluation.metrics import Moments
 from evaluation.opening import open_comparison, reconstruction_candidate
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.volume import Volume
-from volumes.volume_io import open_volume
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)  # rates of a codec's curve, of the rate of the codes
 CODINGS = (("jpeg2000", "all"), ("jpeg2000", "slice"), ("jpegxl", "all"), ("jpegxl", "slice"), ("zstd", "all"))

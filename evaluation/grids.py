@@ -22,7 +22,7 @@ PLACE_TOLERANCE = 0.05  # voxels, of an in-plane offset that is taken to be whol
 
 
 class VolumeFile(Protocol):
-    """What evaluation needs of a volume on disc (volumes.volume_io.Volume is one)."""
+    """What evaluation needs of a volume on disc (volumes.volume.Volume is one)."""
 
     path: Path
     shape: Shape

@@ -12,8 +12,8 @@ from evaluation.codecs import coded_sections
 from evaluation.comparison import Comparison, Request
 from evaluation.grids import Placement, average_position, pick_position, place_input, place_reconstruction
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.volume import Box, Triple, Volume
-from volumes.volume_io import open_volume
 
 
 def open_comparison(request: Request, folder: Path) -> Comparison:

@@ -17,8 +17,8 @@ from inference.run import Engine, Run
 from inference.tiling import share
 from inference.work import work_through
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Box, Triple, Volume, boxes, corner, moved
-from volumes.volume_io import open_volume
 
 Source = NDArray[Any] | Volume | Path | str
 

@@ -25,18 +25,11 @@ from inference.trust import Consistency, said_of_seams, save_preview, seam
 from inference.uncertainty import spread_job
 from inference.work import pieces_of, shard_of, unfinished, work_through
 from utils.errors import UserError
-from volumes.output_files import KINDS
+from volumes.open import expand_inputs, open_volume
+from volumes.output_files import KINDS, estimate_bytes, free_space, partial_path, refuse_existing
+from volumes.target_plan import plan_target
 from volumes.volume import Box, Volume, boxes, moved, parts
-from volumes.volume_io import (
-    create_target,
-    estimate_bytes,
-    expand_inputs,
-    free_space,
-    open_volume,
-    partial_path,
-    plan_target,
-    refuse_existing,
-)
+from volumes.volume_target import create_target
 
 log = logging.getLogger("isoscope")
 

@@ -16,8 +16,8 @@ from inference.trust import said_of_seams, seam
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.runs import RunFolder
+from volumes.open import open_volume
 from volumes.volume import Volume
-from volumes.volume_io import open_volume
 
 
 def describe(path: Path) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Volumes from and to disc: a reader and a writer for every file format, behind volume_io, their only public face."""
+"""Volumes from and to disc: open.py is the one door for reading; write.py and volume_target.py write."""

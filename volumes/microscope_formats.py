@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.errors import UserError
 from volumes.optional_package import optional_package
-from volumes.volume import Triple, Volume, check_dtype, choose
+from volumes.volume import Choice, PlaneVolume, Triple, check_dtype, choose
 
 log = logging.getLogger("isoscope")
 
@@ -29,12 +29,12 @@ _CZI_DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32"}
 _LISTED = 12  # scenes that a message names
 
 
-class PlaneVolume(Volume):
+class MicroscopeVolume(PlaneVolume):
     """Planes that a package reads one at a time.
 
     Args:
         path: the file.
-        channel, time, scene: which one, counted from 0; None for the only one.
+        choice: which scene, channel and time point.
 
     Raises:
         UserError: the package is missing, the file cannot be read, or does not hold one greyscale volume as chosen.
@@ -43,25 +43,26 @@ class PlaneVolume(Volume):
     package: str
     name: str
 
-    def __init__(self, path: Path, channel: int | None = None, time: int | None = None, scene: int | None = None) -> None:
+    def __init__(self, path: Path, choice: Choice) -> None:
         self.path = path
         with self._open() as file:
             shapes = self._scenes(file)
+            self.scenes = len(shapes)
             layout = "".join(f"; {n}: {text}" for n, text in list(enumerate(shapes))[:_LISTED])
-            self._scene = choose(path, "scene", scene, len(shapes), layout + ("; …" if len(shapes) > _LISTED else ""))
+            self._scene = choose(path, "scene", choice.scene, self.scenes, layout + ("; …" if len(shapes) > _LISTED else ""))
             sizes = self._sizes(file)
             extra = {axis: n for axis, n in sizes.items() if axis not in "TCZYX" and n > 1}
             if extra:
                 raise UserError(f"{path}: axes {extra} beside Z, Y and X; save one greyscale volume, for example as OME-TIFF")
             self.channels, self.times = sizes.get("C", 1), sizes.get("T", 1)
-            self._channel = choose(path, "channel", channel, self.channels)
-            self._time = choose(path, "time point", time, self.times)
+            self._channel = choose(path, "channel", choice.channel, self.channels)
+            self._time = choose(path, "time point", choice.time, self.times)
             self.shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
             self.dtype = check_dtype(path, self._dtype(file))
             self.voxel_um = _positive(self._voxel_um(file))
-            last = next(self._planes(file, range(self.shape[0] - 1, self.shape[0]), slice(0, 1), slice(0, 1)))
+            last = next(self._windows(file, range(self.shape[0] - 1, self.shape[0]), slice(0, 1), slice(0, 1)))
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
         self.block_rows = self.shape[1]
@@ -80,12 +81,9 @@ class PlaneVolume(Volume):
                 "TIFF"
             ) from error
 
-    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        out = np.empty((len(planes), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+    def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with self._open() as file:
-            for k, plane in enumerate(self._planes(file, planes, rows, columns)):
-                out[k] = plane
-        return out
+            yield from self._windows(file, planes, rows, columns)
 
     @abstractmethod
     def _reader(self, package: Any) -> Any:
@@ -108,11 +106,11 @@ class PlaneVolume(Volume):
         """(z, y, x) in µm, None or 0 where the file does not say."""
 
     @abstractmethod
-    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         """Windows (rows, columns) of planes, one after the other."""
 
 
-class CziVolume(PlaneVolume):
+class CziVolume(MicroscopeVolume):
     """Zeiss CZI; the tiles of a mosaic are put together, at full resolution."""
 
     package, name = "pylibCZIrw.czi", "CZI"
@@ -147,7 +145,7 @@ class CziVolume(PlaneVolume):
         metres = {item["@Id"]: item.get("Value") for item in (items if isinstance(items, list) else [items])}
         return [None if metres.get(axis) is None else float(metres[axis]) * _UM for axis in "ZYX"]
 
-    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         place = self._rectangle(file)
         box = (place.x + columns.start, place.y + rows.start, columns.stop - columns.start, rows.stop - rows.start)
         at = {"T": self._first(file, "T") + self._time, "C": self._first(file, "C") + self._channel}
@@ -157,7 +155,7 @@ class CziVolume(PlaneVolume):
             yield file.read(roi=box, plane={**at, "Z": self._first(file, "Z") + z}, scene=scene)[..., 0]
 
 
-class LifVolume(PlaneVolume):
+class LifVolume(MicroscopeVolume):
     """Leica LIF; every image of the file is a scene."""
 
     package, name = "liffile", "LIF"
@@ -185,14 +183,14 @@ class LifVolume(PlaneVolume):
         steps = {axis: abs(c[-1] - c[0]) / (len(c) - 1) * _UM for axis, c in coordinates.items() if len(c) > 1}
         return [steps.get(axis) for axis in "ZYX"]
 
-    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         image = file.images[self._scene]
         at = {axis: n for axis, n in (("T", self._time), ("C", self._channel)) if axis in image.sizes}
         for z in planes:
             yield image.frame(**at, Z=z)[rows, columns]
 
 
-class Nd2Volume(PlaneVolume):
+class Nd2Volume(MicroscopeVolume):
     """Nikon ND2; every position is a scene."""
 
     package, name = "nd2", "ND2"
@@ -217,7 +215,7 @@ class Nd2Volume(PlaneVolume):
             return [None, None, None]
         return [None, None, None] if size == (1, 1, 1) else [size.z, size.y, size.x]  # ones stand for "not stated"
 
-    def _planes(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         wanted = {"P": self._scene, "T": self._time}
         frames = {
             at.get("Z", 0): n for n, at in enumerate(file.loop_indices) if all(at.get(a, 0) == k for a, k in wanted.items())
@@ -225,9 +223,6 @@ class Nd2Volume(PlaneVolume):
         for z in planes:
             frame = file.read_frame(frames[z])
             yield (frame[self._channel] if frame.ndim == 3 else frame)[rows, columns]
-
-
-MICROSCOPES: Mapping[str, type[PlaneVolume]] = {".czi": CziVolume, ".lif": LifVolume, ".nd2": Nd2Volume}
 
 
 def _positive(sizes: Sequence[float | None]) -> Triple | None:

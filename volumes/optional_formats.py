@@ -13,24 +13,21 @@ from utils.errors import UserError
 from volumes.nifti_writer import COMMENT, UM_PER_MM
 from volumes.optional_package import optional_package
 from volumes.raw_volume import FileBytes, GzipBytes, RawVolume
-from volumes.volume import Triple, Volume, choose
+from volumes.volume import Choice, Triple, Volume, choose
 
-NIFTI = (".nii", ".nii.gz")
-MRC = (".mrc", ".mrcs", ".rec", ".st", ".map")
 _UNITS_UM = {"mm": UM_PER_MM, "micron": 1.0, "meter": 1e6}
 _ANGSTROM_UM = 1e-4
 _TOLERANCE = 1e-2  # relative, of two statements of one voxel size
 
 
-def open_nifti(path: Path, channel: int | None = None, time: int | None = None) -> Volume:
+def open_nifti(path: Path, choice: Choice) -> Volume:
     """A NIfTI-1 or NIfTI-2 file; its axes (x, y, z) are those of a (Z, Y, X) volume read backwards.
 
     Nothing is rotated or flipped. The position is known where the file's axes run along those of space.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
-        channel: which entry of the fifth axis.
-        time: which entry of the fourth axis.
+        choice: channel is an entry of the fifth axis, time one of the fourth.
 
     Raises:
         UserError: the file cannot be read, or contradicts itself.
@@ -50,7 +47,7 @@ def open_nifti(path: Path, channel: int | None = None, time: int | None = None) 
     shape = (space[2], space[1], space[0])
     if min(shape) < 1 or rest > 1 or len(header.get_data_shape()) < 3:
         raise UserError(f"{path}: shape {header.get_data_shape()} (x, y, z, …) is not a volume")
-    number = choose(path, "channel", channel, channels) * times + choose(path, "time point", time, times)
+    number = choose(path, "channel", choice.channel, channels) * times + choose(path, "time point", choice.time, times)
     begin = start + number * shape[0] * shape[1] * shape[2] * stored.itemsize
     scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept or 0))
     source = GzipBytes(path) if compressed else FileBytes(path)
@@ -102,13 +99,12 @@ def _nifti_attributes(header: Any) -> dict[str, Any]:
     return {}
 
 
-def open_mrc(path: Path, channel: int | None = None, time: int | None = None) -> Volume:
+def open_mrc(path: Path, choice: Choice) -> Volume:
     """An MRC2014 (CCP4) file of one volume; voxel size and origin are turned from Å to µm.
 
     Args:
         path: the file.
-        channel: 0 or None.
-        time: 0 or None.
+        choice: only one volume can be chosen.
 
     Raises:
         UserError: the file cannot be read, is truncated, or holds no single volume along (x, y, z).
@@ -127,8 +123,6 @@ def open_mrc(path: Path, channel: int | None = None, time: int | None = None) ->
     order = tuple(int(header[name]) for name in ("mapc", "mapr", "maps"))
     if order not in ((1, 2, 3), (0, 0, 0)):
         raise UserError(f"{path}: columns, rows and sections run along the axes {order}, not (1, 2, 3) = (x, y, z); save it so")
-    choose(path, "channel", channel, 1)
-    choose(path, "time point", time, 1)
     depth, height, width = (int(n) for n in shape)
     start = header.nbytes + int(header["nsymbt"])
     volume = RawVolume(path, FileBytes(path), (depth, height, width), np.dtype(stored), start)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from utils.errors import UserError
+from volumes.pillow_image import PillowVolume
 from volumes.tiff_reader import TiffVolume
-from volumes.volume import Volume, check_dtype, choose
+from volumes.volume import Choice, PlaneVolume
 
 SLICE_SUFFIXES = (".tif", ".tiff", ".png")
-_PNG_DTYPES = {"1": "bool", "L": "uint8", "I;16": "uint16", "I;16B": "uint16"}
 _NUMBER = re.compile(r"(\d+)")
-# Planes of 10⁸ pixels are everyday microscopy; Pillow takes them for an attack.
-Image.MAX_IMAGE_PIXELS = None
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:
@@ -35,34 +32,33 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SLICE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-class SliceFolder(Volume):
+class SliceFolder(PlaneVolume):
     """The images of a folder, sorted naturally, as the planes of a volume.
 
     Args:
         path: the folder.
-        channel: which channel of images that have several.
-        time: which time point.
+        choice: which channel or time point of images that have several.
 
     Raises:
         UserError: the folder holds no images, images of different kinds, shapes or dtypes, stacks instead of planes, or its
             numbering has gaps or counts two things.
     """
 
-    def __init__(self, path: Path, channel: int | None = None, time: int | None = None):
+    def __init__(self, path: Path, choice: Choice):
         self.path = path
         self._slices = listed(path)
-        self._choice = (channel, time)
+        self._choice = choice
         if not self._slices:
             raise UserError(f"{path}: not a file, and a folder without slices ({', '.join(SLICE_SUFFIXES)}) or Zarr metadata")
         kinds = {"png" if p.suffix.lower() == ".png" else "tif" for p in self._slices}
         if len(kinds) > 1:
             raise UserError(f"{path}: holds PNG and TIFF images; a volume is a folder of one kind")
         check_numbering(path, self._slices)
-        first = self._plane(0)
+        first = open_plane(self._slices[0], choice)
         self.dtype, self.channels, self.times, self.block_rows = first.dtype, first.channels, first.times, first.block_rows
         self.shape = (len(self._slices), first.shape[1], first.shape[2])
-        for number in range(len(self._slices)):
-            plane = self._plane(number)
+        for file in self._slices:
+            plane = open_plane(file, choice)
             if plane.shape[0] != 1:
                 raise UserError(
                     f"{path}: {plane.path.name} is a stack of {plane.shape[0]} planes; a folder of slices holds 2-D images, "
@@ -74,51 +70,21 @@ class SliceFolder(Volume):
                     f"({first.shape[1:]}, {first.dtype}); all slices of a volume have one shape and dtype"
                 )
 
-    def _plane(self, number: int) -> Volume:
-        file = self._slices[number]
-        return PngPlane(file, *self._choice) if file.suffix.lower() == ".png" else open_plane(file, *self._choice)
-
-    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        out = np.empty((len(planes), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
-        for k, z in enumerate(planes):
-            out[k] = self._plane(z)[:, rows, columns][0]
-        return out
+    def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+        for z in planes:
+            yield open_plane(self._slices[z], self._choice)[:, rows, columns][0]
 
 
-class PngPlane(Volume):
-    """A greyscale PNG as a volume of one plane; it is decoded as a whole."""
-
-    def __init__(self, path: Path, channel: int | None = None, time: int | None = None):
-        self.path = path
-        choose(path, "channel", channel, 1)
-        choose(path, "time point", time, 1)
-        try:
-            with Image.open(path) as image:
-                mode, self.shape = image.mode, (1, image.height, image.width)
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"{path}: not a readable PNG ({error}); copy it again") from error
-        if mode not in _PNG_DTYPES:
-            raise UserError(f"{path}: a PNG of mode {mode}; save greyscale slices of 8 or 16 bits")
-        self.dtype = check_dtype(path, np.dtype(_PNG_DTYPES[mode]))
-        self.block_rows = self.shape[1]
-
-    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        try:
-            with Image.open(self.path) as image:
-                values = np.asarray(image)
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"{self.path}: cannot be read ({error}); the file is damaged, copy it again") from error
-        return values[None, rows, columns].astype(self.dtype)
-
-
-def open_plane(path: Path, channel: int | None = None, time: int | None = None) -> TiffVolume:
-    """A TIFF of one plane or more.
+def open_plane(path: Path, choice: Choice) -> TiffVolume | PillowVolume:
+    """An image of one plane or, where it is a TIFF, more.
 
     Raises:
         UserError: it cannot be read.
     """
+    if path.suffix.lower() == ".png":
+        return PillowVolume(path, flat=True)
     try:
-        return TiffVolume(path, channel, time, flat=True)
+        return TiffVolume(path, choice, flat=True)
     except UserError:
         raise
     except Exception as error:  # a damaged directory fails in many ways inside the parser

@@ -17,7 +17,7 @@ import tifffile
 
 from utils.errors import UserError
 from volumes.tiff_voxels import run_attributes, translation_um, voxel_size_um
-from volumes.volume import Volume, check_dtype, choose
+from volumes.volume import Choice, Volume, check_dtype, choose
 
 # What tifffile would log about damaged files is raised here, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -48,24 +48,23 @@ class TiffVolume(Volume):
 
     Args:
         path: the file.
-        channel: which channel of several.
-        time: which time point of several.
+        choice: which channel and time point of several.
         flat: whether a 2-D image is taken as a volume of one plane.
     """
 
-    def __init__(self, path: Path, channel: int | None = None, time: int | None = None, flat: bool = False):
+    def __init__(self, path: Path, choice: Choice, flat: bool = False):
         self.path = path
         with tifffile.TiffFile(path) as tif:
             _check_chain(path, tif)
             series = _choose_series(path, tif)
             layout = _layout(path, series, flat)
-            numbers = layout.planes(path, channel, time)
+            numbers = layout.planes(path, choice)
             self.shape = (len(numbers), layout.height, layout.width)
             self.channels, self.times = layout.count("C"), layout.count("T")
             self._stored = np.dtype(tif.byteorder + series.dtype.char) if series.dtype is not None else None
             self.dtype = check_dtype(path, self._stored)
             self.voxel_um = voxel_size_um(tif)
-            self.translation_um = translation_um(tif, channel or 0, time or 0)
+            self.translation_um = translation_um(tif, choice.channel or 0, choice.time or 0)
             self.attributes = run_attributes(tif)
             self._files: list[Path] = [path]
             self._file_of_plane = np.zeros(len(numbers), np.intp)
@@ -257,11 +256,11 @@ class _Layout:
         """Length of an axis, 1 where there is none."""
         return dict(self.leading).get(axis, 1)
 
-    def planes(self, path: Path, channel: int | None, time: int | None) -> np.ndarray:
+    def planes(self, path: Path, choice: Choice) -> np.ndarray:
         """Numbers of the pages that make up one volume."""
         numbers = np.arange(math.prod(n for _, n in self.leading)).reshape([n for _, n in self.leading] or [1])
         axes = [axis for axis, _ in self.leading]
-        for axis, what, wanted in (("C", "channel", channel), ("T", "time point", time)):
+        for axis, what, wanted in (("C", "channel", choice.channel), ("T", "time point", choice.time)):
             number = choose(path, what, wanted, self.count(axis), f" ({self.stated})")
             if axis in axes:
                 numbers = np.take(numbers, number, axis=axes.index(axis))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +39,7 @@ class Volume(ABC):
         block_planes: likewise for planes.
         channels: how many channels the file has; this volume is one of them.
         times: likewise for time points.
+        scenes: likewise for scenes, positions or series.
         levels: likewise for levels of resolution.
         attributes: what a command of this project wrote about the run that made the file, else empty.
     """
@@ -51,6 +53,7 @@ class Volume(ABC):
     block_planes: int = 1
     channels: int = 1
     times: int = 1
+    scenes: int = 1
     levels: int = 1
     attributes: Mapping[str, Any] = MappingProxyType({})
 
@@ -70,6 +73,11 @@ class Volume(ABC):
     @abstractmethod
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         """Read a non-empty box that lies within the volume."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the volume."""
+        return (self.path,)
 
     def blocks(self, voxels: int = 2**22) -> Iterator[Box]:
         """Boxes that cover the volume once, of about that many voxels, along the file's own grain."""
@@ -106,6 +114,20 @@ class Volume(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, voxel_um={self.voxel_um})"
+
+
+class PlaneVolume(Volume):
+    """A volume whose file gives one plane after the other."""
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        out = np.empty((len(planes), *extent((rows, columns))), self.dtype)
+        for k, plane in enumerate(self._planes(planes, rows, columns)):
+            out[k] = plane
+        return out
+
+    @abstractmethod
+    def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+        """Windows (rows, columns) of planes, one after the other."""
 
 
 class ArrayVolume(Volume):
@@ -145,12 +167,22 @@ def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
     return np.dtype(np.uint8) if dtype.name == "bool" else np.dtype(dtype.name)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which volume of a file that holds several; all count from 0, None stands for the only one."""
+
+    channel: int | None = None
+    time: int | None = None
+    scene: int | None = None
+    level: int = 0
+
+
 def choose(path: Path, what: str, number: int | None, count: int, layout: str = "") -> int:
-    """The channel or time point to read, of so many.
+    """The channel, time point or scene to read, of so many.
 
     Args:
         path: the file, for messages.
-        what: ``"channel"`` or ``"time point"``.
+        what: ``"channel"``, ``"time point"`` or ``"scene"``.
         number: what was chosen, None for the only one.
         count: how many there are.
         layout: axes and shape, for messages.

@@ -13,7 +13,7 @@ import numpy as np
 from utils.errors import UserError
 from volumes.ome_zarr_metadata import ImageLevel, find_multiscale, read_level
 from volumes.output_files import PARTIAL
-from volumes.volume import Volume, check_dtype, choose
+from volumes.volume import Choice, Volume, check_dtype, choose
 
 RUN_KEY = "isoscope"  # attribute under which our own files say how they were made
 UNFINISHED = "isoscope_unfinished"
@@ -31,11 +31,11 @@ class ZarrVolume(Volume):
     ``block_planes`` and ``block_rows`` are those of the chunks that are decompressed together (inside shards too).
     """
 
-    def __init__(self, path: Path, channel: int | None = None, time: int | None = None, level: int = 0):
+    def __init__(self, path: Path, choice: Choice):
         if path.name.endswith(PARTIAL):
             raise UserError(f"{path}: an output that is not finished; run the command that was writing it again, it continues")
         self.path = path
-        attributes, image = _image_of(path, level)
+        attributes, image = _image_of(path, choice.level)
         self._folder = path if image is None else _array_folder(path, image)
         self._array: Any = None
         array = self._open()
@@ -49,8 +49,8 @@ class ZarrVolume(Volume):
         self.dtype = check_dtype(path, np.dtype(array.dtype))
         self.channels, self.times = lengths.get("c", 1), lengths.get("t", 1)
         self._fixed = {
-            "c": choose(path, "channel", channel, self.channels),
-            "t": choose(path, "time point", time, self.times),
+            "c": choose(path, "channel", choice.channel, self.channels),
+            "t": choose(path, "time point", choice.time, self.times),
         }
         chunks = dict(zip(self._axes, array.chunks, strict=True))
         self.block_planes, self.block_rows = chunks["z"], chunks["y"]
@@ -59,7 +59,7 @@ class ZarrVolume(Volume):
         if image is not None:
             self.levels = len(find_multiscale(path, attributes)["datasets"])  # type: ignore[index]
             self.voxel_um, self.translation_um = image.voxel_um, image.translation_um
-            self._check_extent(attributes, image, level)
+            self._check_extent(attributes, image, choice.level)
 
     def _check_extent(self, attributes: Mapping[str, Any], image: ImageLevel, level: int) -> None:
         """A coarser level must span what the finest spans: else one of the scales is wrong."""

@@ -26,7 +26,7 @@ from dataloader.phantom.microscope import ForwardModel, to_uint16
 from dataloader.phantom.phantom_scene import Scene
 from utils.errors import UserError
 from utils.files import write_text
-from volumes.volume_io import write_tiff
+from volumes.write import write_tiff
 
 __all__ = ["ForwardModel", "PhantomScene", "observe", "to_uint16", "write_phantom_dataset"]
 

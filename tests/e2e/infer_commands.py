@@ -7,7 +7,7 @@ from infer_runs import ROOT
 
 import infer
 from utils.errors import UserError
-from volumes.volume_io import open_volume
+from volumes.open import open_volume
 
 VOXEL = (0.8, 0.1, 0.1)
 

@@ -13,7 +13,8 @@ from inference import Options, Run, decode
 from inference.codes import CodeStore
 from inference.operating_points import operating_points
 from taming.quantize import ResidualVectorQuantizer
-from volumes.volume_io import open_volume, write_tiff, write_volume
+from volumes.open import open_volume
+from volumes.write import write_tiff, write_volume
 
 FACTOR = 8
 TRUTH = grey((40, 34, 36), high=4000)

@@ -13,7 +13,8 @@ from infer_runs import grey, make_run
 from inference import Options, Run, decode, encode, enhance
 from inference.codes import CodeStore
 from utils.errors import UserError
-from volumes.volume_io import open_volume, write_tiff
+from volumes.open import open_volume
+from volumes.write import write_tiff
 
 
 def test_enhance_to_every_format(run, opened, volume, tmp_path):

@@ -11,7 +11,7 @@ from inference import Options, Run, enhance
 from inference.jobs import enhance_job, isotropic_field, slices_of
 from inference.uncertainty import SpreadField, Turned, spread_job
 from volumes.volume import ArrayVolume
-from volumes.volume_io import write_tiff
+from volumes.write import write_tiff
 
 KINDS = {
     "codes": {},

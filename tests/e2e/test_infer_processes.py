@@ -11,7 +11,8 @@ import pytest
 from infer_commands import VOXEL, command, quiet, read
 from infer_runs import ROOT, grey
 
-from volumes.volume_io import open_volume, write_tiff
+from volumes.open import open_volume
+from volumes.write import write_tiff
 
 
 def arguments(run, source, output):

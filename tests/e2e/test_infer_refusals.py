@@ -18,8 +18,8 @@ from infer_runs import ROOT, grey, make_run
 from inference import Options, enhance
 from utils.errors import UserError
 from utils.files import CONTINUES, writing
+from volumes.open import open_volume
 from volumes.sharded_array import ShardedArray
-from volumes.volume_io import open_volume
 
 
 def test_refusals_leave_everything_as_it_was(run, volume, tmp_path):

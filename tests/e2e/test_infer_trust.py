@@ -8,7 +8,8 @@ import pytest
 from infer_commands import command, read, refused
 from infer_runs import grey
 
-from volumes.volume_io import open_volume, write_tiff
+from volumes.open import open_volume
+from volumes.write import write_tiff
 
 
 def test_trust(run, volume, tmp_path, caplog):

@@ -11,7 +11,7 @@ import pytest
 import yaozarrs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from volumes.volume_io import open_volume
+from volumes.open import open_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")

@@ -15,7 +15,7 @@ from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
 from volumes.intensity import IntensityTransform
 from volumes.statistics import Normalisation, transform_of
-from volumes.volume_io import ArrayVolume, Volume
+from volumes.volume import ArrayVolume, Volume
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32
 TILE = (4, 8, 8)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop, rotation_margin, sample, to_memory
 from utils.errors import UserError
 from utils.geometry import Geometry
-from volumes.volume_io import ArrayVolume
+from volumes.volume import ArrayVolume
 
 
 class Recording(ArrayVolume):

@@ -5,8 +5,7 @@ import pytest
 
 from dataloader.cutting import Lattice, Window, split_box
 from utils.errors import UserError
-from volumes.volume import whole_box
-from volumes.volume_io import ArrayVolume
+from volumes.volume import ArrayVolume, whole_box
 
 
 def volume(*shape):

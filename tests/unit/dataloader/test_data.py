@@ -14,7 +14,7 @@ from dataloader.data_multi import DataModule, PairedImageDataset, check_normalis
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.settings.get_args import default_settings
-from volumes.volume_io import write_tiff
+from volumes.write import write_tiff
 
 SHAPES = ((9, 30, 41), (12, 33, 28), (8, 24, 24))
 OPTIONS = {"cropsize": 16, "cropz": 6, "nm": "11"}

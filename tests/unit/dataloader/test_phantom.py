@@ -12,7 +12,7 @@ from dataloader.phantom.microscope import CAMERA_OFFSET, FULL_SCALE, ForwardMode
 from dataloader.phantom.phantom import PhantomScene, observe, write_phantom_dataset
 from dataloader.phantom.random_fields import rotations, uniform
 from utils.errors import UserError
-from volumes.volume_io import open_volume
+from volumes.open import open_volume
 
 SILENT = {"photons": math.inf, "read_noise": 0.0}
 SMALL = {"volumes": 2, "validation": 1, "shape": (16, 20, 24), "factor": 4, "seed": 3, "channels": 2, "progress": False}

@@ -14,7 +14,7 @@ import prepare
 from dataloader.contact_sheet import Row, contact_sheet
 from dataloader.survey import summarised, survey
 from training.requirements import training_requirements
-from volumes.volume_io import write_tiff
+from volumes.write import write_tiff
 
 SMALL = {
     "models": "ae0iso0tccutvqq",

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import prepare
-from volumes.volume_io import open_volume
+from volumes.open import open_volume
 
 SMALL = ["--volumes", "1", "--validation", "1", "--shape", "16", "24", "32", "--factor", "4"]
 

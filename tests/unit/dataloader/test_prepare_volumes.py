@@ -12,7 +12,8 @@ import prepare
 from dataloader import preparation
 from dataloader.data_multi import DataModule
 from volumes.intensity import IntensityTransform
-from volumes.volume_io import open_volume, write_tiff
+from volumes.open import open_volume
+from volumes.write import write_tiff
 
 VOXEL = (2.0, 0.5, 0.25)
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from utils.spectra import anisotropy
-from volumes.volume_io import open_volume
+from volumes.open import open_volume
 
 
 def scene(sigma, shape=(64, 64, 64), noise=0.02, seed=0):

@@ -14,7 +14,7 @@ import prepare
 from inference.commands import inputs_and_outputs
 from utils.errors import UserError
 from volumes.intensity import IntensityTransform
-from volumes.volume_io import expand_inputs, open_volume
+from volumes.open import expand_inputs, open_volume
 
 WRITERS = {".czi": write_czi, ".lif": write_lif, ".nd2": write_nd2}
 FORMATS = sorted(WRITERS)

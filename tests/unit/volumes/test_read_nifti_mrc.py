@@ -12,8 +12,8 @@ import pytest
 from format_volumes import VALUES, check, nifti
 
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.raw_volume import GzipBytes
-from volumes.volume_io import open_volume
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])

@@ -11,7 +11,7 @@ import zarr
 from format_volumes import SHAPE, VALUES, check
 
 from utils.errors import UserError
-from volumes.volume_io import open_volume
+from volumes.open import open_volume
 
 
 def ome_zarr_04(path, values, axes, transforms, units=None, group_transforms=None, separator="/"):

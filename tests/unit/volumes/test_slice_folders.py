@@ -7,7 +7,8 @@ from format_volumes import SHAPE, VALUES, check
 from PIL import Image
 
 from utils.errors import UserError
-from volumes.volume_io import expand_inputs, open_volume, write_volume
+from volumes.open import expand_inputs, open_volume
+from volumes.write import write_volume
 
 
 def save_slices(folder, values=VALUES, name="slice_{}.tif", start=8, **options):

@@ -5,7 +5,7 @@ import pytest
 
 from utils.errors import UserError
 from volumes.statistics import Normalisation, scan, transform_of
-from volumes.volume_io import ArrayVolume
+from volumes.volume import ArrayVolume
 
 
 class Blocks(ArrayVolume):

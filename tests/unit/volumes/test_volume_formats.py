@@ -13,7 +13,8 @@ from format_volumes import VALUES, nifti
 
 import volumes.optional_package
 from utils.errors import UserError
-from volumes.volume_io import open_volume, write_volume
+from volumes.open import open_volume
+from volumes.write import write_volume
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -35,7 +36,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 def test_nothing_optional_or_slow_is_imported_for_a_tiff():
     code = (
-        "import sys, volumes.volume_io\n"
+        "import sys, volumes.open, volumes.write\n"
         "assert not {'torch', 'zarr', 'numcodecs', 'nibabel', 'mrcfile'} & set(sys.modules), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

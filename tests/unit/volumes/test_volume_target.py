@@ -15,9 +15,10 @@ import zarr
 from target_volumes import PLACE, SHAPE, VOXEL, begin, fill, random_values
 
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.pyramid import halved, plan_levels
 from volumes.sharded_array import ShardedArray
-from volumes.volume_io import open_volume, write_volume
+from volumes.write import write_volume
 
 ROOT = Path(__file__).resolve().parents[3]
 OUTPUTS = ["v.ome.zarr", "v.zarr", "v.ome.tif", "v.tif", "v.nii", "v.nii.gz"]

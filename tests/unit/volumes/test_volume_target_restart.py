@@ -14,9 +14,11 @@ import pytest
 from target_volumes import SHAPE, begin, fill, random_values
 
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.output_files import estimate_bytes, free_space, partial_path
 from volumes.pyramid import halved
-from volumes.volume_io import VolumeTarget, open_volume, write_volume
+from volumes.volume_target import VolumeTarget
+from volumes.write import write_volume
 
 ROOT = Path(__file__).resolve().parents[3]
 

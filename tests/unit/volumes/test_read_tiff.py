@@ -15,7 +15,9 @@ from PIL import Image
 
 from utils.errors import UserError
 from volumes import tiff_reader
-from volumes.volume_io import ArrayVolume, open_volume, write_tiff
+from volumes.open import open_volume
+from volumes.volume import ArrayVolume
+from volumes.write import write_tiff
 
 SHAPE = (7, 45, 53)
 
@@ -324,7 +326,7 @@ def test_rows_are_read_together_where_little_lies_between_them(gap, rows, tmp_pa
 def test_memory_does_not_grow_with_an_uncompressed_file(tmp_path):
     tifffile.memmap(tmp_path / "big.tif", shape=(1024, 1024, 1024), dtype=np.uint16).flush()  # 2 GiB, sparse
     code = (
-        "import itertools, resource, sys\nfrom volumes.volume_io import open_volume\n"
+        "import itertools, resource, sys\nfrom volumes.open import open_volume\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "start = peak(); volume = open_volume(sys.argv[1]); assert volume.shape == (1024, 1024, 1024)\n"
         "volume[1000:1016, 500:690, 800:990]\nvoxels = sum(volume[box].size for box in itertools.islice(volume.blocks(), 32))\n"

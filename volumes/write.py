@@ -1,0 +1,158 @@
+"""Whole volumes to disc in one call.
+
+Outputs that several processes fill, that are larger than memory or that survive being killed: volumes.volume_target.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from utils.files import replaced
+from volumes.ome_tiff_writer import CLASSIC_LIMIT
+from volumes.output_files import refuse_existing
+from volumes.single_file import write_single_file
+from volumes.target_plan import plan_target
+from volumes.volume import ArrayVolume, Volume, triple
+from volumes.volume_target import create_target
+
+_IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+
+
+def write_volume(
+    output: Path | str,
+    source: np.ndarray | Volume | Sequence[Volume],
+    *,
+    voxel_um: Sequence[float] | None = None,
+    translation_um: Sequence[float] | None = None,
+    channel_names: Sequence[str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    compression: str | None = "zstd",
+    overwrite: bool = False,
+) -> Path:
+    """Write a whole volume from one process; memory does not depend on its size.
+
+    Args:
+        output: ``.zarr``, ``.ome.tif``, ``.ome.tiff``, ``.tif``, ``.tiff``, ``.nii`` or ``.nii.gz``.
+        source: array (Z, Y, X), a volume, or one volume for each of ``channel_names``.
+        voxel_um: voxel size (z, y, x) in µm; by default the source's.
+        translation_um: position (z, y, x) in µm of the centre of the first voxel; by default the source's.
+        channel_names: names of the channels; None writes no axis of channels.
+        attributes: plain JSON about the run, kept in the file.
+        compression: of a TIFF: ``"zstd"``, ``"zlib"`` or None.
+        overwrite: replace an existing output, once this one is whole.
+
+    Returns:
+        The output.
+
+    Raises:
+        UserError: the output exists, cannot be written or cannot hold the volume.
+        ValueError: the sources differ in shape or dtype, or do not match the names.
+    """
+    whole = ArrayVolume(source) if isinstance(source, np.ndarray) else source
+    sources = [whole] if isinstance(whole, Volume) else list(whole)
+    if len(sources) != len(channel_names or "1") or len({(s.shape, s.dtype) for s in sources}) > 1:
+        raise ValueError(f"{len(sources)} sources for channel_names={channel_names}: one each, of one shape and dtype")
+    sources[0] = first = copy.copy(sources[0])
+    first.voxel_um = first.voxel_um if voxel_um is None else triple(voxel_um)
+    first.translation_um = first.translation_um if translation_um is None else triple(translation_um)
+    output = Path(output)
+    refuse_existing(output, overwrite)
+    plan = plan_target(
+        output,
+        shape=first.shape,
+        dtype=first.dtype,
+        voxel_um=first.voxel_um,
+        translation_um=first.translation_um,
+        channel_names=channel_names,
+        attributes=attributes,
+        compression=compression,
+    )
+    if plan.kind != "zarr":
+        write_single_file(output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression)
+        return output
+    target = create_target(output, plan, overwrite=overwrite)
+    for box in target.boxes:  # all of them: what an earlier call left may stem from other values
+        target.write_region(box, first[box] if channel_names is None else np.stack([source[box] for source in sources]))
+    return target.finish()
+
+
+def write_tiff(
+    path: Path | str,
+    planes: np.ndarray | Iterable[np.ndarray],
+    *,
+    shape: Sequence[int] | None = None,
+    dtype: Any = None,
+    voxel_um: Sequence[float] | None = None,
+    compression: str | None = None,
+) -> None:
+    """Write a volume as a TIFF file that appears only when it is complete.
+
+    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes or more; below 4 GB; uncompressed),
+    else, and for names ending in ``.ome.tif``, an OME-TIFF (BigTIFF above 4 GB).
+
+    Args:
+        path: the file; an existing one is replaced.
+        planes: array (Z, Y, X), or an iterable of planes (Y, X) that is written as it comes, with ``shape`` and ``dtype``.
+        shape: (Z, Y, X) of an iterable.
+        dtype: dtype of an iterable.
+        voxel_um: voxel size (z, y, x) in µm.
+        compression: as in tifffile, for example ``"zlib"`` or ``"zstd"``.
+
+    Raises:
+        ValueError: shape and planes disagree.
+    """
+    file = Path(path)
+    if isinstance(planes, np.ndarray):
+        shape, dtype = planes.shape, planes.dtype
+    if shape is None or dtype is None:
+        raise ValueError("planes that are not an array need shape=(Z, Y, X) and dtype")
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")
+    depth, height, width = (int(n) for n in shape)
+    dtype = np.dtype(dtype)
+    size = depth * height * width * dtype.itemsize
+    imagej = depth > 1 and dtype.name in _IMAGEJ_DTYPES and compression is None and size < CLASSIC_LIMIT
+    if file.name.lower().endswith((".ome.tif", ".ome.tiff")):
+        imagej = False
+    with replaced(file) as partial:
+        tifffile.imwrite(
+            partial,
+            _checked(planes, (depth, height, width), dtype),
+            shape=(depth, height, width),
+            dtype=dtype,
+            photometric="minisblack",
+            compression=compression,
+            bigtiff=not imagej and size >= CLASSIC_LIMIT,
+            **(_imagej_metadata(voxel_um) if imagej else _ome_metadata(voxel_um)),
+        )
+
+
+def _checked(planes: np.ndarray | Iterable[np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> Iterator[np.ndarray]:
+    count = 0
+    for plane in planes:
+        if plane.shape != shape[1:] or count == shape[0]:
+            raise ValueError(f"plane {count} of shape {plane.shape} does not fit a volume of shape {shape}")
+        count += 1
+        yield np.ascontiguousarray(plane, dtype)
+    if count < shape[0]:
+        raise ValueError(f"{count} planes for a volume of shape {shape}")
+
+
+def _imagej_metadata(voxel_um: Sequence[float] | None) -> dict[str, Any]:
+    if voxel_um is None:
+        return {"imagej": True, "metadata": {"axes": "ZYX"}}
+    z, y, x = voxel_um
+    return {"imagej": True, "resolution": (1 / x, 1 / y), "metadata": {"axes": "ZYX", "spacing": float(z), "unit": "um"}}
+
+
+def _ome_metadata(voxel_um: Sequence[float] | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"axes": "ZYX"}
+    for axis, size in zip("ZYX", voxel_um or (), strict=False):
+        metadata |= {f"PhysicalSize{axis}": float(size), f"PhysicalSize{axis}Unit": "µm"}
+    return {"ome": True, "metadata": metadata}

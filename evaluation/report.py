@@ -1,98 +1,86 @@
-"""The report: one HTML file that needs nothing beside it."""
+"""The report: one HTML file that needs nothing beside it (report.html is its template and holds all of its words)."""
 
 from __future__ import annotations
 
 import base64
-import html
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evaluation.table import render_table
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-CSS = """
-:root { color-scheme: light; --ink: #1c2430; --muted: #5d6773; --line: #dfe3e8; --accent: #d1495b; --soft: #f6f7f9; }
-body { font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink); max-width: 1180px; margin: 2.2rem auto;
-  padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .5rem; }
-p { margin: .4rem 0; max-width: 62rem; } .muted { color: var(--muted); }
-.verdict { border-left: 5px solid var(--accent); background: var(--soft); padding: .9rem 1.2rem; margin: 1.2rem 0; }
-.verdict strong { font-size: 1.12rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; }
-figure { margin: .6rem 0; } img { max-width: 100%; height: auto; } figcaption { color: var(--muted); }
-table { border-collapse: collapse; width: 100%; } th, td { padding: .42rem .6rem;
-  border-bottom: 1px solid var(--line); vertical-align: top; }
-th { text-align: left; font-weight: 600; } thead th { border-bottom: 2px solid var(--ink); white-space: nowrap; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.best { font-weight: 700; background: #e6f3ec; }
-td.own, th.own { border-left: 2px solid var(--accent); border-right: 2px solid var(--accent); }
-tr.group th { background: var(--soft); padding-top: .7rem; } td .muted { font-size: .86rem; display: block; }
-.facts th { width: 14rem; } .scroll { overflow-x: auto; }
-"""
+from evaluation.verdict import NYQUIST
 
-
-def _facts(document: dict[str, Any]) -> str:
-    lines = []
-    for role, file in document["files"].items():
-        size = "×".join(str(side) for side in file["shape"])
-        voxel = (
-            "voxel size not stated"
-            if file["voxel_um"] is None
-            else "voxel " + "×".join(f"{s:g}" for s in file["voxel_um"]) + " µm"
-        )
-        lines.append((role.capitalize(), f"{file['path']} · {size} voxels (z, y, x) · {file['dtype']} · {voxel}"))
-    region = ", ".join(f"{axis} {a}:{b}" for axis, (a, b) in zip("zyx", document["grid"]["region"], strict=True))
-    lines.append(("Compared region", f"{region} of the {document['alignment']['grid']}"))
-    for role in ("reconstruction", "input"):
-        place = document["alignment"].get(role)
-        if place:
-            lines.append(
-                (
-                    f"Position of the {role}",
-                    f"plane k at {place['first_plane']:g} + k·{place['planes_per_section']:g} ({place['how']})",
-                )
-            )
-    codec = document["alignment"].get("codec")
-    if codec:
-        lines.append(
-            ("Codec", f"{codec['name']}, {codec['bits_per_pixel']:.4f} bit per pixel of the sections (limit {codec['limit']:g})")
-        )
-    scope = document["data_range"]
-    lines.append(("Data range", f"{scope['low']:g} to {scope['high']:g}: {scope['rule']}"))
-    lines.append(("What was sampled", document["sampling"]["statement"] + "."))
-    lines += [("Note", note) for note in document["notes"]]
-    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in lines)
-    return f'<table class="facts">{rows}</table>'
-
-
-def _figure(path: Path, caption: str) -> str:
-    data, text = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{path.stem}"><figcaption>{text}</figcaption></figure>'
+PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def render(document: dict[str, Any], figures: dict[str, tuple[Path, str]]) -> str:
-    """The report as HTML.
+    """The report as HTML; whatever stems from files and users is escaped.
 
     Args:
-        document: what metrics.json holds.
-        figures: PNG and caption by name: ``planes``, and ``fsc`` and ``spectra`` where drawn.
+        document: what metrics.json holds, with NaN and infinity for null.
+        figures: PNG and caption by name: ``planes``, ``spectra``, and ``fsc`` where there is a truth.
     """
-    judged = document["verdict"]
-    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in judged["sentences"])
-    sections = [
-        f"<h1>Evaluation of {html.escape(document['title'])}</h1>",
-        f'<p class="muted">IsoScopeXX {html.escape(document["version"])} · all numbers are in metrics.json beside this file</p>',
-        f'<div class="verdict"><strong>{html.escape(judged["headline"])}.</strong><ul>{sentences}</ul></div>',
-        "<h2>What it looks like</h2>",
-        _figure(*figures["planes"]),
-        "<h2>The numbers</h2>",
-        "<p>The best value of a line is shaded. No line decides alone: error measures favour blur, sharpness measures favour "
-        "invention. A good restoration is at least as close to the truth as interpolation and agrees with it to finer detail.</p>"
-        if "fsc" in figures
-        else "<p>Without a truth no value is right or wrong in itself; compare the columns with each other.</p>",
-        render_table(document["volumes"]),
-    ]
-    if "fsc" in figures:
-        sections += ["<h2>Down to which size is the detail real?</h2>", _figure(*figures["fsc"])]
-    sections += ["<h2>How much detail is there at all?</h2>", _figure(*figures["spectra"])]
-    sections += ["<h2>What was compared, and how</h2>", _facts(document)]
-    head = f'<meta charset="utf-8"><title>Evaluation of {html.escape(document["title"])}</title><style>{CSS}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
+
+    def cells_of(key: str, form: str, best: str, bound: float | None) -> list[dict[str, Any]]:
+        return table_line(document["volumes"], key, form, best, bound)
+
+    return PAGES.get_template("report.html").render(
+        document=document,
+        figures={
+            name: {"png": base64.b64encode(path.read_bytes()).decode(), "caption": caption}
+            for name, (path, caption) in figures.items()
+        },
+        cells_of=cells_of,
+        nyquist=NYQUIST,
+        times=_times,
+    )
+
+
+def table_line(volumes: dict[str, Any], key: str, form: str, best: str, bound: float | None) -> list[dict[str, Any]]:
+    """One line of the table, a cell for each volume.
+
+    Args:
+        volumes: numbers per volume.
+        key: where the number stands in those of a volume, names separated by spaces.
+        form: format of the number.
+        best: ``high`` or ``low`` is marked, and what reads the same; empty where no value is better in itself. The truth competes
+            with nobody.
+        bound: the best value that can be told, which also stands for a limit that was never reached (None in metrics.json).
+
+    Returns:
+        ``name`` of the volume, ``text`` and whether it is the ``best``; empty if no volume has such a number.
+    """
+    values = {name: _number(numbers, key.split(), bound) for name, numbers in volumes.items()}
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        return []
+    texts = dict.fromkeys(values, "–")
+    for name, value in known.items():
+        reached = bound is not None and (value <= bound if best == "low" else value >= bound)
+        texts[name] = "∞" if math.isinf(value) else ("≤ " if best == "low" else "≥ ") * reached + form.format(value)
+    rivals = [name for name in known if name != "truth"]
+    marked = None
+    if best and len(rivals) > 1:
+        marked = texts[(max if best == "high" else min)(rivals, key=known.__getitem__)]
+    return [{"name": name, "text": text, "best": name in rivals and text == marked} for name, text in texts.items()]
+
+
+def _number(value: Any, keys: list[str], bound: float | None) -> float | None:
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:  # a metric that this volume does not have
+            return None
+        value = value[key]
+    value = bound if value is None else value
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _times(sides: Iterable[float]) -> str:
+    return "×".join(f"{side:g}" for side in sides)

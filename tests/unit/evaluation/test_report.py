@@ -1,0 +1,42 @@
+"""The page of an evaluation: what is marked, and that nothing from outside becomes markup."""
+
+import numpy as np
+from evaluate_files import run, save, scene
+
+from evaluation.report import table_line
+
+
+def test_names_with_markup_are_text(tmp_path):
+    hostile = "<img src=x onerror=alert(1)>&'\".tif"
+    save(tmp_path / hostile, scene())
+    save(tmp_path / "truth.tif", np.roll(scene(), 1, axis=1))
+    run(tmp_path, "--reconstruction", tmp_path / hostile, "--truth", tmp_path / "truth.tif", "--thin", "8")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<img src=x" not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;&amp;&#39;&#34;.tif") == 3  # title, heading, files
+
+
+def line(values, **changes):
+    options = {"key": "a b", "form": "{:.2f}", "best": "high", "bound": None} | changes
+    cells = table_line({name: {"a": {"b": value}} for name, value in values.items()}, **options)
+    return {cell["name"]: ("*" if cell["best"] else "") + cell["text"] for cell in cells}
+
+
+def test_the_best_value_is_marked_and_the_truth_competes_with_nobody():
+    values = {"reconstruction": 1.0, "linear": 0.999, "cubic": 0.2, "truth": 5.0}
+    assert line(values) == {"reconstruction": "*1.00", "linear": "*1.00", "cubic": "0.20", "truth": "5.00"}
+    assert line(values, best="low")["cubic"] == "*0.20"
+    assert not any(text.startswith("*") for text in line(values, best="").values())
+    assert line({"reconstruction": 1.0, "truth": 2.0}) == {"reconstruction": "1.00", "truth": "2.00"}
+    assert line({"reconstruction": np.inf, "linear": 3.0}) == {"reconstruction": "*∞", "linear": "3.00"}
+
+
+def test_a_limit_that_is_never_reached_is_better_than_any_that_is():
+    assert line({"reconstruction": None, "linear": 0.2}, bound=0.5) == {"reconstruction": "*≥ 0.50", "linear": "0.20"}
+    assert line({"reconstruction": None, "linear": 0.9}, bound=0.4, best="low") == {"reconstruction": "*≤ 0.40", "linear": "0.90"}
+
+
+def test_lines_without_numbers_are_left_out():
+    assert table_line({"linear": {}, "cubic": {"a": None}}, "a b", "{}", "high", 0.5) == []
+    assert line({"linear": np.nan}) == {}

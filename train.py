@@ -33,7 +33,7 @@ def run_settings(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
     """The settings of this start, with the resolved autoencoder: the experiment's, or the run's own where it is resumed."""
     settings = experiment.settings
     if settings["resume"]:
-        return resumed_settings(run.stored_settings(), settings, experiment.given)
+        return resumed_settings(run.stored_settings(MODEL_OPTIONS), settings, experiment.given)
     autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
     check_settings(settings, autoencoder)
     resolved = autoencoder and configure_autoencoder(autoencoder, settings)

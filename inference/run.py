@@ -14,10 +14,12 @@ from torch import nn
 
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
+from models.options import MODEL_OPTIONS
 from training.precision import in_bf16
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
-from utils.runs import RunFolder, read_json
+from utils.runs import RunFolder
+from utils.settings.read_mapping import read_mapping
 
 _LOCAL_NORMS = ("batch", "none")
 
@@ -113,9 +115,7 @@ class Run:
         folder = RunFolder(Path(path))
         if not folder.path.is_dir():
             raise UserError(f"{path} is not a training's folder: there is no such folder")
-        settings = folder.stored_settings()
-        if "models" not in settings:
-            raise UserError(f"{path} is not a training's folder: its settings name no model")
+        settings = folder.stored_settings(MODEL_OPTIONS)
         engine = engine or Engine.choose()
         model = build_model(settings, for_training=False)
         epoch = load_components(model, folder, epoch, ema=True)
@@ -123,7 +123,7 @@ class Run:
         make_fast(model).to(engine.device)
         if engine.compile:
             model.G["net_g"].compile()
-        record = read_json(folder.dataset_record) if folder.dataset_record.is_file() else None
+        record = read_mapping(folder.dataset_record, "record of the training data") if folder.dataset_record.is_file() else None
         if record is not None and not {"nm", "directions"} <= record.keys():
             raise UserError(f"{folder.dataset_record} does not say how the training normalised; copy the run again")
         ema = folder.component("net_g", epoch, ema=True).is_file()

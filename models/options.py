@@ -14,58 +14,56 @@ _loss = partial(Option, group="losses")
 _cut = partial(Option, group="CUT")
 
 BRANCH = (
-    _geometry("downbranch", int, 1, "max-pool the latent volume by this factor along z (2 for 4x)", limits=">=1"),
-    _geometry("resizebranch", int, 1, "interpolate the latent volume by this factor along z", limits=">=1"),
+    _geometry("downbranch", int, 1, "max-pool the latent volume by this factor along z (2 for 4x)", ">=1"),
+    _geometry("resizebranch", int, 1, "interpolate the latent volume by this factor along z", ">=1"),
 )
 
 NETWORKS = (
-    _network("netD", str, "patch_16", "discriminator of planes", choices=("patch_16", "patch_8", "patch_4")),
-    _network("ngf", int, 32, "width of the volume generator; 8*ngf = 4*ch of the autoencoder", limits=">=1"),
-    _network("ndf", int, 64, "width of the discriminator of planes", limits=">=1"),
-    _network("norm", str, "batch", "normalisation of the volume generator", choices=("batch", "instance", "group", "none")),
+    _network("netD", ("patch_16", "patch_8", "patch_4"), "patch_16", "discriminator of planes"),
+    _network("ngf", int, 32, "width of the volume generator; 8*ngf = 4*ch of the autoencoder", ">=1"),
+    _network("ndf", int, 64, "width of the discriminator of planes", ">=1"),
+    _network("norm", ("batch", "instance", "group", "none"), "batch", "normalisation of the volume generator"),
     _network("mc", bool, True, "dropout 0.5 in the volume generator"),
-    _network("input_nc", int, 1, "channels of the input; 2 with tc", limits=">=1 <=2"),
-    _network("output_nc", int, 1, "channels of the output; 2 with tc", limits=">=1 <=2"),
+    _network("input_nc", int, 1, "channels of the input; 2 with tc", ">=1 <=2"),
+    _network("output_nc", int, 1, "channels of the output; 2 with tc", ">=1 <=2"),
     _network("final", str, "tanh", "accepted; the last activation is always tanh"),
 )
 
 AUTOENCODER = (
     _network("ldmyaml", str, "vqgan", "autoencoder: ldm/NAME.yaml (vqlocal: no seams; vqresidual: more bits), or a path"),
-    _network("netG", str, None, "volume generator; unset: the yaml's interpolator, else ed023e", choices=("ed023e",)),
-    _network("embed_dim", int, None, "channels of a code; unset: the yaml's", limits=">=1"),
+    _network("netG", ("ed023e",), None, "volume generator; unset: the yaml's interpolator, else ed023e"),
+    _network("embed_dim", int, None, "channels of a code; unset: the yaml's", ">=1"),
     _network("tc", bool, False, "two channels: the two folders of direction"),
 )
 
 UNET = (
-    _geometry("uprate", int, None, "planes per slice; unset: cropsize / slices, with which it must agree", limits=">=1"),
-    _network("netG", str, "edclean", "volume generator", choices=("edclean",)),
+    _geometry("uprate", int, None, "planes per slice; unset: cropsize / slices, with which it must agree", ">=1"),
+    _network("netG", ("edclean",), "edclean", "volume generator"),
     _network(
         "gdim",
-        str,
+        ("1d_1d", "1d_3d", "3d_1d", "3d_3d"),
         "1d_3d",
         "convolutions of encoder_decoder",
-        choices=("1d_1d", "1d_3d", "3d_1d", "3d_3d"),
         why="each half is 1d (along z) or 3d; 2d is not supported",
     ),
     _network("nocyc", bool, False, "leave the cycle out"),
-    _loss("lambB", float, 1.0, "weight of the cycle's L1", limits=">=0"),
+    _loss("lambB", float, 1.0, "weight of the cycle's L1", ">=0"),
 )
 
 PROJECTION = (
-    _loss("lamb", float, 10.0, "weight of the projected L1", limits=">=0"),
-    _loss("l1how", str, "max", "projection of a slab", choices=("max", "min", "mean", "dsp"), aliases=("--l1",)),
-    _loss("skipl1", int, 4, "slices per projected slab", limits=">=1"),
+    _loss("lamb", float, 10.0, "weight of the projected L1", ">=0"),
+    _loss("l1how", ("max", "min", "mean", "dsp"), "max", "projection of a slab", aliases=("--l1",)),
+    _loss("skipl1", int, 4, "slices per projected slab", ">=1"),
 )
 
 ADVERSARIAL = (
-    _loss("adv", float, 1.0, "weight of the six-view adversarial term; 0 builds no net_d", limits=">=0"),
-    _loss("adv_planes", int, 0, "planes drawn per view and step; 0 = all", limits=">=0", ours=True),
+    _loss("adv", float, 1.0, "weight of the six-view adversarial term; 0 builds no net_d", ">=0"),
+    _loss("adv_planes", int, 0, "planes drawn per view and step; 0 = all", ">=0"),
     _loss(
         "gan_mode",
-        str,
+        ("vanilla", "lsgan", "hinge"),
         "vanilla",
         "adversarial loss of planes",
-        choices=("vanilla", "lsgan", "hinge"),
         why="the Wasserstein modes would need a gradient penalty, which is not supported",
     ),
 )
@@ -73,24 +71,22 @@ ADVERSARIAL = (
 RECONSTRUCTION = (
     _loss(
         "slabtarget",
-        str,
+        ("pooled", "slice"),
         "pooled",
         "target of a slab: its slices projected alike, or its first slice (the reference)",
-        choices=("pooled", "slice"),
-        ours=True,
     ),
-    _loss("lbm_ms_ssim", float, 0.0, "weight of MS-SSIM on ZY planes against the interpolated volume", limits=">=0"),
-    _loss("perceptual_weight", float, None, "weight of LPIPS; unset: the yaml's, else 1", limits=">=0", ours=True),
+    _loss("lbm_ms_ssim", float, 0.0, "weight of MS-SSIM on ZY planes against the interpolated volume", ">=0"),
+    _loss("perceptual_weight", float, None, "weight of LPIPS; unset: the yaml's, else 1", ">=0"),
 )
 
 CUT = (
     _cut("nocut", bool, True, "no contrastive term; --no-nocut switches it on"),
-    _cut("lbNCE", float, 0.0, "weight of the contrastive term", limits=">=0"),
-    _cut("num_patches", int, 256, "patches per level", limits=">=1"),
-    _cut("nce_T", float, 0.07, "temperature", limits=">0"),
+    _cut("lbNCE", float, 0.0, "weight of the contrastive term", ">=0"),
+    _cut("num_patches", int, 256, "patches per level", ">=1"),
+    _cut("nce_T", float, 0.07, "temperature", ">0"),
     _cut("use_mlp", bool, False, "compare features through a trained MLP"),
-    _cut("c_mlp", int, 256, "width of the MLP", limits=">=1"),
-    _cut("fWhich", float, None, "weights of the four levels; unset: ones", nargs="+", limits=">=0"),
+    _cut("c_mlp", int, 256, "width of the MLP", ">=1"),
+    _cut("fWhich", float, None, "weights of the four levels; unset: ones", ">=0", nargs="+"),
     _cut("nce_includes_all_negatives_from_minibatch", bool, False, "negatives from every item of the batch"),
 )
 
@@ -108,20 +104,14 @@ _DSP_HOW = tuple(option for option in BASE_OPTIONS if option.name == "dsp_how")
 VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + CUT
 KL = (
     *_with(VQ, ldmyaml={"default": "ldmaex2"}, lbNCE={"default": 1.0}),
-    _network(
-        "hbranch",
-        str,
-        None,
-        "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's",
-        choices=("mid", "z"),
-    ),
+    _network("hbranch", ("mid", "z"), None, "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's"),
 )
 ISOREF = _with(
     _DSP_HOW + UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
     dsp_how={"default": "mean"},
     skipl1={"default": 1},
     lbNCE={"default": 1.0},
-    l1how={"choices": ("max", "min", "mean", "dsp", "maxmin")},
+    l1how={"type": ("max", "min", "mean", "dsp", "maxmin")},
     ngf={"help": "width of the volume generator"},
 )
 

@@ -27,15 +27,13 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import write_json
+from utils.settings.get_args import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
 
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
     picture_epochs keep_pictures val_epochs log_steps monitor max_time resume overwrite strict debug env logs data_root
     preload jsn prj""".split()
 )
-
-
-COMMAND_LINE = "command line"
 _CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
 
 
@@ -149,20 +147,24 @@ class RunFolder:
             f"wait for it, choose another --prj, or delete {self._lock} if that process is gone"
         )
 
-    def stored_settings(self) -> dict[str, Any]:
-        """The settings of the latest start.
+    def stored_settings(self, models: Models) -> dict[str, Any]:
+        """The settings of the latest start, complete also where an older version wrote them.
+
+        Args:
+            models: the models' options, models.options.MODEL_OPTIONS.
 
         Raises:
-            UserError: the folder is not a run.
+            UserError: the folder is not a run; see also :func:`utils.settings.get_args.stored_settings`.
         """
         numbered = self._settings_files()
         if not numbered:
             raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
-        return read_json(numbered[-1])
+        return stored_settings(numbered[-1], models)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Writes the resolved settings of this start as the next N.json."""
-        write_json(self.path / f"{len(self._settings_files())}.json", settings)
+        content = {"settings_version": SETTINGS_VERSION, **settings}
+        write_json(self.path / f"{len(self._settings_files())}.json", content)
 
     def _settings_files(self) -> list[Path]:
         return sorted((p for p in self.path.glob("*.json") if p.stem.isdigit()), key=lambda p: int(p.stem))
@@ -198,14 +200,6 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
 def higher_is_better(metric: str) -> bool:
     """Whether a logged metric grows as the model gets better; errors and losses, which is what most are, fall."""
     return "psnr" in metric
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
 def _ran_at(pid: int, time_stamp: float) -> bool:

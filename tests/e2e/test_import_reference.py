@@ -97,7 +97,7 @@ def imported(folder, run, *more):
 
 
 def loaded(run):
-    model = build_model(RunFolder(run).stored_settings())
+    model = build_model(RunFolder(run).stored_settings(MODEL_OPTIONS))
     assert load_components(model, RunFolder(run)) == 7
     return model
 
@@ -127,7 +127,7 @@ def test_whole_modules_of_a_vq_model(tmp_path, disguise, caplog):
     report, parts = imported(reference, run, *GEOMETRY, "--ldmyaml", str(wrong))
 
     assert_same(expected, volumes(loaded(run)))
-    settings = RunFolder(run).stored_settings()
+    settings = RunFolder(run).stored_settings(MODEL_OPTIONS)
     assert (settings["models"], settings["ngf"], settings["norm"], settings["mc"]) == ("ae0iso0tccutvqq", 16, "batch", True)
     assert settings["autoencoder"]["n_embed"] == 24 and settings["autoencoder"]["ddconfig"]["ch"] == 32
     assert settings["autoencoder"]["codebook"]["levels"] == 1 and settings["autoencoder"]["ddconfig"]["norm"] == "group"
@@ -172,7 +172,7 @@ def test_the_reference_s_own_keys(golden, tmp_path, whole_loss):
     assert not [part for part in parts.values() if part["missing"]]
     assert len(parts["discriminator"]["dropped"]) == (2 if whole_loss else 0)
     assert all("unknown" not in reason for part in parts.values() for reason in part["dropped"].values())
-    assert RunFolder(run).stored_settings()["autoencoder"]["loss"]["disc_ndf"] == 8
+    assert RunFolder(run).stored_settings(MODEL_OPTIONS)["autoencoder"]["loss"]["disc_ndf"] == 8
     model = loaded(run)
     assert torch.equal(model.D["discriminator"].main[0].bias, torch.from_numpy(weights["loss.discriminator.main.0.bias"]))
     if whole_loss:
@@ -202,7 +202,7 @@ def test_fine_tuning_and_a_two_channel_kl_model(tmp_path):
     reference = saved_states(model, tmp_path / "reference")
     more = ("--use_mlp", "--hbranch", "z", "--direction", "a_b", "--nm", "00")
     _, parts = imported(reference, tmp_path / "run", *GEOMETRY, *more, "--cropsize", "64", "--cropz", "8")
-    settings = RunFolder(tmp_path / "run").stored_settings()
+    settings = RunFolder(tmp_path / "run").stored_settings(MODEL_OPTIONS)
     found = {key: settings[key] for key in ("models", "tc", "output_nc", "nocut", "c_mlp", "netD", "ndf", "norm")}
     assert found == {"models": "ae0iso0tccut", "nocut": False, "c_mlp": 12, "netD": "patch_8", "ndf": 4, "norm": "group"} | {
         "tc": True,
@@ -238,7 +238,7 @@ def test_isoref_as_whole_modules(tmp_path, disguise):
     expected = volumes(model, 32)
     forget(tmp_path)
     _, parts = imported(reference, tmp_path / "run", "--cropsize", "32", "--cropz", "16", "--netD", "patch_16", "--ndf", "4")
-    settings = RunFolder(tmp_path / "run").stored_settings()
+    settings = RunFolder(tmp_path / "run").stored_settings(MODEL_OPTIONS)
     found = {key: settings[key] for key in ("models", "gdim", "norm", "mc", "nocyc", "nocut", "ngf")}
     assert found == {"models": "IsoREF", "gdim": "3d_1d", "norm": "none", "mc": False, "nocyc": False, "nocut": False, "ngf": 2}
     assert_same(expected, volumes(loaded(tmp_path / "run"), 32))
@@ -351,7 +351,7 @@ def test_a_norm_that_leaves_no_weights(tmp_path):
     with pytest.raises(UserError, match="give --norm instance or --norm none"):
         imported(reference, tmp_path / "run", *GEOMETRY)
     imported(reference, tmp_path / "run", *GEOMETRY, "--norm", "instance")
-    assert RunFolder(tmp_path / "run").stored_settings()["norm"] == "instance"
+    assert RunFolder(tmp_path / "run").stored_settings(MODEL_OPTIONS)["norm"] == "instance"
 
 
 def test_a_run_by_name_under_its_experiment(reference, tmp_path, caplog):
@@ -361,7 +361,7 @@ def test_a_run_by_name_under_its_experiment(reference, tmp_path, caplog):
     named = ["--jsn", str(tmp_path / "mine.json"), "--logs", str(tmp_path / "logs"), "--run", "old/first"]
     import_reference.main(["--from", str(reference), "--epoch", "7", *named])
     run = tmp_path / "logs" / "mine" / "old" / "first"
-    settings = RunFolder(run).stored_settings()
+    settings = RunFolder(run).stored_settings(MODEL_OPTIONS)
     assert (settings["dataset"], settings["prj"], settings["ngf"], settings["nm"]) == ("mine", "old/first", 16, "11")
     assert settings["given"]["cropz"].endswith("mine.json") and settings["given"]["logs"] == "command line"
     assert re.search(r"ngf is 16 by the weights, which win over 32 from \S*mine\.json", caplog.text)

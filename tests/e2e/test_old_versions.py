@@ -40,6 +40,18 @@ def test_an_old_run_enhances_as_it_did(old, tmp_path):
     close(tmp_path / "iso.tif", MADE / "enhanced.tif")
 
 
+def test_an_old_run_knows_nothing_of_newer_options(old, tmp_path):
+    """Its settings as of a version before some of today's options: defaults are taken for them, in resume and enhance."""
+    path = old.run("old").path / "0.json"
+    settings = json.loads(path.read_text())
+    for inside, key in ((settings, "adv_planes"), (settings, "monitor"), (settings["autoencoder"]["codebook"], "grid")):
+        del inside[key]
+    path.write_text(json.dumps(settings))
+    test_an_old_run_enhances_as_it_did(old, tmp_path)
+    test_an_old_run_resumes(old)
+    assert json.loads((path.parent / "1.json").read_text())["adv_planes"] == 0
+
+
 def test_an_old_code_store_decodes_as_it_did(tmp_path):
     words = ["--codes", MADE / "a.codes.zarr", "--run", MADE / "run", "--output", tmp_path / "iso.tif"]
     infer.main(["decode", *map(str, words), *ON_CPU])

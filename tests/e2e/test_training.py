@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_in_its_folder(workspace):
 
 def test_components_reload_into_a_fresh_model(workspace):
     run = workspace.train("one")
-    settings = run.stored_settings()
+    settings = run.stored_settings(MODEL_OPTIONS)
     image = torch.rand(2, 1, 32, 32, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     outputs = []
     checkpoint = torch.load(run.last, weights_only=True)
@@ -91,7 +91,7 @@ def test_finite_scalars_train_and_their_grid_stays(workspace):
     yaml = workspace.root / "tiny.yaml"
     yaml.write_text(yaml.read_text().replace("n_embed: 16", "n_embed: 24") + "codebook: {grid: [2, 3, 2, 2], revive_after: 1}\n")
     run = workspace.train("one", "--n_epochs", 1, "--epoch_save", 1, "--ema", 0.9)
-    fresh = build_model(run.stored_settings())
+    fresh = build_model(run.stored_settings(MODEL_OPTIONS))
     for ema in (False, True):
         found = torch.load(run.component("quantize", 1, ema=ema), weights_only=True)
         assert same(found, fresh.G["quantize"].state_dict())
@@ -174,7 +174,7 @@ def test_resume_refuses_other_settings(workspace):
     assert run.last.read_bytes() == before
     workspace.settings()
     workspace.train("one", "--resume", "--n_epochs", 3)  # ndf 8 was typed before and need not be typed again
-    assert run.stored_settings()["ndf"] == 8 and run.epochs() == [2, 3]
+    assert run.stored_settings(MODEL_OPTIONS)["ndf"] == 8 and run.epochs() == [2, 3]
 
 
 def test_a_folder_in_use_is_refused_and_a_dead_lock_taken_over(workspace):
@@ -213,7 +213,7 @@ def test_memory_that_does_not_suffice_is_explained_and_what_was_saved_stays(work
     def too_large(self, batch):
         torch.empty(2**50)
 
-    monkeypatch.setattr(type(build_model(run.stored_settings())), "generate", too_large)
+    monkeypatch.setattr(type(build_model(run.stored_settings(MODEL_OPTIONS))), "generate", too_large)
     with pytest.raises(UserError, match=r"does not suffice for a step with batch_size 2, .*--batch_size 1 or --adv_planes 16 or"):
         workspace.train("one", "--resume", "--n_epochs", 4)
     assert {path: path.read_bytes() for path in run.checkpoints.iterdir()} == before
@@ -232,7 +232,7 @@ def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch, kin
                 next(getattr(self.G["net_g"], kind)()).view(-1)[3] = float("inf")
         return after_batch(self, out, stepped)
 
-    monkeypatch.setattr(type(build_model(run.stored_settings())), "after_batch", overflow)
+    monkeypatch.setattr(type(build_model(run.stored_settings(MODEL_OPTIONS))), "after_batch", overflow)
     with pytest.raises(UserError, match=r"weights became NaN or infinite by step 18 \(first G.net_g.*nothing was saved since"):
         workspace.train("one", "--resume", "--n_epochs", 4)
     assert {path: path.read_bytes() for path in run.checkpoints.iterdir()} == before

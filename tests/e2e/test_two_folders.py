@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from models.build import build_model
+from models.options import MODEL_OPTIONS
 from tests.workspace import write_volume
 
 TWO_CHANNELS = ("--tc", "--direction", "x3d0_x3d1", "--input_nc", 2, "--output_nc", 2)
@@ -39,7 +40,7 @@ def test_translation_encodes_a_and_agrees_with_b(two_folders):
 def test_what_comes_from_which_folder(two_folders):
     """Codes and reconstruction follow folder a; the projected L1 and the real planes follow folder b."""
     run = two_folders.train("one", "--direction", "x3d0_x3d1", "--no-rotate")
-    model = build_model(run.stored_settings()).eval()
+    model = build_model(run.stored_settings(MODEL_OPTIONS)).eval()
     a, b, other = (torch.rand(2, 1, 32, 32, 4) * 2 - 1 for _ in range(3))
     with torch.no_grad():
         terms = {}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.build import build_model, load_components
+from models.options import MODEL_OPTIONS
 from tests.e2e.test_ddp import TWO, states
 from tests.e2e.test_training import same
 from tests.workspace import VARIANTS
@@ -53,7 +54,7 @@ def test_resume_is_bit_identical_and_components_reload(workspace, monkeypatch, n
         assert same(*ends)
     outputs = []
     for load in (lambda m: m.load_state_dict(ends[0]), lambda m: load_components(m, whole)):
-        model = build_model(whole.stored_settings())
+        model = build_model(whole.stored_settings(MODEL_OPTIONS))
         load(model)
         with model.evaluating():
             torch.manual_seed(0)

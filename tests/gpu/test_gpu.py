@@ -10,6 +10,7 @@ from inference.jobs import enhance_job
 from inference.transfer import Arriving
 from inference.uncertainty import spread_job
 from models.build import build_model, load_components
+from models.options import MODEL_OPTIONS
 from tests.workspace import VARIANTS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -29,7 +30,7 @@ def test_generation_agrees_with_the_cpu(workspace):
     image = torch.rand(1, 1, 32, 32, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     volumes = []
     for device in ("cpu", "cuda"):
-        model = build_model(run.stored_settings()).to(device)
+        model = build_model(run.stored_settings(MODEL_OPTIONS)).to(device)
         load_components(model, run)
         with model.evaluating():
             volumes.append(model.generate({"img": [image.to(device)]}).volume.cpu())

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
-from utils.settings.make_config import parse_duration
+from utils.settings.make_config import parse_duration, require_bottleneck
 
 Settings = Mapping[str, Any]
 
@@ -149,7 +149,7 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
         raise UserError(f"{name} does not fit {s['models']}, which needs ddconfig.double_z: {word}; try --ldmyaml {example}")
     if len(network["ch_mult"]) != LEVELS:
         raise UserError(f"{name}: ch_mult={network['ch_mult']} must have {LEVELS} levels, which reduce slices by {LATENT_STRIDE}")
-    generator = s["netG"] or network.get("interpolator", VOLUME_DECODER)
+    generator = s["netG"] or network["interpolator"]
     if generator != VOLUME_DECODER:
         raise UserError(f"{name}: interpolator={generator} is no volume generator of {s['models']}; known: {VOLUME_DECODER}")
     width = network["ch"] * network["ch_mult"][-1]
@@ -173,9 +173,4 @@ def _check_bottleneck(s: Settings, autoencoder: Mapping[str, Any], name: str) ->
             f"embed_dim={embed_dim} must equal z_channels={network['z_channels']} of {name}: codes enter the decoder's first "
             f"layer without a projection; set embed_dim {network['z_channels']}"
         )
-    wanted: list[tuple[str, str]] = (
-        [("loss", "kl_weight")] if "hbranch" in s else [("", "n_embed"), ("", "codebook"), ("loss", "codebook_weight")]
-    )
-    for inside, key in wanted:
-        if key not in (autoencoder[inside] if inside else autoencoder):
-            raise UserError(f"{name}: {inside + '.' if inside else ''}{key} is missing, which {s['models']} needs")
+    require_bottleneck(autoencoder, s["models"], gaussian="hbranch" in s, where=f"{name}: ")

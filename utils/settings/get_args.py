@@ -5,9 +5,10 @@ The models' own options are handed in, so that this module needs neither models 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,24 @@ from typing import Any
 from dotenv import dotenv_values
 
 from utils.errors import UserError
-from utils.runs import COMMAND_LINE
-from utils.settings.base_options import BASE_OPTIONS, RETIRED, Option
-from utils.settings.command_line import USAGE, CommandLine, checked_value, first_pass, make_parser, read_command_line
-from utils.settings.make_config import PROFILE_KEYS, find_experiment, known_experiments, read_experiment_file, read_profiles
-from utils.settings.read_mapping import did_you_mean, shown
+from utils.settings.base_options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
+from utils.settings.command_line import USAGE, first_pass, make_parser, read_command_line
+from utils.settings.make_config import (
+    PROFILE_KEYS,
+    complete_autoencoder,
+    find_experiment,
+    known_experiments,
+    read_experiment_file,
+    read_profiles,
+    require_bottleneck,
+)
+from utils.settings.read_mapping import did_you_mean, read_mapping, shown
 
-__all__ = [
-    *("BASE_OPTIONS", "RETIRED", "Experiment", "Option"),
-    *("check_data_root", "data_folder", "default_settings", "read_settings"),
-]
+COMMAND_LINE = "command line"
+SETTINGS_VERSION = 1  # of the settings that a run stores; raised where a key changes its meaning
 
 Models = Mapping[str, tuple[Option, ...]]
+log = logging.getLogger("isoscope")
 
 
 @dataclass(frozen=True)
@@ -65,19 +72,39 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
     """
     repository = repository.absolute()
     early = first_pass(argv)
-    file = _read_file(early.jsn, early.help, repository)
-    model = _model(early.models, file, models)
-    options = model_options(models, model)
-    file.take(options, _foreign(models, model))
+    label, block = "", {}
+    if early.jsn is not None:
+        path = find_experiment(repository, early.jsn)
+        label, block = shown(path, repository), read_experiment_file(path)
+    elif not early.help:
+        known = ", ".join(known_experiments(repository)) or "none"
+        raise UserError(f"--jsn is missing (it is never abbreviated): {USAGE}. Experiments in env/jsn: {known}")
+    model = _model(early.models or block.get("models"), "--models" if early.models else f"{label}: models", models)
+    options, foreign = model_options(models, model), _foreign(models, model)
+    for key in ("jsn", "prj"):
+        if key in block:
+            raise UserError(f"{label}: {key} belongs on the command line: --{key} {block[key]}")
+    in_file = _checked_keys(block, options, label, ignored={*RETIRED, *foreign})
     if early.help:
-        _print_help(options, {**file.values, "models": model}, file)
+        sources = dict.fromkeys(in_file, Path(label).name)
+        effective = {name: (value, sources.get(name, "default")) for name, value in {**in_file, "models": model}.items()}
+        make_parser(options, effective).print_help(sys.stdout)
         raise SystemExit(0)
-    typed = read_command_line(argv, options, _foreign(models, model))
-    settings = {option.name: option.default for option in options} | file.values | typed.values
-    given = dict.fromkeys(file.values, file.label) | dict.fromkeys(typed.values, COMMAND_LINE)
-    _check_complete(settings, typed, file)
-    notes = [*file.notes(), *_command_line_notes(typed, settings["strict"]), *_remarks(settings)]
-    return _located(settings, given, notes, repository)
+    typed = read_command_line(argv, options, foreign)
+    settings = {option.name: option.default for option in options} | in_file | typed.values
+    given = dict.fromkeys(in_file, label) | dict.fromkeys(typed.values, COMMAND_LINE)
+    if "prj" not in given:
+        raise UserError(f"--prj is missing: the run's folder under LOGS/{settings['dataset'] or 'dataset'}/; {USAGE}")
+    if not settings["dataset"]:
+        raise UserError(f'{label}: dataset is missing; add "dataset": "NAME" or give --dataset NAME')
+    if settings["strict"] and typed.abbreviations:
+        wanted = ", ".join(f"{full} instead of {short}" for short, full in typed.abbreviations.items())
+        raise UserError(f"--strict refuses abbreviations: write {wanted}")
+    notes = _notes(f"{label}: not used by this model: ", [key for key in block if key in foreign])
+    notes += _notes(f"{label}: retired, ignored: ", [key for key in block if key in RETIRED])
+    notes += _notes("read ", [f"{short} as {full}" for short, full in typed.abbreviations.items()])
+    notes += _notes(f"{COMMAND_LINE}: retired, ignored: ", typed.retired)
+    return _located(settings, given, [*notes, *_remarks(settings, given)], repository)
 
 
 def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[str, Any]:
@@ -86,15 +113,127 @@ def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[st
     Raises:
         UserError: unknown model or key, or a value that the option refuses.
     """
-    file = _File("default_settings", {"models": model, **overrides})
-    options = model_options(models, _model(None, file, models))
-    file.take(options, _foreign(models, model), ignore_foreign=False, from_file=False)
-    return {option.name: option.default for option in options} | file.values
+    label = "default_settings"
+    options = model_options(models, _model(model, f"{label}: models", models))
+    values = _checked_keys(overrides, options, label, ignored=RETIRED, foreign=_foreign(models, model))
+    return {option.name: option.default for option in options} | {"models": model} | values
+
+
+def stored_settings(path: Path, models: Models) -> dict[str, Any]:
+    """The settings that a run keeps, with today's defaults for what an older version did not know.
+
+    Args:
+        path: its newest N.json.
+        models: model → its own options.
+
+    Returns:
+        Complete settings with the resolved ``autoencoder`` and ``given``.
+
+    Raises:
+        UserError: the file is damaged or edited: an unknown key, a wrong type, or without what makes a run; or it is of a newer
+            version and has keys that this one does not know.
+    """
+    block = read_mapping(path, "file of a run's settings")
+    version = Option("settings_version", int).checked(block.pop("settings_version", 0), f"{path}: settings_version")
+    given, stored = block.pop("given", {}), block.pop("autoencoder", None)
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: given must be an object of keys and where they were given")
+    if "models" not in block:
+        raise UserError(f"{path.parent} is not a training's folder: its settings ({path.name}) name no model")
+    model = _model(block["models"], f"{path}: models", models)
+    options = model_options(models, model)
+    try:
+        values = _checked_keys(block, options, str(path), ignored=() if version > SETTINGS_VERSION else RETIRED)
+        autoencoder = None if stored is None else complete_autoencoder(stored, str(path), "autoencoder.")
+    except UserError as error:
+        if version > SETTINGS_VERSION:
+            hint = f"the run was made by a newer version (settings {version}, here {SETTINGS_VERSION}); update this program"
+            raise UserError(f"{error}. {hint}") from error
+        raise
+    settings = {option.name: option.default for option in options} | values
+    damaged = [
+        option.name
+        for option in options
+        if option.name in ESTABLISHED - block.keys() and option.group in ("data", "geometry", "networks")
+    ]
+    if "ldmyaml" in settings and autoencoder is None:
+        damaged.append("autoencoder")
+    if damaged:
+        raise UserError(f"{path} does not say {', '.join(damaged)}, which every run's settings do; copy the file again")
+    if autoencoder is not None:
+        require_bottleneck(autoencoder, model, gaussian="hbranch" in settings, where=f"{path}: autoencoder.")
+    if added := [f"{name} {as_text(value)}" for name, value in settings.items() if name not in block]:
+        log.info("%s is of an older version; taken from today's defaults: %s", path, ", ".join(added))
+    return {**settings, "autoencoder": autoencoder, "given": given}
 
 
 def model_options(models: Models, model: str) -> list[Option]:
     """The base options and a model's own, which replace base options of the same name."""
     return list({option.name: option for option in (*BASE_OPTIONS, *models[model])}.values())
+
+
+def _model(model: Any, where: str, models: Models) -> str:
+    name = next(option.default for option in BASE_OPTIONS if option.name == "models") if model is None else str(model)
+    if name not in models:
+        raise UserError(f"{where}={name}: no such model{did_you_mean(name, models, '.')} Known: {', '.join(models)}")
+    return name
+
+
+def _foreign(models: Models, model: str) -> dict[str, str]:
+    """Options that only other models have → such models."""
+    own = {option.name for option in model_options(models, model)}
+    found: dict[str, list[str]] = {}
+    for name, options in models.items():
+        for option in options:
+            if option.name not in own:
+                found.setdefault(option.name, []).append(name)
+    return {name: ", ".join(owners) for name, owners in found.items()}
+
+
+def _checked_keys(
+    block: Mapping[str, Any], options: Sequence[Option], label: str, *, ignored: Container[str], foreign: Mapping[str, str] = {}
+) -> dict[str, Any]:
+    """The checked values of a block of settings by option; null leaves the default, ignored keys are left out.
+
+    Raises:
+        UserError: unknown keys, all named; a key given twice by its two names; a value that the option refuses.
+    """
+    by_key = {key: option for option in options for key in option.keys}
+    values: dict[str, Any] = {}
+    unknown = []
+    for key, value in block.items():
+        if key in by_key:
+            option, where = by_key[key], f"{label}: {key}"
+            if option.name in values:
+                raise UserError(f"{where}: {option.name} is given twice, also by another of its names")
+            if value is not None:
+                values[option.name] = option.checked(value, where)
+        elif key in foreign:
+            unknown.append(f"{key} (an option of {foreign[key]})")
+        elif key not in ignored:
+            unknown.append(f"{key}{did_you_mean(key, by_key, ' (--help lists the known ones)')}")
+    if unknown:
+        raise UserError(f"{label}: unknown key {', '.join(unknown)}")
+    return values
+
+
+def _notes(beginning: str, words: Sequence[str]) -> list[str]:
+    return [beginning + ", ".join(words)] if words else []
+
+
+def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
+    """What has no effect, or another one than its name says."""
+    found = []
+    if settings["final"] != "tanh":
+        found.append(f"final={settings['final']} is overridden: the last activation is tanh")
+    if "save_d" in given and not settings["save_d"]:
+        found.append("save_d=false is overridden: discriminators are always saved")
+    if not settings["nocut"] and not settings["lbNCE"]:
+        found.append("the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect")
+    return found
+
+
+# Where things are ----------------------------------------------------------------------------------------------------
 
 
 def check_data_root(experiment: Experiment) -> None:
@@ -133,152 +272,29 @@ def data_folder(repository: Path, *, env: str | None = None, data_root: str | No
     return experiment.data_root
 
 
-# The experiment file -------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _File:
-    """The block "train" of an experiment file, before and after its keys were understood."""
-
-    label: str
-    block: dict[str, Any]
-    values: dict[str, Any] = field(default_factory=dict)
-    retired: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-
-    def take(
-        self, options: Iterable[Option], foreign: Mapping[str, str], *, ignore_foreign: bool = True, from_file: bool = True
-    ) -> None:
-        """Sorts the block's keys into checked values, retired ones and options of other models; null leaves the default."""
-        by_key = {key: option for option in options for key in option.keys}
-        unknown = []
-        for key, value in self.block.items():
-            if key in by_key:
-                self._set(by_key[key], key, value, from_file)
-            elif key in RETIRED:
-                self.retired.append(key)
-            elif key in foreign and ignore_foreign:
-                self.foreign.append(key)
-            elif key in foreign:
-                unknown.append(f"{key} (an option of {foreign[key]})")
-            else:
-                unknown.append(f"{key}{did_you_mean(key, by_key, ' (--help lists the known ones)')}")
-        if unknown:
-            raise UserError(f"{self.label}: unknown key {', '.join(unknown)}")
-
-    def _set(self, option: Option, key: str, value: Any, from_file: bool) -> None:
-        where = f"{self.label}: {key}"
-        if from_file and option.name in ("jsn", "prj"):
-            raise UserError(f"{where} belongs on the command line: --{option.name} {value}")
-        if option.name in self.values:
-            raise UserError(f"{where}: {option.name} is given twice, also by another of its names")
-        if value is not None:
-            self.values[option.name] = checked_value(option, value, where)
-
-    def notes(self) -> list[str]:
-        """What the user should know about the file."""
-        found = []
-        if self.foreign:
-            found.append(f"{self.label}: not used by this model: {', '.join(self.foreign)}")
-        if self.retired:
-            found.append(f"{self.label}: retired, ignored: {', '.join(self.retired)}")
-        return found
-
-
-def _read_file(jsn: str | None, for_help: bool, repository: Path) -> _File:
-    if jsn is not None:
-        path = find_experiment(repository, jsn)
-        return _File(shown(path, repository), read_experiment_file(path))
-    if for_help:
-        return _File("", {})
-    known = ", ".join(known_experiments(repository)) or "none"
-    raise UserError(f"--jsn is missing (it is never abbreviated): {USAGE}. Experiments in env/jsn: {known}")
-
-
-def _model(typed: str | None, file: _File, models: Models) -> str:
-    model = typed or file.block.get("models") or next(o.default for o in BASE_OPTIONS if o.name == "models")
-    if model not in models:
-        where = "--models" if typed else f"{file.label}: models"
-        raise UserError(f"{where}={model}: no such model{did_you_mean(str(model), models, '.')} Known: {', '.join(models)}")
-    return str(model)
-
-
-def _foreign(models: Models, model: str) -> dict[str, str]:
-    """Options that only other models have → such models."""
-    own = {option.name for option in model_options(models, model)}
-    found: dict[str, list[str]] = {}
-    for name, options in models.items():
-        for option in options:
-            if option.name not in own:
-                found.setdefault(option.name, []).append(name)
-    return {name: ", ".join(owners) for name, owners in found.items()}
-
-
-def _print_help(options: list[Option], effective: Mapping[str, Any], file: _File) -> None:
-    source = Path(file.label).name
-    defaults = {name: (value, source if name in file.values else "default") for name, value in effective.items()}
-    make_parser(options, defaults).print_help(sys.stdout)
-
-
-# What was given ------------------------------------------------------------------------------------------------------
-
-
-def _check_complete(settings: Mapping[str, Any], typed: CommandLine, file: _File) -> None:
-    if "prj" not in typed.values:
-        raise UserError(f"--prj is missing: the run's folder under LOGS/{settings['dataset'] or 'dataset'}/; {USAGE}")
-    if not settings["dataset"]:
-        raise UserError(f'{file.label}: dataset is missing; add "dataset": "NAME" or give --dataset NAME')
-
-
-def _command_line_notes(typed: CommandLine, strict: bool) -> list[str]:
-    if strict and typed.abbreviations:
-        wanted = ", ".join(f"{full} instead of {short}" for short, full in typed.abbreviations.items())
-        raise UserError(f"--strict refuses abbreviations: write {wanted}")
-    found = []
-    if typed.abbreviations:
-        found.append("read " + ", ".join(f"{short} as {full}" for short, full in typed.abbreviations.items()))
-    if typed.retired:
-        found.append(f"{COMMAND_LINE}: retired, ignored: {', '.join(typed.retired)}")
-    return found
-
-
-def _remarks(settings: Mapping[str, Any]) -> list[str]:
-    found = []
-    if settings["final"] != "tanh":
-        found.append(f"final={settings['final']} is overridden: the last activation is tanh")
-    if not settings["nocut"] and not settings["lbNCE"]:
-        found.append("the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect")
-    return found
-
-
-# Where things are ----------------------------------------------------------------------------------------------------
-
-
 def _located(settings: dict[str, Any], given: dict[str, str], notes: list[str], repository: Path) -> Experiment:
-    profiles = read_profiles(repository)
-    found = _profile_paths(settings["env"], profiles, repository)
-    for key, name in zip(PROFILE_KEYS, ("logs", "data_root"), strict=True):
-        if os.environ.get(key):
-            found[key] = (os.environ[key], f"environment variable {key}")
-        if settings[name]:
-            found[key] = (settings[name], f"{given[name]}: {name}")
-    paths = {key: Path(os.path.normpath(repository / Path(text).expanduser())) for key, (text, _) in found.items()}
-    labels = {"LOGS": "runs", "DATASET": "data"}
-    where = [f"{labels[key]}: {paths[key]} (from {found[key][1]})" for key in PROFILE_KEYS]
-    data_folders = {name: profile["DATASET"] for name, profile in profiles.items()}
-    return Experiment(settings, given, paths["LOGS"], paths["DATASET"], notes + where, data_folders, found["DATASET"][1])
-
-
-def _profile_paths(name: str, profiles: Mapping[str, Mapping[str, str]], repository: Path) -> dict[str, tuple[str, str]]:
-    """Of a profile, LOGS and DATASET with where each is said: env/env, then env/.<profile> on top."""
+    """LOGS and DATASET with where each was said: env/env < env/.PROFILE < environment variables < options."""
+    profiles, name = read_profiles(repository), settings["env"]
     found = {key: (text, f"env/env, profile {name}") for key, text in profiles.get(name, {}).items()}
     own = repository / "env" / f".{name}"
-    if own.is_file():
-        written = dotenv_values(own)
-        found |= {key: (text, f"env/.{name}") for key in PROFILE_KEYS if (text := written.get(key))}
+    written = dotenv_values(own) if own.is_file() else {}
+    found |= {key: (text, f"env/.{name}") for key in PROFILE_KEYS if (text := written.get(key))}
     if found.keys() != set(PROFILE_KEYS):
         raise UserError(
             f"env={name}: no such machine profile{did_you_mean(name, profiles, '.')} Known in env/env: {', '.join(profiles)}; "
             f"or write LOGS=... and DATASET=... into env/.{name}"
         )
-    return found
+    notes = list(notes)
+    for key, option, what in zip(PROFILE_KEYS, ("logs", "data_root"), ("runs", "data"), strict=True):
+        if os.environ.get(key):
+            found[key] = (os.environ[key], f"environment variable {key}")
+        if settings[option]:
+            found[key] = (settings[option], f"{given[option]}: {option}")
+        notes.append(f"{what}: {_absolute(found[key][0], repository)} (from {found[key][1]})")
+    logs, data = (_absolute(found[key][0], repository) for key in PROFILE_KEYS)
+    folders = {profile: paths["DATASET"] for profile, paths in profiles.items()}
+    return Experiment(settings, given, logs, data, notes, folders, found["DATASET"][1])
+
+
+def _absolute(text: str, repository: Path) -> Path:
+    return Path(os.path.normpath(repository / Path(text).expanduser()))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.settings.base_options import Option
 from utils.settings.read_mapping import did_you_mean, read_mapping, shown
 
 SUFFIXES = (".json", ".yaml", ".yml")
@@ -73,46 +75,54 @@ def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
     return profiles
 
 
-# Type of every entry of ldm/*.yaml. The files themselves say what the entries mean.
+# Autoencoders --------------------------------------------------------------------------------------------------------
+
+_ABSENT = object()  # the default of entries that only some autoencoders have
+
+
+def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None = None) -> Option:
+    """What an entry may be; without a default it has to be there."""
+    return Option("", kind, default, limits=limits, nargs=nargs)
+
+
+# Every entry of ldm/*.yaml. The files themselves say what the entries mean; what older files and runs lack has a default here.
 _AUTOENCODER: dict[str, Any] = {
-    "embed_dim": int,
-    "n_embed": int,
+    "embed_dim": _entry(int),
+    "n_embed": _entry(int, _ABSENT, ">=2 <=65536"),  # a code is stored in two bytes
     "ddconfig": {
-        "double_z": bool,
-        "z_channels": int,
-        "resolution": int,
-        "in_channels": int,
-        "out_ch": int,
-        "ch": int,
-        "ch_mult": list,
-        "num_res_blocks": int,
-        "attn_resolutions": list,
-        "dropout": float,
-        "interpolator": str,
-        "branch_point": str,
-        "norm": str,
-        "mid_attention": bool,
+        "double_z": _entry(bool),
+        "z_channels": _entry(int),
+        "resolution": _entry(int),
+        "in_channels": _entry(int),
+        "out_ch": _entry(int),
+        "ch": _entry(int),
+        "ch_mult": _entry(int, nargs="*"),
+        "num_res_blocks": _entry(int),
+        "attn_resolutions": _entry(int, nargs="*"),
+        "dropout": _entry(float),
+        "interpolator": _entry(str, "ed023e"),
+        "branch_point": _entry(("mid", "z"), _ABSENT),
+        "norm": _entry(("group", "batch", "none"), "group"),
+        "mid_attention": _entry(bool, True),
     },
     "loss": {
-        "disc_conditional": bool,
-        "disc_in_channels": int,
-        "disc_ndf": int,
-        "disc_start": int,
-        "disc_weight": float,
-        "codebook_weight": float,
-        "kl_weight": float,
-        "perceptual_weight": float,
+        "disc_conditional": _entry(bool),
+        "disc_in_channels": _entry(int),
+        "disc_ndf": _entry(int),
+        "disc_start": _entry(int),
+        "disc_weight": _entry(float),
+        "codebook_weight": _entry(float, _ABSENT),
+        "kl_weight": _entry(float, _ABSENT),
+        "perceptual_weight": _entry(float, 1.0),
     },
-    "codebook": {"levels": int, "grid": list, "initialise": str, "revive_after": int, "legacy": bool},
+    "codebook": {
+        "levels": _entry(int, 1, ">=1 <=32"),
+        "grid": _entry(int, [], nargs="*"),
+        "initialise": _entry(("kmeans", "uniform")),
+        "revive_after": _entry(int, limits=">=0 <=1000000000"),
+        "legacy": _entry(bool),
+    },
 }
-_OPTIONAL = {"n_embed", "codebook", "branch_point", "codebook_weight", "kl_weight", "perceptual_weight", "interpolator"}
-_OPTIONAL |= {"levels", "grid", "norm", "mid_attention"}  # those of older files
-_WORDS = {
-    "initialise": ("kmeans", "uniform"),
-    "branch_point": ("mid", "z"),
-    "norm": ("group", "batch", "none"),
-}
-_LIMITS = {"n_embed": (2, 65536), "levels": (1, 32), "revive_after": (0, 10**9)}  # a code is stored in two bytes
 
 
 def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
@@ -124,26 +134,12 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
         UserError: no such file, a circle of extends, an unknown or missing key, or a value of the wrong type.
     """
     merged, path = _read_extended(repository, name, ())
-    _check_entries(merged, _AUTOENCODER, path, "")
-    if merged["loss"]["disc_conditional"]:
+    made = complete_autoencoder(merged, str(path))
+    if made["loss"]["disc_conditional"]:
         raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
-    if grid := merged.get("codebook", {}).get("grid"):
-        _check_grid(grid, merged, path)
-    return merged
-
-
-def _check_grid(grid: list[int], autoencoder: Mapping[str, Any], path: Path) -> None:
-    """A grid of finite scalar quantisation is the whole codebook."""
-    if min(grid) < 2:
-        raise UserError(f"{path}: codebook.grid={grid}: every channel needs at least 2 values, such as [8, 6, 5]")
-    codes, channels = math.prod(grid), len(grid)
-    if (autoencoder.get("n_embed"), autoencoder["embed_dim"]) != (codes, channels):
-        raise UserError(
-            f"{path}: codebook.grid={grid} has {codes} codes of {channels} channels, but n_embed={autoencoder.get('n_embed')} "
-            f"and embed_dim={autoencoder['embed_dim']}; set n_embed {codes}, embed_dim and ddconfig.z_channels {channels}"
-        )
-    if autoencoder["codebook"].get("levels", 1) > 1 or autoencoder["codebook"]["legacy"]:
-        raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
+    if grid := made.get("codebook", {}).get("grid"):
+        _check_grid(grid, made, path)
+    return made
 
 
 def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
@@ -175,30 +171,60 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _check_entries(found: dict[str, Any], schema: Mapping[str, Any], path: Path, inside: str) -> None:
-    for key in found.keys() - schema.keys():
-        raise UserError(f"{path}: unknown key {inside}{key}{did_you_mean(key, schema, '.')} Known: {', '.join(schema)}")
-    for key in schema.keys() - found.keys() - _OPTIONAL:
-        raise UserError(f"{path}: {inside}{key} is missing; ldm/vqgan.yaml says what it means")
-    for key, value in found.items():
-        wanted = schema[key]
-        if isinstance(wanted, Mapping):
-            if not isinstance(value, dict):
-                raise UserError(f"{path}: {inside}{key} must be an object with the keys {', '.join(wanted)}")
-            _check_entries(value, wanted, path, f"{inside}{key}.")
-            continue
-        _check_value(key, value, wanted, f"{path}: {inside}{key}")
+def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mapping[str, Any] = _AUTOENCODER) -> dict[str, Any]:
+    """Autoencoder settings with their values checked, and with defaults for what older ones do not have.
+
+    Args:
+        found: the content of a file, or the block of a run.
+        label: the file, for messages.
+        inside: where in it, with a dot at the end.
+        table: what may stand there.
+
+    Raises:
+        UserError: an unknown or missing key, or a value of the wrong type.
+    """
+    if not isinstance(found, dict):
+        raise UserError(f"{label}: {inside[:-1]} must be an object with the keys {', '.join(table)}")
+    for key in found.keys() - table.keys():
+        raise UserError(f"{label}: unknown key {inside}{key}{did_you_mean(key, table, '.')} Known: {', '.join(table)}")
+    made: dict[str, Any] = {}
+    for key, entry in table.items():
+        default = entry.default if isinstance(entry, Option) else _ABSENT if key == "codebook" else ...
+        if key not in found and default is ...:
+            raise UserError(f"{label}: {inside}{key} is missing; ldm/vqgan.yaml says what it means")
+        if key not in found and default is not _ABSENT:
+            made[key] = copy(default)
+        elif key in found and isinstance(entry, Option):
+            made[key] = entry.checked(found[key], f"{label}: {inside}{key}")
+        elif key in found:
+            made[key] = complete_autoencoder(found[key], label, f"{inside}{key}.", entry)
+    return made
 
 
-def _check_value(key: str, value: Any, wanted: type, what: str) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    fits = {bool: isinstance(value, bool), int: whole, float: whole or isinstance(value, float)}
-    if not fits.get(wanted, isinstance(value, wanted)) or (wanted is list and not all(isinstance(item, int) for item in value)):
-        raise UserError(f"{what}={value!r} must be of type {wanted.__name__}")
-    if key in _WORDS and value not in _WORDS[key]:
-        raise UserError(f"{what}={value!r} must be {' or '.join(_WORDS[key])}")
-    if key in _LIMITS and not _LIMITS[key][0] <= value <= _LIMITS[key][1]:
-        raise UserError(f"{what}={value!r} must lie between {_LIMITS[key][0]} and {_LIMITS[key][1]}")
+def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: bool, where: str) -> None:
+    """Checks that the autoencoder has the entries of a Gaussian posterior, or else those of a codebook.
+
+    Raises:
+        UserError: one is missing.
+    """
+    codebook = [("", "n_embed"), ("", "codebook"), ("loss", "codebook_weight")]
+    for section, key in [("loss", "kl_weight")] if gaussian else codebook:
+        if key not in (autoencoder[section] if section else autoencoder):
+            raise UserError(f"{where}{section + '.' if section else ''}{key} is missing, which {model} needs")
+
+
+def _check_grid(grid: list[int], autoencoder: Mapping[str, Any], path: Path) -> None:
+    """A grid of finite scalar quantisation is the whole codebook."""
+    if min(grid) < 2:
+        raise UserError(f"{path}: codebook.grid={grid}: every channel needs at least 2 values, such as [8, 6, 5]")
+    codes, channels = math.prod(grid), len(grid)
+    if (autoencoder.get("n_embed"), autoencoder["embed_dim"]) != (codes, channels):
+        raise UserError(
+            f"{path}: codebook.grid={grid} has {codes} codes of {channels} channels, but n_embed={autoencoder.get('n_embed')} "
+            f"and embed_dim={autoencoder['embed_dim']}; set n_embed {codes}, embed_dim and ddconfig.z_channels {channels}"
+        )
+    if autoencoder["codebook"]["levels"] > 1 or autoencoder["codebook"]["legacy"]:
+        raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
 
 
 def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,18 +233,17 @@ def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str,
     embed_dim, hbranch (branch_point), perceptual_weight and netG (interpolator) of the run win; tc means two input channels;
     the 2-D discriminator sees as many channels as the reconstruction has.
     """
-    made = {key: dict(value) if isinstance(value, dict) else value for key, value in autoencoder.items()}
+    made = deepcopy(dict(autoencoder))
     network, loss = made["ddconfig"], made["loss"]
     if settings["embed_dim"] is not None:
         made["embed_dim"] = settings["embed_dim"]
     if settings["tc"]:
         network["in_channels"] = 2
-    network["interpolator"] = settings["netG"] or network.get("interpolator", "ed023e")
+    network["interpolator"] = settings["netG"] or network["interpolator"]
     if "hbranch" in settings:
         network["branch_point"] = settings["hbranch"] or network.get("branch_point", "mid")
     if settings["perceptual_weight"] is not None:
         loss["perceptual_weight"] = settings["perceptual_weight"]
-    loss.setdefault("perceptual_weight", 1)
     loss["disc_in_channels"] = network["out_ch"]
     return made
 

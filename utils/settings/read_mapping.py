@@ -14,17 +14,17 @@ import yaml
 from utils.errors import UserError
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like word, regardless of case, or None when none is similar."""
-    by_lower = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return by_lower[found[0]] if found else None
-
-
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A question to append to an error message, or the words of otherwise when nothing is similar."""
-    found = nearest(word, known)
-    return f"; did you mean {found}?" if found else otherwise
+    """A question to append to an error message, or the words of otherwise when no known word is near, regardless of case.
+
+    Typing errors rarely change the first letter: a word that begins otherwise has to be very like the known one.
+    """
+    by_lower = {name.lower().lstrip("-"): name for name in known}
+    typed = word.lower().lstrip("-–—")
+    for near in difflib.get_close_matches(typed, by_lower, n=3, cutoff=0.6):
+        if near[:1] == typed[:1] or difflib.SequenceMatcher(None, typed, near).ratio() >= 0.8:
+            return f"; did you mean {by_lower[near]}?"
+    return otherwise
 
 
 def shown(path: Path, repository: Path) -> str:
@@ -39,8 +39,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own declaration)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        _refuse_repeated(keys)
+        _refuse_repeated([self.construct_object(key, deep=True) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
@@ -56,8 +55,7 @@ for _tag, _pattern, _first in (
 
 
 def _refuse_repeated(keys: list[Any]) -> None:
-    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if repeated:
+    if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
         raise ValueError(f"given twice: {', '.join(repeated)}")
 
 

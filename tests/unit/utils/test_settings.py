@@ -10,7 +10,8 @@ from settings_repository import make_repository, read, write_experiment
 
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.get_args import BASE_OPTIONS, RETIRED, default_settings, read_settings
+from utils.settings.base_options import BASE_OPTIONS, ESTABLISHED, RETIRED
+from utils.settings.get_args import default_settings, read_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VQ, KL, SSIM, ISOREF = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim", "IsoREF"
@@ -157,7 +158,7 @@ def test_names_of_ours_leave_the_established_abbreviations_alone():
         "save_minutes",
     }
     every = {option.name: option for own in (BASE_OPTIONS, *MODEL_OPTIONS.values()) for option in own}
-    old = {name for name, option in every.items() if not option.ours} | {"use_ema"}
+    old = ESTABLISHED - {"l1"}
     prefixes = {name[:n] for name in old for n in range(1, len(name) + 1)}
     established = {short for short in prefixes if sum(name.startswith(short) for name in old | {*RETIRED}) == 1} | old
     new = every.keys() - old
@@ -340,6 +341,7 @@ def test_mistakes_in_a_file_name_file_and_key(tmp_path, block, message):
         (["–cropz", "8"], r"–cropz is not an option; did you mean --cropz\?"),
         (["--lamda", "1", "--cropsise", "64"], r"--lamda .* --lamb\?. --cropsise"),
         (["--qqqqqqqq"], r"--qqqqqqqq is not an option; --help lists them all"),
+        (["--bogus"], r"--bogus is not an option; --help lists them all"),
         (["--cropsize", "big"], r"--cropsize=big must be a whole number"),
         (["--cropsize"], r"expected one argument"),
         (["--mc", "true"], r"not understood: true; booleans are written --name or --no-name"),

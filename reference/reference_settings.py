@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reference.safe_pickle import StandIn
+from reference.torch_file import StandIn
 from utils.errors import UserError
 from utils.settings.check_settings import check_settings
 from utils.settings.make_config import configure_autoencoder

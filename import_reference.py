@@ -19,8 +19,8 @@ from utils.settings.make_config import read_autoencoder_yaml
 REPOSITORY = Path(__file__).resolve().parent
 
 EPILOG = """Any option of train.py may follow, for what the weights do not tell (--cropz 32 --downbranch 2); --jsn brings a whole
-experiment. The files are read without executing anything in them; files of torch before 1.6 are refused. Every key that was used, dropped or missing is listed in
-RUN/import.json.
+experiment. The files are read without executing anything in them; files of torch before 1.6 are refused. Every key that was
+used, dropped or missing is listed in RUN/import.json.
 
 examples:
   import_reference.py --from ref/checkpoints --epoch 200 --run aisr200 --jsn aisr       (a run under LOGS/dataset/)

@@ -13,8 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models.base import BaseModel
 from models.build import build_model
+from utils.geometry import LATENT_STRIDE
+from utils.settings.check_settings import geometry_of
 
-_CROP = 32  # side of the crop that is measured
+_SIDE = 32  # of the crop that is measured, at least
 _STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
 _KEPT = 3  # of a parameter in last.ckpt: value, two moments
 
@@ -39,8 +41,8 @@ class Requirements:
 def training_requirements(settings: Mapping[str, Any]) -> Requirements:
     """Measures the needs of checked settings.
 
-    A pass over a crop of 32³ is scaled to the crop's voxels: every network is convolutional, and attention adds little. LPIPS is
-    left out.
+    A pass over a crop of about 32³ is scaled to the crop's voxels: every network is convolutional, and attention adds little.
+    LPIPS is left out.
 
     Args:
         settings: as for ``build_model``.
@@ -50,16 +52,19 @@ def training_requirements(settings: Mapping[str, Any]) -> Requirements:
         model = build_model(small, frozen=False)
         kept = _kept_by_a_pass(model, small)
     parameters = sum(p.numel() for p in model.parameters())
-    voxels = settings["batch_size"] * (settings["cropsize"] / _CROP) ** 3
+    voxels = settings["batch_size"] * (settings["cropsize"] / small["cropsize"]) ** 3
     weights = 4 * parameters
     return Requirements(parameters, _STATES * weights + round(kept * voxels), weights, _KEPT * weights)
 
 
 def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same networks and losses on a crop of 32³."""
-    slices = settings["cropz"] * settings["usp"] / settings["dsp"] * _CROP / settings["cropsize"]
-    changed: dict[str, Any] = {"cropsize": _CROP, "cropz": max(1, round(slices)), "dsp": 1, "usp": 1, "batch_size": 1}
-    changed["skipl1"] = math.gcd(settings["skipl1"], changed["cropz"])
+    """The same networks and losses on the smallest crop from 32³ on, or on a smaller crop itself, that keeps its factor."""
+    geometry = geometry_of(settings)
+    grain = math.lcm(LATENT_STRIDE, geometry.factor * geometry.downbranch)  # divides cropsize, as any valid side
+    side = min(-(-_SIDE // grain) * grain, geometry.cropsize)
+    slices = side // geometry.factor
+    changed: dict[str, Any] = {"cropsize": side, "cropz": slices, "dsp": 1, "usp": 1, "batch_size": 1}
+    changed["skipl1"] = math.gcd(settings["skipl1"], slices)
     for name, value in (("netD", "patch_16"), ("lbm_ms_ssim", 0), ("uprate", None)):
         if name in settings:
             changed[name] = value
@@ -77,7 +82,7 @@ def _kept_by_a_pass(model: BaseModel, settings: Mapping[str, Any]) -> int:
             kept[storage.data_ptr()] = tensor
         return tensor
 
-    shape = (1, 1, _CROP, _CROP, settings["cropz"])
+    shape = (1, 1, settings["cropsize"], settings["cropsize"], settings["cropz"])
     count = len(settings["direction"].split("_"))
     batch = {"img": [torch.rand(shape) * 2 - 1 for _ in range(count)], "labels": torch.zeros(1, dtype=torch.int64)}
     with saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -13,7 +13,10 @@ from scipy.ndimage import gaussian_filter
 import prepare
 from dataloader.contact_sheet import Row, contact_sheet
 from dataloader.survey import summarised, survey
+from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
+from utils.settings.get_args import default_settings
+from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 from volumes.write import write_tiff
 
 SMALL = {
@@ -148,21 +151,28 @@ def test_large_files_are_sampled(tmp_path, monkeypatch):
     assert (file.low, file.high, file.looked_at) == (0, 12, 0.25)
 
 
-@pytest.mark.parametrize("model", ["ae0iso0tccutvqq", "IsoREF"])
-def test_needs_follow_crop_and_width(model):
-    def needs(**changes):
-        from models.options import MODEL_OPTIONS
-        from utils.settings.get_args import default_settings
-        from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+def needs(model, **changes):
+    settings = default_settings(MODEL_OPTIONS, model, ngf=16, ndf=16, **changes)
+    if "ldmyaml" in settings:
+        read = read_autoencoder_yaml(prepare.REPOSITORY, "vqgan_small")
+        settings |= {"perceptual_weight": 0, "ldmyaml": "vqgan_small"}
+        settings["autoencoder"] = configure_autoencoder(read, settings)
+    return training_requirements(settings)
 
-        settings = default_settings(MODEL_OPTIONS, model, ngf=16, ndf=16, **changes)
-        if "ldmyaml" in settings:
-            read = read_autoencoder_yaml(prepare.REPOSITORY, "vqgan_small")
-            settings |= {"perceptual_weight": 0, "ldmyaml": "vqgan_small"}
-            settings["autoencoder"] = configure_autoencoder(read, settings)
-        return training_requirements(settings)
 
-    small, large = needs(cropsize=64, cropz=8), needs(cropsize=128, cropz=16)
+@pytest.mark.parametrize(
+    ("model", "geometry"),
+    [
+        ("ae0iso0tccutvqq", {"cropsize": 64, "cropz": 8}),
+        ("ae0iso0tccutvqq", {"cropsize": 48, "cropz": 2, "resizebranch": 3, "skipl1": 1}),
+        ("IsoREF", {"cropsize": 64, "cropz": 8}),
+        ("IsoREF", {"cropsize": 48, "cropz": 16}),
+        ("IsoREF", {"cropsize": 40, "cropz": 24, "dsp": 3}),
+    ],
+)
+def test_needs_follow_crop_and_width(model, geometry):
+    """Also where the planes of a slice do not divide the crop that is measured."""
+    small, large = needs(model, **geometry), needs(model, **geometry | {k: 2 * geometry[k] for k in ("cropsize", "cropz")})
     assert small.parameters == large.parameters and small.component_files == 4 * small.parameters
     states = 16 * small.parameters
     assert large.memory - states == pytest.approx(8 * (small.memory - states), rel=0.01)

@@ -46,14 +46,14 @@ def phantom(options: argparse.Namespace) -> None:
 
 def volumes(options: argparse.Namespace) -> None:
     """Makes training volumes of raw ones."""
-    from dataloader.preparation import TRAIN, VAL, link_volumes, prepare_volumes
-    from dataloader.sources import open_sources
+    from dataloader.pairs import open_sources
+    from dataloader.preparation import TRAIN, VAL, prepare_volumes
 
     plan = plan_of(options)
     sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene)
     unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
     settings = {name: value for name, value in vars(options).items() if name not in unneeded}
-    made = (link_volumes if options.link else prepare_volumes)(plan, sources, settings)
+    made = prepare_volumes(plan, sources, settings)
     for line in made.notes:
         log.info(line)
     skipped = f"; {made.skipped} patches skipped (mean below {options.min_mean:g})" if options.min_mean is not None else ""
@@ -139,6 +139,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         scale=options.scale,
         voxel_um=voxel_size(options.voxel),
         overwrite=options.overwrite,
+        link=options.link,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import UserError
-from volumes.volume import Box, Volume, extent, relative, split, voxels_of, whole_box
+from volumes.volume import Box, Volume, extent, overlap, relative, split, voxels_of, whole_box
 
 Triple = tuple[int, int, int]
 
@@ -60,6 +60,10 @@ class Lattice:
         """First voxels of the patches along every axis; empty where a patch does not fit."""
         z, y, x = (self._starts(axis, part) for axis, part in enumerate(box))
         return z, y, x
+
+    def voxels(self, box: Box) -> int:
+        """Voxels of all patches of a box together; 0 where none fits."""
+        return math.prod(self.size(box)) * math.prod(map(len, self.starts(box)))
 
     def _starts(self, axis: int, part: slice) -> list[int]:
         size = part.stop - part.start
@@ -124,27 +128,14 @@ class Window:
     def pieces(self, box: Box) -> Iterator[np.ndarray]:
         """The values of a box in one array, or in several along z where it is larger than the budget."""
         planes, rows, columns = box
-        if voxels_of(box) <= self.budget:
-            yield self._cut(box)
+        if voxels_of(box) > self.budget:
+            for part in split(planes, max(1, self.budget // voxels_of((rows, columns)))):
+                yield self.volume[part, rows, columns]
             return
-        for part in split(planes, max(1, self.budget // voxels_of((rows, columns)))):
-            yield self.volume[part, rows, columns]
-
-    def _cut(self, box: Box) -> np.ndarray:
-        if self._box is None or not all(w.start <= b.start and b.stop <= w.stop for w, b in zip(self._box, box, strict=True)):
-            self._box = self._slab(box)
+        if self._box is None or overlap(box, self._box) != box:
+            _, height, width = self.volume.shape
+            reach = self.budget // ((planes.stop - planes.start) * width)  # rows of full width that the budget allows
+            slab = planes, slice(rows.start, min(height, rows.start + reach)), slice(0, width)
+            self._box = slab if reach >= rows.stop - rows.start else box
             self._values = self.volume[self._box]
-        return self._values[relative(box, self._box)]
-
-    def _slab(self, box: Box) -> Box:
-        """The box in full width, with as many rows below it as the budget allows."""
-        planes, rows, _ = box
-        _, height, width = self.volume.shape
-        depth = planes.stop - planes.start
-        if depth * (rows.stop - rows.start) * width > self.budget:
-            return box
-        return (
-            planes,
-            slice(rows.start, min(height, max(rows.stop, rows.start + self.budget // (depth * width)))),
-            slice(0, width),
-        )
+        yield self._values[relative(box, self._box)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
 from dataloader.pairs import paired_names
-from dataloader.sampler import CropSampler
+from dataloader.sampler import CropSampler, done_so_far
 from utils.errors import UserError
-from utils.resuming import done_so_far
+from utils.settings.read_mapping import read_mapping
 from volumes.intensity import IntensityTransform, check_finite, share_outside
 from volumes.open import open_volume
 from volumes.statistics import Normalisation, pooled, scan, transform_of
@@ -26,12 +26,12 @@ from volumes.volume import ArrayVolume, Volume
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 3  # seconds before a progress bar appears
 _SETTINGS = (
     *("cropsize", "cropz", "dsp", "dsp_how", "usp", "precrop", "resize", "rotate", "nm", "nm_clip", "seed"),
     *("crops_per_volume", "preload", "batch_size", "workers"),
 )
 _SAMPLED_FILES = 16  # files whose values are tried under nm 00 before a training starts
+_BAR: dict[str, Any] = {"delay": 3, "leave": False}  # seconds before a progress bar appears
 
 
 class PairedImageDataset(Dataset[dict[str, Any]]):
@@ -50,12 +50,12 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         root: the folder ``train`` or ``val`` of a data set.
         directions: folders within it, one image each.
         train: False: one crop per file from its centre, not rotated, the same in every epoch.
-        cropsize, cropz, dsp, dsp_how, usp, precrop, resize, rotate: see ``dataloader.crops.CropSettings``.
         nm: 00 (values already lie in [-1, 1]) | 01 | 11 (each file's own range, read once before training).
         nm_clip: percentiles (LOW, HIGH) in place of minimum and maximum for nm 01 and 11.
         seed: of every draw, 0 or more.
         crops_per_volume: samples per file and epoch.
         preload: keep the decoded volumes in memory (worker processes that are forked share them).
+        **crop: size and sampling of a crop, see ``dataloader.crops.CropSettings``.
 
     Raises:
         UserError: folders are missing, empty or unpaired, or the options contradict each other.
@@ -66,23 +66,16 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         root: Path | str,
         directions: Sequence[str],
         *,
-        cropsize: int,
-        cropz: int,
-        dsp: int = 1,
-        dsp_how: str = "pick",
-        usp: float = 1,
-        precrop: int = 0,
-        resize: int = 0,
-        rotate: bool = True,
+        train: bool = True,
         nm: str = "00",
         nm_clip: Sequence[float] | None = None,
         seed: int = 123,
         crops_per_volume: int = 1,
         preload: bool = False,
-        train: bool = True,
+        **crop: Any,
     ):
         self.root, self.directions, self.train = Path(root), tuple(directions), train
-        self.settings = CropSettings(cropsize, cropz, dsp, dsp_how, usp, precrop, resize, rotate)
+        self.settings = CropSettings(**crop)
         self.nm, self.nm_clip = nm, None if nm_clip is None else (float(nm_clip[0]), float(nm_clip[1]))
         check_normalisation(self.nm, self.nm_clip)
         if seed < 0 or crops_per_volume < 1:
@@ -127,21 +120,40 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             UserError: a file is unreadable, truncated, 2-D, RGB or of an unsupported dtype; the shapes of a pair differ;
                 a volume is smaller than a crop; voxels are NaN or infinite; under nm 00, sampled crops leave [-1, 1].
         """
-        for name in tqdm(self.names, desc=f"opening {self.root.name}", unit="file", delay=_PATIENCE, leave=False):
-            volumes = [self._open(direction, name) for direction in self.directions]
-            self.settings.check(volumes[0])
-            for volume in volumes[1:]:
-                if volume.shape != volumes[0].shape:
+        for name in tqdm(self.names, desc=f"opening {self.root.name}", unit="file", **_BAR):
+            first, *others = (self._open(direction, name) for direction in self.directions)
+            self.settings.check(first)
+            for volume in others:
+                if volume.shape != first.shape:
                     raise UserError(
-                        f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
+                        f"{first.path} is {first.shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
                         "the files of a pair must show the same volume on the same grid"
                     )
         if self.preload:
-            self._preload()
+            sizes = {key: math.prod(volume.shape) * volume.dtype.itemsize for key, volume in self._volumes.items()}
+            total = sum(sizes.values())
+            logger.info("loading %s into memory: %.2f GB", self.root, total / 1e9)
+            with tqdm(total=total, desc=f"loading {self.root.name}", unit="B", unit_scale=True, **_BAR) as bar:
+                for key, size in sizes.items():
+                    self._volume(*key)
+                    bar.update(size)
         if self.nm == "00":
             for index in range(0, len(self.names), -(-len(self.names) // _SAMPLED_FILES)):
                 self[index]
         self._scan()
+
+    def _scan(self) -> None:
+        """Find every file's range; under nm 00 there is none, but a file of floats is read once in search of NaN."""
+        wanted = Normalisation("11" if self.nm == "00" else self.nm, percentile=self.nm_clip)
+        volumes = {(d, n): self._volume(d, n) for d in self.directions for n in self.names if (d, n) not in self._transforms}
+        if self.nm == "00":
+            volumes = {key: volume for key, volume in volumes.items() if volume.dtype.kind == "f"}
+        total = sum(math.prod(volume.shape) * wanted.passes(volume) for volume in volumes.values())
+        with tqdm(total=total, desc=f"ranges of {self.root.name}", unit="voxel", unit_scale=True, **_BAR) as bar:
+            for key, volume in volumes.items():
+                if self.nm == "00":
+                    scan(volume, advance=bar.update)
+                self._transform(*key, bar.update)
 
     def intensity_record(self) -> dict[str, Any]:
         """What a trained model must know about its data, as plain JSON.
@@ -154,16 +166,17 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         directions = {}
         for direction in self.directions:
             volumes = {name: self._volume(direction, name) for name in self.names}
-            transforms = {} if self.nm == "00" else {name: self._transform(direction, name) for name in self.names}
-            ends = pooled(list(transforms.values()), [1] * len(transforms)) if transforms else IntensityTransform("11", -1.0, 1.0)
+            found = {} if self.nm == "00" else {name: self._transform(direction, name) for name in self.names}
+            ends = pooled(list(found.values()), [1] * len(found)) if found else IntensityTransform("11", -1.0, 1.0)
             directions[direction] = {
                 "dtype": np.result_type(*(volume.dtype for volume in volumes.values())).name,
                 "pooled": {"low": ends.low, "high": ends.high},
-                "files": {name: {"low": t.low, "high": t.high} for name, t in transforms.items()},
+                "files": {name: {"low": t.low, "high": t.high} for name, t in found.items()},
                 "voxel_um": {name: volume.voxel_um and list(volume.voxel_um) for name, volume in volumes.items()},
             }
-        clip = None if self.nm_clip is None else list(self.nm_clip)
-        return {"nm": self.nm, "nm_clip": clip, "directions": directions, "dataset": _dataset_json(self.root.parent)}
+        path = self.root.parent / "dataset.json"
+        dataset = read_mapping(path, "record that prepare.py writes") if path.is_file() else None
+        return {"nm": self.nm, "nm_clip": self.nm_clip and list(self.nm_clip), "directions": directions, "dataset": dataset}
 
     def _open(self, direction: str, name: str) -> Volume:
         """A volume in its file; kept, since one without its values is small and holds no file open."""
@@ -175,18 +188,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     def _volume(self, direction: str, name: str) -> Volume:
         volume = self._open(direction, name)
         if self.preload and not isinstance(volume, ArrayVolume):
-            volume = ArrayVolume(volume[:], volume.path, volume.voxel_um)
-            self._volumes[direction, name] = volume
+            volume = self._volumes[direction, name] = ArrayVolume(volume[:], volume.path, volume.voxel_um)
         return volume
-
-    def _preload(self) -> None:
-        sizes = [int(np.prod(volume.shape)) * volume.dtype.itemsize for volume in self._volumes.values()]
-        logger.info("loading %s into memory: %.2f GB", self.root, sum(sizes) / 1e9)
-        title = f"loading {self.root.name} ({sum(sizes) / 1e9:.2f} GB)"
-        with tqdm(total=sum(sizes), desc=title, unit="B", unit_scale=True, delay=_PATIENCE, leave=False) as bar:
-            for (direction, name), size in zip(list(self._volumes), sizes, strict=True):
-                self._volume(direction, name)
-                bar.update(size)
 
     def _transform(self, direction: str, name: str, advance: Callable[[int], object] = int) -> IntensityTransform:
         """The way of a file's values to the range of nm; found once."""
@@ -195,20 +198,6 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             self._transforms[key] = transform_of(self._volume(*key), Normalisation(self.nm, percentile=self.nm_clip), advance)
         return self._transforms[key]
 
-    def _scan(self) -> None:
-        """Every file's range; under nm 00 it is not used, but a file of floats is read once in search of NaN all the same."""
-        wanted = Normalisation("11" if self.nm == "00" else self.nm, percentile=self.nm_clip)
-        volumes = {(d, n): self._volume(d, n) for d in self.directions for n in self.names if (d, n) not in self._transforms}
-        if self.nm == "00":
-            volumes = {key: volume for key, volume in volumes.items() if volume.dtype.kind == "f"}
-        total = sum(int(np.prod(v.shape)) * wanted.passes(v) for v in volumes.values())
-        title = f"ranges of {self.root.name}"
-        with tqdm(total=total, desc=title, unit="voxel", unit_scale=True, delay=_PATIENCE, leave=False) as bar:
-            for key, volume in volumes.items():
-                if self.nm == "00":
-                    scan(volume, advance=bar.update)
-                self._transform(*key, bar.update)
-
 
 def check_normalisation(nm: str, nm_clip: tuple[float, float] | None) -> None:
     """Raise a UserError for an unknown normalisation or percentiles that make no interval."""
@@ -216,11 +205,9 @@ def check_normalisation(nm: str, nm_clip: tuple[float, float] | None) -> None:
         raise UserError(
             f"nm={nm} is unknown; known: 00 (values already in [-1, 1]), 01, 11 (each file's range to [0, 1], [-1, 1])"
         )
-    if nm_clip is None:
-        return
-    if nm == "00":
+    if nm == "00" and nm_clip:
         raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} has no effect with nm=00; set nm to 11, or leave nm_clip out")
-    if not 0 <= nm_clip[0] < nm_clip[1] <= 100:
+    if nm_clip and not 0 <= nm_clip[0] < nm_clip[1] <= 100:
         raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} must be percentiles LOW < HIGH within 0 to 100; try 0.1 99.9")
 
 
@@ -252,6 +239,9 @@ class DataModule(pl.LightningDataModule):
     Attributes:
         train_set: the training crops.
         val_set: centre crops for validation, or None (no folder ``val`` with one of the directions).
+
+    Raises:
+        UserError: as ``PairedImageDataset``.
     """
 
     def __init__(self, folder: Path | str, directions: Sequence[str], *, batch_size: int = 1, workers: int = 0, **options: Any):
@@ -290,8 +280,9 @@ class DataModule(pl.LightningDataModule):
         """Batches of this process, in the order of the epoch that the trainer is about to run or to continue."""
         rank, world = self._place()
         sampler = CropSampler(len(self.train_set), self.batch_size, seed=self.train_set.seed, rank=rank, world=world)
-        if self.trainer is not None:
-            self._continue(sampler, self.trainer)
+        if self.trainer is not None:  # Lightning iterates the loader before it tells a resumed run's epoch, and skips nothing
+            epochs, batches = done_so_far(self.trainer)
+            sampler.continue_at(epochs, batches * self.batch_size)
         return self._loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
@@ -304,15 +295,6 @@ class DataModule(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _continue(self, sampler: CropSampler, trainer: pl.Trainer) -> None:
-        """Lightning iterates the loader before it tells the sampler the epoch of a resumed run, and skips no batches."""
-        epochs, batches = done_so_far(trainer)
-        skip = batches * self.batch_size
-        if skip >= len(sampler):  # after its last batch: the next epoch is about to begin
-            epochs, skip = epochs + 1, 0
-        sampler.set_epoch(epochs)
-        sampler.skip = skip
-
     def _loader(self, dataset: PairedImageDataset, sampler: CropSampler) -> DataLoader[dict[str, Any]]:
         return DataLoader(
             dataset,
@@ -322,13 +304,3 @@ class DataModule(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _dataset_json(folder: Path) -> Any:
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); write it again with prepare.py") from error

@@ -15,12 +15,14 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataloader.cutting import Lattice, Window, split_box
@@ -30,7 +32,7 @@ from utils.files import writing
 from volumes.intensity import IntensityTransform, check_finite
 from volumes.output_files import free_space
 from volumes.statistics import Normalisation, pooled, transform_of
-from volumes.volume import Box, Volume, extent, voxels_of, whole_box
+from volumes.volume import Box, Triple, Volume, extent, voxels_of, whole_box
 from volumes.write import write_tiff
 
 TRAIN, VAL = "train", "val"
@@ -52,6 +54,7 @@ class Plan:
         scale: "volume": every volume has its own constants; "dataset": all volumes of a direction share them.
         voxel_um: voxel size (z, y, x) in µm where a source states none.
         overwrite: replace directions that an earlier call has made.
+        link: put whole TIFF files into the layout as they are: by symbolic link, else hard link, else copy.
     """
 
     folder: Path
@@ -61,8 +64,9 @@ class Plan:
     fraction: float | None = None
     min_mean: float | None = None
     scale: str = "volume"
-    voxel_um: tuple[float, float, float] | None = None
+    voxel_um: Triple | None = None
     overwrite: bool = False
+    link: bool = False
 
 
 @dataclass
@@ -100,7 +104,7 @@ class Prepared:
 
 
 def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict[str, Any]) -> Prepared:
-    """Cut volumes into training files.
+    """Cut volumes into training files, or link them.
 
     Args:
         plan: what is asked for.
@@ -108,166 +112,138 @@ def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: d
         settings: plain JSON that is kept in dataset.json.
 
     Raises:
-        UserError: unequal volumes in a pair, patches that do not fit, nothing left, no room on disc, NaN, files in the way.
+        UserError: unequal volumes in a pair, patches that do not fit, nothing left, no room on disc, NaN, files in the way; files
+            to be linked that the training cannot read as they are.
     """
-    sources, notes = _sources(plan, volumes)
+    if plan.link:
+        plan = _checked_links(plan, volumes)
+    sources = _paired(plan, volumes)
+    notes = _split(plan, sources)
     claim_directions(plan.folder, plan.directions, plan.overwrite)
-    free_space(plan.folder, sum(_bytes(plan, source) for source in sources))
-    notes += _measure(plan, sources)
+    voxels = [sum(plan.lattice.voxels(part) for part in source.parts.values()) for source in sources]
+    if not plan.link:
+        types = [[4 if plan.normalisation.kind != "00" else volume.dtype.itemsize for volume in s.volumes] for s in sources]
+        free_space(plan.folder, sum(count * sum(sizes) for count, sizes in zip(voxels, types, strict=True)))
+        notes += _measure(plan, sources)
     partial = plan.folder / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with writing(plan.folder):
-            _cut(plan, sources, partial)
-            _check_written(plan, sources, notes)
-            merge_record(plan.folder, partial, {d: _record(plan, sources, k) for k, d in enumerate(plan.directions)}, settings)
+            title = "linking" if plan.link else "cutting"
+            with tqdm(total=sum(voxels), desc=title, unit="voxel", unit_scale=True, delay=int(plan.link)) as bar:
+                for source, count in zip(sources, voxels, strict=True):
+                    if plan.link:
+                        notes += _linked(plan, source, partial)
+                        bar.update(count)
+                    else:
+                        _cut(plan, source, partial, bar)
+            made = Prepared(sources, notes)
+            _check_written(plan, made)
+            records = {direction: _record(plan, sources, k) for k, direction in enumerate(plan.directions)}
+            merge_record(plan.folder, partial, records, settings)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Prepared(sources, notes)
-
-
-def link_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict[str, Any]) -> Prepared:
-    """Put whole TIFF files into the layout without copying them: by symbolic link, else hard link, else copy.
-
-    Raises:
-        UserError: a volume that the training cannot read as it is; see also ``prepare_volumes``.
-    """
-    for volume in (volume for group in volumes for volume in group):
-        if volume.path.suffix.lower() not in (".tif", ".tiff"):
-            raise UserError(f"{volume.path}: only TIFF files can be linked; leave out --link, and it is converted")
-        if volume.channels > 1 or volume.times > 1:
-            raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
-    if plan.fraction and max(map(len, volumes)) == 1:
-        raise UserError("a single linked file cannot be split; leave out --link, or give --val 0")
-    if max(map(len, volumes)) == 1:
-        plan = replace(plan, fraction=0.0)
-    sources, notes = _sources(plan, volumes)
-    claim_directions(plan.folder, plan.directions, plan.overwrite)
-    partial = plan.folder / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(plan.folder):
-            for source in tqdm(sources, desc="linking", unit="volume", delay=1, leave=False):
-                _link(plan, source, partial, notes)
-            merge_record(plan.folder, partial, {d: _record(plan, sources, k) for k, d in enumerate(plan.directions)}, settings)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Prepared(sources, notes)
+    return made
 
 
 # What goes where -----------------------------------------------------------------------------------------------------
 
 
-def _sources(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> tuple[list[Source], list[str]]:
-    counts = {direction: len(group) for direction, group in zip(plan.directions, volumes, strict=True)}
-    if len(set(counts.values())) > 1:
-        found = ", ".join(f"{count} for {direction}" for direction, count in counts.items())
+def _checked_links(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> Plan:
+    """The plan for files that are linked, which cannot be split."""
+    for volume in (volume for group in volumes for volume in group):
+        if volume.path.suffix.lower() not in (".tif", ".tiff"):
+            raise UserError(f"{volume.path}: only TIFF files can be linked; leave out --link, and it is converted")
+        if volume.channels > 1 or volume.times > 1:
+            raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
+    single = max(map(len, volumes)) == 1
+    if plan.fraction and single:
+        raise UserError("a single linked file cannot be split; leave out --link, or give --val 0")
+    return replace(plan, fraction=0.0) if single else plan
+
+
+def _paired(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> list[Source]:
+    """One source for the volumes in the same place of every direction."""
+    if len(set(map(len, volumes))) > 1:
+        found = ", ".join(f"{len(group)} for {direction}" for direction, group in zip(plan.directions, volumes, strict=True))
         raise UserError(f"every direction needs the same number of volumes, in the same order; found {found}")
-    pairs = list(zip(*volumes, strict=True))
-    for pair in pairs:
-        _check_pair(pair, plan.voxel_um)
-    names = _names([pair[0].path for pair in pairs])
-    sources = [Source(name, pair, {TRAIN: whole_box(pair[0].shape)}) for name, pair in zip(names, pairs, strict=True)]
-    notes = _split(plan, sources)
-    for source in sources:
-        _check_patches(plan.lattice, source)
-    return sources, notes
-
-
-def _check_pair(pair: Sequence[Volume], voxel_um: tuple[float, float, float] | None) -> None:
-    for volume in pair:
-        if voxel_um and volume.voxel_um and not np.allclose(voxel_um, volume.voxel_um, rtol=0.01):
-            raise UserError(
-                f"{volume.path} states the voxel size {volume.voxel_um} µm (z, y, x); leave out --voxel, or correct the file"
-            )
-    for volume in pair[1:]:
-        if volume.shape != pair[0].shape:
-            raise UserError(
-                f"{pair[0].path} is {pair[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
-                "paired volumes are cut at the same places and must have the same grid"
-            )
-
-
-def _check_patches(lattice: Lattice, source: Source) -> None:
-    for box in source.parts.values():
-        if not all(lattice.starts(box)):
-            raise UserError(
-                f"{source.volumes[0].path} of (Z, Y, X) = {source.volumes[0].shape} is smaller than a patch of {lattice.patch}; "
-                "lower --patch (0 takes a whole axis) or leave the file out"
-            )
+    sources: list[Source] = []
+    for pair in zip(*volumes, strict=True):
+        first = pair[0]
+        for volume in pair:
+            if plan.voxel_um and volume.voxel_um and not np.allclose(plan.voxel_um, volume.voxel_um, rtol=0.01):
+                raise UserError(
+                    f"{volume.path} states the voxel size {volume.voxel_um} µm (z, y, x); leave out --voxel, or correct the file"
+                )
+            if volume.shape != first.shape:
+                raise UserError(
+                    f"{first.path} is {first.shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
+                    "paired volumes are cut at the same places and must have the same grid"
+                )
+        stem = re.sub(r"(\.ome)?\.(tiff?|zarr|nii(\.gz)?|mrcs?|rec|map|czi|lif|nd2)$", "", first.path.name, flags=re.IGNORECASE)
+        stem = re.sub(r"[^\w.+-]+", "_", stem).strip("._") or "volume"
+        taken = [source.name for source in sources]
+        name = next(name for name in (stem, *(f"{stem}_{k}" for k in range(2, len(taken) + 3))) if name not in taken)
+        sources.append(Source(name, pair, {TRAIN: whole_box(first.shape)}))
+    return sources
 
 
 def _split(plan: Plan, sources: list[Source]) -> list[str]:
-    """Decide what is for validation: the last of several volumes, else the last part of the only one."""
+    """Decide what is for validation: the last of several volumes, else the last part of the only one; and that patches fit."""
     fraction = _DEFAULT_FRACTION if plan.fraction is None else plan.fraction
     if not 0 <= fraction < 1:
         raise UserError(f"val={fraction:g} must be a fraction from 0 to below 1")
-    if not fraction:
-        return []
-    if len(sources) > 1:
+    notes = []
+    if fraction and len(sources) > 1:
         for source in sources[-min(max(1, round(fraction * len(sources))), len(sources) - 1) :]:
             source.parts = {VAL: source.parts[TRAIN]}
-        return []
-    (source,) = sources
-    try:
-        train, val = split_box(source.volumes[0], plan.lattice, fraction)
-    except UserError as error:
-        if plan.fraction is not None:
-            raise
-        return [f"no validation data: {error}"]
-    source.parts = {TRAIN: train, VAL: val}
-    return []
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """A file name for every source: its own without suffixes, with a number where two are the same."""
-    names: list[str] = []
-    for path in paths:
-        stem = re.sub(r"(\.ome)?\.(tiff?|zarr|nii(\.gz)?|mrcs?|rec|map|czi|lif|nd2)$", "", path.name, flags=re.IGNORECASE)
-        stem = re.sub(r"[^\w.+-]+", "_", stem).strip("._") or "volume"
-        unique = next(n for n in (stem, *(f"{stem}_{k}" for k in range(2, len(paths) + 2))) if n not in names)
-        names.append(unique)
-    return names
-
-
-def _bytes(plan: Plan, source: Source) -> int:
-    count = sum(math.prod(plan.lattice.size(b)) * math.prod(map(len, plan.lattice.starts(b))) for b in source.parts.values())
-    kinds = (np.dtype(np.float32) if plan.normalisation.kind != "00" else volume.dtype for volume in source.volumes)
-    return count * sum(kind.itemsize for kind in kinds)
+    elif fraction:
+        try:
+            train, val = split_box(sources[0].volumes[0], plan.lattice, fraction)
+            sources[0].parts = {TRAIN: train, VAL: val}
+        except UserError as error:
+            if plan.fraction is not None:
+                raise
+            notes.append(f"no validation data: {error}")
+    for source in sources:
+        if not all(plan.lattice.voxels(part) for part in source.parts.values()):
+            volume = source.volumes[0]
+            raise UserError(
+                f"{volume.path} of (Z, Y, X) = {volume.shape} is smaller than a patch of {plan.lattice.patch}; "
+                "lower --patch (0 takes a whole axis) or leave the file out"
+            )
+    return notes
 
 
 # Values --------------------------------------------------------------------------------------------------------------
 
 
 def _measure(plan: Plan, sources: list[Source]) -> list[str]:
-    """Find the constants of all transforms; returns a line for every volume without contrast."""
+    """Find the constants of all transforms.
+
+    Returns:
+        A line for every volume that holds a single value: legal, but a direction of nothing else is an error.
+    """
     volumes = [volume for source in sources for volume in source.volumes]
     total = sum(math.prod(volume.shape) * plan.normalisation.passes(volume) for volume in volumes)
     with tqdm(total=total, desc="intensities", unit="voxel", unit_scale=True, disable=not total) as bar:
         for source in sources:
             source.transforms = [transform_of(volume, plan.normalisation, bar.update) for volume in source.volumes]
-    notes = _without_contrast(plan, sources)
-    if plan.scale == "dataset":
-        for k in range(len(plan.directions)):
+    notes = []
+    for k, direction in enumerate(plan.directions):
+        flat = [
+            f"{s.volumes[k].path}: one value only ({s.transforms[k].low:g}), nothing can be learned from it; leave it out, or "
+            "check --channel, --threshold and --percentile"
+            for s in sources
+            if s.transforms[k].low is not None and s.transforms[k].low == s.transforms[k].high
+        ]
+        if len(flat) == len(sources):
+            raise UserError(f"{direction} has no other volume: {flat[0]}" if len(flat) == 1 else f"{direction}: {flat[0]}")
+        notes += flat
+        if plan.scale == "dataset":
             shared = _pooled(sources, k)
             for source in sources:
                 source.transforms[k] = shared
-    return notes
-
-
-def _without_contrast(plan: Plan, sources: list[Source]) -> list[str]:
-    """One line per volume that holds a single value; legal, but a direction of nothing else is an error."""
-    notes = []
-    for k, direction in enumerate(plan.directions):
-        flat = [s for s in sources if s.transforms[k].low is not None and s.transforms[k].low == s.transforms[k].high]
-        lines = [
-            f"{s.volumes[k].path}: one value only ({s.transforms[k].low:g}), nothing can be learned from it; leave it out, or "
-            "check --channel, --threshold and --percentile"
-            for s in flat
-        ]
-        if len(flat) == len(sources):
-            raise UserError(f"{direction} has no other volume: {lines[0]}" if len(flat) == 1 else f"{direction}: {lines[0]}")
-        notes += lines
     return notes
 
 
@@ -275,84 +251,71 @@ def _pooled(sources: list[Source], direction: int) -> IntensityTransform:
     return pooled([s.transforms[direction] for s in sources], [math.prod(s.volumes[direction].shape) for s in sources])
 
 
-def _cut(plan: Plan, sources: list[Source], partial: Path) -> None:
-    patches = sum(
-        math.prod(map(len, plan.lattice.starts(box))) * math.prod(plan.lattice.size(box))
-        for source in sources
-        for box in source.parts.values()
-    )
-    with tqdm(total=patches, desc="cutting", unit="voxel", unit_scale=True) as bar:
-        for source in sources:
-            for split, part in source.parts.items():
-                folders = [partial / split / direction for direction in plan.directions]
-                _cut_part(plan, source, split, part, folders, bar)
-
-
-def _cut_part(plan: Plan, source: Source, split: str, part: Box, folders: list[Path], bar: tqdm) -> None:
+def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> None:
+    """Write the patches of a source that are not background."""
     windows = [Window(volume) for volume in source.volumes]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    written = skipped = 0
-    for place, box in plan.lattice.patches(part):
-        if plan.min_mean is not None and _mean(windows[0], box) < plan.min_mean:
-            skipped += 1
-        else:
-            for window, transform, folder in zip(windows, source.transforms, folders, strict=True):
-                _write(folder / f"{source.name}{place}.tif", window, box, transform, plan.voxel_um)
-            written += 1
-        bar.update(voxels_of(box))
-    source.written[split], source.skipped[split] = written, skipped
 
+    def mean(box: Box) -> float:
+        return sum(float(piece.sum(dtype=np.float64)) for piece in windows[0].pieces(box)) / voxels_of(box)
 
-def _mean(window: Window, box: Box) -> float:
-    total = sum(float(piece.sum(dtype=np.float64)) for piece in window.pieces(box))
-    return total / voxels_of(box)
-
-
-def _write(
-    path: Path, window: Window, box: Box, transform: IntensityTransform, voxel_um: tuple[float, float, float] | None
-) -> None:
-    def planes() -> Any:
+    def planes(window: Window, box: Box, transform: IntensityTransform) -> Iterator[NDArray]:
         for piece in window.pieces(box):
             check_finite(piece, str(window.volume.path))
             yield from (transform.apply(plane) for plane in piece)
 
-    z, y, x = extent(box)
-    dtype = transform.dtype(window.volume.dtype)
-    write_tiff(path, planes(), shape=(z, y, x), dtype=dtype, voxel_um=window.volume.voxel_um or voxel_um)
+    for split, part in source.parts.items():
+        folders = [partial / split / direction for direction in plan.directions]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        source.written[split] = source.skipped[split] = 0
+        for place, box in plan.lattice.patches(part):
+            if plan.min_mean is not None and mean(box) < plan.min_mean:
+                source.skipped[split] += 1
+            else:
+                for window, transform, folder in zip(windows, source.transforms, folders, strict=True):
+                    volume = window.volume
+                    write_tiff(
+                        folder / f"{source.name}{place}.tif",
+                        planes(window, box, transform),
+                        shape=extent(box),
+                        dtype=transform.dtype(volume.dtype),
+                        voxel_um=volume.voxel_um or plan.voxel_um,
+                    )
+                source.written[split] += 1
+            bar.update(voxels_of(box))
 
 
-def _check_written(plan: Plan, sources: list[Source], notes: list[str]) -> None:
-    prepared = Prepared(sources, notes)
-    if not prepared.written(TRAIN):
+def _check_written(plan: Plan, made: Prepared) -> None:
+    if not made.written(TRAIN):
         raise UserError(
-            f"all {prepared.skipped} patches have a mean grey value below min_mean={plan.min_mean:g}, so nothing is left for "
+            f"all {made.skipped} patches have a mean grey value below min_mean={plan.min_mean:g}, so nothing is left for "
             "training; lower --min_mean"
         )
-    if any(VAL in source.parts for source in sources) and not prepared.written(VAL):
-        notes.append("no validation data: all patches of the validation part are background")
+    if any(VAL in source.parts for source in made.sources) and not made.written(VAL):
+        made.notes.append("no validation data: all patches of the validation part are background")
 
 
-def _link(plan: Plan, source: Source, partial: Path, notes: list[str]) -> None:
-    for volume, direction in zip(source.volumes, plan.directions, strict=True):
-        for split in source.parts:
+def _linked(plan: Plan, source: Source, partial: Path) -> list[str]:
+    """Make the files of a source appear in the layout, unchanged; returns what was done where symbolic links cannot be made."""
+    notes = []
+    source.transforms = [IntensityTransform("00") for _ in source.volumes]
+    for split in source.parts:
+        for volume, direction in zip(source.volumes, plan.directions, strict=True):
             place = partial / split / direction / f"{source.name}.tif"
             place.parent.mkdir(parents=True, exist_ok=True)
             how = put_file(volume.path.absolute(), place)
             if how != "symbolic link":
                 notes.append(f"{source.name}: {how}, since symbolic links cannot be made there")
-            source.written[split] = 1
-    source.transforms = [IntensityTransform("00") for _ in source.volumes]
+        source.written[split] = 1
+    return notes
 
 
 def put_file(original: Path, place: Path) -> str:
     """Make a file appear in another place; returns how: "symbolic link", "hard link" or "copy"."""
     for make, how in ((os.symlink, "symbolic link"), (os.link, "hard link")):
-        try:
+        with suppress(OSError, NotImplementedError):
             make(original, place)
-        except (OSError, NotImplementedError):
-            continue
-        return how
+            return how
     free_space(place, original.stat().st_size)
     shutil.copyfile(original, place)
     return "copy"
@@ -363,23 +326,21 @@ def put_file(original: Path, place: Path) -> str:
 
 def _record(plan: Plan, sources: list[Source], direction: int) -> dict[str, Any]:
     """What dataset.json says about a direction."""
-    return {
-        "transform": _pooled(sources, direction).as_json(),
-        "sources": [_source_record(plan, source, direction) for source in sources],
-    }
-
-
-def _source_record(plan: Plan, source: Source, direction: int) -> dict[str, Any]:
-    volume = source.volumes[direction]
-    voxel_um = volume.voxel_um or plan.voxel_um
-    return {
-        "name": source.name,
-        "path": str(volume.path.absolute()),
-        "shape": list(volume.shape),
-        "dtype": volume.dtype.name,
-        "voxel_um": voxel_um and list(voxel_um),
-        "transform": source.transforms[direction].as_json(),
-        "parts": {split: [[side.start, side.stop] for side in box] for split, box in source.parts.items()},
-        "files": source.written,
-        "skipped": source.skipped,
-    }
+    records = []
+    for source in sources:
+        volume = source.volumes[direction]
+        voxel_um = volume.voxel_um or plan.voxel_um
+        records.append(
+            {
+                "name": source.name,
+                "path": str(volume.path.absolute()),
+                "shape": list(volume.shape),
+                "dtype": volume.dtype.name,
+                "voxel_um": voxel_um and list(voxel_um),
+                "transform": source.transforms[direction].as_json(),
+                "parts": {split: [[side.start, side.stop] for side in box] for split, box in source.parts.items()},
+                "files": source.written,
+                "skipped": source.skipped,
+            }
+        )
+    return {"transform": _pooled(sources, direction).as_json(), "sources": records}

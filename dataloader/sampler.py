@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
 class CropSampler(Sampler[tuple[int, int]]):
@@ -45,6 +49,10 @@ class CropSampler(Sampler[tuple[int, int]]):
         """Choose the epoch of the next iteration (Lightning calls it too)."""
         self.epoch = epoch
 
+    def continue_at(self, epochs: int, samples: int) -> None:
+        """Go on after so many epochs and, in the next one, samples of this process; all of them: the next is about to begin."""
+        self.epoch, self.skip = (epochs + 1, 0) if samples >= len(self) else (epochs, samples)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         skip, self.skip = self.skip, 0
         if self.shuffle:
@@ -55,3 +63,14 @@ class CropSampler(Sampler[tuple[int, int]]):
         epoch = self.epoch if self.shuffle else 0
         for index in mine[skip:]:
             yield epoch, int(index)
+
+
+def done_so_far(trainer: pl.Trainer) -> tuple[int, int]:
+    """Whole epochs that are done, and batches of the one that was broken off, as Lightning counts them.
+
+    All its batches where it was stopped after the last one: then the next epoch is about to begin. Known before Lightning tells
+    anyone the epoch of a resumed training.
+    """
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # of the last epoch, where none is broken off
+    return epoch.processed, batches.processed if epoch.ready > epoch.processed else 0

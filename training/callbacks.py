@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
+from dataloader.sampler import done_so_far
 from utils.files import replaced
 from utils.pictures import keep_newest, orthogonal_planes, save_png
-from utils.resuming import done_so_far
 from utils.runs import RunFolder, higher_is_better
 
 log = logging.getLogger(__name__)

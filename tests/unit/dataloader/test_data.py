@@ -195,7 +195,7 @@ def test_the_transform_of_prepared_data_is_copied_into_the_record(tmp_path):
     assert record["directions"]["a"]["pooled"] == {"low": -1.0, "high": 1.0}
     assert record["directions"]["a"]["files"] == {}
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(UserError, match=r"dataset\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"dataset\.json: this record that prepare\.py writes cannot be read"):
         module.intensity_record()
 
 

@@ -15,10 +15,7 @@ Codes are stored as zstd makes them, level 3, without shuffling: an index is a l
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +25,17 @@ from numpy.typing import NDArray
 
 from inference.encoding import Packed
 from utils.errors import UserError
-from utils.files import CONTINUES, put_folder, writing
+from volumes.block_array import BlockArray, plain_zstd
 from volumes.ome_zarr_metadata import image_metadata
-from volumes.output_files import PARTIAL, partial_path, refuse_existing
+from volumes.output_files import PARTIAL
 from volumes.pyramid import Level
+from volumes.target import Target, begin
 from volumes.volume import Box, Span, boxes
 
 KEY = "isoscope_codes"
 VERSION = 1
 CHUNK = (16, 64, 64)
 UNIT = (16, 512, 512)  # codes that are written at once
-_PLAN, _WORK = "plan.json", ".work"
 SUFFIX = ".codes.zarr"
 
 
@@ -117,8 +114,8 @@ def level_names(levels: int) -> list[str]:
     return ["codes", *(f"codes_{level}" for level in range(1, levels))]
 
 
-class CodeTarget:
-    """A store that is being written by one or several processes; restartable.
+class CodeTarget(Target):
+    """A store that is being written by one or several processes; restartable, see volumes.target.
 
     Args:
         output: the store, ``….zarr``.
@@ -126,6 +123,9 @@ class CodeTarget:
         place: voxel size and position of the codes (µm) or None each.
         codebook: (levels, codes, dimensions) or None.
         overwrite: replace an existing store, and an unfinished one of other settings.
+
+    Attributes:
+        units: boxes of codes that are written at once.
     """
 
     def __init__(
@@ -137,94 +137,51 @@ class CodeTarget:
         *,
         overwrite: bool = False,
     ) -> None:
-        refuse_existing(output, overwrite)
-        self.output, self.partial = output, partial_path(output)
         self.about = json.loads(json.dumps({"version": VERSION, **about}))
         self.place = place
+
+        def create(folder: Path) -> None:
+            for array in self._arrays(folder).values():
+                array.create(plain_zstd(3), "zyx" if len(array.shape) == 3 else "czyx")
+            if codebook is not None:
+                book = BlockArray(folder / "codebook", codebook.shape, np.dtype(np.float32), codebook.shape)
+                book.create(plain_zstd(3), ("level", "code", "dimension"))
+                book.write(book.boxes[0], np.asarray(codebook, np.float32))
+
+        begin(output, self.about, create, overwrite=overwrite)
+        super().__init__(output, overwrite)
         n, h, w = self.about["shape"]
         self.units = boxes((n, h, w), UNIT)
-        self._create(codebook, overwrite)
-        self._journal = self.partial / _WORK / f"done.{uuid.uuid4().hex[:8]}"
+        self._open = self._arrays(self.partial)
 
-    def _create(self, codebook: NDArray[np.float32] | None, overwrite: bool) -> None:
-        if self.partial.exists():
-            stored = json.loads((self.partial / _WORK / _PLAN).read_text())
-            if stored == self.about:
-                return
-            if not overwrite:
-                different = sorted(k for k in {*stored, *self.about} if stored.get(k) != self.about.get(k))
-                raise UserError(
-                    f"{self.partial} was begun by another command (different: {', '.join(different)}); finish it with that "
-                    "command, delete the folder, or start anew with --overwrite"
-                )
-            shutil.rmtree(self.partial)
-        aside = self.partial.with_name(f".{self.partial.name}.{uuid.uuid4().hex[:8]}")
-        with writing(self.output, CONTINUES):
-            (aside / _WORK).mkdir(parents=True)
-            (aside / _WORK / _PLAN).write_text(json.dumps(self.about))
-            self._create_arrays(aside, codebook)
-            try:
-                os.rename(aside, self.partial)
-            except OSError:  # another process was first
-                shutil.rmtree(aside)
-
-    def _create_arrays(self, folder: Path, codebook: NDArray[np.float32] | None) -> None:
-        import zarr
-        from zarr.codecs import ZstdCodec
-
-        def create(name: str, shape: Sequence[int], chunk: Sequence[int], dtype: str, axes: Sequence[str]) -> Any:
-            return zarr.create_array(
-                str(folder / name),
-                shape=tuple(shape),
-                chunks=tuple(chunk),
-                dtype=dtype,
-                fill_value=0,
-                compressors=[ZstdCodec(level=3)],
-                filters=None,
-                dimension_names=list(axes),
-            )
-
-        shape = tuple(self.about["shape"])
-        create("empty", shape, CHUNK, "uint8", "zyx")
+    def _arrays(self, folder: Path) -> dict[str, BlockArray]:
+        """The arrays that are filled unit by unit, by name."""
+        shape, dtype = tuple(self.about["shape"]), np.dtype(self.about["dtype"])
+        arrays = {"empty": BlockArray(folder / "empty", shape, np.dtype(np.uint8), CHUNK)}
         if self.about["kind"] == "gaussian":
             d = self.about["dimensions"]
-            create("codes", (d, *shape), (d, *CHUNK), self.about["dtype"], "czyx")
-            return
-        for name in level_names(self.about["levels"]):
-            create(name, shape, CHUNK, self.about["dtype"], "zyx")
-        assert codebook is not None
-        create("codebook", codebook.shape, codebook.shape, "float32", ("level", "code", "dimension"))[...] = codebook
+            return {**arrays, "codes": BlockArray(folder / "codes", (d, *shape), dtype, (d, *CHUNK))}
+        return arrays | {name: BlockArray(folder / name, shape, dtype, CHUNK) for name in level_names(self.about["levels"])}
 
     def pending(self) -> list[Box]:
         """Units that no process has finished."""
-        done: set[int] = set()
-        for journal in (self.partial / _WORK).glob("done.*"):
-            done.update(int(line) for line in journal.read_text().split("\n")[:-1])  # a torn last line is not counted
-        return [box for number, box in enumerate(self.units) if number not in done]
+        return [self.units[number] for number in self.missing(len(self.units))]
 
     def write(self, box: Box, packed: Packed) -> None:
         """Writes one of ``units`` and notes it."""
-        import zarr
-
-        with writing(self.output, CONTINUES):
-            if packed.empty.any():
-                zarr.open_array(str(self.partial / "empty"), mode="r+")[box] = packed.empty.astype(np.uint8)
-            if self.about["kind"] == "gaussian":
-                zarr.open_array(str(self.partial / "codes"), mode="r+")[(slice(None), *box)] = np.moveaxis(packed.codes, -1, 0)
-            else:
-                levels = np.moveaxis(packed.codes, -1, 0) if packed.codes.ndim == 4 else packed.codes[None]
-                for name, level in zip(level_names(self.about["levels"]), levels, strict=True):
-                    zarr.open_array(str(self.partial / name), mode="r+")[box] = level
-            with self._journal.open("a") as file:
-                file.write(f"{self.units.index(box)}\n")
-                file.flush()
-                os.fsync(file.fileno())
+        self._open["empty"].write(box, packed.empty.astype(np.uint8))
+        if self.about["kind"] == "gaussian":
+            codes = np.moveaxis(packed.codes, -1, 0)
+            self._open["codes"].write((slice(0, len(codes)), *box), codes)
+        else:
+            levels = np.moveaxis(packed.codes, -1, 0) if packed.codes.ndim == 4 else packed.codes[None]
+            for name, level in zip(level_names(self.about["levels"]), levels, strict=True):
+                self._open[name].write(box, level)
+        self.note([self.units.index(box)])
 
     def finish(self) -> CodeStore:
         """Gives the store its metadata and name; called by one process when all are done."""
-        left = len(self.pending())
-        if left:
-            raise UserError(f"{self.partial}: {left} of {len(self.units)} units are not written; run the command again")
+        self.require_whole(len(self.units))
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
         ome = image_metadata(
             self.output.name.removesuffix(".zarr"),
@@ -234,11 +191,7 @@ class CodeTarget:
             channel_names=channels,
             dtype=self.about["dtype"],
         )
-        group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, KEY: self.about}}
-        with writing(self.output, CONTINUES):
-            (self.partial / "zarr.json").write_text(json.dumps(group, indent=1, ensure_ascii=False), encoding="utf-8")
-            put_folder(self.partial, self.output)
-            shutil.rmtree(self.output / _WORK)
+        self.put_in_place({"ome": ome, KEY: self.about})
         return CodeStore.open(self.output)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from volumes.nifti_writer import COMMENT, UM_PER_MM
 from volumes.optional_package import optional_package
 from volumes.raw_volume import FileBytes, GzipBytes, RawVolume
 from volumes.volume import Choice, Triple, Volume, choose
 
+COMMENT = 6  # code of a NIfTI extension that holds text
+UM_PER_MM = 1000.0
 _UNITS_UM = {"mm": UM_PER_MM, "micron": 1.0, "meter": 1e6}
 _ANGSTROM_UM = 1e-4
 _TOLERANCE = 1e-2  # relative, of two statements of one voxel size

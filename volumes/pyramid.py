@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+
+from volumes.block_array import BlockArray
+from volumes.volume import extent, relative, split
 
 _SMALLEST = 256  # voxels along the longest axis of the last level
 _WIDER = {"uint8": np.uint16, "uint16": np.uint32, "int8": np.int16, "int16": np.int32}  # for sums of eight
@@ -73,25 +77,34 @@ def halved(values: np.ndarray, step: Sequence[int]) -> np.ndarray:
     Returns:
         Array of the same dtype, sizes ``ceil(size / step)``.
     """
-    dtype = values.dtype
+    dtype, total = values.dtype, values
     whole = dtype.kind in "ui"
     wide = np.dtype(_WIDER[dtype.name]) if whole else np.result_type(dtype, np.float32)
-    total = values
     for axis, by in enumerate(step):
         if by == 2:
-            first, second = _pairs(total, axis)
-            total = np.add(first, second, dtype=wide)
+            if total.shape[axis] % 2:
+                total = np.concatenate([total, np.take(total, [-1], axis)], axis)
+            before = (slice(None),) * axis
+            total = np.add(total[(*before, slice(0, None, 2))], total[(*before, slice(1, None, 2))], dtype=wide)
     count = np.asarray(math.prod(step), wide)
     mean = (total + count // 2) // count if whole else total / count
     return mean.astype(dtype)
 
 
-def _pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Even and odd entries along an axis, the last one repeated where there is an odd number of them."""
-    if values.shape[axis] % 2:
-        last = np.take(values, [-1], axis)
-        values = np.concatenate([values, last], axis)
-    even = [slice(None)] * values.ndim
-    odd = [slice(None)] * values.ndim
-    even[axis], odd[axis] = slice(0, None, 2), slice(1, None, 2)
-    return values[tuple(even)], values[tuple(odd)]
+def reduced(finer: BlockArray, box: tuple[slice, ...], step: Sequence[int], chunk: Sequence[int]) -> np.ndarray:
+    """A box of a level, made from the level before a row of chunks at a time, so that the finer voxels need little memory.
+
+    Args:
+        finer: the level before, (Z, Y, X) or (C, Z, Y, X).
+        box: of this level, with as many axes.
+        step: of this level along (z, y, x).
+        chunk: (z, y, x).
+    """
+    *lead, planes, rows, columns = box
+    steps = (*(1 for _ in lead), *step)
+    out = np.empty(extent(box), finer.dtype)
+    for z, y in product(split(planes, chunk[0]), split(rows, chunk[1])):
+        part = (*lead, z, y, columns)
+        source = [slice(p.start * by, min(p.stop * by, size)) for p, by, size in zip(part, steps, finer.shape, strict=True)]
+        out[relative(part, box)] = halved(finer.read(tuple(source)), steps)
+    return out

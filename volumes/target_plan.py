@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from volumes.block_array import BlockArray, sharded
+from volumes.optional_package import optional_package
 from volumes.output_files import output_kind
 from volumes.pyramid import Level, plan_levels
-from volumes.sharded_array import ShardedArray
 from volumes.volume import READABLE, Triple, triple
 
 _SHARD = 256  # voxels along each side
@@ -43,37 +44,28 @@ class TargetPlan:
         """The levels to be written."""
         return plan_levels(self.shape, self.voxel_um, self.levels if self.kind == "zarr" else 1)
 
-    def array(self, folder: Path, number: int) -> ShardedArray:
+    def array(self, folder: Path, number: int) -> BlockArray:
         """The array of a level inside the output's folder."""
         lead = () if self.channel_names is None else (len(self.channel_names),)
         shape, shard = (*lead, *self.pyramid[number].shape), (*lead, *self.shard)
-        return ShardedArray(folder / str(number), shape, np.dtype(self.dtype), shard, (*(1 for _ in lead), *self.chunk))
+        return BlockArray(folder / str(number), shape, np.dtype(self.dtype), shard)
 
-    @property
-    def axes(self) -> str:
-        """Names of the arrays' axes."""
-        return "zyx" if self.channel_names is None else "czyx"
+    def create(self, folder: Path) -> None:
+        """Make the empty arrays of all levels."""
+        chunk = self.chunk if self.channel_names is None else (1, *self.chunk)
+        for number in range(len(self.pyramid)):
+            array = self.array(folder, number)
+            array.create(sharded(chunk, array.dtype.itemsize), "zyx" if self.channel_names is None else "czyx")
 
-    def to_json(self) -> str:
-        """The plan as text."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain JSON."""
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_json(cls, text: str) -> TargetPlan:
-        """The plan that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: it is damaged or of another version.
-        """
-        try:
-            entries: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
-            return cls(**entries)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"not a plan of this version ({error})") from error
-
-    def differences(self, other: TargetPlan) -> list[str]:
-        """What another plan wants differently, one phrase for each entry."""
-        return _differences(asdict(self), asdict(other))
+    def from_json(cls, stored: Mapping[str, Any]) -> TargetPlan:
+        """The plan that :meth:`as_json` gave."""
+        entries: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+        return cls(**entries)
 
 
 def plan_target(
@@ -139,9 +131,11 @@ def plan_target(
     if kind != "zarr" and plan.dtype == "float16":
         raise UserError(f"{output}: the format does not know float16; write float32, or .ome.zarr")
     if kind == "nifti":
-        from volumes.nifti_writer import check_writable
-
-        check_writable(output, len(plan.channel_names or "1"))
+        optional_package("nibabel", output)
+        if len(channel_names or "1") > 1:
+            raise UserError(
+                f"{output}: NIfTI holds one channel here, not {len(channel_names or ())}; write .ome.zarr or .ome.tif"
+            )
     return plan
 
 
@@ -177,27 +171,3 @@ def _lengths(name: str, values: Sequence[float] | None) -> Triple | None:
 def _sides(values: Sequence[int]) -> tuple[int, int, int]:
     z, y, x = (int(value) for value in values)
     return z, y, x
-
-
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*stored, *wanted}):
-        there, here = stored.get(key), wanted.get(key)
-        if isinstance(there, dict) and isinstance(here, dict):
-            found += _differences(there, here, f"{prefix}{key}.")
-        elif there != here:
-            found.append(f"{prefix}{key}: {there} there, {here} here")
-    return found
-
-
-def read_plan(partial: Path, file: Path) -> TargetPlan:
-    """The plan stored with an unfinished output.
-
-    Raises:
-        UserError: there is none that can be continued.
-    """
-    try:
-        return TargetPlan.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        what = "does not exist" if not partial.exists() else f"holds no plan that can be read ({error})"
-        raise UserError(f"{partial} {what}; begin the output again, after deleting what is left of it") from error

@@ -14,9 +14,8 @@ import numpy as np
 import tifffile
 
 from utils.files import replaced
-from volumes.ome_tiff_writer import CLASSIC_LIMIT
 from volumes.output_files import refuse_existing
-from volumes.single_file import write_single_file
+from volumes.single_file import CLASSIC_LIMIT, ome_metadata, write_single_file
 from volumes.target_plan import plan_target
 from volumes.volume import ArrayVolume, Volume, triple
 from volumes.volume_target import create_target
@@ -74,12 +73,14 @@ def write_volume(
         compression=compression,
     )
     if plan.kind != "zarr":
-        write_single_file(output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression)
+        write_single_file(
+            output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression, show=False
+        )
         return output
     target = create_target(output, plan, overwrite=overwrite)
     for box in target.boxes:  # all of them: what an earlier call left may stem from other values
         target.write_region(box, first[box] if channel_names is None else np.stack([source[box] for source in sources]))
-    return target.finish()
+    return target.finish(show=False)
 
 
 def write_tiff(
@@ -129,7 +130,7 @@ def write_tiff(
             photometric="minisblack",
             compression=compression,
             bigtiff=not imagej and size >= CLASSIC_LIMIT,
-            **(_imagej_metadata(voxel_um) if imagej else _ome_metadata(voxel_um)),
+            **(_imagej_metadata(voxel_um) if imagej else {"ome": True, "metadata": ome_metadata(voxel_um)}),
         )
 
 
@@ -149,10 +150,3 @@ def _imagej_metadata(voxel_um: Sequence[float] | None) -> dict[str, Any]:
         return {"imagej": True, "metadata": {"axes": "ZYX"}}
     z, y, x = voxel_um
     return {"imagej": True, "resolution": (1 / x, 1 / y), "metadata": {"axes": "ZYX", "spacing": float(z), "unit": "um"}}
-
-
-def _ome_metadata(voxel_um: Sequence[float] | None) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"axes": "ZYX"}
-    for axis, size in zip("ZYX", voxel_um or (), strict=False):
-        metadata |= {f"PhysicalSize{axis}": float(size), f"PhysicalSize{axis}Unit": "µm"}
-    return {"ome": True, "metadata": metadata}

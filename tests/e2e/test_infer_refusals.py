@@ -1,6 +1,5 @@
 """What infer.py refuses, and in what state it leaves the outputs."""
 
-import errno
 import shutil
 import subprocess
 import sys
@@ -17,9 +16,8 @@ from infer_runs import ROOT, grey, make_run
 
 from inference import Options, enhance
 from utils.errors import UserError
-from utils.files import CONTINUES, writing
+from volumes.block_array import BlockArray
 from volumes.open import open_volume
-from volumes.sharded_array import ShardedArray
 
 
 def test_refusals_leave_everything_as_it_was(run, volume, tmp_path):
@@ -83,26 +81,20 @@ def test_damaged_input_stops_with_its_name_and_leaves_nothing_that_looks_finishe
 
 
 def test_a_full_disc_is_a_message_and_the_command_continues(run, volume, tmp_path, monkeypatch):
-    put = ShardedArray._put
-
-    def full(self, path, data, temporary):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     out = tmp_path / "o.ome.zarr"
     base = ["enhance", "--run", run, "--input", volume, "--output", out]
-    monkeypatch.setattr(ShardedArray, "_put", lambda *given: writing_fails(full, *given))
-    refused("the disc is full; make room and run the same command again", *base)
+    with monkeypatch.context() as patched:
+        patched.setattr(BlockArray, "_store", property(full_disc))
+        refused("the disc is full; make room and run the same command again", *base)
     assert not out.exists()
-    monkeypatch.setattr(ShardedArray, "_put", put)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
     refused("needs up to .* make room or write elsewhere", *base[:-1], tmp_path / "p.ome.zarr")
     command(*base)
     assert read(out).shape == (24, 37, 43)
 
 
-def writing_fails(call, *given):
-    with writing(given[1], CONTINUES):
-        call(*given)
+def full_disc(_):
+    raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")
 
 
 def test_codes_of_other_weights(run, volume, tmp_path):

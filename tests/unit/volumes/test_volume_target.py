@@ -15,9 +15,9 @@ import zarr
 from target_volumes import PLACE, SHAPE, VOXEL, begin, fill, random_values
 
 from utils.errors import UserError
+from volumes.block_array import BlockArray, sharded
 from volumes.open import open_volume
 from volumes.pyramid import halved, plan_levels
-from volumes.sharded_array import ShardedArray
 from volumes.write import write_volume
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,14 +126,12 @@ def test_other_programs_read_the_shards(tmp_path):
     for dtype in ("uint8", "float32"):
         values = random_values((9, 20, 31), dtype)
         values[:, 8:16] = 0  # chunks and a shard of nothing but zeros
-        array = ShardedArray.create(
-            tmp_path / dtype, values.shape, dtype, shard=(4, 8, 16), chunk=(2, 4, 8), dimension_names=("z", "y", "x")
-        )
-        for number in range(array.count):
-            array.write(array.box(number), values[array.box(number)], tmp_path)
+        array = BlockArray(tmp_path / dtype, values.shape, np.dtype(dtype), (4, 8, 16))
+        array.create(sharded((2, 4, 8), array.dtype.itemsize), "zyx")
+        for box in array.boxes:
+            array.write(box, values[box])
         np.testing.assert_array_equal(zarr.open_array(str(tmp_path / dtype), mode="r")[:], values)
         np.testing.assert_array_equal(array.read((slice(1, 8), slice(3, 19), slice(15, 31))), values[1:8, 3:19, 15:31])
-        assert ShardedArray.open(tmp_path / dtype) == array
         assert len(list((tmp_path / dtype / "c").rglob("*/*/*"))) == 3 * 2 * 2
 
 
@@ -168,8 +166,9 @@ def test_damaged_shards_are_named(tmp_path):
     shard.write_bytes(data)
     with pytest.raises(UserError, match=r"v\.zarr/0/c/0/0/0: this chunk cannot be read .* damaged"):
         open_volume(tmp_path / "v.zarr")[:]
-    with pytest.raises(UserError, match=r"c/0/0/0: chunk \(0, 0, 0\) of this shard is damaged"):
-        ShardedArray.open(tmp_path / "v.zarr" / "0").read(tuple(slice(0, n) for n in SHAPE))
+    array = BlockArray(tmp_path / "v.zarr" / "0", SHAPE, np.dtype(np.uint16), SHAPE)
+    with pytest.raises(UserError, match=r"v\.zarr/0 is damaged .*c/0/0/0.*copy or write the volume again"):
+        array.read(array.boxes[0])
 
 
 BAD = {

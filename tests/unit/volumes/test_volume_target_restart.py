@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import pytest
 from target_volumes import SHAPE, begin, fill, random_values
 
 from utils.errors import UserError
+from volumes import pyramid, volume_target
+from volumes.block_array import BlockArray
 from volumes.open import open_volume
 from volumes.output_files import estimate_bytes, free_space, partial_path
 from volumes.pyramid import halved
@@ -101,23 +105,23 @@ def test_finishing_can_be_killed_and_repeated(tmp_path, monkeypatch):
     target = begin(tmp_path / "v.zarr", np.uint8, shape=(300, 300, 40), shard=(64, 64, 64), voxel_um=None)
     values = random_values((300, 300, 40), np.uint8)
     fill(target, values)
-    calls, begun, reduced = [], count(1), VolumeTarget._reduced
+    calls, reduced = count(1), pyramid.reduced
 
     def killed(*arguments):
-        if next(begun) > 3:
+        if next(calls) > 3:
             raise KeyboardInterrupt
         return reduced(*arguments)
 
-    monkeypatch.setattr(VolumeTarget, "_reduced", killed)
+    monkeypatch.setattr(volume_target, "reduced", killed)
     with pytest.raises(KeyboardInterrupt):
-        target.finish(progress=lambda *now: calls.append(now))
-    monkeypatch.undo()
+        target.finish()
     again = []
+    monkeypatch.setattr(volume_target, "reduced", lambda *arguments: again.append(1) or reduced(*arguments))
     monkeypatch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        VolumeTarget(target.output).finish(progress=lambda *now: again.append(now))
+        VolumeTarget(target.output).finish()
     monkeypatch.undo()
-    assert again[-1][1] == calls[-1][1] - 3  # finished shards of the pyramid are not computed again
+    assert len(again) == 3 * 3 - 3  # finished shards of the pyramid are not computed again
     with pytest.raises(UserError, match="not finished"):
         open_volume(target.partial)
     VolumeTarget(target.output).finish()
@@ -164,17 +168,44 @@ def test_an_unfinished_output_of_another_command_is_named(tmp_path):
         VolumeTarget(tmp_path / "none.zarr")
 
 
-def test_a_full_disc_is_a_message(tmp_path, monkeypatch):
+def test_a_disc_that_refuses_is_a_message(tmp_path, monkeypatch):
     target = begin(tmp_path / "v.zarr")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # bytes of a file
+    try:
+        with pytest.raises(UserError, match=r"v\.zarr.* cannot be written \(\[Errno 27\].*File too large"):
+            fill(target, random_values(), [0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 0 in target.pending()
+    monkeypatch.setattr(BlockArray, "_store", property(full_disc))
     with pytest.raises(UserError, match=r"the disc is full.*continues"):
         fill(target, random_values(), [0])
     monkeypatch.undo()
     assert 0 in target.pending()
+    fill(target, random_values())
+    (target.partial / "0" / "c" / "0" / "0" / "0_12ab.__lock").touch()  # left by a process that was killed in between
+    target.finish()
+    assert not list(target.output.rglob("*lock")) and not (target.output / ".work").exists()
+
+
+def full_disc(_):
+    raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")
+
+
+@pytest.mark.parametrize("name", ["v.zarr", "v.ome.tif", "v.nii.gz"])
+def test_finishing_shows_a_bar_of_known_length(name, tmp_path, capfd):
+    values = random_values((300, 300, 40), np.uint8)
+    for show in (True, False):
+        target = begin(tmp_path / name, np.uint8, shape=values.shape, shard=(64, 64, 64), voxel_um=None, overwrite=True)
+        fill(target, values)
+        target.finish(show=show)
+        bar = capfd.readouterr().err.split("\r")[-1]
+        size = r"450k/450k" if name == "v.zarr" else r"3\.60M/3\.60M"
+        assert bool(re.search(rf"{name}.*100%.*{size}", bar)) == show
+
+
+def test_room_is_looked_for_before_writing(tmp_path):
     with pytest.raises(UserError, match="GB free; make room"):
         free_space(tmp_path / "not" / "there", 10**18)
     free_space(tmp_path, 1)

@@ -13,9 +13,8 @@ from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
-from utils.settings.check_settings import check_settings
+from utils.settings.check_settings import settings_to_train
 from utils.settings.get_args import check_data_root, data_folder, read_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 from utils.settings.prepare_options import build_parser, pair
 
 if TYPE_CHECKING:
@@ -102,14 +101,12 @@ def _try_training(settings: dict[str, Any], data_root: Path, files: list[Surveye
     from training.requirements import training_requirements
 
     try:
-        autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
-        check_settings(settings, autoencoder)
+        complete = settings_to_train(settings, REPOSITORY)
         DataModule.from_settings(settings, data_root).check()
     except UserError as error:
         problems.append(str(error))
         return []
-    resolved = autoencoder and configure_autoencoder(autoencoder, settings)
-    needs = training_requirements({**settings, "autoencoder": resolved})
+    needs = training_requirements(complete)
     return needs_lines(
         files, settings, memory=needs.memory, component_files=needs.component_files, last_checkpoint=needs.last_checkpoint
     )

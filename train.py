@@ -13,9 +13,8 @@ from models.options import MODEL_OPTIONS
 from utils.errors import reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
-from utils.settings.check_settings import check_settings
+from utils.settings.check_settings import settings_to_train
 from utils.settings.get_args import Experiment, check_data_root, read_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 REPOSITORY = Path(__file__).resolve().parent
 log = logging.getLogger("isoscope")
@@ -34,10 +33,7 @@ def run_settings(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
     settings = experiment.settings
     if settings["resume"]:
         return resumed_settings(run.stored_settings(MODEL_OPTIONS), settings, experiment.given)
-    autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
-    check_settings(settings, autoencoder)
-    resolved = autoencoder and configure_autoencoder(autoencoder, settings)
-    return {**settings, "autoencoder": resolved, "given": experiment.given}
+    return {**settings_to_train(settings, REPOSITORY), "given": experiment.given}
 
 
 def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> None:

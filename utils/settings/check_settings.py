@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
-from utils.settings.make_config import parse_duration, require_bottleneck
+from utils.settings.make_config import configure_autoencoder, parse_duration, read_autoencoder_yaml, require_bottleneck
 
 Settings = Mapping[str, Any]
 
@@ -15,6 +16,13 @@ PLANE_STRIDE = {"patch_16": 16, "patch_8": 32, "patch_4": 64}  # input pixels pe
 MS_SSIM_SIDE = 96  # (7 - 1) * 2**4: pytorch-msssim wants more, for its 7-pixel window
 LEVELS = 4
 VOLUME_DECODER = "ed023e"  # the generator that reads a stack of latents
+
+
+def settings_to_train(settings: Settings, repository: Path) -> dict[str, Any]:
+    """The settings after all checks, with the resolved ``autoencoder`` of ldm/<ldmyaml>.yaml (None: a model without one)."""
+    autoencoder = read_autoencoder_yaml(repository, settings["ldmyaml"]) if "ldmyaml" in settings else None
+    check_settings(settings, autoencoder)
+    return {**settings, "autoencoder": autoencoder and configure_autoencoder(autoencoder, settings)}
 
 
 def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) -> None:
@@ -29,11 +37,8 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
     """
     _check_run(settings)
     _check_folders(settings)
-    _check_channels(settings)
     _check_crop(settings)
-    geometry = geometry_of(settings)
-    _check_planes(settings, geometry)
-    _check_losses(settings)
+    _check_losses(settings, geometry_of(settings))
     if autoencoder is not None:
         _check_autoencoder(settings, autoencoder)
 
@@ -57,10 +62,8 @@ def geometry_of(settings: Settings) -> Geometry:
 
 def _check_run(s: Settings) -> None:
     parse_duration(s["max_time"])
-    for name in ("prj", "dataset"):
-        text = s[name]
-        if text is None:  # an imported run has none; a training cannot be without (get_args)
-            continue
+    for name in ("prj", "dataset"):  # an imported run has none; a training cannot be without (get_args)
+        text = "none" if s[name] is None else s[name]
         if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
             raise UserError(
                 f"{name}={text} must be the name of a folder inside the run or data folder, without . or .. or a leading /"
@@ -73,30 +76,22 @@ def _check_run(s: Settings) -> None:
 
 
 def _check_folders(s: Settings) -> None:
-    folders = s["direction"].split("_")
+    """Folders of volumes and channels of networks."""
+    folders, two_channels = s["direction"].split("_"), s.get("tc", False)
     if not all(folders):
         raise UserError(f"direction={s['direction']} must be folder names joined by single _, such as x3d0 or a_b")
-    if s.get("tc"):
-        if len(folders) != 2:
-            raise UserError(
-                f"tc needs two folders, one per channel; direction={s['direction']} names {len(folders)}; try x3d0_x3d1"
-            )
-        return
-    usable = 2 if "tc" in s else 1
-    if len(folders) > usable:
-        use = "at most two folders (input and target) without tc" if usable == 2 else "one folder"
+    if two_channels and len(folders) != 2:
+        raise UserError(f"tc needs two folders, one per channel; direction={s['direction']} names {len(folders)}; try x3d0_x3d1")
+    if len(folders) > (2 if "tc" in s else 1):
+        use = "at most two folders (input and target) without tc" if "tc" in s else "one folder"
         raise UserError(
             f"direction={s['direction']} names {len(folders)} folders, but {s['models']} uses {use}; leave the others out"
         )
-
-
-def _check_channels(s: Settings) -> None:
-    wanted = 2 if s.get("tc") else 1
+    wanted, reason = (2, "with tc (two channels)") if two_channels else (1, "without tc (one channel)")
     if (s["input_nc"], s["output_nc"]) != (wanted, wanted):
-        reason = "with tc (two channels)" if wanted == 2 else "without tc (one channel)"
         raise UserError(
             f"input_nc={s['input_nc']}, output_nc={s['output_nc']}: {reason} both must be {wanted}; "
-            f"give --input_nc {wanted} --output_nc {wanted}" + ("" if wanted == 2 or "tc" not in s else ", or --tc")
+            f"give --input_nc {wanted} --output_nc {wanted}" + (", or --tc" if s.get("tc") is False else "")
         )
 
 
@@ -113,23 +108,18 @@ def _check_crop(s: Settings) -> None:
         raise UserError("nm_clip has no effect with nm 00 (intensities as they are); set nm 01 or 11, or leave nm_clip out")
 
 
-def _check_planes(s: Settings, geometry: Geometry) -> None:
-    """The discriminator's last instance normalisation needs more than one logit position on every kind of plane."""
-    if not s["adv"]:
-        return
+def _check_losses(s: Settings, geometry: Geometry) -> None:
+    # the discriminator's last instance normalisation needs more than one logit position on every kind of plane
     stride, side = PLANE_STRIDE[s["netD"]], geometry.cropsize
-    if (side // stride) ** 2 < 2:
+    if s["adv"] and side // stride < 2:
         raise UserError(
             f"netD={s['netD']} needs planes of at least {2 * stride}x{2 * stride}; raise cropsize={side} or use patch_16"
         )
-    if s.get("nocyc") is False and (side // stride) * (geometry.slices // stride) < 2:
+    if s["adv"] and s.get("nocyc") is False and (side // stride) * (geometry.slices // stride) < 2:
         raise UserError(
             f"the cycle shows netD={s['netD']} planes of {side}x{geometry.slices} (cropsize x slices), too small for it; "
             f"use at least {stride} slices and a cropsize of {2 * stride}, or --nocyc"
         )
-
-
-def _check_losses(s: Settings) -> None:
     if s.get("lbm_ms_ssim") and s["cropsize"] <= MS_SSIM_SIDE:
         least = MS_SSIM_SIDE + LATENT_STRIDE
         raise UserError(
@@ -141,36 +131,28 @@ def _check_losses(s: Settings) -> None:
 
 
 def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
-    network, name = autoencoder["ddconfig"], s["ldmyaml"] if s["ldmyaml"].endswith(".yaml") else f"ldm/{s['ldmyaml']}.yaml"
-    samples = "hbranch" in s
-    if network["double_z"] != samples:
-        word = "true" if samples else "false"
-        example = "ldmaex2" if samples else "vqgan"
+    network, gaussian = autoencoder["ddconfig"], "hbranch" in s
+    name = s["ldmyaml"] if s["ldmyaml"].endswith(".yaml") else f"ldm/{s['ldmyaml']}.yaml"
+    if network["double_z"] != gaussian:
+        word, example = ("true", "ldmaex2") if gaussian else ("false", "vqgan")
         raise UserError(f"{name} does not fit {s['models']}, which needs ddconfig.double_z: {word}; try --ldmyaml {example}")
     if len(network["ch_mult"]) != LEVELS:
         raise UserError(f"{name}: ch_mult={network['ch_mult']} must have {LEVELS} levels, which reduce slices by {LATENT_STRIDE}")
     generator = s["netG"] or network["interpolator"]
     if generator != VOLUME_DECODER:
         raise UserError(f"{name}: interpolator={generator} is no volume generator of {s['models']}; known: {VOLUME_DECODER}")
-    width = network["ch"] * network["ch_mult"][-1]
+    last = network["ch_mult"][-1]
+    width = network["ch"] * last
     if LATENT_STRIDE * s["ngf"] != width:
-        remedy = (
-            f"set ngf {width // 8}" if width % 8 == 0 else f"choose ch in {name} so that ch·{network['ch_mult'][-1]} divides by 8"
-        )
+        remedy = f"choose ch in {name} so that ch·{last} divides by 8" if width % 8 else f"set ngf {width // 8}"
         raise UserError(
-            f"ngf={s['ngf']}: 8·ngf = {8 * s['ngf']} must equal ch·{network['ch_mult'][-1]} = {width} of {name} "
-            f"(ch={network['ch']}); {remedy}"
+            f"ngf={s['ngf']}: 8·ngf = {8 * s['ngf']} must equal ch·{last} = {width} of {name} (ch={network['ch']}); {remedy}"
         )
-    _check_bottleneck(s, autoencoder, name)
-
-
-def _check_bottleneck(s: Settings, autoencoder: Mapping[str, Any], name: str) -> None:
-    network = autoencoder["ddconfig"]
-    embed_dim = s["embed_dim"] or autoencoder["embed_dim"]
-    branch = (s["hbranch"] or network.get("branch_point", "mid")) if "hbranch" in s else "z"
-    if branch == "z" and embed_dim != network["z_channels"]:
-        raise UserError(
-            f"embed_dim={embed_dim} must equal z_channels={network['z_channels']} of {name}: codes enter the decoder's first "
-            f"layer without a projection; set embed_dim {network['z_channels']}"
-        )
-    require_bottleneck(autoencoder, s["models"], gaussian="hbranch" in s, where=f"{name}: ")
+    embed_dim, z_channels = s["embed_dim"] or autoencoder["embed_dim"], network["z_channels"]
+    if not gaussian or (s["hbranch"] or network.get("branch_point", "mid")) == "z":
+        if embed_dim != z_channels:
+            raise UserError(
+                f"embed_dim={embed_dim} must equal z_channels={z_channels} of {name}: codes enter the decoder's first "
+                f"layer without a projection; set embed_dim {z_channels}"
+            )
+    require_bottleneck(autoencoder, s["models"], gaussian=gaussian, where=f"{name}: ")

@@ -21,13 +21,12 @@ from utils.settings.command_line import USAGE, first_pass, make_parser, read_com
 from utils.settings.make_config import (
     PROFILE_KEYS,
     complete_autoencoder,
-    find_experiment,
     known_experiments,
-    read_experiment_file,
+    read_experiment,
     read_profiles,
     require_bottleneck,
 )
-from utils.settings.read_mapping import did_you_mean, read_mapping, shown
+from utils.settings.read_mapping import did_you_mean, read_mapping
 
 COMMAND_LINE = "command line"
 SETTINGS_VERSION = 1  # of the settings that a run stores; raised where a key changes its meaning
@@ -72,11 +71,8 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
     """
     repository = repository.absolute()
     early = first_pass(argv)
-    label, block = "", {}
-    if early.jsn is not None:
-        path = find_experiment(repository, early.jsn)
-        label, block = shown(path, repository), read_experiment_file(path)
-    elif not early.help:
+    label, block = read_experiment(repository, early.jsn) if early.jsn is not None else ("", {})
+    if early.jsn is None and not early.help:
         known = ", ".join(known_experiments(repository)) or "none"
         raise UserError(f"--jsn is missing (it is never abbreviated): {USAGE}. Experiments in env/jsn: {known}")
     model = _model(early.models or block.get("models"), "--models" if early.models else f"{label}: models", models)

@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.settings.base_options import Option
-from utils.settings.read_mapping import did_you_mean, read_mapping, shown
+from utils.settings.read_mapping import did_you_mean, read_mapping
 
 SUFFIXES = (".json", ".yaml", ".yml")
 PROFILE_KEYS = ("LOGS", "DATASET")
@@ -22,49 +22,38 @@ def known_experiments(repository: Path) -> list[str]:
     return sorted({path.stem for path in (repository / "env" / "jsn").glob("*") if path.suffix in SUFFIXES})
 
 
-def find_experiment(repository: Path, name: str) -> Path:
-    """The file of ``--jsn NAME``: env/jsn/NAME.json|.yaml|.yml, or the path that NAME is (from here or from the repository).
+def read_experiment(repository: Path, name: str) -> tuple[str, dict[str, Any]]:
+    """The experiment ``--jsn NAME``: env/jsn/NAME.json|.yaml|.yml, or the path that NAME is (from here or the repository).
+
+    Returns:
+        The file as messages name it; its block "train", unchecked.
 
     Raises:
-        UserError: there is no such file, or there are several; the message lists the experiments.
+        UserError: there is no such file or there are several, it is unreadable, or it is more or less than such a block.
     """
     folder = repository / "env" / "jsn"
     found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
     if not found and Path(name).suffix in SUFFIXES:
         found = [path for path in (Path(name).expanduser().absolute(), repository / name, folder / name) if path.is_file()][:1]
+    labels = [path.relative_to(repository).as_posix() if path.is_relative_to(repository) else str(path) for path in found]
     if len(found) > 1:
-        raise UserError(f"--jsn {name} may be {' or '.join(shown(path, repository) for path in found)}; give the path")
+        raise UserError(f"--jsn {name} may be {' or '.join(labels)}; give the path")
     if not found:
         known = known_experiments(repository)
         raise UserError(
             f"there is no experiment {name}: expected env/jsn/{name}.json (.yaml, .yml) or the path of such a file"
             f"{did_you_mean(name, known, '.')} Experiments: {', '.join(known) or 'none'}"
         )
-    return found[0]
-
-
-def read_experiment_file(path: Path) -> dict[str, Any]:
-    """The block "train" of an experiment file, unchecked.
-
-    Raises:
-        UserError: unreadable, no such block, or anything beside it.
-    """
-    content = read_mapping(path, "experiment")
-    beside = sorted(content.keys() - {"train"})
-    if beside or not isinstance(content.get("train"), dict):
-        found = f"; found beside it: {', '.join(beside)}" if beside else ""
-        raise UserError(
-            f'{path}: an experiment is one object with the block "train": {{"train": {{"dataset": ..., ...}}}}{found}'
-        )
-    return dict(content["train"])
+    content = read_mapping(found[0], "experiment")
+    block, beside = content.pop("train", None), f"; found beside it: {', '.join(sorted(content))}" if content else ""
+    if beside or not isinstance(block, dict):
+        example = '{"train": {"dataset": ..., ...}}'
+        raise UserError(f'{found[0]}: an experiment is one object with the block "train": {example}{beside}')
+    return labels[0], block
 
 
 def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
-    """The machine profiles of env/env: profile → {"LOGS": path, "DATASET": path}.
-
-    Raises:
-        UserError: unreadable, or a profile with other keys or values that are no text.
-    """
+    """The machine profiles of env/env: profile → {"LOGS": path, "DATASET": path}; anything else in them is a UserError."""
     path = repository / "env" / "env"
     profiles = read_mapping(path, "list of machine profiles")
     for name, profile in profiles.items():
@@ -162,13 +151,9 @@ def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mapping[str, Any] = _AUTOENCODER) -> dict[str, Any]:

@@ -27,11 +27,6 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise
 
 
-def shown(path: Path, repository: Path) -> str:
-    """The path as messages print it: relative to the repository where it lies inside."""
-    return path.relative_to(repository).as_posix() if path.is_relative_to(repository) else str(path)
-
-
 class _Loader(yaml.SafeLoader):
     """YAML with the scalars of JSON: 1e-4 is a number, 00 and 1:00:00:00 and yes are text; a repeated key is an error."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
-from models.options import MODEL_OPTIONS
+from training.options import MODEL_OPTIONS
 from utils.errors import UserError, reported
 from utils.geometry import voxel_size
 from utils.settings.check_settings import settings_to_train

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from models.options import MODEL_OPTIONS
+from training.options import MODEL_OPTIONS
 from utils.errors import reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
@@ -42,7 +42,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
-    from models.build import build_model, initialise_from
+    from training.initial import model_to_train
     from training.memory import keep_freed_memory
     from training.out_of_memory import explained
     from training.trainer import build_trainer, closing_line, require_devices, summary
@@ -55,9 +55,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     seed_everything(settings["seed"], verbose=False)
     data = DataModule.from_settings(settings, experiment.data_root)
     data.check()
-    model = build_model(settings)
-    if settings["init"] and not settings["resume"]:
-        initialise_from(model, settings["init"], experiment.logs)
+    model = model_to_train(settings, experiment.logs)
     with run.locked() if first else nullcontext(), explained(settings):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])

@@ -6,7 +6,6 @@ import importlib
 import logging
 import pickle
 from collections.abc import Container, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,22 +105,3 @@ def make_fast(model: BaseModel) -> BaseModel:
     if "encoder" in model.G:
         model.G["encoder"].to(memory_format=torch.channels_last)
     return model
-
-
-def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
-    """Starts a training from another run's weights (``--init RUN[@EPOCH]``); its codebook is then left alone.
-
-    Discriminators and the contrastive term's perceptrons, which a run of other losses has not, may be missing there.
-
-    Args:
-        reference: a run's folder, absolute, relative to the working directory or to `logs`, with the epoch after ``@``.
-    """
-    name, _, epoch = reference.partition("@")
-    if epoch and not epoch.isdigit():
-        raise UserError(f"--init {reference!r}: the epoch after @ must be a number")
-    folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
-    if folder is None:
-        raise UserError(f"--init {reference!r}: neither {name} nor {logs / name} is a folder")
-    model.weights_loaded = True
-    only_for_training = {*model.D, "netF"}
-    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=only_for_training)

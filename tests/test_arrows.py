@@ -15,14 +15,16 @@ MAY_IMPORT = {
     "volumes": {"utils"},
     "taming": {"utils"},
     "networks": {"utils"},
-    "ldm": {"taming", "networks", "utils"},
+    "ldm": {"utils"},
     "models": {"ldm", "networks", "taming", "utils"},
     "dataloader": {"volumes", "utils"},
     "training": {"models", "dataloader", "utils"},
     "reference": {"models", "utils"},
     "inference": {"models", "volumes", "training", "utils"},
     "evaluation": {"volumes", "taming", "utils"},
+    "scripts": {"inference", "training", "evaluation", "dataloader", "reference", "utils"},
 }
+STILL = {"evaluate.py": {"volumes"}}  # goes with the rewriting of evaluation/
 
 
 def imported(path):
@@ -39,9 +41,10 @@ def test_every_package_has_its_arrows():
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_packages_import_only_downwards(package):
-    allowed = MAY_IMPORT[package] | {package}
-    for path in (ROOT / package).rglob("*.py"):
+    files = ROOT.glob("*.py") if package == "scripts" else (ROOT / package).rglob("*.py")
+    for path in files:
         ours = {name for name in imported(path) if name in PACKAGES | SCRIPTS}
+        allowed = MAY_IMPORT[package] | {package} | STILL.get(path.name, set())
         assert ours <= allowed, f"{path.relative_to(ROOT)} imports {sorted(ours - allowed)}"
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 import import_reference
-from models.build import build_model, initialise_from, load_components
+from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
+from training.initial import initialise_from
 from utils.errors import UserError
 from utils.runs import RunFolder
 from utils.settings.get_args import default_settings

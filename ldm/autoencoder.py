@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.blocks import Attention, DownLevel, Middle, UpLevel, make_norm
+from ldm.blocks import Attention, DownLevel, Middle, UpLevel, slice_norm
 
 
 class Features(NamedTuple):
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         attn_resolutions: resolutions with attention after each block, when a slice has side ``resolution``.
         resolution: nominal side of a slice, only to read ``attn_resolutions``.
         dropout: probability inside the blocks.
-        norm: ``group`` | ``batch`` | ``none``.
+        norm: see utils.norms.
         mid_attention: attention in the middle block.
     """
 
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
             self.down.append(DownLevel(widths, dropout, norm, attention, last))
             width = widths[-1]
         self.mid = Middle(width, dropout, norm, mid_attention)
-        self.norm_out = make_norm(norm, width)
+        self.norm_out = slice_norm(norm, width)
         self.conv_out = nn.Conv2d(width, 2 * z_channels if double_z else z_channels, 3, padding=1)
 
     def forward(self, slices: Tensor) -> Features:
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
             levels.append(UpLevel(widths, dropout, norm, attention, last))
             width = widths[-1]
         self.up = nn.ModuleList(reversed(levels))  # up.0 is the finest, which runs last
-        self.norm_out = make_norm(norm, width)
+        self.norm_out = slice_norm(norm, width)
         self.conv_out = nn.Conv2d(width, out_ch, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -141,10 +141,12 @@ def receptive_halo(network: Encoder | Decoder) -> tuple[int, int]:
         before, after: pixels for an encoder, where they differ because the downsampling pads on one side; latents for a decoder.
 
     Raises:
-        ValueError: attention or group normalisation makes every output depend on the whole slice.
+        ValueError: attention, group or instance normalisation makes every output depend on the whole slice.
     """
-    if any(isinstance(module, Attention | nn.GroupNorm) for module in network.modules()):
-        raise ValueError("attention and norm='group' see the whole slice; halos need norm='batch' or 'none', mid_attention=False")
+    if any(isinstance(module, Attention | nn.GroupNorm | nn.InstanceNorm2d) for module in network.modules()):
+        raise ValueError(
+            "attention and norm='group' or 'instance' see the whole slice; halos need norm='batch' or 'none', mid_attention=False"
+        )
     if isinstance(network, Encoder):
         return _encoder_halo(len(network.down), network.blocks_per_level)
     return _decoder_halo(len(network.up), network.blocks_per_level)

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from math import gcd
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS = ("group", "batch", "none")
+from utils.norms import make_norm
 
-
-def make_norm(name: str, channels: int) -> nn.Module:
-    """``group``: gcd(32, channels) groups over the slice, eps 1e-6; ``batch``: over the slices of a training step; ``none``.
-
-    Applied, ``batch`` holds the statistics of the training: it looks at no pixel but its own, and a slice's tiles give what
-    the whole slice gives.
-    """
-    if name == "group":
-        return nn.GroupNorm(gcd(32, channels), channels, eps=1e-6)
-    if name == "batch":
-        return nn.BatchNorm2d(channels)
-    if name == "none":
-        return nn.Identity()
-    raise ValueError(f"norm={name!r} of the 2-D autoencoder is unknown; choose one of {', '.join(NORMS)}")
+slice_norm = partial(make_norm, dimensions=2, group_eps=1e-6)  # of the published autoencoders
 
 
 class ResBlock(nn.Module):
@@ -32,9 +19,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0, norm: str = "group") -> None:
         super().__init__()
-        self.norm1 = make_norm(norm, in_channels)
+        self.norm1 = slice_norm(norm, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = make_norm(norm, out_channels)
+        self.norm2 = slice_norm(norm, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
@@ -53,7 +40,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, norm: str = "group") -> None:
         super().__init__()
-        self.norm = make_norm(norm, channels)
+        self.norm = slice_norm(norm, channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)

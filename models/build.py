@@ -12,8 +12,8 @@ import torch
 
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
-from networks.norms import fold_batch_norm
 from utils.errors import UserError
+from utils.norms import fold_batch_norm
 from utils.runs import RunFolder
 
 log = logging.getLogger("isoscope")

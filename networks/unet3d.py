@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from networks.norms import make_norm
 from utils.errors import UserError
+from utils.norms import make_norm
 
 DIMENSIONS = ("1d", "3d")
 

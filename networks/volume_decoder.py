@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from networks.norms import make_norm
+from utils.norms import make_norm
 
 Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # places before and after the core, along X, Y and Z
 NO_MARGINS: Margins = ((0, 0), (0, 0), (0, 0))

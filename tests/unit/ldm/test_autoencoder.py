@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ldm.autoencoder import Decoder, Encoder, receptive_halo
-from ldm.blocks import Attention, make_norm
+from ldm.blocks import Attention, slice_norm
+from utils.errors import UserError
 
 TINY = {"ch": 4, "ch_mult": (1, 2, 2, 4), "z_channels": 3}
 LOCAL = TINY | {"norm": "batch", "mid_attention": False}
@@ -46,12 +47,12 @@ def test_attention_at_named_resolutions():
 
 
 def test_group_norm_groups_divide_any_width():
-    assert make_norm("group", 48).num_groups == 16
-    assert make_norm("group", 48).eps == 1e-6
+    assert slice_norm("group", 48).num_groups == 16
+    assert slice_norm("group", 48).eps == 1e-6
 
 
 def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match=r"norm='bath'.*group, batch, none"):
+    with pytest.raises(UserError, match=r"norm='bath'.*batch, instance, group, none"):
         Encoder(**TINY, norm="bath")
 
 
@@ -112,6 +113,6 @@ def test_tile_with_halo_equals_the_whole_slice():
 
 
 def test_slice_wide_layers_have_no_halo():
-    for settings in (LOCAL | {"norm": "group"}, LOCAL | {"mid_attention": True}):
+    for settings in (LOCAL | {"norm": "group"}, LOCAL | {"norm": "instance"}, LOCAL | {"mid_attention": True}):
         with pytest.raises(ValueError, match="whole slice"):
             receptive_halo(Encoder(**settings))

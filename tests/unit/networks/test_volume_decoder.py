@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from networks.norms import fold_batch_norm, make_norm
 from networks.unet3d import UNet3d
 from networks.views import to_slices, to_volume
 from networks.volume_decoder import VolumeDecoder
 from utils.errors import UserError
+from utils.norms import fold_batch_norm, make_norm
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])

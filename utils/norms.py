@@ -1,4 +1,4 @@
-"""The normalisation layers that the option ``norm`` names."""
+"""Normalisation layers by name, for slices and for volumes; and without them, in use."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from utils.errors import UserError
 NORMS = ("batch", "instance", "group", "none")
 
 
-def make_norm(name: str, channels: int) -> nn.Module:
-    """A normalisation of volumes (B, channels, X, Y, Z).
+def make_norm(name: str, channels: int, dimensions: int = 3, group_eps: float = 1e-5) -> nn.Module:
+    """A normalisation of slices (N, channels, X, Y) or volumes (N, channels, X, Y, Z).
 
     Args:
-        name: ``batch`` (eps 1e-5, momentum 0.1); ``instance`` (no gains, no running statistics); ``group`` (gcd(32, channels)
-            groups, eps 1e-5); ``none``.
-        channels: channels of the volume.
+        name: ``batch`` (eps 1e-5, momentum 0.1; in use it holds the statistics of the training and looks at no other voxel);
+            ``instance`` (no gains, no running statistics); ``group`` (gcd(32, channels) groups); ``none``.
+        channels: channels of the input.
+        dimensions: 2 or 3.
+        group_eps: what ``group`` adds to the variance.
 
     Raises:
         UserError: the name is unknown.
     """
     if name == "batch":
-        return nn.BatchNorm3d(channels)
+        return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm3d(channels)
     if name == "instance":
-        return nn.InstanceNorm3d(channels)
+        return nn.InstanceNorm2d(channels) if dimensions == 2 else nn.InstanceNorm3d(channels)
     if name == "group":
-        return nn.GroupNorm(gcd(32, channels), channels)
+        return nn.GroupNorm(gcd(32, channels), channels, group_eps)
     if name == "none":
         return nn.Identity()
     raise UserError(f"norm={name!r} is unknown; choose one of {', '.join(NORMS)}")

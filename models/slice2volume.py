@@ -8,13 +8,15 @@ any direction must look like slices (six-view adversarial term), slabs of it pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ldm.autoencoder import Decoder, Encoder, receptive_halo
 from ldm.bottleneck import Code
@@ -69,10 +71,12 @@ class SliceToVolume(BaseModel):
     """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck.
 
     Attributes:
-        from_encoder: the volume branches off inside the encoder, so it is not decoded from the code.
+        from_encoder: the volume branches off inside the encoder: features of it enter the volume decoder directly.
+        code_term: name of the bottleneck's own loss term, and of its weight in the autoencoder's settings.
     """
 
     from_encoder = False
+    code_term: tuple[str, str]
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
         """As BaseModel; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
@@ -127,6 +131,7 @@ class SliceToVolume(BaseModel):
             "views_fake": s["adv"],
             "views_real": s["adv"],
             "slice_disc": 1.0 if loss["disc_weight"] else 0.0,
+            self.code_term[0]: loss[self.code_term[1]],
         }
 
     def load_frozen(self) -> None:
@@ -160,8 +165,10 @@ class SliceToVolume(BaseModel):
 
     def expand(self, stack: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
         """Stacks (B, d, h, w, m) → isotropic volumes (B, C, 8h, 8w, 8m), without margins (see VolumeDecoder.forward)."""
-        features = to_volume(self.G["decoder"].conv_in(to_slices(stack)), stack.shape[0])
-        return self.G["net_g"](*trim(features, margins, VolumeDecoder.HALO))
+        if not self.from_encoder:
+            stack = to_volume(self.G["decoder"].conv_in(to_slices(stack)), stack.shape[0])
+            stack, margins = trim(stack, margins, VolumeDecoder.HALO)
+        return self.G["net_g"](stack, margins)
 
     def branch(self, code: Code, features: Any, batch: int) -> Tensor:
         """The isotropic volume from what leaves the encoder; a variant may branch off elsewhere."""
@@ -188,12 +195,30 @@ class SliceToVolume(BaseModel):
             volume=self.branch(code, features, original.shape[0]),
         )
 
+    @torch.no_grad()
+    def first_moments(self, positions: int, rows: Callable[[Tensor], Tensor]) -> Tensor:
+        """This rank's share of what the bottleneck is given by the first training samples.
+
+        Args:
+            positions: how many are wanted of all ranks together, at least.
+            rows: moments (N, c, h, w) → one row for each position (N·h·w, c).
+        """
+        dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        wanted, found, number = math.ceil(positions / self.trainer.world_size), [], self.global_rank
+        while sum(map(len, found)) < wanted:
+            sample = default_collate([dataset[number // len(dataset), number % len(dataset)]])
+            original, _ = self.sources({"img": [image.to(self.device) for image in sample["img"]]})
+            found.append(rows(self.encode(to_slices(original))[0].moments))
+            number += self.trainer.world_size
+        return torch.cat(found)
+
     # In use: whole volumes in pieces (package inference) -------------------------------------------------------------
 
     @property
     def volume_halo(self) -> tuple[int, int, int]:
         """Latents (z, x, y) on each side of a part of the stack that :meth:`expand` needs to decode it as in the whole volume."""
-        return VolumeDecoder.HALO, VolumeDecoder.HALO + 1, VolumeDecoder.HALO + 1  # conv_in adds one in-plane
+        in_plane = VolumeDecoder.HALO + (0 if self.from_encoder else 1)  # conv_in adds one
+        return VolumeDecoder.HALO, in_plane, in_plane
 
     def slice_halo(self, part: str) -> tuple[int, int] | None:
         """How far ``encoder`` or ``decoder`` looks beyond its place (ldm.autoencoder); None: over the whole slice."""
@@ -249,7 +274,7 @@ class SliceToVolume(BaseModel):
             fooled = generator_term(self.D["discriminator"](out.recon))
             weight = adaptive_weight(self.weigh(terms), fooled, self.G["decoder"].conv_out.weight)
             terms["slice_adv"] = weight * fooled
-        return terms | self.code_losses(out.code)
+        return terms | {self.code_term[0]: out.code.loss}
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Mean absolute error of the reconstructed slices."""
@@ -259,10 +284,6 @@ class SliceToVolume(BaseModel):
         """Mean LPIPS of the reconstructed slices (Zhang et al. 2018)."""
         assert self.perceptual is not None
         return self.perceptual(slices, recon).mean()
-
-    def code_losses(self, code: Code) -> Terms:
-        """The bottleneck's own terms."""
-        raise NotImplementedError
 
     def contrast(self, out: Generated) -> Tensor:
         """PatchNCE (Park et al. 2020): generated slices (query) keep the content of the originals (key)."""

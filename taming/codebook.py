@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -93,14 +93,19 @@ def _means(points: Tensor, centres: Tensor, nearest: Tensor) -> Tensor:
 
 
 class Quantizer(Protocol):
-    """What the revival has to know of a quantiser."""
+    """What a codebook's life has to know of a quantiser."""
+
+    @property
+    def codebooks(self) -> list[nn.Embedding]:
+        """One per level."""
+        ...
 
     def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
         """Each level's codebook with the vectors (M, d) that it quantises, one level after the other."""
         ...
 
 
-class CodebookRevival(nn.Module):
+class CodebookLife(nn.Module):
     """Starts a codebook from data and replaces codes that fell out of use (Dhariwal et al. 2020, "Jukebox", random restarts).
 
     All decisions are taken over all ranks of torch.distributed, where it is initialised, and leave identical codebooks.
@@ -110,6 +115,7 @@ class CodebookRevival(nn.Module):
         n_embed: codes per level.
         levels: of a residual quantiser, else 1.
         revive_after: steps without use after which a code is replaced; 0 never replaces.
+        from_data: whether a training is to call :meth:`initialise`.
 
     Attributes:
         unused_steps: (levels, n_embed) int64, steps since each code was last chosen.
@@ -119,11 +125,22 @@ class CodebookRevival(nn.Module):
     unused_steps: Tensor
     initialised: Tensor
 
-    def __init__(self, n_embed: int, levels: int = 1, revive_after: int = 100) -> None:
+    def __init__(self, n_embed: int, levels: int = 1, revive_after: int = 100, from_data: bool = True) -> None:
         super().__init__()
-        self.revive_after = revive_after
+        self.revive_after, self.from_data = revive_after, from_data
         self.register_buffer("unused_steps", torch.zeros(levels, n_embed, dtype=torch.int64))
         self.register_buffer("initialised", torch.tensor(False))
+
+    @classmethod
+    def from_settings(cls, quantizer: Quantizer, codebook: Mapping[str, Any], accumulate: int) -> CodebookLife:
+        """What the autoencoder's block ``codebook`` asks for; ``accumulate`` batches make a step.
+
+        A grid is not learned, and ``legacy`` leaves the codebook as the reference did.
+        """
+        fixed = codebook["legacy"] or bool(codebook.get("grid"))
+        revive_after = 0 if fixed else codebook["revive_after"] * accumulate
+        books = quantizer.codebooks
+        return cls(books[0].num_embeddings, len(books), revive_after, codebook["initialise"] == "kmeans" and not fixed)
 
     @property
     def vectors_needed(self) -> int:
@@ -165,6 +182,15 @@ class CodebookRevival(nn.Module):
             dist.all_reduce(counts)
         self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))
         return counts
+
+    @staticmethod
+    def usage(counts: Tensor) -> dict[str, Tensor | float]:
+        """What :meth:`observe` counted, as figures to log; of several levels also each one's."""
+        figures = {"codes_used": codes_used(counts).float(), "perplexity": perplexity(counts)}
+        logged: dict[str, Tensor | float] = {name: values.mean() for name, values in figures.items()}
+        if len(counts) > 1:
+            logged |= {f"{name}/level_{i}": value for name, values in figures.items() for i, value in enumerate(values)}
+        return logged
 
     @torch.no_grad()
     def revive(

@@ -10,20 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.codebook import CodebookRevival, codes_used, kmeans, nearest_code, perplexity
-
-__all__ = [
-    "CodebookRevival",
-    "FiniteScalarQuantizer",
-    "Quantized",
-    "ResidualVectorQuantizer",
-    "VectorQuantizer",
-    "build_quantizer",
-    "codes_used",
-    "kmeans",
-    "perplexity",
-    "to_vectors",
-]
+from taming.codebook import nearest_code
 
 
 class Quantized(NamedTuple):
@@ -165,14 +152,19 @@ class FiniteScalarQuantizer(VectorQuantizer):
         grid: values per channel; their product is the number of codes. A channel's values lie in [-1, 1].
     """
 
+    reach: Tensor
+    offset: Tensor
+    unit: Tensor
+
     def __init__(self, grid: Sequence[int]) -> None:
         super().__init__(prod(grid), len(grid))
         sizes = torch.tensor(grid)
         steps = torch.cartesian_prod(*(torch.arange(n) - n // 2 for n in grid)).view(-1, len(grid))
         self.embedding = nn.Embedding.from_pretrained((steps / (sizes // 2)).float(), freeze=True)
-        self.reach = ((sizes - 1) * (1 + 1e-3) / 2)[:, None, None]  # a little more: tanh has to pass the last border
-        self.offset = torch.where(sizes % 2 == 0, 0.5, 0.0)[:, None, None]  # an even number of values lies beside 0
-        self.unit = (sizes // 2)[:, None, None]
+        reach = (sizes - 1) * (1 + 1e-3) / 2  # a little more: tanh has to pass the last border
+        offset = torch.where(sizes % 2 == 0, 0.5, 0.0)  # an even number of values lies beside 0
+        for name, values in (("reach", reach), ("offset", offset), ("unit", (sizes // 2).float())):
+            self.register_buffer(name, values[:, None, None], persistent=False)
 
     def forward(self, z: Tensor) -> Quantized:
         """(N, d, h, w) → :class:`Quantized`, the loss 0."""
@@ -183,8 +175,7 @@ class FiniteScalarQuantizer(VectorQuantizer):
 
     def bounded(self, z: Tensor) -> Tensor:
         """Brings z (N, d, h, w) into the range of the grid; 0 stays 0 up to the offset of an even number of values."""
-        reach, offset, unit = (part.to(z.device) for part in (self.reach, self.offset, self.unit))
-        return (torch.tanh(z + torch.atanh(offset / reach)) * reach - offset) / unit
+        return (torch.tanh(z + torch.atanh(self.offset / self.reach)) * self.reach - self.offset) / self.unit
 
 
 def build_quantizer(

@@ -5,13 +5,13 @@ import copy
 import torch
 from test_variants import build, crop
 
-from taming.codebook import CodebookRevival
+from taming.codebook import CodebookLife
 from taming.quantize import ResidualVectorQuantizer, VectorQuantizer
 
 
 def test_the_average_of_a_replaced_code_starts_anew():
     for quantizer, levels in ((VectorQuantizer(6, 2), 1), (ResidualVectorQuantizer(3, 6, 2), 3)):
-        revival, averaged = CodebookRevival(6, levels, revive_after=5), copy.deepcopy(quantizer).requires_grad_(False)
+        revival, averaged = CodebookLife(6, levels, revive_after=5), copy.deepcopy(quantizer).requires_grad_(False)
         for parameter in averaged.parameters():
             parameter += 100
         revival.unused_steps[:, 2:4] = 5

@@ -8,17 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from taming.codebook import nearest_code
-from taming.quantize import (
-    CodebookRevival,
-    ResidualVectorQuantizer,
-    VectorQuantizer,
-    build_quantizer,
-    codes_used,
-    kmeans,
-    perplexity,
-    to_vectors,
-)
+from taming.codebook import CodebookLife, codes_used, kmeans, nearest_code, perplexity
+from taming.quantize import ResidualVectorQuantizer, VectorQuantizer, build_quantizer, to_vectors
 
 
 def generator(seed=0):
@@ -198,7 +189,7 @@ def test_usage_by_hand():
 
 
 def test_initialisation_uses_all_codes():
-    quantizer, revival = VectorQuantizer(32, 4), CodebookRevival(32)
+    quantizer, revival = VectorQuantizer(32, 4), CodebookLife(32)
     z = torch.randn(5, 4, 8, 8, generator=generator())
     assert codes_used(torch.bincount(quantizer(z).indices.flatten(), minlength=32)) < 32
     revival.initialise(quantizer, to_vectors(z), generator(1))
@@ -210,11 +201,11 @@ def test_initialisation_uses_all_codes():
 
 def test_initialisation_refuses_too_few_vectors():
     with pytest.raises(ValueError, match="319 encoder vectors are too few to initialise 32 codes; at least 320"):
-        CodebookRevival(32).initialise(VectorQuantizer(32, 4), torch.zeros(319, 4))
+        CodebookLife(32).initialise(VectorQuantizer(32, 4), torch.zeros(319, 4))
 
 
 def test_residual_initialisation_lowers_the_error_level_by_level():
-    quantizer, revival = ResidualVectorQuantizer(2, 16, 4), CodebookRevival(16, levels=2)
+    quantizer, revival = ResidualVectorQuantizer(2, 16, 4), CodebookLife(16, levels=2)
     z = torch.randn(3, 4, 8, 8, generator=generator())
     revival.initialise(quantizer, to_vectors(z), generator(1))
     indices = quantizer(z).indices
@@ -224,7 +215,7 @@ def test_residual_initialisation_lowers_the_error_level_by_level():
 
 
 def test_revival_replaces_exactly_the_unused_codes():
-    quantizer, revival = VectorQuantizer(4, 2), CodebookRevival(4, revive_after=3)
+    quantizer, revival = VectorQuantizer(4, 2), CodebookLife(4, revive_after=3)
     before = quantizer.embedding.weight.detach().clone()
     vectors = torch.arange(20.0).view(10, 2) + 100
     chosen = [[0, 1, 2], [0, 1, 3], [0, 1, 1], [0, 1, 0]]  # code 2 goes unused at steps 2, 3 and 4
@@ -240,20 +231,20 @@ def test_revival_replaces_exactly_the_unused_codes():
 
 
 def test_revival_with_fewer_vectors_than_unused_codes_waits_with_the_rest():
-    quantizer, revival = VectorQuantizer(4, 2), CodebookRevival(4, revive_after=1)
+    quantizer, revival = VectorQuantizer(4, 2), CodebookLife(4, revive_after=1)
     revival.observe(torch.zeros(1, 1, 1, dtype=torch.int64))
     assert revival.revive(quantizer, torch.ones(2, 2), generator()) == 2
     assert revival.unused_steps.tolist() == [[0, 0, 0, 1]]
 
 
 def test_revival_of_zero_never_replaces():
-    quantizer, revival = VectorQuantizer(4, 2), CodebookRevival(4, revive_after=0)
+    quantizer, revival = VectorQuantizer(4, 2), CodebookLife(4, revive_after=0)
     revival.observe(torch.zeros(1, 1, 1, dtype=torch.int64))
     assert revival.revive(quantizer, torch.ones(9, 2)) == 0
 
 
 def test_residual_revival_draws_each_level_from_its_own_residual():
-    quantizer, revival = residual(), CodebookRevival(16, levels=3, revive_after=1)
+    quantizer, revival = residual(), CodebookLife(16, levels=3, revive_after=1)
     first = quantizer.levels[0].embedding.weight.detach().clone()
     counts_none_of_level_1 = torch.stack([torch.arange(16), torch.zeros(16, dtype=torch.int64), torch.arange(16)], dim=-1)
     revival.observe(counts_none_of_level_1.view(1, 4, 4, 3))
@@ -272,11 +263,11 @@ def test_state_survives_a_checkpoint():
             revival.observe(quantizer.nearest(vectors.view(64, 4, 1, 1)))
             revival.revive(quantizer, vectors, generator(step))
 
-    whole, resumed = ((VectorQuantizer(32, 4), CodebookRevival(32, revive_after=2)) for _ in range(2))
+    whole, resumed = ((VectorQuantizer(32, 4), CodebookLife(32, revive_after=2)) for _ in range(2))
     resumed[0].load_state_dict(whole[0].state_dict())
     steps(*resumed, 0, 3)
     states = [module.state_dict() for module in resumed]
-    resumed = VectorQuantizer(32, 4), CodebookRevival(32, revive_after=2)
+    resumed = VectorQuantizer(32, 4), CodebookLife(32, revive_after=2)
     for module, state in zip(resumed, states, strict=True):
         module.load_state_dict(state)
     steps(*resumed, 3, 7)
@@ -291,7 +282,7 @@ def _train_on_one_rank(rank, address, results):
     """Other vectors, another number of them, another seed and another start on every rank."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    quantizer, revival = VectorQuantizer(8, 2), CodebookRevival(8, revive_after=1)
+    quantizer, revival = VectorQuantizer(8, 2), CodebookLife(8, revive_after=1)
     vectors = torch.randn(50 + rank, 2, generator=generator(rank)) + 10 * rank
     revival.initialise(quantizer, vectors, generator(rank))
     initial = quantizer.embedding.weight.detach().clone()
@@ -311,3 +302,9 @@ def test_two_ranks_keep_one_codebook(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert initial[:, 0].min() < 5 < initial[:, 0].max()  # centres from the vectors of both ranks
     torch.testing.assert_close(state["embedding.weight"][:2], initial[:2], rtol=0, atol=0)
+
+
+def test_the_constants_of_a_grid_move_with_it_and_are_not_saved():
+    quantizer = build_quantizer(1, 2, grid=(4, 5))
+    assert list(quantizer.state_dict()) == ["embedding.weight"]
+    assert {buffer.device.type for buffer in quantizer.to("meta").buffers()} == {"meta"}

@@ -161,19 +161,19 @@ def compress(options: argparse.Namespace) -> None:
     from evaluation.compression import MULTIPLES, RateDistortion
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run
-    from inference.operating_points import kept_planes, operating_points
+    from inference.operating_points import KeptPlanes, operating_points
     from volumes.open import open_volume
 
     refuse_outputs(options.output, OUTPUTS, options.overwrite)
     volume = open_volume(options.input, channel=options.channel)
     run = Run.load(options.run, options.epoch, Engine.choose(options.device))
     applied = Options(normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels)
-    kept = kept_planes(run, volume, applied)
+    kept = KeptPlanes(run, volume, applied)
     options.output.mkdir(parents=True, exist_ok=True)
     store = options.output / "codes.codes.zarr"
     with tempfile.TemporaryDirectory(prefix=".compressing-", dir=options.output) as name:
         measured = RateDistortion(kept, kept.first, kept.step, request, Path(name))
-        for point in operating_points(run, volume, applied, store, Path(name), overwrite=options.overwrite):
+        for point in operating_points(run, kept, applied, store, Path(name), overwrite=options.overwrite):
             measured.add_codes(point.bytes, point.slices, point.isotropic, point.levels)
         measured.add_codecs(sorted({n * point["bits_per_pixel"] for point in measured.points for n in MULTIPLES}))
         files = {"input": str(options.input), "truth": options.truth and str(options.truth), "store": store.name}

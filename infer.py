@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +164,7 @@ def main(arguments: Sequence[str]) -> None:
         for line in describe(given.path):
             logging.info(line)
         return
-    from inference import Options, commands
-    from inference.processes import Processes
+    from inference import Engine, Options, Output, Processes
 
     options = Options(
         normalise=given.normalise,
@@ -179,37 +179,41 @@ def main(arguments: Sequence[str]) -> None:
         approximate=given.approximate,
         batch=given.batch,
     )
-    extras = commands.Extras(
+    processes = Processes.from_environment()
+    output = Output(
+        given.output,
         overwrite=given.overwrite,
         dry_run=given.dry_run,
         consistency=given.consistency,
         uncertainty=given.uncertainty,
         preview=given.preview,
         compression=given.compression,
+        processes=processes,
     )
-    processes = Processes.from_environment()
     try:
-        run_command(given, options, extras, processes)
+        engine = Engine.choose(given.device, given.precision, local_rank=processes.local_rank, compile=given.compile)
+        run_command(given, options, output, engine)
     finally:
         processes.leave()
 
 
-def run_command(given: argparse.Namespace, options: Any, extras: Any, processes: Any) -> None:
+def run_command(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:
     """One of enhance, encode and decode."""
-    from inference import Engine, Run, commands
-    from inference.codes import CodeStore
+    from inference import Run, decode, encode, enhance, inputs_and_outputs
 
-    engine = Engine.choose(given.device, given.precision, local_rank=processes.local_rank, compile=given.compile)
     if given.command == "decode":
-        store = CodeStore.open(given.codes)
-        epoch = given.epoch if given.epoch is not None or given.run else store.about["epoch"]
-        run = Run.load(given.run or commands.run_of(store), epoch, engine)
-        commands.decode(run, store, given.output, given.grid, options, extras, processes)
+        decode(given.codes, given.run, grid=given.grid, options=options, output=output, epoch=given.epoch, engine=engine)
         return
     run = Run.load(given.run, given.epoch, engine)
-    verb = {"enhance": commands.enhance, "encode": commands.encode}[given.command]
-    for volumes, output in commands.inputs_and_outputs(given, run):
-        verb(run, volumes, output, options, extras, processes)
+    suffix = ".codes.zarr" if given.command == "encode" else given.format
+    which = {"channel": given.channel, "time": given.time, "scene": given.scene, "level": given.level}
+    for volumes, path in inputs_and_outputs(run, given.input, given.output, suffix, **which):
+        if given.command == "enhance":
+            enhance(run, volumes, options, output=replace(output, path=path))
+            continue
+        store = encode(run, volumes, replace(output, path=path), options, progress=output.processes.rank == 0)
+        for line in store.sizes() if store else ():
+            logging.info(line)
 
 
 if __name__ == "__main__":

@@ -137,8 +137,7 @@ def judge(root: Path, data: Path) -> dict:
     store = encode(run, slices, root / "x.codes.zarr")
     shown = decode(store, run, grid="raw")
     levels, codes, _ = store.codebook().shape
-    box = [(0, size) for size in store.shape]
-    indices = store.read(*box).codes.reshape(-1, levels)
+    indices = store.read(tuple(slice(0, size) for size in store.shape)).codes.reshape(-1, levels)
     counts = [np.bincount(level, minlength=codes) for level in indices.T]
     pixels = slices.size
     # positions cover slices padded to multiples of 8; nominal and entropy are per pixel of those

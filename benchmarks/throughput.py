@@ -126,17 +126,13 @@ def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
 
 def end_to_end(run: Any, source: Path, folder: Path, options: Any) -> dict[str, float]:
     """Seconds of each command."""
-    from inference import commands
-    from inference.codes import CodeStore
-    from inference.processes import Processes
-    from volumes.open import open_volume
+    from inference import decode, encode, enhance
 
     store = folder / "c.codes.zarr"
-    rest = (options, commands.Extras(), Processes())
     calls: dict[str, Callable[[], object]] = {
-        "enhance": lambda: commands.enhance(run, [open_volume(source)], folder / "e.ome.zarr", *rest),
-        "encode": lambda: commands.encode(run, [open_volume(source)], store, *rest),
-        "decode": lambda: commands.decode(run, CodeStore.open(store), folder / "d.ome.zarr", "isotropic", *rest),
+        "enhance": lambda: enhance(run, source, options, output=folder / "e.ome.zarr"),
+        "encode": lambda: encode(run, source, store, options),
+        "decode": lambda: decode(store, run, options=options, output=folder / "d.ome.zarr"),
     }
     seconds = {}
     for verb in VERBS:
@@ -154,9 +150,9 @@ def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
     import torch
 
     from inference.jobs import enhance_job
-    from volumes.open import open_volume
+    from inference.source import Source
 
-    field = enhance_job(run, [open_volume(source)], options).field
+    field = enhance_job(run, Source(run, source, options), options).field
     with torch.inference_mode(), run.engine.computing():
         encoding, kept = bare_encoder(run, field.codes)
         decoding, useful = bare_decoder(run, field)
@@ -167,14 +163,13 @@ def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
 def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
     import torch
 
-    lattice = encoder.lattice
-    tiles = math.ceil(encoder.shape[0] / lattice.group) * len(lattice.rows) * len(lattice.columns)
-    pixels, _ = encoder._window((0, 0, 0))
-    window = torch.from_numpy(pixels).to(run.engine.device).movedim(0, 1)
+    tiles = math.prod(len(axis) for axis in encoder.axes)
+    pixels, _ = encoder.see(encoder.tile((0, 0, 0)))
+    window = torch.from_numpy(pixels).to(run.engine.device)
     stack = window.repeat(encoder.passes.size, 1, 1, 1)
     seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.passes.size
     computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]
-    return seconds, math.prod(encoder.slices.shape) / computed
+    return seconds, math.prod(encoder.source.shape) / computed
 
 
 def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
@@ -182,9 +177,9 @@ def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     kinds: Counter[Any] = Counter()
-    for group in field._groups(tuple(slice(0, size) for size in field.shape)):
-        core = group[0]
-        kinds[len(group), tuple(b - a for a, b in core), tuple(field._margins(core))] += 1
+    for group in field.groups(field.numbers(tuple(slice(0, size) for size in field.shape))):
+        tile = field.tile(group[0])
+        kinds[len(group), tuple(b - a for a, b in (side.core for side in tile)), tuple(side.margins for side in tile)] += 1
     width = run.model.G["decoder"].conv_in.in_channels
     seconds, needed, computed = 0.0, 0, 0
 

@@ -2,28 +2,32 @@
 
 The path of one volume through ``infer.py enhance``::
 
-    run.py          opens the training's folder: the model with its weights, made fast; device and precision
-    jobs.py         checks what is asked for and puts the parts below together
-      source.py       the volume on disc as the slices that the network reads: thinned, interpolated, padded ...
-      intensity.py    ... in the network's range, and back
-      placement.py    where the voxels of input, codes and output lie, in µm
-      encoding.py     slices → codes, tile by tile, when somebody asks for them
-      decoding.py     codes → any box of the isotropic volume, from exact tiles
-      blended.py      the same where tiles must overlap: IsoREF, and the raw grid
-      tiling.py       the lattice of all these tiles
-      transfer.py     arrays to the device and back, without waiting
-      batches.py      several tiles per pass of a network; fewer, then parts, where memory does not suffice
-    work.py         piece after piece: the next one is read, the last ones are put together and written while one is computed
-    commands.py     ... by this process of several (processes.py), to a file that appears when it is whole (volumes)
-    trust.py        what speaks for the result: seams, consistency with the input, a picture
-    uncertainty.py  the spread over passes
+    api.py          enhance, encode, decode: one verb each, for arrays and for files
+      run.py          the training's folder: the model with its weights, made fast; device and precision
+      outputs.py      which volumes a command reads and which files it writes
+      source.py       the volume as the slices that the network reads: opened, measured and placed once, and handed on
+        intensity.py    which grey values are which in the network
+      jobs.py         what is computed, where it lies, what is recorded about it
+        encoding.py     slices → codes, when somebody asks for them
+        decoding.py     codes → any box of the isotropic volume, from exact tiles
+        blended.py      the same where tiles must overlap: IsoREF, and the raw grid
+          passes.py       the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
+          tiling.py       the lattice of these tiles: cores, windows, halos
+          transfer.py     arrays to the device and back, without waiting
+        uncertainty.py  the spread over passes
+      writing.py      the values to an array, or to a file that appears when it is whole (volumes)
+        work.py         the next piece is read, the last ones are stitched and written while one is computed
+        processes.py    which of several processes this is
+      trust.py        what speaks for the result: seams, consistency with the input, a picture
 
 ``encode`` stops after encoding.py and writes a store (codes.py), from which ``decode`` goes on at decoding.py; info is info.py,
-and api.py has the same commands for notebooks.
+and operating_points.py decodes a store at every rate that it allows.
 """
 
 from inference.api import decode, encode, enhance
-from inference.jobs import Options
+from inference.outputs import Output, inputs_and_outputs
+from inference.processes import Processes
 from inference.run import Engine, Run
+from inference.source import Options
 
-__all__ = ["Engine", "Options", "Run", "decode", "encode", "enhance"]
+__all__ = ["Engine", "Options", "Output", "Processes", "Run", "decode", "encode", "enhance", "inputs_and_outputs"]

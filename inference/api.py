@@ -1,73 +1,126 @@
-"""The commands of infer.py for notebooks: arrays in, arrays out."""
+"""What a run does: one verb each for arrays and files, for notebooks and for infer.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from inference.codes import SUFFIX, CodeStore, CodeTarget
-from inference.decoding import Part
-from inference.jobs import Job, Options, codebook_of, decode_job, encoder_of, enhance_job, loaded
-from inference.processes import Processes
+from inference.jobs import decode_job, encode_job, enhance_job
+from inference.outputs import Output
 from inference.run import Engine, Run
-from inference.tiling import share
-from inference.work import work_through
+from inference.source import Given, Options, Source
+from inference.trust import compare, save_preview
+from inference.uncertainty import spread_job
+from inference.writing import compute, write, write_codes
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import ArrayVolume, Box, Triple, Volume, boxes, corner, moved
+from volumes.output_files import refuse_existing
 
-Source = NDArray[Any] | Volume | Path | str
+log = logging.getLogger("isoscope")
 
 
 def enhance(
     run: Run | Path | str,
-    volume: Source | Sequence[Source],
+    volume: Given | Source,
     options: Options | None = None,
     *,
+    output: Output | Path | str | None = None,
     epoch: int | None = None,
     engine: Engine | None = None,
     progress: bool = False,
-) -> NDArray[Any]:
+) -> NDArray[Any] | None:
     """An anisotropic volume made isotropic.
 
     Args:
         run: a training's folder, or a Run that is open.
-        volume: (Z, Y, X), or (2, Z, Y, X) for a run of two channels; an array, a Volume, a path, or one of these per channel.
-        options: how; see :class:`inference.jobs.Options`.
+        volume: (Z, Y, X), or (2, Z, Y, X) for a run of two channels; an array, a Volume, a path, or one of these per channel;
+            or a Source of these, made already.
+        options: how; see :class:`inference.source.Options`.
+        output: a file to write, and what is to be written beside it; None: an array is returned.
         epoch: completed epochs of the weights; the latest by default.
         engine: device and precision.
-        progress: show a bar.
+        progress: show a bar where an array is made.
 
     Returns:
-        (Z·factor, Y, X), or (2, Z·factor, Y, X), of the input's dtype unless the options say otherwise.
+        (Z·factor, Y, X), or (2, Z·factor, Y, X), of the input's dtype unless the options say otherwise; None with ``output``.
 
     Raises:
         UserError: the run or the volume is not usable; the message says why.
     """
-    opened = loaded(run, epoch, engine)
-    return _computed(enhance_job(opened, as_volumes(volume), options or Options()), progress)
+    run, options, output = _loaded(run, epoch, engine), options or Options(), _output(output)
+    if output and output.consistency and (run.translates or options.region is not None):
+        raise UserError(
+            "--consistency compares the output with the whole input: it is not possible with --region, nor for a run that "
+            "translates one folder into another"
+        )
+    with _source(run, volume, options) as source:
+        job = enhance_job(run, source, options)
+        if output is None:
+            return compute(job, progress)
+        if output.dry_run:
+            write(job, output)
+            return None
+        jobs = {output.path: job}
+        if output.uncertainty:
+            jobs[output.beside("uncertainty")] = spread_job(run, source, options, job, output.uncertainty)
+        records = {path: one.attributes for path, one in jobs.items()}
+        if output.consistency:
+            shows = "output projected onto the input, minus the input"
+            records[output.beside("consistency")] = {**job.attributes, "shows": shows}
+        finished = output.finished(records)
+        for path, one in jobs.items():
+            if path not in finished:
+                write(one, replace(output, path=path))
+        if output.processes.rank:
+            return None
+        made = [open_volume(output.path, channel=c) for c in range(job.field.channels)]
+        for path in records.keys() - jobs.keys() - finished:
+            compare(run, source, made, path, output.beside("consistency", ".json"), records[path])
+        if output.preview and options.region is None:
+            save_preview(output.beside("preview", ".png"), source, made, run.geometry.factor, job.voxel_um, output.path.name)
+        elif output.preview:
+            log.info("no picture: --preview shows the whole output, not a region")
+    return None
 
 
 def encode(
     run: Run | Path | str,
-    volume: Source | Sequence[Source],
-    output: Path | str,
+    volume: Given | Source,
+    output: Output | Path | str,
     options: Options | None = None,
     *,
     epoch: int | None = None,
     engine: Engine | None = None,
-    overwrite: bool = False,
     progress: bool = False,
-) -> CodeStore:
-    """A volume's codes, in a store on disc; arguments as :func:`enhance`, and the store's path."""
-    opened = loaded(run, epoch, engine)
-    target, encoder = code_target(opened, as_volumes(volume), Path(output), options or Options(), overwrite)
-    write_codes(target, encoder, Processes(), progress)
-    return target.finish()
+    overwrite: bool = False,
+) -> CodeStore | None:
+    """A volume's codes, in a store on disc; arguments as :func:`enhance`, and the store's path, ``overwrite`` to replace it.
+
+    Returns:
+        The store; None in all processes but the first.
+
+    Raises:
+        UserError: the run makes no codes, the store's name does not end in .zarr, or as for :func:`enhance`.
+    """
+    run, options = _loaded(run, epoch, engine), options or Options()
+    target = output if isinstance(output, Output) else Output(Path(output), overwrite=overwrite)
+    if target.path.suffix != ".zarr":
+        raise UserError(f"{target.path}: codes are written as {SUFFIX}; choose that ending")
+    refuse_existing(target.path, target.overwrite)
+    with _source(run, volume, options) as source:
+        job = encode_job(run, source, options)
+        with target.processes.first_alone(target.overwrite):
+            codes = CodeTarget(target.path, job.about, job.place, job.codebook, overwrite=target.overwrite)
+        write_codes(codes, job.encoder, target.processes, progress)
+    target.processes.wait()
+    store = codes.finish() if target.processes.rank == 0 else None
+    target.processes.wait()
+    return store
 
 
 def decode(
@@ -76,83 +129,40 @@ def decode(
     *,
     grid: str = "isotropic",
     options: Options | None = None,
+    output: Output | Path | str | None = None,
     epoch: int | None = None,
     engine: Engine | None = None,
     progress: bool = False,
-) -> NDArray[Any]:
-    """What codes stand for.
+) -> NDArray[Any] | None:
+    """What codes stand for; other arguments as of :func:`enhance`.
 
     Args:
         codes: a store.
         run: the run that made it; by default the folder that the store names.
         grid: ``isotropic``, the volume; ``raw``, the encoded slices as the 2-D decoder gives them back.
-        options: ``region`` (voxels of the grid), ``dtype``, ``tile``.
-        epoch: of the run, if one is named; else the store's.
-        engine: device and precision.
-        progress: show a bar.
+        options: ``region`` (voxels of the grid), ``dtype``, ``tile``, ``batch``.
+        epoch: of the run; by default the store's if no run is named.
     """
-    store = codes if isinstance(codes, CodeStore) else CodeStore.open(codes)
-    opened = loaded(run or store.about["run_path"], epoch if run is not None else store.about["epoch"], engine)
-    return _computed(decode_job(opened, store, grid, options or Options()), progress)
+    store, output = codes if isinstance(codes, CodeStore) else CodeStore.open(codes), _output(output)
+    if run is None:
+        run = Path(store.about["run_path"])
+        epoch = store.about["epoch"] if epoch is None else epoch
+        if not run.is_dir():
+            raise UserError(f"{store.path} was made by {run}, which is not there; name the run with --run")
+    job = decode_job(_loaded(run, epoch, engine), store, grid, options or Options())
+    if output is None:
+        return compute(job, progress)
+    write(job, output)
+    return None
 
 
-def as_volumes(source: Source | Sequence[Source], voxel_um: Triple | None = None) -> list[Volume]:
-    """One volume per channel."""
-    if isinstance(source, np.ndarray) and source.ndim == 4:
-        source = list(source)
-    sources: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
-    volumes: list[Volume] = []
-    for one in sources:
-        if isinstance(one, np.ndarray):
-            volumes.append(ArrayVolume(one, voxel_um=voxel_um))
-        else:
-            volumes.append(one if isinstance(one, Volume) else open_volume(one))
-    return volumes
+def _loaded(run: Run | Path | str, epoch: int | None, engine: Engine | None) -> Run:
+    return run if isinstance(run, Run) else Run.load(run, epoch, engine)
 
 
-def code_target(run: Run, volumes: Sequence[Volume], output: Path, options: Options, overwrite: bool) -> tuple[CodeTarget, Any]:
-    """An unfinished code store and the encoder that fills it.
-
-    Raises:
-        UserError: the store's name does not end in .zarr, or as for :func:`encode`.
-    """
-    if output.suffix != ".zarr":
-        raise UserError(f"{output}: codes are written as {SUFFIX}; choose that ending")
-    encoder, about, place = encoder_of(run, volumes, options)
-    return CodeTarget(output, about, place, codebook_of(run), overwrite=overwrite), encoder
+def _source(run: Run, volume: Given | Source, options: Options) -> Source:
+    return volume if isinstance(volume, Source) else Source(run, volume, options)
 
 
-def write_codes(target: CodeTarget, encoder: Any, processes: Processes, progress: bool) -> int:
-    """This process's share of a code store; returns the codes computed."""
-    own = {corner(target.units[n]) for n in share(len(target.units), processes.rank, processes.world)}
-    mine = [box for box in target.pending() if corner(box) in own]
-
-    def spans(box: Box) -> list[tuple[int, int]]:
-        return [(part.start, part.stop) for part in box]
-
-    return work_through(
-        mine,
-        prefetch=lambda box: encoder.prefetch(*spans(box)),
-        begin=lambda box: encoder.read(*spans(box)),
-        write=target.write,
-        title="encode",
-        show=progress,
-    )
-
-
-def _computed(job: Job, progress: bool) -> NDArray[Any]:
-    field = job.field
-    out = np.empty((field.channels, *job.shape), field.dtype)
-
-    def put(box: Box, begun: Part) -> None:
-        out[(slice(None), *box)] = begun(moved(box, job.origin))
-
-    work_through(
-        boxes(job.shape, field.unit),
-        prefetch=lambda box: field.prefetch(moved(box, job.origin)),
-        begin=lambda box: field.begin(moved(box, job.origin)),
-        write=put,
-        title="enhance",
-        show=progress,
-    )
-    return out if job.channel_names else out[0]
+def _output(output: Output | Path | str | None) -> Output | None:
+    return output if output is None or isinstance(output, Output) else Output(Path(output))

@@ -15,6 +15,7 @@ Codes are stored as zstd makes them, level 3, without shuffling: an index is a l
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from volumes.ome_zarr_metadata import image_metadata
 from volumes.output_files import PARTIAL
 from volumes.pyramid import Level
 from volumes.target import Target, begin
-from volumes.volume import Box, Span, boxes
+from volumes.volume import Box, boxes
 
 KEY = "isoscope_codes"
 VERSION = 1
@@ -72,20 +73,19 @@ class CodeStore:
         n, h, w = about["shape"]
         return cls(folder, about, (n, h, w))
 
-    def prefetch(self, k: Span, y: Span, x: Span) -> None:
+    def prefetch(self, box: Box) -> None:
         """Nothing: codes are few."""
 
-    def read(self, k: Span, y: Span, x: Span) -> Packed:
+    def read(self, box: Box) -> Packed:
         """The codes of a box; only the chunks under it are read.
 
         Raises:
             UserError: a chunk is damaged.
         """
-        part = tuple(slice(*span) for span in (k, y, x))
-        empty = self._array("empty", part).astype(bool)
+        empty = self._array("empty", box).astype(bool)
         if self.about["kind"] == "gaussian":
-            return Packed(np.moveaxis(self._array("codes", (slice(None), *part)), 0, -1), empty)
-        levels = [self._array(name, part) for name in level_names(self.about["levels"])]
+            return Packed(np.moveaxis(self._array("codes", (slice(None), *box)), 0, -1), empty)
+        levels = [self._array(name, box) for name in level_names(self.about["levels"])]
         return Packed(levels[0] if len(levels) == 1 else np.stack(levels, axis=-1), empty)
 
     def cost(self) -> float:
@@ -99,6 +99,19 @@ class CodeStore:
     def bytes_of(self, name: str) -> int:
         """Bytes on disc of an array."""
         return sum(file.stat().st_size for file in (self.path / name).rglob("*") if file.is_file())
+
+    def sizes(self) -> list[str]:
+        """Lines on bytes on disc, bits per raw voxel and ratios."""
+        about = self.about
+        names = [*level_names(about["levels"]), "empty"] + (["codebook"] if about["kind"] == "codebook" else [])
+        size = sum(self.bytes_of(name) for name in names)
+        voxels = math.prod(about["input"]["shape"])
+        raw = voxels * np.dtype(about["input"]["dtype"]).itemsize
+        isotropic = about["shape"][0] * about["factor"] * math.prod(about["inner"]) * np.dtype(about["output_dtype"]).itemsize
+        return [
+            f"{self.path}: {size} bytes on disc, {8 * size / voxels:.4g} bits per raw voxel",
+            f"{raw / size:.4g} times smaller than the raw input, {isotropic / size:.4g} times smaller than the isotropic volume",
+        ]
 
     def _array(self, name: str, part: tuple[slice, ...]) -> NDArray[Any]:
         import zarr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -15,20 +15,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.batches import Passes, no_memory
-from inference.encoding import Codes, Recent
+from inference.encoding import Codes
 from inference.intensity import quantised
+from inference.passes import Number, Recent, Tiled
 from inference.run import Run
-from inference.tiling import Axis
+from inference.source import Options
+from inference.tiling import Axis, Tile3, core_box, window_box
 from inference.transfer import Arriving, packed_tensor
+from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
-from volumes.volume import Box, Span, extent, overlap, relative, voxels_of
+from volumes.volume import Box, overlap, relative, voxels_of, whole_box
 
-CACHE_BYTES = 512 * 2**20  # of finished tiles, where boxes do not lie on the lattice
 Array = NDArray[Any]
 Part = Callable[[Box], Array]  # values of a part of a box
-Core = tuple[Span, ...]  # of a tile in latents (z, y, x)
+
+_BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
+_CORES = (64, 32, 16)
+# Of a tensor on a GPU. Beyond, convolutions may ask for many times their memory (PyTorch issue 95024), and some kernels have
+# counted wrongly without an error (141831).
+_MOST_ELEMENTS = 2**31
 
 
 class Field(ABC):
@@ -74,30 +80,25 @@ class Field(ABC):
         """The tiles, as plain JSON for the metadata."""
 
     def cost(self, box: Box) -> float:
-        """Seconds that the network takes for a voxel, from a trial with a box."""
-        return seconds_of(lambda: self.render(box)) / voxels_of(box)
+        """Seconds that the network takes for a voxel, from a trial with a box once it is warm."""
+        self.render(box)
+        started = time.perf_counter()
+        self.render(box)
+        return (time.perf_counter() - started) / voxels_of(box)
 
     def to_grey(self, values: Tensor) -> Tensor:
         """The network's values (C, ...) → grey values of the field's dtype."""
         channels = [self.intensities[min(c, len(self.intensities) - 1)].to_grey(v) for c, v in enumerate(values.float())]
         return quantised(torch.stack(channels), self.dtype)
 
-    def background(self) -> Array:
-        """The grey value of empty background, (C, 1, 1, 1)."""
-        floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
-        return self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
 
-
-class IsotropicField(Field):
+class IsotropicField(Tiled[Array, Arriving], Field):
     """The volume decoder's output, from exact tiles: what the decoder makes of the whole stack at once.
 
     Beyond the first and last slice, and beyond the padded rows and columns, each layer sees its own zeros, as at the edge of a
-    training crop; everywhere else a tile sees as many latents as reach into it.
-
-    Neighbouring tiles that are alike go through the generator together. Arithmetic rounds otherwise for another number of tiles
-    (float32 on a CPU: by 1e-7), so which ones do is a matter of the lattice, not of the box asked for: a tile keeps its place
-    among the same number of tiles, and so its bits, even where the others are not wanted. Another ``batch`` may change the last
-    bit, and so may a batch or a tile that was halved because memory did not suffice.
+    training crop; everywhere else a tile sees as many latents as reach into it. Tiles of a block that are alike share a pass.
+    Another ``batch`` may change the last bit (float32 on a CPU: by 1e-7), and so may a batch or a tile that was halved because
+    memory did not suffice.
 
     Args:
         run: the model.
@@ -110,7 +111,12 @@ class IsotropicField(Field):
         region: what will be asked for; tiles outside are not computed.
         skip_empty: fill tiles that see nothing but background.
         seed: dropout is active and drawn from this seed and the tile's place; None: it is not.
+        recent: where recent tiles are kept.
     """
+
+    scale = LATENT_STRIDE
+    divisible = (0, 1, 2)
+    smallest = ("a tile of one latent", "a smaller --tile")
 
     def __init__(
         self,
@@ -125,49 +131,41 @@ class IsotropicField(Field):
         region: Box | None = None,
         skip_empty: bool = True,
         seed: int | None = None,
+        recent: Recent | None = None,
     ) -> None:
-        super().__init__(intensities, dtype)
-        self.run, self.codes, self.skip_empty, self.seed = run, codes, skip_empty, seed
-        geometry = run.geometry
+        Field.__init__(self, intensities, dtype)
+        Tiled.__init__(self, run, batch, fill=False, skip_empty=skip_empty, recent=recent)
+        self.codes, self.seed = codes, seed
         n, h, w = codes.shape
-        self.pooling, self.resizing = geometry.downbranch, geometry.resizebranch
+        self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
         self.stack = -(-n // self.pooling) * self.resizing
-        self.shape = (n * geometry.factor, int(inner[0]), int(inner[1]))
+        self.shape = (n * run.geometry.factor, int(inner[0]), int(inner[1]))
+        self.region = region or whole_box(self.shape)
         self.channels = int(run.settings["output_nc"])
-        halo = run.model.volume_halo
-        self.axes = tuple(Axis(size, int(c), m, m) for size, c, m in zip((self.stack, h, w), core, halo, strict=True))
-        self.block = _block([len(axis) for axis in self.axes], batch)
-        z, y, x = (LATENT_STRIDE * int(c) * n for c, n in zip(core, self.block, strict=True))
-        self.unit, self.region = (z, y, x), region
-        self.passes = Passes(batch)
-        self._tiles: Recent[Arriving] = Recent(CACHE_BYTES)
-        self._largest: int | None = None  # latents of a core that fitted into memory, after one did not
+        sizes = zip((self.stack, h, w), core, run.model.volume_halo, strict=True)
+        z, y, x = self.axes = tuple(Axis(size, int(c), halo, halo) for size, c, halo in sizes)  # type: ignore[assignment]
+        self.block = block_of([len(z), len(y), len(x)], batch)
+        self.unit = tuple(LATENT_STRIDE * a.core * n for a, n in zip(self.axes, self.block, strict=True))  # type: ignore[assignment]
+        floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
+        self._background = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
 
     def lattice(self) -> dict[str, Any]:
         """Cores and halos in latents, and the tiles that are computed together."""
         core, halo = [axis.core for axis in self.axes], [axis.before for axis in self.axes]
         return {"core": core, "halo": halo, "block": list(self.block), "exact": True}
 
-    def prefetch(self, box: Box) -> None:
-        """Lets the codes be read."""
-        for group in self._groups(box):
-            for core in group:
-                if self._wanted(core) and core not in self._tiles:
-                    self.codes.prefetch(*self._needed(self._windows(core)))
-
     def begin(self, box: Box) -> Part:
-        """The box, from the tiles that meet it."""
+        """The box, from the tiles that meet it; they are kept where the box is not made of whole blocks."""
         sides = zip(box, self.unit, self.shape, strict=True)
         aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
-        tiles: dict[Core, Arriving] = {}
-        for group in self._groups(box):
-            tiles |= self._tiles_of(group, keep=not aligned)
+        made = self.computed(self.numbers(box), keep=not aligned)
+        tiles = [(core_box(self.tile(number), LATENT_STRIDE), tile) for number, tile in made.items()]
 
         def part(box: Box) -> Array:
-            out = np.empty((self.channels, *extent(box)), self.dtype)
-            for core, tile in tiles.items():
-                if _meets(core, box):
-                    place(out, box, tile.wait(), _voxels(core))
+            out = np.empty((self.channels, *(b.stop - b.start for b in box)), self.dtype)
+            for core, tile in tiles:
+                if _meet(core, box):
+                    place(out, box, tile.wait(), core)
             return out
 
         # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
@@ -175,150 +173,193 @@ class IsotropicField(Field):
 
     def cost(self, box: Box) -> float:
         """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
-        group = max(self._groups(box), key=len)
+        return self.seconds(self.numbers(box)) / LATENT_STRIDE**3 + self.codes.cost() * math.prod(self.codes.shape) / math.prod(
+            self.shape
+        )
 
-        def decode() -> None:
-            for tile in self._through_network(group):
-                tile.wait()
+    def groups(self, numbers: Iterable[Number]) -> list[list[Number]]:
+        """For each tile those of its block that are like it."""
+        found: dict[Number, list[Number]] = {}
+        for number in numbers:
+            starts = [n // side * side for n, side in zip(number, self.block, strict=True)]
+            sides = zip(starts, self.block, self.axes, strict=True)
+            block = product(*(range(first, min(first + side, len(axis))) for first, side, axis in sides))
+            kind = self.kind(self.tile(number))
+            group = [(z, y, x) for z, y, x in block if self.kind(self.tile((z, y, x))) == kind]
+            found[group[0]] = group
+        return list(found.values())
 
-        decoding = seconds_of(decode) / sum(math.prod(LATENT_STRIDE * (b - a) for a, b in core) for core in group)
-        return decoding + self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
+    def kind(self, tile: Tile3) -> tuple[Any, ...]:
+        """Places of core and margins."""
+        return tuple(side.kind for side in tile)
 
-    # Tiles -----------------------------------------------------------------------------------------------------------
+    def wanted(self, tile: Tile3) -> bool:
+        """Whether it meets the region."""
+        return _meet(core_box(tile, LATENT_STRIDE), self.region)
 
-    def _groups(self, box: Box) -> Iterator[list[Core]]:
-        """The tiles that a box meets, by their cores, each with those of its block that are like it."""
-        blocks = [range(b.start // u, -(-b.stop // u)) for b, u in zip(box, self.unit, strict=True)]
-        for block in product(*blocks):
-            numbers = (
-                range(at * n, min((at + 1) * n, len(axis))) for at, n, axis in zip(block, self.block, self.axes, strict=True)
-            )
-            alike: dict[Any, list[Core]] = {}
-            for of_tile in product(*numbers):
-                tiles = [axis[n] for axis, n in zip(self.axes, of_tile, strict=True)]
-                alike.setdefault(tuple(tile.kind for tile in tiles), []).append(tuple(tile.core for tile in tiles))
-            yield from (group for group in alike.values() if any(_meets(core, box) for core in group))
+    def _needed(self, tile: Tile3) -> Box:
+        """The codes under a tile's window."""
+        window, rows, columns = window_box(tile)
+        first, last = self._pooled(window)
+        return slice(first * self.pooling, min(last * self.pooling, self.codes.shape[0])), rows, columns
 
-    def _wanted(self, core: Core) -> bool:
-        return self.region is None or _meets(core, self.region)
-
-    def _tiles_of(self, group: list[Core], keep: bool) -> dict[Core, Arriving]:
-        """The wanted tiles of a group, by their cores."""
-        wanted = [core for core in group if self._wanted(core)]
-        if all(core in self._tiles for core in wanted):
-            return {core: self._tiles.get(core) for core in wanted}
-        made = dict(zip(group, self._through_network(group), strict=True))
-        tiles = {core: made[core] for core in wanted}
-        for core, tile in tiles.items() if keep else ():
-            self._tiles.put(core, tile, tile.values.nbytes)
-        return tiles
-
-    def _through_network(self, cores: Sequence[Core]) -> list[Arriving]:
-        """Cores in latents, alike → (C, z, y, x) voxels of each."""
-        return self.passes(self._decode, cores, self._too_large)
-
-    def _too_large(self, core: Core) -> Arriving:
-        if _longest(core) == 1:
-            raise no_memory("a tile of one latent", "a smaller --tile")
-        self._largest = (_longest(core) + 1) // 2
-        return self._in_halves(core)
-
-    def _in_halves(self, core: Core) -> Arriving:
-        lengths = [b - a for a, b in core]
-        axis = lengths.index(max(lengths))
-        start, stop = core[axis]
-        middle = (start + stop) // 2
-        halves = [(*core[:axis], part, *core[axis + 1 :]) for part in ((start, middle), (middle, stop))]
-        parts = [self._through_network([half])[0] for half in halves]
-        return Arriving(np.concatenate([part.wait() for part in parts], axis=axis + 1))
-
-    def _decode(self, cores: Sequence[Core]) -> list[Arriving]:
-        """As above, in one pass; a tile that is background or not wanted keeps its place."""
-        if self._largest is not None and _longest(cores[0]) > self._largest:
-            return [self._in_halves(core) for core in cores]
-        stacks = [self._stack(core) if self._wanted(core) else None for core in cores]
-        blank = np.broadcast_to(self.background(), (self.channels, *(LATENT_STRIDE * (b - a) for a, b in cores[0])))
-        tiles = self._expand(stacks, cores) if any(stack is not None for stack in stacks) else [None] * len(cores)
-        self.skipped += sum(tile is None and self._wanted(core) for core, tile in zip(cores, tiles, strict=True))
-        return [Arriving(blank) if tile is None else tile for tile in tiles]
-
-    def _windows(self, core: Core) -> list[Span]:
-        return [(max(0, a - axis.before), min(axis.size, b + axis.after)) for (a, b), axis in zip(core, self.axes, strict=True)]
-
-    def _margins(self, core: Core) -> list[Span]:
-        """Latents of the window before and after the core."""
-        return [(a - low, high - b) for (a, b), (low, high) in zip(core, self._windows(core), strict=True)]
-
-    def _needed(self, windows: Sequence[Span]) -> tuple[Span, Span, Span]:
-        """The codes under a window of the stack: slices, latents along rows, along columns."""
-        first, last = self._pooled(windows[0])
-        return (first * self.pooling, min(last * self.pooling, self.codes.shape[0])), windows[1], windows[2]
-
-    def _pooled(self, window: Span) -> Span:
+    def _pooled(self, window: slice) -> tuple[int, int]:
         """Planes before resizing under a window of the stack, with the neighbours that interpolation reads."""
         if self.resizing == 1:
-            return window
+            return window.start, window.stop
         count = self.stack // self.resizing
-        return max(0, window[0] // self.resizing - 1), min(count, -(-window[1] // self.resizing) + 1)
+        return max(0, window.start // self.resizing - 1), min(count, -(-window.stop // self.resizing) + 1)
 
-    @torch.inference_mode()
-    def _stack(self, core: Core) -> Tensor | None:
-        """What the generator reads of a tile, (1, d, y, x, z); None where there is nothing but background."""
-        windows = self._windows(core)
-        packed = self.codes.read(*self._needed(windows))
-        if self.skip_empty and packed.empty.all():
-            return None
-        model, window = self.run.model, windows[0]
-        first, last = self._pooled(window)
-        with self.run.engine.computing():
-            latent = model.unpack(packed_tensor(packed.codes, self.run.engine.device))
-            short = (last - first) * self.pooling - len(latent)
-            if short:  # the last group of pooled slices is incomplete
-                latent = torch.cat([latent, latent[-1:].expand(short, *latent.shape[1:])])
-            stack = model.restack(latent.movedim(0, -1)[None])
+    def read_ahead(self, tile: Tile3) -> None:
+        """Lets its codes be read."""
+        self.codes.prefetch(self._needed(tile))
+
+    def see(self, tile: Tile3) -> Array | None:
+        """The codes under a tile's window."""
+        packed = self.codes.read(self._needed(tile))
+        return None if self.skip_empty and packed.empty.all() else packed.codes
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Arriving]:
+        """The voxels of cores, (C, z, y, x) grey values."""
+        stacks = torch.cat([self._stack(tile, codes) for tile, codes in zip(tiles, seen, strict=True)])
+        stacks = stacks.contiguous(memory_format=torch.channels_last_3d)
+        z, y, x = (side.margins for side in tiles[0])
+        with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
+            volumes = self.run.model.expand(stacks, (y, x, z))
+        return [Arriving.of(self.to_grey(volume.movedim(-1, 1))) for volume in volumes]
+
+    def _stack(self, tile: Tile3, codes: Array) -> Tensor:
+        """What the generator reads of a tile, (1, d, y, x, z)."""
+        model, window = self.run.model, tile[0].window
+        first, last = self._pooled(slice(*window))
+        latent = model.unpack(packed_tensor(codes, self.run.engine.device))
+        short = (last - first) * self.pooling - len(latent)
+        if short:  # the last group of pooled slices is incomplete
+            latent = torch.cat([latent, latent[-1:].expand(short, *latent.shape[1:])])
+        stack = model.restack(latent.movedim(0, -1)[None])
         skip = window[0] - first * self.resizing
         return stack[..., skip : skip + window[1] - window[0]]
 
-    @torch.inference_mode()
-    def _expand(self, stacks: Sequence[Tensor | None], cores: Sequence[Core]) -> list[Arriving | None]:
-        """Stacks of cores → their voxels; in the place of one that is None, another one goes through the network."""
-        other = next(stack for stack in stacks if stack is not None)
-        batch = torch.cat([other if stack is None else stack for stack in stacks])
-        batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        z, y, x = self._margins(cores[0])
-        with self.run.engine.computing(), dropout(self.run.model.G["net_g"], self.seed, cores[0]):
-            volumes = self.run.model.expand(batch, (y, x, z))
-        return [
-            None if stack is None else Arriving.of(self.to_grey(volume.movedim(-1, 1)))
-            for stack, volume in zip(stacks, volumes, strict=True)
-        ]
+    def blank(self, tile: Tile3) -> Arriving:
+        """The grey value of empty background."""
+        core = core_box(tile, LATENT_STRIDE)
+        return Arriving(np.broadcast_to(self._background, (self.channels, *(side.stop - side.start for side in core))))
+
+    def join(self, parts: Sequence[Arriving], axis: int) -> Arriving:
+        """A tile from its parts."""
+        return Arriving(np.concatenate([part.wait() for part in parts], axis=axis + 1))
 
 
-def _block(counts: Sequence[int], batch: int) -> tuple[int, int, int]:
+def decoded_field(
+    run: Run,
+    codes: Codes,
+    inner: Sequence[int],
+    intensities: Sequence[Intensity],
+    dtype: np.dtype,
+    options: Options,
+    *,
+    seed: int | None = None,
+    recent: Recent | None = None,
+) -> IsotropicField:
+    """The volume decoder's field, with tiles and passes as options and memory have them; arguments as of the class.
+
+    Raises:
+        UserError: the generator's norm sees the whole volume, which does not fit into one tile.
+    """
+    core = tile_core(run, options.tile)
+    field = IsotropicField(
+        run,
+        codes,
+        inner,
+        intensities,
+        dtype,
+        core=core,
+        batch=decoding_batch(run, options.batch, core, codes.shape),
+        region=region_of(options.region, (codes.shape[0] * run.geometry.factor, inner[0], inner[1])),
+        skip_empty=options.skip_empty,
+        seed=seed,
+        recent=recent,
+    )
+    if not run.local and not options.approximate and max(map(len, field.axes)) > 1:
+        raise UserError(
+            f"{run.name} uses norm {run.settings['norm']}, whose statistics are of the whole volume: tiles of it would differ. "
+            "A volume of one tile is exact (--tile N, as memory allows); --approximate computes tiles all the same"
+        )
+    return field
+
+
+def block_of(counts: Sequence[int], batch: int) -> tuple[int, int, int]:
     """How many of the tiles there are along each axis (z, y, x) make a batch: first along x."""
     x = min(batch, counts[2])
     y = min(batch // x, counts[1])
     return min(batch // (x * y), counts[0]), y, x
 
 
-def _voxels(core: Core) -> list[Span]:
-    return [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in core]
+def region_of(region: Box | None, shape: Sequence[int]) -> Box:
+    """The region asked for, or everything.
+
+    Raises:
+        UserError: it is empty or reaches beyond the volume.
+    """
+    whole = []
+    for part, size, axis in zip(region or (slice(None),) * 3, shape, "zyx", strict=True):
+        start, stop = part.start or 0, size if part.stop is None else part.stop
+        if not 0 <= start < stop <= size:
+            raise UserError(f"--region: {axis} {start}:{stop} is not within 0:{size}; the output is {tuple(shape)} (z, y, x)")
+        whole.append(slice(start, stop))
+    return whole[0], whole[1], whole[2]
 
 
-def _meets(core: Core, box: Box) -> bool:
-    return all(a < b.stop and b.start < z for (a, z), b in zip(_voxels(core), box, strict=True))
+def tile_core(run: Run, tile: int | None) -> tuple[int, int, int]:
+    """Latents of a decoding tile's core: of ``--tile``, else as memory allows.
+
+    Raises:
+        UserError: ``--tile`` is no multiple of 8.
+    """
+    if tile is not None:
+        if tile < LATENT_STRIDE or tile % LATENT_STRIDE:
+            raise UserError(f"--tile {tile} must be a multiple of {LATENT_STRIDE}, such as 128")
+        return (tile // LATENT_STRIDE,) * 3
+    fitting = [c for c in _CORES if run.engine.device.type == "cuda" and (LATENT_STRIDE * c + 4) ** 3 < _room(run)]
+    return ((fitting or _CORES[-1:])[0],) * 3
 
 
-def _longest(core: Core) -> int:
-    return max(b - a for a, b in core)
+def decoding_batch(run: Run, asked: int | None, core: Sequence[int], codes: Sequence[int]) -> int:
+    """Decoding tiles per pass: 1 on a CPU, 8 on a GPU, or as many as asked for; on a GPU no more than there is room for.
+
+    Args:
+        run: the model and where it is computed.
+        asked: ``--batch``.
+        core: latents (z, y, x) of a tile's core.
+        codes: slices, latents along rows and columns.
+
+    Raises:
+        UserError: a single tile is too large for a GPU.
+    """
+    wanted = asked or run.engine.batch
+    if run.engine.device.type != "cuda":
+        return wanted
+    whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
+    voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
+    width = run.settings["ngf"]
+    if width * voxels >= _MOST_ELEMENTS:
+        side = int((_MOST_ELEMENTS / width) ** (1 / 3) - 4) // LATENT_STRIDE * LATENT_STRIDE
+        raise UserError(
+            f"a tile of {LATENT_STRIDE * core[0]} voxels needs tensors of {width * voxels:.3g} elements, which not every GPU "
+            f"kernel can count; --tile {side} is the largest cube for ngf {width}"
+        )
+    return max(1, min(wanted, int(_room(run) / voxels)))
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes once it is warm: the first time memory is asked for, and what neighbours share is computed."""
-    call()
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+def _room(run: Run) -> float:
+    """Voxels that can be decoded at once: half of the GPU's memory suffices, and its kernels can count the elements."""
+    memory = torch.cuda.get_device_properties(run.engine.device).total_memory
+    width = run.settings["ngf"] * (2 if run.engine.precision == "bf16" else 4) * _BYTES_PER_VOXEL
+    return min(0.5 * memory / width, _MOST_ELEMENTS / run.settings["ngf"])
+
+
+def _meet(box: Box, other: Box) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
 
 
 def parts_of(values: Array, box: Box) -> Part:
@@ -326,9 +367,8 @@ def parts_of(values: Array, box: Box) -> Part:
     return lambda part: values[(slice(None), *relative(part, box))]
 
 
-def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool = False) -> None:
-    """Puts the part of a tile (C, ...) at ``spans`` that lies in a box into the box's array (C, ...), or adds it."""
-    own = tuple(slice(*span) for span in spans)
+def place(out: Array, box: Box, tile: Array, own: Box, *, add: bool = False) -> None:
+    """Puts what a tile (C, ...) of a box of its own has of another box into that box's array (C, ...), or adds it."""
     met = overlap(box, own)
     inside, source = (slice(None), *relative(met, box)), (slice(None), *relative(met, own))
     if add:
@@ -338,11 +378,12 @@ def place(out: Array, box: Box, tile: Array, spans: Sequence[Span], *, add: bool
 
 
 @contextmanager
-def dropout(network: torch.nn.Module, seed: int | None, core: Sequence[Span]) -> Iterator[None]:
+def dropout(network: torch.nn.Module, seed: int | None, tile: Tile3) -> Iterator[None]:
     """Dropout as in training, drawn from a seed and a place; without a seed nothing changes."""
     layers = [] if seed is None else [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
     if seed is not None:
-        torch.manual_seed(int(np.random.SeedSequence([seed, *(a for a, _ in core)]).generate_state(1)[0]))
+        place = (side.core[0] for side in tile)
+        torch.manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(1)[0]))
     for layer in layers:
         layer.train()
     try:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.batches import Passes, no_memory
+from inference.passes import Tiled
 from inference.run import Run
-from inference.source import Slices
-from inference.tiling import Axis, round_up, training_axis
+from inference.source import Source
+from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
 from inference.transfer import to_tensor
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import Span
+from volumes.volume import Box, extent, overlap, relative
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once
-CACHE_BYTES = 512 * 2**20
 
-Key = tuple[int, int, int]  # group of slices, tile along rows, tile along columns
-Window = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (C, n, rows, columns) pixels, (n, h, w): which blocks are background
-Value = TypeVar("Value")
+Window = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (n, C, rows, columns) pixels, (n, h, w): which blocks are background
 
 
 class Packed(NamedTuple):
@@ -43,220 +36,124 @@ class Packed(NamedTuple):
     codes: NDArray[Any]
     empty: NDArray[np.bool_]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.codes.nbytes + self.empty.nbytes
+
 
 class Codes(Protocol):
-    """Where decoding takes codes from: an encoder at work, or a store on disc."""
+    """Where decoding takes codes from: an encoder at work, or a store on disc. Boxes are of slices and latents."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Slices, latents along rows and columns."""
 
-    def prefetch(self, k: Span, y: Span, x: Span) -> None:
+    def prefetch(self, box: Box) -> None:
         """Begin to read what :meth:`read` of the same box will need."""
 
-    def read(self, k: Span, y: Span, x: Span) -> Packed:
-        """The codes of slices [k) at latents [y), [x)."""
+    def read(self, box: Box) -> Packed:
+        """The codes of a box."""
 
     def cost(self) -> float:
         """Seconds that a code takes, from a trial."""
 
 
-class Recent(Generic[Value]):
-    """Values by key, the least recently used ones forgotten when their sizes exceed a limit."""
+class SliceEncoder(Tiled[Window, Packed]):
+    """Codes of a volume's slices, computed when they are asked for.
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.size = limit, 0
-        self._values: OrderedDict[Any, tuple[Value, int]] = OrderedDict()
-
-    def __contains__(self, key: Any) -> bool:
-        return key in self._values
-
-    def get(self, key: Any) -> Value:
-        """The value, which becomes the most recent one."""
-        self._values.move_to_end(key)
-        return self._values[key][0]
-
-    def put(self, key: Any, value: Value, size: int) -> None:
-        """Keeps a value of `size` bytes."""
-        if key in self._values:
-            return
-        self._values[key] = value, size
-        self.size += size
-        while self.size > self.limit and len(self._values) > 1:
-            self.size -= self._values.popitem(last=False)[1][1]
-
-
-@dataclass(frozen=True)
-class EncodingLattice:
-    """The tiles of an encoding.
-
-    Attributes:
-        group: slices encoded together.
-        rows, columns: axes of latents.
-    """
-
-    group: int
-    rows: Axis
-    columns: Axis
-
-    def as_json(self) -> dict[str, Any]:
-        """For the metadata: all in latents."""
-        side = self.rows.before + self.rows.core + self.rows.after
-        return {"slices": self.group, "core": self.rows.core, "tile": side, "before": self.rows.before, "after": self.rows.after}
-
-
-def encoding_lattice(run: Run, shape: tuple[int, int, int]) -> EncodingLattice:
-    """Tiles for slices of a padded shape (n, rows, columns): with the encoder's halo where it is local, else training crops."""
-    height, width = shape[1] // LATENT_STRIDE, shape[2] // LATENT_STRIDE
-    halo = run.model.slice_halo("encoder")
-    if halo is None:
-        group = min(GROUP, shape[0])
-        return EncodingLattice(group, training_axis(height, run.crop_latents), training_axis(width, run.crop_latents))
-    before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
-    rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (height, width))
-    return EncodingLattice(1, rows, columns)
-
-
-class SliceEncoder:
-    """Codes of a volume's slices, computed when they are asked for, tile by tile; recent tiles are kept.
-
-    Rounding can tip a code between two that are equally near. So a pass that is not full is filled up (see :class:`Passes`), and
-    the codes do not depend on what else was asked for.
+    Rounding can tip a code between two that are equally near, so every pass is filled up.
 
     Attributes:
         shape: slices, latents along rows and columns.
-        lattice: the tiles.
-        passes: of the network, several tiles in each.
-        skipped: tiles of pure background that were not computed.
     """
 
-    def __init__(self, run: Run, slices: Slices, *, batch: int | None = None, skip_empty: bool = True) -> None:
-        self.run, self.slices, self.skip_empty = run, slices, skip_empty
-        self.shape = (slices.count, slices.shape[1] // LATENT_STRIDE, slices.shape[2] // LATENT_STRIDE)
-        self.lattice = encoding_lattice(run, slices.shape)
-        self.passes = Passes(batch or run.engine.batch, fill=True)
-        self.skipped = 0
-        self._tiles: Recent[Packed] = Recent(CACHE_BYTES)
-        self._windows: dict[Key, Future[Window]] = {}
-        self._reader = ThreadPoolExecutor(1, "read")
-        self._floors = np.array([i.floor for i in slices.intensities], np.float32)[:, None, None, None]
+    def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
+        super().__init__(run, batch, skip_empty=skip_empty, recent=source.recent)
+        self.source = source
+        n, h, w = self.shape = (source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE)
+        halo = run.model.slice_halo("encoder")
+        if halo is None:
+            rows, columns = (training_axis(size, run.crop_latents) for size in (h, w))
+        else:
+            before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
+            rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))
+        self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
+        self._ahead: dict[Tile3, Future[Window]] = {}
+        self._floors = np.array([i.floor for i in source.intensities], np.float32)[:, None, None]
         self._blank: NDArray[Any] | None = None
         self._dtype = code_dtype(run)
 
-    def prefetch(self, k: Span, y: Span, x: Span) -> None:
-        """Reads the pixels of a box's missing tiles in the background."""
-        for key in self._missing(k, y, x):
-            if key not in self._windows:
-                self._windows[key] = self._reader.submit(self._window, key)
+    def lattice(self) -> dict[str, Any]:
+        """The tiles, for the metadata: all in latents."""
+        group, rows, _ = self.axes
+        side = rows.before + rows.core + rows.after
+        return {"slices": group.core, "core": rows.core, "tile": side, "before": rows.before, "after": rows.after}
 
-    def read(self, k: Span, y: Span, x: Span) -> Packed:
-        """The codes of a box; tiles that are missing are computed."""
-        kept = self._compute(self._missing(k, y, x))
-        codes: NDArray[Any] | None = None
-        empty = np.zeros([b - a for a, b in (k, y, x)], bool)
-        for key in self._keys(k, y, x):
-            tile = kept[key] if key in kept else self._tiles.get(key)
-            if codes is None:
-                codes = np.empty(empty.shape + tile.codes.shape[3:], tile.codes.dtype)
-            inside, source = _overlap((k, y, x), self._box(key))
-            codes[inside], empty[inside] = tile.codes[source], tile.empty[source]
-        assert codes is not None
-        return Packed(codes, empty)
+    def read(self, box: Box) -> Packed:
+        """The codes of a box of slices and latents; tiles that are missing are computed."""
+        tiles = self.computed(self.numbers(box))
+        some = next(iter(tiles.values())).codes
+        packed = Packed(np.empty((*extent(box), *some.shape[3:]), some.dtype), np.empty(extent(box), bool))
+        for number, tile in tiles.items():
+            core = core_box(self.tile(number))
+            met = overlap(box, core)
+            for whole, part in zip(packed, tile, strict=True):
+                whole[relative(met, box)] = part[relative(met, core)]
+        return packed
 
     def cost(self) -> float:
-        """From a full pass of the tile in the middle."""
-        key = (len(range(0, self.shape[0], self.lattice.group)) // 2, len(self.lattice.rows) // 2, len(self.lattice.columns) // 2)
-        window, _ = self._window(key)
-        started = time.perf_counter()
-        self._through_network([window])
-        return (time.perf_counter() - started) / (self.passes.size * math.prod(b - a for a, b in self._box(key)))
+        """From the tile in the middle."""
+        z, y, x = (len(axis) // 2 for axis in self.axes)
+        return self.seconds([(z, y, x)])
 
-    # Tiles -----------------------------------------------------------------------------------------------------------
+    def read_ahead(self, tile: Tile3) -> None:
+        """Reads the pixels of a tile in the background."""
+        if tile not in self._ahead:
+            self._ahead[tile] = self.source.reader.submit(self._window, tile)
 
-    def _keys(self, k: Span, y: Span, x: Span) -> Iterable[Key]:
-        groups = range(k[0] // self.lattice.group, (k[1] - 1) // self.lattice.group + 1)
-        rows, columns = self.lattice.rows.covering(y), self.lattice.columns.covering(x)
-        return ((g, i, j) for g in groups for i in rows for j in columns)
+    def see(self, tile: Tile3) -> Window | None:
+        """The pixels of a tile, and which of its blocks are background."""
+        ahead = self._ahead.pop(tile, None)
+        pixels, empty = self._window(tile) if ahead is None else ahead.result()
+        return None if self.skip_empty and empty.all() else (pixels, empty)
 
-    def _missing(self, k: Span, y: Span, x: Span) -> list[Key]:
-        return [key for key in self._keys(k, y, x) if key not in self._tiles]
+    def _window(self, tile: Tile3) -> Window:
+        group, rows, columns = window_box(tile)
+        pixels = self.source.read(group, *(slice(LATENT_STRIDE * s.start, LATENT_STRIDE * s.stop) for s in (rows, columns)))
+        group_size = self.axes[0].core
+        if group.stop == self.axes[0].size and group.start % group_size == 0:  # so that the network sees one shape only
+            missing = group_size - len(pixels)
+            pixels = np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
+        return pixels, _blocks_empty(pixels, self._floors)
 
-    def _group(self, number: int) -> Span:
-        return number * self.lattice.group, min((number + 1) * self.lattice.group, self.shape[0])
-
-    def _box(self, key: Key) -> tuple[Span, Span, Span]:
-        return self._group(key[0]), self.lattice.rows[key[1]].core, self.lattice.columns[key[2]].core
-
-    def _window(self, key: Key) -> Window:
-        """What a tile sees; the last group of slices is filled up, so that the network sees one shape only."""
-        rows, columns = self.lattice.rows[key[1]].window, self.lattice.columns[key[2]].window
-        pixels = [(LATENT_STRIDE * a, LATENT_STRIDE * b) for a, b in (rows, columns)]
-        window = self.slices.read(self._group(key[0]), *pixels)
-        missing = self.lattice.group - window.shape[1]
-        if missing:
-            window = np.concatenate([window, window[:, -1:].repeat(missing, axis=1)], axis=1)
-        return window, _blocks_empty(window, self._floors)
-
-    def _compute(self, keys: list[Key]) -> dict[Key, Packed]:
-        """Tiles by key; they are kept for later as well."""
-        made: dict[Key, Packed] = {}
-        waiting: dict[Key, Window] = {}
-
-        def encode() -> None:
-            codes = self._through_network([window for window, _ in waiting.values()])
-            made.update((key, self._core(key, c, waiting[key][1])) for key, c in zip(waiting, codes, strict=True))
-            waiting.clear()
-
-        for key in keys:
-            future = self._windows.pop(key, None)
-            window, empty = self._window(key) if future is None else future.result()
-            if self.skip_empty and empty.all():
-                self.skipped += 1
-                made[key] = self._core(key, self._blank_codes(window), empty)
-                continue
-            waiting[key] = window, empty
-            if len(waiting) >= self.passes.size:
-                encode()
-        encode()
-        for key, tile in made.items():
-            self._tiles.put(key, tile, tile.codes.nbytes + tile.empty.nbytes)
-        return made
-
-    def _blank_codes(self, window: NDArray[np.float32]) -> NDArray[Any]:
-        """The codes of a tile of pure background, computed once."""
-        if self._blank is None:
-            self._blank = self._through_network([np.broadcast_to(self._floors, window.shape)])[0]
-        return self._blank
-
-    def _core(self, key: Key, codes: NDArray[Any], empty: NDArray[np.bool_]) -> Packed:
-        parts = []
-        for axis, number in ((self.lattice.rows, key[1]), (self.lattice.columns, key[2])):
-            tile = axis[number]
-            parts.append(slice(tile.core[0] - tile.window[0], tile.core[1] - tile.window[0]))
-        count = len(range(*self._group(key[0])))
-        return Packed(codes[(slice(0, count), *parts)].copy(), empty[(slice(0, count), *parts)].copy())
-
-    # Network ---------------------------------------------------------------------------------------------------------
-
-    def _through_network(self, windows: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
-        """Windows (C, n, rows, columns) → codes (n, h, w, ...) of each."""
-        return self.passes(self._pass, windows, self._in_halves)
-
-    def _in_halves(self, window: NDArray[np.float32]) -> NDArray[Any]:
-        """The codes of a window for which memory does not suffice, from half of its slices at a time."""
-        if window.shape[1] == 1:
-            raise no_memory("one slice of a tile", "--batch 1")
-        return np.concatenate([self._through_network([half])[0] for half in np.array_split(window, 2, axis=1)])
-
-    @torch.inference_mode()
-    def _pass(self, windows: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
-        slices = to_tensor(np.stack(windows), self.run.engine.device).movedim(1, 2).flatten(0, 1)
-        with self.run.engine.computing():
-            packed: Tensor = self.run.model.pack(slices)
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Window]) -> list[Packed]:
+        """The codes of cores."""
+        slices = to_tensor(np.concatenate([pixels for pixels, _ in seen]), self.run.engine.device)
+        packed: Tensor = self.run.model.pack(slices)
         if packed.is_floating_point():
             packed = packed.movedim(1, -1)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
-        return list(codes.astype(self._dtype, copy=False).reshape(len(windows), -1, *codes.shape[1:]))
+        codes = codes.astype(self._dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
+        return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]
+
+    def blank(self, tile: Tile3) -> Packed:
+        """The codes of pure background, computed once, for one slice."""
+        if self._blank is None:
+            self.skip_empty = False
+            z, y, x = (Tile(side.window, side.window) for side in tile)
+            self._blank = self._run([((z, y, x), self._window(tile))])[0].codes[:1]
+            self.skip_empty = True
+        shape = (tile[0].core[1] - tile[0].core[0], *self._blank.shape[1:])
+        return self._core(tile, np.broadcast_to(self._blank, shape), np.ones(shape[:3], bool))
+
+    def _core(self, tile: Tile3, codes: NDArray[Any], empty: NDArray[np.bool_]) -> Packed:
+        core = relative(core_box(tile), window_box(tile))
+        return Packed(codes[core].copy(), empty[core].copy())
+
+    def join(self, parts: Sequence[Packed], axis: int) -> Packed:
+        """A tile from parts of its slices."""
+        return Packed(*(np.concatenate(arrays, axis) for arrays in zip(*parts, strict=True)))
 
 
 def code_dtype(run: Run) -> np.dtype:
@@ -266,20 +163,12 @@ def code_dtype(run: Run) -> np.dtype:
     return np.dtype(np.float32 if run.model.from_encoder else np.float16)
 
 
-def _blocks_empty(window: NDArray[np.float32], floors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(C, n, 8h, 8w) → (n, h, w): blocks of 8x8 pixels that are all at the floor."""
-    channels, count, height, width = window.shape
+def _blocks_empty(pixels: NDArray[np.float32], floors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(n, C, 8h, 8w) → (n, h, w): blocks of 8x8 pixels that are all at the floor (C, 1, 1)."""
+    count, channels, height, width = pixels.shape
     step = LATENT_STRIDE
-    blocks = window.reshape(channels, count, height // step, step, width // step, step)
-    empty = (blocks[:, :, :, 0, :, 0] == floors).all(axis=0)
+    blocks = pixels.reshape(count, channels, height // step, step, width // step, step)
+    empty = (blocks[:, :, :, 0, :, 0] == floors).all(axis=1)
     k, y, x = np.nonzero(empty)  # most blocks are out of question by their first pixel
-    empty[k, y, x] = (blocks[:, k, y, :, x] == floors[:, 0]).all(axis=(1, 2, 3))
+    empty[k, y, x] = (blocks[k, :, y, :, x] == floors).all(axis=(1, 2, 3))
     return empty
-
-
-def _overlap(box: tuple[Span, Span, Span], other: tuple[Span, Span, Span]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where two boxes meet, as slices of the one and of the other."""
-    met = [(max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(box, other, strict=True)]
-    inside = tuple(slice(lo - a[0], hi - a[0]) for (lo, hi), a in zip(met, box, strict=True))
-    source = tuple(slice(lo - b[0], hi - b[0]) for (lo, hi), b in zip(met, other, strict=True))
-    return inside, source

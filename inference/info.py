@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from inference.codes import KEY, CodeStore, stored_attributes
-from inference.commands import code_sizes
 from inference.jobs import codebook_of
 from inference.run import Engine, Run
 from inference.trust import said_of_seams, seam
@@ -77,7 +76,7 @@ def _store(store: CodeStore) -> Iterator[str]:
     yield f"{store.shape[0]} slices of {store.shape[1]} x {store.shape[2]} codes: {kind}"
     yield f"made by {about['run']} in {about['run_path']}, weights {about['weights']}"
     yield f"slices: {_placement(about['slice_voxel_um'], about['slice_translation_um'])}; {about['factor']} planes each"
-    yield from code_sizes(store)
+    yield from store.sizes()
 
 
 def _placement(voxel_um: Sequence[float] | None, translation_um: Sequence[float] | None) -> str:

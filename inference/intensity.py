@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.run import Run
 from utils.errors import UserError
 from volumes.intensity import Intensity, IntensityTransform
 from volumes.statistics import Normalisation, transform_of
@@ -37,44 +38,34 @@ def check_output_dtype(name: str) -> np.dtype:
     return np.dtype(name)
 
 
-def intensities(
-    record: Mapping[str, Any] | None,
-    directions: Sequence[str],
-    volumes: Sequence[Volume],
-    mode: str,
-    *,
-    translates: bool,
-    prepared: bool = False,
-    where: str = "the run",
-) -> list[Intensity]:
+def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: bool = False) -> list[Intensity]:
     """One :class:`Intensity` per channel.
 
     Args:
-        record: dataset.json of the run.
-        directions: the run's folders; with ``translates`` the last one is what the output shows.
-        volumes: the input, one per channel.
+        run: the run. Where it translates, its last folder is what the output shows: ``run`` then inverts that one's constants.
+        volumes: the input, one per channel; ``volume`` and ``percentile`` scan them.
         mode: ``run`` (the run's constants), ``volume`` (the run's rule, constants of these volumes), ``percentile``.
-        translates: whether the output shows another folder than the input (mode ``run`` then uses that folder's constants).
         prepared: the input went through prepare.py as the training data did.
-        where: the run's name, for messages.
 
     Raises:
         UserError: an unknown mode, or the run does not know what the mode needs.
     """
     if mode not in MODES:
         raise UserError(f"--normalise {mode} is unknown; choose one of {', '.join(MODES)}")
-    if mode == "run" and record is None:
+    if mode == "run" and run.record is None:
         raise UserError(
-            f"{where} has no dataset.json, so the grey values of its training are not known; use --normalise volume or percentile"
+            f"{run.name} has no dataset.json, so the grey values of its training are not known; use --normalise volume or "
+            "percentile"
         )
     found = []
-    for direction, volume in zip(directions, volumes, strict=False):
+    for direction, volume in zip(run.directions, volumes, strict=False):
         if mode == "run":
-            assert record is not None
-            into = _of_run(record, direction, prepared, where)
-            found.append(Intensity(into, _of_run(record, directions[-1], prepared, where) if translates else into))
+            assert run.record is not None
+            into = _of_run(run.record, direction, prepared, run.name)
+            out = _of_run(run.record, run.directions[-1], prepared, run.name) if run.translates else into
+            found.append(Intensity(into, out))
         else:
-            into = _of_volume(record, direction, volume, mode, where)
+            into = _of_volume(run.record, direction, volume, mode, run.name)
             found.append(Intensity(into, into))
     return found
 
@@ -107,10 +98,8 @@ def _of_volume(
     return (transform_of(volume, Normalisation(kind, percentile=(float(clip[0]), float(clip[1])) if clip else None)),)
 
 
-def output_dtype(
-    record: Mapping[str, Any] | None, directions: Sequence[str], volumes: Sequence[Volume], *, foreign: bool
-) -> np.dtype:
-    """The input's dtype, or that of the folder whose grey values the output has."""
-    if foreign and record is not None:
-        return np.dtype(record["directions"][directions[-1]]["dtype"])
-    return np.result_type(*(volume.dtype for volume in volumes))
+def output_dtype(run: Run, volumes: Sequence[Volume], mode: str, given: str | None) -> np.dtype:
+    """The dtype that was asked for, else the input's, or that of the folder whose grey values the output has."""
+    if given is None and run.translates and mode == "run" and run.record is not None:
+        given = run.record["directions"][run.directions[-1]]["dtype"]
+    return check_output_dtype(given or np.result_type(*(volume.dtype for volume in volumes)).name)

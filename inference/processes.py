@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -44,6 +45,19 @@ class Processes:
         """Waits for all processes."""
         if self.world > 1:
             dist.barrier()
+
+    @contextmanager
+    def first_alone(self, needed: bool) -> Iterator[None]:
+        """Has the others wait until the first process is through, where that is needed."""
+        if needed and self.rank:
+            self.wait()
+        yield
+        if needed and not self.rank:
+            self.wait()
+
+    def share(self, count: int) -> range:
+        """The consecutive part of ``count`` units that this process works on; neighbours share what they read."""
+        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def total(self, count: int) -> int:
         """The sum over all processes, each of which calls this."""

@@ -169,6 +169,10 @@ class Run:
         """Whether the volume generator has no statistics of the whole volume, so that tiles are exact."""
         return self.settings["norm"] in _LOCAL_NORMS
 
+    def plane_of_slice(self, k: int) -> float:
+        """Isotropic plane (fractional) that encoded slice k is centred on: of an interpolated volume the middle of its planes."""
+        return self.geometry.plane_of_slice(k, "mean" if self.restores else self.settings["l1how"])
+
     @property
     def dropout(self) -> bool:
         """Whether it was trained with dropout, so that passes can differ."""

@@ -1,92 +1,207 @@
-"""The slices that a network reads, made from a volume on disc piece by piece."""
+"""A volume as a run reads it: opened, checked and measured once, and handed on to whatever needs it."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.intensity import intensities
+from inference.passes import Recent
+from inference.run import Run
 from inference.tiling import reflected, round_up
+from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
-from volumes.volume import Span, Volume
+from volumes.open import open_volume
+from volumes.volume import ArrayVolume, Box, Triple, Volume
+
+log = logging.getLogger("isoscope")
+
+One = NDArray[Any] | Volume | Path | str
+Given = One | Sequence[One]
 
 _FINEST = 1000  # denominators of usp
+_VOXEL_TOLERANCE = 0.01  # relative difference of voxel sizes that counts as none
+_FACTOR_TOLERANCE = 0.05
 
 
-class Slices:
-    """Encoded slices of a volume (or of one volume per channel): thinned, interpolated, padded, in the network's range.
+@dataclass(frozen=True)
+class Options:
+    """How a run is applied.
+
+    Attributes:
+        normalise: ``run``, ``volume`` or ``percentile``.
+        prepared: the input went through prepare.py like the training data.
+        dsp: in place of the run's; 1: the input is thinned already.
+        dtype: of the output; None: the input's.
+        voxel_um: of the input where the file has none.
+        ignore_voxels: go on although voxel sizes of run and input differ.
+        region: part of the output that is wanted, in its voxels.
+        tile: side of a decoding tile's core in output voxels; None: as memory allows.
+        skip_empty: fill tiles of pure background instead of computing them.
+        approximate: tiles although the generator's norm sees the whole volume.
+        batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
+
+    Raises:
+        UserError: ``dsp`` or ``batch`` are no counts.
+    """
+
+    normalise: str = "run"
+    prepared: bool = False
+    dsp: int | None = None
+    dtype: str | None = None
+    voxel_um: Triple | None = None
+    ignore_voxels: bool = False
+    region: Box | None = None
+    tile: int | None = None
+    skip_empty: bool = True
+    approximate: bool = False
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
+            if count is not None and count < 1:
+                raise UserError(f"--{name} {count} must be at least 1")
+
+
+class Source:
+    """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
 
     Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many; rows and
-    columns are padded by reflection at their ends to multiples of 8.
+    columns are padded by reflection at their ends to multiples of 8. Used as a context, it ends its thread and forgets its tiles.
+
+    Args:
+        run: says how it reads.
+        given: (Z, Y, X), or (2, Z, Y, X) for a run of two channels; an array, a Volume, a path, or one of these per channel.
+        options: what the user wants otherwise. For ``volume`` and ``percentile`` the volume is scanned here, and never again.
 
     Attributes:
         volumes: one per channel, all of one shape.
         intensities: one per channel.
         count: encoded slices, ceil(Z·usp/dsp).
+        kept: planes that thinning leaves.
+        first_kept: plane of the volume (fractional) that the first of them is centred on.
+        spacing: planes of the volume from one encoded slice to the next.
+        first: plane of the volume (fractional) that encoded slice 0 is centred on.
         inner: rows and columns of the volume.
         shape: slices, padded rows and columns.
+        voxel_um, translation_um: size and position of the encoded slices' voxels (z, y, x), or None where nobody knows.
+        recent: tiles that networks made of it lately.
+        reader: the thread that reads ahead.
+
+    Raises:
+        UserError: channels, shapes or voxel sizes do not fit each other or the run; it cannot be opened or normalised.
     """
 
-    def __init__(
-        self, volumes: Sequence[Volume], intensities: Sequence[Intensity], *, dsp: int = 1, dsp_how: str = "pick", usp: float = 1
-    ) -> None:
-        self.volumes, self.intensities = tuple(volumes), tuple(intensities)
-        self.dsp, self.mean, self.usp = dsp, dsp_how == "mean", Fraction(usp).limit_denominator(_FINEST)
+    def __init__(self, run: Run, given: Given, options: Options) -> None:
+        settings = run.settings
+        self.volumes = _opened(run, given)
+        self.dsp, self.mean = options.dsp or settings["dsp"], settings["dsp_how"] == "mean"
+        self.usp = Fraction(settings["usp"]).limit_denominator(_FINEST)
         depth, height, width = self.volumes[0].shape
-        self.count = math.ceil(depth * self.usp / dsp)
-        self.kept = math.ceil(Fraction(depth, dsp))
+        self.count, self.kept = math.ceil(depth * self.usp / self.dsp), math.ceil(Fraction(depth, self.dsp))
         self.inner = (height, width)
         self.shape = (self.count, round_up(height, LATENT_STRIDE), round_up(width, LATENT_STRIDE))
+        self.first_kept = (self.dsp - 1) / 2 if self.mean else 0.0
+        self.spacing = float(self.dsp / self.usp)
+        self.first = self.first_kept + self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))
+        self._place(run, options)
+        if settings.get("resize"):
+            log.info(
+                "the training resized its planes to %d pixels; the input is taken to be sampled like them", settings["resize"]
+            )
+        self.intensities = intensities(run, self.volumes, options.normalise, prepared=options.prepared)
+        self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
 
-    @property
-    def first_plane(self) -> float:
-        """Plane of the volume (fractional) on which encoded slice 0 is centred."""
-        centre = (self.dsp - 1) / 2 if self.mean else 0.0
-        return centre + self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))
+    def __enter__(self) -> Source:
+        return self
 
-    def read(self, k: Span, rows: Span, columns: Span) -> NDArray[np.float32]:
-        """Slices [k) of padded rows and columns, (C, k, rows, columns) float32, contiguous.
+    def __exit__(self, *_: object) -> None:
+        self.reader.shutdown(cancel_futures=True)
+        self.recent = Recent()
+
+    # Place -----------------------------------------------------------------------------------------------------------
+
+    def _place(self, run: Run, options: Options) -> None:
+        """Voxel size and position of the encoded slices, in agreement with files, run and ``--voxel``."""
+        self.voxel_um: Triple | None = None
+        self.translation_um: Triple | None = None
+        stated = {v.path: v.voxel_um for v in self.volumes if v.voxel_um is not None}
+        voxel = next(iter(stated.values()), options.voxel_um)
+        for path, other in stated.items():
+            for reference, whose in ((voxel, "the other channel"), (options.voxel_um, "--voxel")):
+                if reference is not None and _differ(other, reference):
+                    raise UserError(f"{path} has voxels of {_um(other)} µm, {whose} says {_um(reference)}; correct one of them")
+        if voxel is None:
+            return
+        trained = _trained_voxels(run)
+        if trained is not None and not options.ignore_voxels:
+            thinned = (trained[0] * run.settings["dsp"] / self.dsp, *trained[1:])
+            if _differ(voxel, thinned):
+                raise UserError(
+                    f"the input has voxels of {_um(voxel)} µm (z, y, x), but {run.name} was trained on {_um(thinned)}; resample "
+                    "the input, use another run, or go on with --ignore-voxels if you know that it fits"
+                )
+        z, y, x = self.volumes[0].translation_um or (0.0, 0.0, 0.0)
+        self.voxel_um = (voxel[0] * self.dsp / float(self.usp), voxel[1], voxel[2])
+        self.translation_um = (z + voxel[0] * self.first, y, x)
+        factor, ratio = run.geometry.factor, self.voxel_um[0] / voxel[1]
+        if abs(ratio / factor - 1) > _FACTOR_TOLERANCE:
+            log.warning(
+                "slices are %.4g times as far apart as pixels, but this run makes %d planes of each: output voxels are %.4g µm "
+                "along z and %.4g in-plane, and are recorded so",
+                ratio,
+                factor,
+                self.voxel_um[0] / factor,
+                voxel[1],
+            )
+
+    # Pixels ----------------------------------------------------------------------------------------------------------
+
+    def read(self, k: slice, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Slices of padded rows and columns, (k, C, rows, columns) float32, contiguous.
 
         Raises:
             UserError: the volume cannot be read, or holds NaN or infinite values there.
         """
+        return self._read(k, rows, columns, Intensity.to_network, channels=1)
 
-        def mapped(values: NDArray[Any], intensity: Intensity, where: str) -> NDArray[np.float32]:
-            return intensity.to_network(values, where)
+    def grey(self, k: slice, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """The grey values of the file, not clipped to what the network knows, (C, k, rows, columns) float32."""
+        return self._read(k, rows, columns, lambda _, values, where: values.astype(np.float32), channels=0)
 
-        return self._read(k, rows, columns, mapped)
-
-    def grey(self, k: Span, rows: Span, columns: Span) -> NDArray[np.float32]:
-        """As :meth:`read`, but the grey values of the file, not clipped to what the network knows."""
-        return self._read(k, rows, columns, lambda values, *_: values.astype(np.float32))
-
-    def _read(self, k: Span, rows: Span, columns: Span, convert: Callable[..., NDArray[np.float32]]) -> NDArray[np.float32]:
-        y, x = (reflected(span, size) for span, size in zip((rows, columns), self.inner, strict=True))
+    def _read(
+        self, k: slice, rows: slice, columns: slice, convert: Callable[..., NDArray[np.float32]], channels: int
+    ) -> NDArray[np.float32]:
+        y, x = (reflected((s.start, s.stop), size) for s, size in zip((rows, columns), self.inner, strict=True))
         box = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
-        channels = []
+        found = []
         for volume, intensity in zip(self.volumes, self.intensities, strict=True):
-            values = self._interpolated(volume, k, box)
-            where = f"{volume.path}, slices {k[0]} to {k[1] - 1}, rows {box[0].start} to {box[0].stop - 1}"
-            channels.append(convert(values, intensity, where))
-        window = np.stack(channels)
+            where = f"{volume.path}, slices {k.start} to {k.stop - 1}, rows {box[0].start} to {box[0].stop - 1}"
+            found.append(convert(intensity, self._interpolated(volume, k, box), where))
+        window = np.stack(found, axis=channels)
         if len(y) != window.shape[2] or len(x) != window.shape[3]:
             window = window[:, :, y - box[0].start][:, :, :, x - box[1].start]
         return np.ascontiguousarray(window)
 
-    def _interpolated(self, volume: Volume, k: Span, box: tuple[slice, slice]) -> NDArray[Any]:
+    def _interpolated(self, volume: Volume, k: slice, box: tuple[slice, slice]) -> NDArray[Any]:
         if self.usp == 1:
             return self.kept_planes(volume, k, box)
-        positions = np.clip((np.arange(*k) + 0.5) / float(self.usp) - 0.5, 0, self.kept - 1)
-        return interpolated(positions, self.kept, lambda span: self.kept_planes(volume, span, box))
+        positions = np.clip((np.arange(k.start, k.stop) + 0.5) / float(self.usp) - 0.5, 0, self.kept - 1)
+        return interpolated(positions, self.kept, lambda planes: self.kept_planes(volume, planes, box))
 
-    def kept_planes(self, volume: Volume, kept: Span, box: tuple[slice, slice]) -> NDArray[Any]:
-        """Planes [kept) of those that thinning leaves, in grey values; means of several planes are float32."""
-        start, stop = kept[0] * self.dsp, min(kept[1] * self.dsp, volume.shape[0])
+    def kept_planes(self, volume: Volume, kept: slice, box: tuple[slice, slice]) -> NDArray[Any]:
+        """Some of the planes that thinning leaves, in grey values; means of several planes are float32."""
+        start, stop = kept.start * self.dsp, min(kept.stop * self.dsp, volume.shape[0])
         if not self.mean or self.dsp == 1:
             return volume[start : stop : self.dsp, box[0], box[1]]
         planes = volume[start:stop, box[0], box[1]]
@@ -94,18 +209,59 @@ class Slices:
         return np.stack(groups)
 
 
-def interpolated(positions: NDArray[np.float64], size: int, read: Any) -> NDArray[np.float32]:
+def interpolated(positions: NDArray[np.float64], size: int, read: Callable[[slice], NDArray[Any]]) -> NDArray[np.float32]:
     """Planes at fractional positions within [0, size), linearly between their neighbours.
 
     Args:
         positions: ascending or not, each in [0, size - 1].
         size: planes there are.
-        read: span → planes, (n, ...).
+        read: gives some planes, (n, ...).
     """
     low = np.minimum(np.floor(positions).astype(np.intp), size - 1)
     high = np.minimum(low + 1, size - 1)
     first = int(low.min())
-    planes = np.asarray(read((first, int(high.max()) + 1)), np.float32)
+    planes = np.asarray(read(slice(first, int(high.max()) + 1)), np.float32)
     weight = (positions - low).astype(np.float32).reshape(-1, *[1] * (planes.ndim - 1))
     below = planes[low - first]
     return below + (planes[high - first] - below) * weight
+
+
+def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
+    """One volume per channel of the run, all of one shape."""
+    several = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.ndim == 4)
+    channels: Sequence[Any] = given if several else [given]  # type: ignore[assignment]
+    volumes: list[Volume] = []
+    for one in channels:
+        if isinstance(one, np.ndarray):
+            volumes.append(ArrayVolume(one))
+        else:
+            volumes.append(one if isinstance(one, Volume) else open_volume(one))
+    if len(volumes) != run.channels:
+        raise UserError(
+            f"{run.name} reads {run.channels} channel(s), the input has {len(volumes)}; "
+            + ("give a two-channel file or two files" if run.channels == 2 else "choose one with --channel")
+        )
+    for volume in volumes[1:]:
+        if volume.shape != volumes[0].shape:
+            raise UserError(
+                f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; channels share one grid"
+            )
+    return tuple(volumes)
+
+
+def _trained_voxels(run: Run) -> Triple | None:
+    """Voxel size of the training data, where all files that state one agree."""
+    files = (run.record or {}).get("directions", {}).get(run.directions[0], {}).get("voxel_um", {})
+    found = [tuple(size) for size in files.values() if size]
+    if not found or any(_differ(size, found[0]) for size in found):
+        return None
+    z, y, x = found[0]
+    return z, y, x
+
+
+def _differ(one: Sequence[float], other: Sequence[float]) -> bool:
+    return any(abs(a - b) > _VOXEL_TOLERANCE * max(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _um(voxel: Sequence[float]) -> str:
+    return " x ".join(f"{size:.6g}" for size in voxel)

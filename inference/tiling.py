@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from volumes.volume import Span
+from volumes.volume import Box, Span
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,21 @@ class Tile:
     def kind(self) -> tuple[int, int, int]:
         """What tiles have in common that look alike to a network: places of the core, before it and after it."""
         return self.core[1] - self.core[0], *self.margins
+
+
+Tile3 = tuple[Tile, Tile, Tile]  # along z, y, x
+
+
+def core_box(tile: Tile3, scale: int = 1) -> Box:
+    """The core of a tile, in units of which a place of the lattice has ``scale``."""
+    z, y, x = (slice(scale * axis.core[0], scale * axis.core[1]) for axis in tile)
+    return z, y, x
+
+
+def window_box(tile: Tile3) -> Box:
+    """The window of a tile."""
+    z, y, x = (slice(*axis.window) for axis in tile)
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -67,10 +82,14 @@ class Axis:
         start = number * self.core
         stop = self.size if number == len(self) - 1 else start + self.core
         if not self.full:
-            return Tile((start, stop), (max(0, start - self.before), min(self.size, stop + self.after)))
+            return self.around((start, stop))
         length = min(self.size, self.before + self.core + self.after)
         first = min(max(0, start - self.before), self.size - length)
         return Tile((start, stop), (first, first + length))
+
+    def around(self, core: Span) -> Tile:
+        """The tile of any core, its window cut at the borders of the volume."""
+        return Tile(core, (max(0, core[0] - self.before), min(self.size, core[1] + self.after)))
 
     def covering(self, span: Span) -> range:
         """Numbers of the tiles whose cores meet a span."""
@@ -108,13 +127,6 @@ def training_axis(size: int, tile: int, multiple: int = 1) -> Axis:
     overlap = tile // 4 // multiple * multiple if tile < size else 0
     before = overlap // 2 // multiple * multiple
     return Axis(size, tile - overlap, before, overlap - before, full=True)
-
-
-def share(count: int, rank: int, world: int) -> range:
-    """The consecutive part of ``count`` units that process ``rank`` of ``world`` works on; neighbours share what they read."""
-    if not 0 <= rank < world:
-        raise ValueError(f"process {rank} of {world}")
-    return range(count * rank // world, count * (rank + 1) // world)
 
 
 def reflected(span: Span, size: int) -> NDArray[np.intp]:

@@ -23,6 +23,11 @@ class Arriving:
     values: NDArray[Any]
     arrived: torch.cuda.Event | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.values.nbytes
+
     @classmethod
     def of(cls, tensor: Tensor) -> Arriving:
         """A tensor on its way into (pinned) memory, behind what its device still has to do."""

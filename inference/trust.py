@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,21 +13,34 @@ import torch
 from numpy.typing import NDArray
 
 from inference.run import Run
-from inference.source import Slices
+from inference.source import Source
+from inference.work import work_through
 from utils.files import write_json
 from utils.geometry import LATENT_STRIDE
 from utils.pictures import orthogonal_planes, save_png
+from volumes.target_plan import plan_target
 from volumes.volume import Box, Volume
+from volumes.volume_target import create_target
+
+log = logging.getLogger("isoscope")
 
 _PICTURE = 256  # voxels of the output's middle that a picture shows
 _PLANES, _WINDOW = 8, 2048  # planes in which seams are measured, and voxels along each side of them
 
 
-def projected(volume: NDArray[Any], factor: int, how: str) -> NDArray[np.float32]:
-    """Isotropic planes (n·factor, Y, X) projected back onto n slices as the training did."""
+def projected(volume: NDArray[Any], factor: int, how: str, centre: float) -> NDArray[np.float32]:
+    """Isotropic planes (n·factor, Y, X) projected back onto n slices, as the training did.
+
+    Args:
+        volume: the planes.
+        factor: planes per slice.
+        how: as ``l1how``. ``dsp`` takes the plane on which slices are centred, or what lies between two.
+        centre: that plane (fractional) of slice 0.
+    """
     slabs = volume.astype(np.float32).reshape(-1, factor, *volume.shape[1:])
     if how == "dsp":
-        return slabs[:, factor // 2]
+        below, above = math.floor(centre), math.ceil(centre)
+        return slabs[:, below] if below == above else slabs[:, below : above + 1].mean(axis=1)
     if how == "maxmin":
         return (slabs.max(axis=1) + slabs.min(axis=1)) / 2
     if how == "max":
@@ -34,54 +48,56 @@ def projected(volume: NDArray[Any], factor: int, how: str) -> NDArray[np.float32
     return slabs.min(axis=1) if how == "min" else slabs.mean(axis=1)
 
 
-class Consistency:
-    """The output projected onto the encoded slices, minus these, in grey values; with the errors of every slice.
+def compare(run: Run, source: Source, outputs: Sequence[Volume], path: Path, errors: Path, attributes: Mapping[str, Any]) -> None:
+    """Writes the output projected onto the encoded slices, minus these, in grey values; and the errors of every slice as JSON.
 
     Args:
-        run: the model.
-        slices: of the input.
-        outputs: the finished output, one volume per channel.
+        run: says how the training projected.
+        source: the input.
+        outputs: the finished output, one volume per channel. One process is enough: nothing is computed but sums.
+        path: of the differences, float32.
+        errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
+        attributes: recorded with the differences.
     """
+    factor, how, centre = run.geometry.factor, run.settings["l1how"], run.plane_of_slice(0)
+    squares = np.zeros((len(outputs), source.count))
+    place: dict[str, Any] = {}
+    voxel, position = outputs[0].voxel_um, outputs[0].translation_um
+    if voxel is not None and position is not None:
+        place["voxel_um"] = (voxel[0] * factor, *voxel[1:])
+        place["translation_um"] = (position[0] + voxel[0] * centre, *position[1:])
+    names = run.directions if len(outputs) > 1 else None
+    shape = (source.count, *source.inner)
+    plan = plan_target(path, shape=shape, dtype="float32", channel_names=names, attributes=attributes, **place)
+    target = create_target(path, plan, overwrite=True)
 
-    def __init__(self, run: Run, slices: Slices, outputs: Sequence[Volume]) -> None:
-        self.slices, self.outputs = slices, tuple(outputs)
-        self.factor = run.geometry.factor
-        self.how = run.settings["l1how"]
-        self.shape = (slices.count, *slices.inner)
-        self.squares = np.zeros((len(self.outputs), slices.count))
-
-    def prefetch(self, box: Box) -> None:
-        """Nothing."""
-
-    def render(self, box: Box) -> NDArray[np.float32]:
-        """(C, n, y, x) float32; the squares of its values are added to the errors of the slices."""
+    def differences(box: Box) -> NDArray[np.float32]:
         k, rows, columns = box
-        given = self.slices.grey((k.start, k.stop), (rows.start, rows.stop), (columns.start, columns.stop))
-        result = []
-        for channel, output in enumerate(self.outputs):
-            planes = output[k.start * self.factor : k.stop * self.factor, rows, columns]
-            difference = projected(planes, self.factor, self.how) - given[channel]
-            self.squares[channel, k] += np.square(difference, dtype=np.float64).sum(axis=(1, 2))
-            result.append(difference)
-        return np.stack(result)
+        given = source.grey(k, rows, columns)
+        planes = [output[k.start * factor : k.stop * factor, rows, columns] for output in outputs]
+        values = np.stack([projected(made, factor, how, centre) - grey for made, grey in zip(planes, given, strict=False)])
+        squares[:, k] += np.square(values, dtype=np.float64).sum(axis=(2, 3))
+        return values
 
-    def write_errors(self, path: Path) -> dict[str, Any]:
-        """RMSE and PSNR (peak: the range of grey values that the network knows) of every slice, as JSON."""
-        voxels = self.slices.inner[0] * self.slices.inner[1]
-        channels = []
-        for channel, squares in enumerate(self.squares):
-            peak = grey_range(self.slices, channel)
-            rmse = np.sqrt(squares / voxels)
-            whole = math.sqrt(squares.sum() / (voxels * len(squares)))
-            channels.append({"peak": peak, **_errors(whole, peak), "slices": [_errors(float(r), peak) for r in rmse]})
-        content = {"projection": self.how, "planes_per_slice": self.factor, "channels": channels}
-        write_json(path, content)
-        return content
+    def write(box: Box, values: NDArray[np.float32]) -> None:
+        target.write_region(box, values if target.channels else values[0])
+
+    work_through(target.boxes, prefetch=lambda box: None, begin=differences, write=write, title=path.name)
+    target.finish()
+    channels = []
+    for channel, of_slice in enumerate(squares / math.prod(source.inner)):
+        peak = grey_range(source, channel)
+        each = [_errors(math.sqrt(square), peak) for square in of_slice]
+        channels.append({"peak": peak, **_errors(math.sqrt(of_slice.mean()), peak), "slices": each})
+    write_json(errors, {"projection": how, "planes_per_slice": factor, "channels": channels})
+    rmse, psnr = channels[0]["rmse"], channels[0]["psnr_db"]
+    said = "infinite" if psnr is None else f"{psnr:.4g} dB"
+    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse, said, path)
 
 
-def grey_range(slices: Slices, channel: int) -> float:
+def grey_range(source: Source, channel: int) -> float:
     """Grey values between the ends of the network's range."""
-    low, high = slices.intensities[channel].to_grey(torch.tensor([slices.intensities[channel].floor, 1.0])).tolist()
+    low, high = source.intensities[channel].to_grey(torch.tensor([source.intensities[channel].floor, 1.0])).tolist()
     return high - low
 
 
@@ -145,17 +161,18 @@ def _cores(lattice: Mapping[str, Any]) -> dict[str, int]:
     return cores
 
 
-def save_preview(path: Path, slices: Slices, outputs: Sequence[Volume], factor: int, voxel_um: Any, title: str) -> None:
+def save_preview(path: Path, source: Source, outputs: Sequence[Volume], factor: int, voxel_um: Any, title: str) -> None:
     """XY, XZ and YZ planes of input and output through the output's middle."""
     depth, height, width = outputs[0].shape
-    k = _middle(slices.count, max(1, _PICTURE // factor))
+    k = _middle(source.count, max(1, _PICTURE // factor))
     rows, columns = _middle(height, _PICTURE), _middle(width, _PICTURE)
     planes = slice(k[0] * factor, k[1] * factor)
     result = np.stack([v[planes, slice(*rows), slice(*columns)] for v in outputs])
-    shown = {"input (every slice repeated)": slices.grey(k, rows, columns), "isotropic output": result}
+    shown = {"input (every slice repeated)": source.grey(slice(*k), slice(*rows), slice(*columns)), "isotropic output": result}
     panels = {name: np.moveaxis(values, 1, -1) for name, values in shown.items()}
     title = f"{title}, planes {planes.start} to {min(planes.stop, depth) - 1}"
     save_png(path, orthogonal_planes(panels, title=title, voxel_um=voxel_um))
+    log.info("picture: %s", path)
 
 
 def _middle(size: int, wanted: int) -> tuple[int, int]:

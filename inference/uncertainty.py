@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from inference.decoding import Field, Part, parts_of
+from inference.decoding import Field, Part, decoded_field, parts_of
 from inference.encoding import SliceEncoder
-from inference.jobs import Job, Options, decoded_field, isotropic_field, slices_of
+from inference.jobs import Job, isotropic_field
 from inference.run import Run
+from inference.source import Options, Source
 from utils.errors import UserError
-from volumes.volume import Box, Volume, extent
+from volumes.volume import Box, extent
 
 Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
 
 
-def spread_job(run: Run, volumes: Sequence[Volume], options: Options, job: Job, passes: int) -> Job:
+def spread_job(run: Run, source: Source, options: Options, job: Job, passes: int) -> Job:
     """The standard deviation over passes: with dropout where the run has it, else over in-plane orientations.
 
     Raises:
@@ -27,18 +28,17 @@ def spread_job(run: Run, volumes: Sequence[Volume], options: Options, job: Job, 
     """
     if passes < 2:
         raise UserError(f"--uncertainty {passes}: at least 2 passes have a standard deviation")
-    slices = slices_of(run, volumes, options)
     single = np.dtype(np.float32)
+    fields: list[Field]
     if run.dropout and not run.restores:
-        encoder = SliceEncoder(run, slices, batch=options.batch, skip_empty=options.skip_empty)
-        fields: list[Field] = [
-            decoded_field(run, encoder, slices.inner, slices.intensities, options, single, seed) for seed in range(passes)
-        ]
+        encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
+        rest = (run, encoder, source.inner, source.intensities, single, options)
+        fields = [decoded_field(*rest, seed=seed, recent=source.recent) for seed in range(passes)]
         return job.of(SpreadField(fields), "standard deviation over passes with dropout")
     if passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
     turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
-    fields = [isotropic_field(one, slices, options, single) for one in turned]
+    fields = [isotropic_field(one, source, options, single)[0] for one in turned]
     return job.of(SpreadField(fields), "standard deviation over in-plane orientations")
 
 

@@ -1,4 +1,4 @@
-"""Reading, network and writing at the same time, piece by piece, with few pieces in memory."""
+"""Reading, network and writing at the same time, piece by piece, with few pieces in memory; shared by several processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from inference.processes import Processes
-from inference.tiling import share
 from volumes.volume import Box, boxes, corner, voxels_of
 
 _WAITING = 1  # pieces that are being written while the next one is computed
@@ -79,7 +78,7 @@ def pieces_of(shape: Sequence[int], unit: Sequence[int], shard: Sequence[int], p
     """This process's pieces: whole shards and whole cores each."""
     size = [max(a, b) for a, b in zip(unit, shard, strict=True)]
     every = boxes(shape, size)
-    return [every[n] for n in share(len(every), processes.rank, processes.world)]
+    return [every[n] for n in processes.share(len(every))]
 
 
 def unfinished(pieces: Sequence[Box], pending: Sequence[Box]) -> list[Box]:

@@ -11,7 +11,7 @@ import evaluate
 import infer
 from inference import Options, Run, decode
 from inference.codes import CodeStore
-from inference.operating_points import operating_points
+from inference.operating_points import KeptPlanes, operating_points
 from taming.quantize import ResidualVectorQuantizer
 from volumes.open import open_volume
 from volumes.write import write_tiff, write_volume
@@ -135,8 +135,8 @@ def test_residual_codes_give_a_point_per_number_of_levels(run, volumes, tmp_path
     for level in quantizer.levels:
         level.embedding.weight.data.mul_(300)
     opened.model.G["quantize"] = quantizer.requires_grad_(False).eval()
-    volume, sizes, decoded = open_volume(volumes / "thin.ome.tif"), [], []
-    for found in operating_points(opened, volume, Options(), tmp_path / "s.codes.zarr", tmp_path):
+    kept, sizes, decoded = KeptPlanes(opened, open_volume(volumes / "thin.ome.tif"), Options()), [], []
+    for found in operating_points(opened, kept, Options(), tmp_path / "s.codes.zarr", tmp_path):
         sizes.append(found.bytes)
         decoded.append(open_volume(found.slices.path)[:])
         assert (found.levels, found.of_levels) == (len(sizes), 3)

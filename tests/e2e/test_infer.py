@@ -68,7 +68,7 @@ def test_residual_codes_are_one_array_per_level(tmp_path, volume, caplog):
     assert f"{size} bytes on disc, {8 * size / (3 * 37 * 43):.4g} bits per raw voxel" in caplog.text
     np.testing.assert_array_equal(decode(store), enhance(run, volume))
     assert decode(store, grid="raw").shape == (3, 37, 43)
-    read = codes.read((0, 3), (0, 5), (0, 6)).codes
+    read = codes.read((slice(0, 3), slice(0, 5), slice(0, 6))).codes
     assert read.shape == (3, 5, 6, 3) and all(len(np.unique(read[..., level])) > 1 for level in range(3))
     caplog.clear()
     command("info", run.path)

@@ -12,10 +12,9 @@ from inference import Options, Run, enhance
 from inference.blended import RestoredField, SliceField
 from inference.decoding import IsotropicField
 from inference.encoding import SliceEncoder
-from inference.intensity import intensities
-from inference.source import Slices
+from inference.source import Source
 from utils.errors import UserError
-from volumes.volume import ArrayVolume
+from volumes.volume import whole_box
 
 FLOAT = np.dtype(np.float32)
 CORE = (2, 2, 1)  # of 15 tiles along x, numbers 4 to 10 see their whole halo and are alike
@@ -52,8 +51,7 @@ def patched(run, patched_on):
 
 
 def slices_of(run, values):
-    volume = ArrayVolume(values)
-    return Slices([volume], intensities(run.record, run.directions, [volume], "run", translates=False))
+    return Source(run, values, Options())
 
 
 def decoder(run, values=None, **options):
@@ -110,10 +108,10 @@ def test_a_region_reads_only_the_codes_of_its_tiles(run, monkeypatch):
     box = (slice(0, 16), slice(0, 16), slice(57, 63))  # the second of three tiles of a batch
     field, spans = decoder(run, batch=3, region=box), []
     read = field.codes.read
-    monkeypatch.setattr(field.codes, "read", lambda k, y, x: spans.append(x) or read(k, y, x))
+    monkeypatch.setattr(field.codes, "read", lambda box: spans.append(box[2]) or read(box))
     field.prefetch(box)
     field.render(box)
-    assert spans == [(3, 12)]
+    assert spans == [slice(3, 12)]
 
 
 def test_commands_give_the_crop_of_the_whole_volume(run):
@@ -143,11 +141,13 @@ def test_features_do_not_depend_on_what_else_is_in_a_pass(tmp_path):
     run = Run.load(make_run(tmp_path / "D" / "P", "ae0iso0tccut", hbranch="mid"))
     slices = slices_of(run, grey((3, 61, 40)))  # 3 x 2 tiles
     n, h, w = SliceEncoder(run, slices).shape
-    everything = SliceEncoder(run, slices, batch=4).read((0, n), (0, h), (0, w)).codes
+    everything = SliceEncoder(run, slices, batch=4).read(whole_box((n, h, w))).codes
     assert everything.dtype == np.float32 and everything.std() > 0.01
     other = SliceEncoder(run, slices, batch=4)
     for x in range(w - 1, -1, -1):
-        np.testing.assert_array_equal(other.read((0, n), (1, 7), (x, x + 1)).codes, everything[:, 1:7, x : x + 1])
+        np.testing.assert_array_equal(
+            other.read((slice(0, n), slice(1, 7), slice(x, x + 1))).codes, everything[:, 1:7, x : x + 1]
+        )
 
 
 # Blended tiles -----------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def restored(tmp_path):
     """IsoREF's output: several cubes along every axis."""
     run = Run.load(make_run(tmp_path / "R" / "P", "IsoREF", cropz=4, nocyc=True))
     slices = slices_of(run, grey((6, 40, 56)))
-    return run, lambda batch: RestoredField(run, slices, slices.intensities, FLOAT, batch)
+    return run, lambda batch: RestoredField(run, slices, FLOAT, batch)
 
 
 def same_whatever_the_box(make):
@@ -228,16 +228,17 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile(run, patched):
 
 def test_out_of_memory_halves_the_batch_of_slices_and_then_the_tile(run, patched):
     slices = slices_of(run, grey((3, 61, 40)))
-    n, h, w = SliceEncoder(run, slices).shape
-    box = (0, n), (0, h), (0, w)
-    expected = SliceEncoder(run, slices).read(*box).codes
+    box = whole_box(SliceEncoder(run, slices).shape)
+    expected = SliceEncoder(run, slices).read(box).codes
     calls = patched("pack", len, most=6)
     encoder = SliceEncoder(run, slices, batch=4)
-    np.testing.assert_array_equal(encoder.read(*box).codes, expected)
+    np.testing.assert_array_equal(encoder.read(box).codes, expected)
     assert calls == [12, 6, 6, 6] and encoder.passes.size == 2
     calls = patched("pack", len, most=1)
-    np.testing.assert_array_equal(SliceEncoder(run, slices, batch=2).read((0, n), (0, 2), (0, 2)).codes, expected[:, :2, :2])
+    np.testing.assert_array_equal(
+        SliceEncoder(run, slices, batch=2).read((box[0], slice(0, 2), slice(0, 2))).codes, expected[:, :2, :2]
+    )
     assert calls == [6, 3, 2, 1, 1, 1]
     patched("pack", len, most=0)
     with pytest.raises(UserError, match="not even one slice"):
-        SliceEncoder(run, slices, batch=2).read(*box)
+        SliceEncoder(run, slices, batch=2).read(box)

@@ -8,21 +8,18 @@ from infer_runs import grey, make_run, whole
 from inference.blended import RestoredField, SliceField
 from inference.decoding import IsotropicField
 from inference.encoding import SliceEncoder
-from inference.intensity import intensities
 from inference.run import Run
-from inference.source import Slices
+from inference.source import Options, Source
 from inference.transfer import packed_tensor
-from volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume, whole_box
 
 FLOAT = np.dtype(np.float32)
 
 
 def opened(tmp_path, shape=(5, 37, 44), **options):
     run = Run.load(make_run(tmp_path / "D" / "P", **options))
-    volumes = [ArrayVolume(grey(shape, seed)) for seed in range(run.channels)]
-    maps = intensities(run.record, run.directions, volumes, "run", translates=run.translates)
-    s = run.settings
-    return run, Slices(volumes, maps, dsp=s["dsp"], dsp_how=s["dsp_how"], usp=s["usp"]), maps
+    source = Source(run, [ArrayVolume(grey(shape, seed)) for seed in range(run.channels)], Options())
+    return run, source, source.intensities
 
 
 def isotropic(run, slices, maps, core=(2, 2, 3), **options):
@@ -32,9 +29,9 @@ def isotropic(run, slices, maps, core=(2, 2, 3), **options):
 
 def untiled(run, field):
     """The decoder on the whole stack of codes at once."""
-    n, h, w = field.codes.shape
+    n = field.codes.shape[0]
     with torch.inference_mode():
-        latent = run.model.unpack(packed_tensor(field.codes.read((0, n), (0, h), (0, w)).codes, torch.device("cpu")))
+        latent = run.model.unpack(packed_tensor(field.codes.read(whole_box(field.codes.shape)).codes, torch.device("cpu")))
         short = -n % run.geometry.downbranch
         latent = torch.cat([latent, latent[-1:].expand(short, -1, -1, -1)])
         volume = run.model.expand(run.model.restack(latent.movedim(0, -1)[None]))[0]
@@ -87,33 +84,33 @@ def test_a_region_is_the_crop_of_the_whole_bit_for_bit(tmp_path, box):
 def test_codes_do_not_depend_on_the_order_they_are_asked_for(tmp_path):
     run, slices, _ = opened(tmp_path, shape=(20, 61, 70))
     encoder = SliceEncoder(run, slices)
-    n, h, w = encoder.shape
-    everything = encoder.read((0, n), (0, h), (0, w)).codes
+    everything = encoder.read(whole_box(encoder.shape)).codes
     assert len(np.unique(everything)) > 15
     other = SliceEncoder(run, slices)
-    other.prefetch((17, 19), (3, 6), (1, 8))
-    np.testing.assert_array_equal(other.read((17, 19), (3, 6), (1, 8)).codes, everything[17:19, 3:6, 1:8])
+    box = slice(17, 19), slice(3, 6), slice(1, 8)
+    other.prefetch(box)
+    np.testing.assert_array_equal(other.read(box).codes, everything[box])
 
 
 def test_a_core_holds_the_codes_of_its_own_training_crop(tmp_path):
     run, slices, _ = opened(tmp_path, shape=(4, 64, 64))
     encoder = SliceEncoder(run, slices)
-    crop = torch.from_numpy(slices.read((0, 4), (24, 56), (0, 32))).movedim(0, 1)
+    crop = torch.from_numpy(slices.read(slice(0, 4), slice(24, 56), slice(0, 32)))
     with torch.inference_mode():
         codes = run.model.pack(crop).numpy()
-    tile = encoder.lattice.rows[1]
-    assert tile.window == (3, 7) and encoder.lattice.columns[0].window == (0, 4)
-    first, last = tile.core
-    np.testing.assert_array_equal(encoder.read((0, 4), tile.core, (0, 3)).codes, codes[:, first - 3 : last - 3, :3])
+    _, rows, columns = encoder.axes
+    assert rows[1].window == (3, 7) and columns[0].window == (0, 4)
+    first, last = rows[1].core
+    read = encoder.read((slice(0, 4), slice(first, last), slice(0, 3))).codes
+    np.testing.assert_array_equal(read, codes[:, first - 3 : last - 3, :3])
 
 
 def test_empty_background_is_filled_and_counted(tmp_path):
     run = Run.load(make_run(tmp_path / "D" / "P", pooled=(100.0, 900.0)))
     values = np.full((2, 40, 120), 40, np.uint16)
     values[:, :, :24] = grey((2, 40, 24))
-    volume = ArrayVolume(values)
-    maps = intensities(run.record, run.directions, [volume], "run", translates=False)
-    slices = Slices([volume], maps)
+    slices = Source(run, values, Options())
+    maps = slices.intensities
     field = isotropic(run, slices, maps, core=(2, 5, 2))
     out = field.render(whole(field))
     assert field.skipped == 4 and field.codes.skipped > 0  # tiles that see nothing but background
@@ -124,20 +121,22 @@ def test_empty_background_is_filled_and_counted(tmp_path):
 
 def test_restoration_blends_cubes_without_a_seam_in_weights(tmp_path):
     run, slices, maps = opened(tmp_path, shape=(6, 40, 56), model="IsoREF", cropz=4, l1how="mean", nocyc=True)
-    field = RestoredField(run, slices, maps, FLOAT)
+    field = RestoredField(run, slices, FLOAT)
     everything = field.render(whole(field))
     assert everything.shape == (1, 48, 40, 56)
     box = (slice(5, 33), slice(7, 29), slice(31, 50))
-    part = RestoredField(run, slices, maps, FLOAT).render(box)
+    part = RestoredField(run, slices, FLOAT).render(box)
     np.testing.assert_array_equal(part, everything[(slice(None), *box)])
-    (corner,) = field.compute([((0, 32), (0, 32), (0, 32))])
+    first = field.tile((0, 0, 0))
+    with torch.inference_mode():
+        (corner,) = field.compute([first], [field.see(first)])
     expected = maps[0].to_grey(torch.from_numpy(corner)).numpy()[:, :16, :8, :20]
     np.testing.assert_allclose(everything[:, :16, :8, :20], expected, atol=1e-2)
 
 
 def test_restoration_of_one_plane(tmp_path):
-    run, slices, maps = opened(tmp_path, shape=(1, 20, 30), model="IsoREF", cropz=4, nocyc=True)
-    field = RestoredField(run, slices, maps, FLOAT)
+    run, slices, _ = opened(tmp_path, shape=(1, 20, 30), model="IsoREF", cropz=4, nocyc=True)
+    field = RestoredField(run, slices, FLOAT)
     assert field.render(whole(field)).shape == (1, 8, 20, 30)
 
 

@@ -8,7 +8,8 @@ from infer_commands import command, read
 from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
-from inference.jobs import enhance_job, isotropic_field, slices_of
+from inference.jobs import enhance_job, isotropic_field
+from inference.source import Source
 from inference.uncertainty import SpreadField, Turned, spread_job
 from volumes.volume import ArrayVolume
 from volumes.write import write_tiff
@@ -38,8 +39,8 @@ def run(request, tmp_path):
 
 
 def field_of(run, values, **options):
-    volume = ArrayVolume(values)
-    return isotropic_field(run, slices_of(run, [volume], Options(**options)), Options(**options), np.dtype(np.float32))
+    given = Options(**options)
+    return isotropic_field(run, Source(run, values, given), given, np.dtype(np.float32))[0]
 
 
 @pytest.mark.parametrize("turn", range(8))
@@ -59,7 +60,8 @@ def test_tiles_batches_and_regions_of_the_spread(tmp_path):
 
     def spread(**options):
         given = Options(tile=16, **options)
-        field = spread_job(run, [volume], given, enhance_job(run, [volume], given), 5).field
+        source = Source(run, volume, given)
+        field = spread_job(run, source, given, enhance_job(run, source, given), 5).field
         assert isinstance(field, SpreadField)
         return field
 

@@ -13,12 +13,11 @@ from infer_runs import grey, make_run
 import infer
 from inference.blended import SliceField
 from inference.encoding import SliceEncoder
-from inference.intensity import intensities
 from inference.run import Run
-from inference.source import Slices
+from inference.source import Options, Source
 from inference.transfer import packed_tensor
 from taming.quantize import to_vectors
-from volumes.volume import ArrayVolume
+from volumes.volume import whole_box
 
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 FLOAT = np.dtype(np.float32)
@@ -27,11 +26,9 @@ FLOAT = np.dtype(np.float32)
 def opened(tmp_path, values, **options):
     high = float(values.max())
     run = Run.load(make_run(tmp_path / "D" / "P", ldmyaml="vqlocal", pooled=(0.0, high), **options))
-    volumes = [ArrayVolume(values)]
-    maps = intensities(run.record, run.directions, volumes, "run", translates=False)
-    slices = Slices(volumes, maps)
+    slices = Source(run, values, Options())
     _spread(run, slices)
-    return run, slices, maps
+    return run, slices, slices.intensities
 
 
 @torch.no_grad()
@@ -39,7 +36,7 @@ def _spread(run, slices):
     """Encoder vectors of unit variance and codes among them, so that a gap of 1e-4 is small."""
     conv, quantizer = run.model.G["quant_conv"], run.model.G["quantize"]
     n, height, width = slices.shape
-    pixels = torch.from_numpy(slices.read((0, n), (0, min(height, 240)), (0, min(width, 120)))).movedim(0, 1)
+    pixels = torch.from_numpy(slices.read(slice(0, n), slice(0, min(height, 240)), slice(0, min(width, 120))))
     vectors = to_vectors(run.model.encode(pixels)[0].moments)
     conv.weight.div_(vectors.std())
     conv.bias.div_(vectors.std())
@@ -53,15 +50,14 @@ def _spread(run, slices):
 def of_whole_slices(run, slices):
     """Codes and what the encoder gave to the codebook, (n, h, w) and (n, h, w, d)."""
     n, height, width = slices.shape
-    pixels = torch.from_numpy(slices.read((0, n), (0, height), (0, width))).movedim(0, 1)
+    pixels = torch.from_numpy(slices.read(slice(0, n), slice(0, height), slice(0, width)))
     code, _ = run.model.encode(pixels)
     return code.indices.numpy(), code.moments.movedim(1, -1).numpy()
 
 
 def of_tiles(run, slices):
     encoder = SliceEncoder(run, slices)
-    n, h, w = encoder.shape
-    return encoder, encoder.read((0, n), (0, h), (0, w)).codes
+    return encoder, encoder.read(whole_box(encoder.shape)).codes
 
 
 def assert_same_codes(run, slices, tiled):
@@ -78,8 +74,8 @@ def assert_same_codes(run, slices, tiled):
 def test_tiled_codes_are_those_of_the_whole_slice(tmp_path):
     run, slices, _ = opened(tmp_path, grey((1, 1201, 801)))
     encoder, tiled = of_tiles(run, slices)
-    assert (len(encoder.lattice.rows), len(encoder.lattice.columns)) == (3, 2)
-    assert encoder.lattice.as_json() == {"slices": 1, "core": 48, "tile": 67, "before": 9, "after": 10}
+    assert (len(encoder.axes[1]), len(encoder.axes[2])) == (3, 2)
+    assert encoder.lattice() == {"slices": 1, "core": 48, "tile": 67, "before": 9, "after": 10}
     assert_same_codes(run, slices, tiled)
 
 
@@ -98,7 +94,7 @@ def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch):
     monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
     run, slices, _ = opened(tmp_path, tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[100:103])
     encoder, tiled = of_tiles(run, slices)
-    assert (len(encoder.lattice.rows), len(encoder.lattice.columns)) == (6, 6)
+    assert (len(encoder.axes[1]), len(encoder.axes[2])) == (6, 6)
     assert_same_codes(run, slices, tiled)
 
 

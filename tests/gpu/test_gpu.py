@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from inference import Engine, Options, Run, decode, encode, enhance
-from inference.api import as_volumes
 from inference.jobs import enhance_job
+from inference.source import Source
 from inference.transfer import Arriving
 from inference.uncertainty import spread_job
 from models.build import build_model, load_components
@@ -74,11 +74,12 @@ def test_codes_give_the_same_bits_for_every_region_on_a_gpu(workspace, tmp_path,
 
 
 def test_orientations_and_a_compiled_network_agree_with_the_cpu(workspace):
-    run, volumes = workspace.train("one", "--no-mc"), as_volumes(noise())  # dropout draws other numbers on a GPU
+    run = workspace.train("one", "--no-mc")  # dropout draws other numbers on a GPU
     made = []
     for one in (opened(run, "cuda", compile=True), opened(run, "cpu")):
-        job = enhance_job(one, volumes, Options())
-        spread = spread_job(one, volumes, Options(), job, 3)
+        source = Source(one, noise(), Options())
+        job = enhance_job(one, source, Options())
+        spread = spread_job(one, source, Options(), job, 3)
         made.append([each.field.render(each.region) for each in (job, spread)])
     for on_gpu, on_cpu in zip(*made, strict=True):
         assert difference(on_gpu, on_cpu) < 0.02
@@ -93,7 +94,7 @@ def test_memory_that_ends_halves_batch_and_tile_and_the_result_stays(workspace):
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(0.4 * needed / total)
-        job = enhance_job(run, as_volumes(volume), options)
+        job = enhance_job(run, Source(run, volume, options), options)
         made = job.field.render(job.region)[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from inference.batches import Passes
-from inference.decoding import _block
-from inference.jobs import Options, core_of, decoding_batch
+from inference.decoding import block_of, decoding_batch, tile_core
+from inference.passes import Passes
 from inference.run import Engine
 from utils.errors import UserError
 
@@ -58,7 +57,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
     ],
 )
 def test_a_block_holds_no_more_tiles_than_a_batch_and_prefers_neighbours_along_x(counts, batch, block):
-    assert _block(counts, batch) == block
+    assert block_of(counts, batch) == block
 
 
 @pytest.fixture
@@ -82,12 +81,12 @@ def run_on(monkeypatch):
     ],
 )
 def test_tiles_are_as_large_as_memory_allows(run_on, device, gib, ngf, core):
-    assert core_of(run_on(device, gib, ngf), Options()) == (core,) * 3
+    assert tile_core(run_on(device, gib, ngf), None) == (core,) * 3
 
 
 def test_a_gpu_decodes_as_many_tiles_as_it_has_room_for(run_on):
     def batch(device, gib, codes, asked=None, core=(32, 32, 32), ngf=64):
-        return decoding_batch(run_on(device, gib, ngf), Options(batch=asked), core, codes)
+        return decoding_batch(run_on(device, gib, ngf), asked, core, codes)
 
     large, thin = (500, 500, 500), (10, 500, 500)
     assert batch("cuda", 8, large) == 1 and batch("cuda", 16, large, ngf=32) == 2

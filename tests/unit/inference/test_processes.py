@@ -61,3 +61,10 @@ def test_a_batch_script_without_srun_is_alone(joined, monkeypatch):
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
     assert Processes.from_environment() == Processes() and not joined
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shares_are_disjoint_and_complete(world):
+    shares = [Processes(rank, world).share(10) for rank in range(world)]
+    assert [unit for part in shares for unit in part] == list(range(10))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference.tiling import Axis, Tile, reflected, round_up, share, training_axis
+from inference.tiling import Axis, Tile, reflected, round_up, training_axis
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 9, 16, 17, 31, 100])
@@ -55,13 +55,6 @@ def test_tiles_that_meet_a_span():
     assert list(axis.covering((4, 11))) == [0, 1, 2]
     assert list(axis.covering((5, 10))) == [1]
     assert list(axis.reaching((5, 7))) == [0, 1]
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_shares_are_disjoint_and_complete(world):
-    shares = [list(share(10, rank, world)) for rank in range(world)]
-    assert [unit for part in shares for unit in part] == list(range(10))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 11])

@@ -11,7 +11,7 @@ from microscope_files import CHANNELS, SCENES, SHAPE, TIMES, VOXEL_UM, values, w
 
 import infer
 import prepare
-from inference.commands import inputs_and_outputs
+from inference import inputs_and_outputs
 from utils.errors import UserError
 from volumes.intensity import IntensityTransform
 from volumes.open import expand_inputs, open_volume
@@ -159,5 +159,6 @@ def test_infer_takes_them(files, tmp_path, suffix):
     given = infer.build_parser().parse_args(
         ["enhance", "--run", "R", "--input", str(files[suffix]), "--output", str(tmp_path / "out.tif"), *chosen]
     )
-    [([volume], _)] = inputs_and_outputs(given, SimpleNamespace(channels=1))
+    which = {name: getattr(given, name) for name in ("channel", "time", "scene", "level")}
+    [([volume], _)] = inputs_and_outputs(SimpleNamespace(channels=1), given.input, given.output, given.format, **which)
     np.testing.assert_array_equal(volume[:], values()[1, 1, 2])

@@ -1,0 +1,123 @@
+"""The files of a command: which inputs it reads, where its outputs go, and which of them an interrupted command has finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inference.processes import Processes
+from inference.run import Run
+from utils.errors import UserError
+from volumes.open import expand_inputs, open_volume
+from volumes.output_files import KINDS, refuse_existing
+from volumes.volume import Volume
+
+log = logging.getLogger("isoscope")
+
+_SUFFIXES = (*KINDS, ".ome.zarr")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result of a command goes, and what else it does.
+
+    Attributes:
+        path: its ending says the format.
+        overwrite: replace an existing output.
+        dry_run: say what would be done, with the time that a piece takes.
+        consistency: also write the output projected onto the input, minus it.
+        uncertainty: passes of which the standard deviation is also written; 0: none.
+        preview: also write a picture.
+        compression: of a TIFF.
+        processes: who shares the work.
+    """
+
+    path: Path
+    overwrite: bool = False
+    dry_run: bool = False
+    consistency: bool = False
+    uncertainty: int = 0
+    preview: bool = False
+    compression: str = "zstd"
+    processes: Processes = field(default_factory=Processes)
+
+    def beside(self, what: str, suffix: str | None = None) -> Path:
+        """OUT_what.suffix for OUT.suffix."""
+        ending = _ending(self.path)
+        return self.path.with_name(f"{self.path.name[: -len(ending)]}_{what}{suffix or ending}")
+
+    def finished(self, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
+        """The outputs that an interrupted command of the same kind has finished already, by what is recorded in them.
+
+        Raises:
+            UserError: there are all of them, or one that another command made.
+        """
+        if self.overwrite:
+            return set()
+        found = {path for path, wanted in records.items() if path.exists() and _shows(path, wanted)}
+        if len(found) == len(records) and not self.preview:
+            found = set()
+        for path in records.keys() - found:
+            refuse_existing(path, overwrite=False)
+        for path in found:
+            log.info("%s is finished; going on with what comes beside it", path)
+        return found
+
+
+def _ending(path: Path) -> str:
+    """The longest known ending of a name."""
+    return max((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
+
+
+def _shows(path: Path, wanted: Mapping[str, Any]) -> bool:
+    try:
+        there = open_volume(path, channel=0).attributes
+    except UserError:  # something else lies there
+        return False
+    return all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
+
+
+def inputs_and_outputs(
+    run: Run,
+    inputs: Sequence[Path],
+    output: Path,
+    suffix: str,
+    *,
+    channel: Sequence[int] | None = None,
+    time: int | None = None,
+    scene: int | None = None,
+    level: int = 0,
+) -> list[tuple[list[Volume], Path]]:
+    """What a command works on: the channels of each volume, and where its output goes.
+
+    Args:
+        run: says how many channels there are.
+        inputs: files and folders.
+        output: of one volume; of several the folder.
+        suffix: of the outputs of several volumes.
+        channel: of files of several; two files for a run of two channels are one volume unless channels are named.
+        time, scene, level: as of :func:`volumes.open.open_volume`.
+
+    Raises:
+        UserError: an input cannot be opened, has other channels than the run, or several outputs need a folder.
+    """
+    paths = expand_inputs(inputs)
+    which: dict[str, Any] = {"time": time, "scene": scene, "level": level}
+    if run.channels == 2 and len(paths) == 2 and channel is None:
+        return [([open_volume(path, **which) for path in paths], output)]
+    channels: Sequence[int | None] = channel or (range(run.channels) if run.channels > 1 else [None])
+    found = [[open_volume(path, channel=c, **which) for c in channels] for path in paths]
+    if len(paths) == 1:
+        return [(found[0], output)]
+    output.mkdir(parents=True, exist_ok=True)
+    outputs = []
+    for path in paths:
+        ending = _ending(path) or (path.suffix if path.is_file() else "")
+        outputs.append(output / (path.name[: len(path.name) - len(ending)] + suffix))
+    if len(set(outputs)) < len(outputs):
+        raise UserError(f"two inputs would be written to one output in {output}; rename them: {', '.join(map(str, paths))}")
+    return list(zip(found, outputs, strict=True))

@@ -1,0 +1,277 @@
+"""Tiles of a lattice through a network: several per pass, recent ones kept; fewer, then parts, where memory does not suffice."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import product
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from inference.run import Run
+from inference.tiling import Axis, Tile3, core_box
+from training.out_of_memory import lacks_memory
+from utils.errors import UserError
+from volumes.volume import Box, voxels_of
+
+log = logging.getLogger("isoscope")
+
+CACHE_BYTES = 2**30  # of recent tiles, of all networks that a command applies
+
+
+class Sized(Protocol):
+    """Anything that knows its bytes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+
+
+Given = TypeVar("Given")
+Seen = TypeVar("Seen")
+Made = TypeVar("Made")
+MadeTile = TypeVar("MadeTile", bound=Sized)
+Number = tuple[int, int, int]  # of a tile along z, y, x
+
+
+class Recent:
+    """Values by key, the least recently used ones forgotten when together they exceed a number of bytes."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit, self.size = limit, 0
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
+    def get(self, key: Hashable) -> Any:
+        """The value, which becomes the most recent one."""
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def put(self, key: Hashable, value: Sized) -> None:
+        """Keeps a value."""
+        if key in self._values:
+            return
+        self._values[key] = value
+        self.size += value.nbytes
+        while self.size > self.limit and len(self._values) > 1:
+            self.size -= self._values.popitem(last=False)[1].nbytes
+
+
+class Passes:
+    """Passes of a network over tiles.
+
+    Attributes:
+        size: tiles per pass; halved each time that memory does not suffice.
+        fill: whether the network always gets ``size`` tiles, the last one again and again where there are fewer.
+    """
+
+    def __init__(self, size: int, *, fill: bool = False) -> None:
+        self.size, self.fill = size, fill
+
+    def __call__(
+        self, network: Callable[[Sequence[Given]], Sequence[Made]], tiles: Sequence[Given], in_parts: Callable[[Given], Made]
+    ) -> list[Made]:
+        """What the network makes of each tile.
+
+        Args:
+            network: makes as many as it is given, ``size`` at most.
+            tiles: what goes in.
+            in_parts: makes a tile for which memory does not suffice with one tile per pass.
+        """
+        made: list[Made] = []
+        while len(made) < len(tiles):
+            part = tiles[len(made) : len(made) + self.size]
+            try:
+                filling = [part[-1]] * (self.size - len(part)) if self.fill else []
+                made += network([*part, *filling])[: len(part)]
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+            # The memory of the failed pass is free only here: the block above holds its frames.
+            torch.cuda.empty_cache()
+            if self.size > 1:
+                self.size //= 2
+                log.info("memory does not suffice for so many tiles per pass; going on with %d", self.size)
+            else:
+                made.append(in_parts(part[0]))
+        return made
+
+
+class Tiled(ABC, Generic[Seen, MadeTile]):
+    """What a network computes tile by tile, with the same bits for a tile whatever else is asked for.
+
+    Arithmetic rounds otherwise for another number of tiles in a pass. So that number is a matter of the lattice: either all
+    passes are filled up to one size, whichever tiles share them, or the tiles of a block of the lattice share one, each at its
+    own place, even where the others are not wanted.
+
+    Attributes:
+        run: the model.
+        axes: the lattice (z, y, x).
+        scale: units of the boxes asked for that a place of the lattice has.
+        divisible: axes along which a tile may be divided where memory does not suffice.
+        smallest: what a tile that cannot be divided is, and what helps; for a message.
+        skip_empty: fill tiles that see nothing but background instead of computing them.
+        skipped: how many were filled.
+        recent: tiles that were computed lately, shared by all networks of a command.
+    """
+
+    axes: tuple[Axis, Axis, Axis]
+    scale = 1
+    divisible: tuple[int, ...] = (0,)
+    smallest = ("one slice of a tile", "--batch 1")
+
+    def __init__(
+        self, run: Run, batch: int | None, *, fill: bool = True, skip_empty: bool = True, recent: Recent | None = None
+    ) -> None:
+        self.run, self.passes = run, Passes(batch or run.engine.batch, fill=fill)
+        self.skip_empty, self.skipped = skip_empty, 0
+        self.recent = Recent() if recent is None else recent
+        self._largest: int | None = None  # side of a core that fitted into memory, after one did not
+
+    # What a network is -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def see(self, tile: Tile3) -> Seen | None:
+        """What the network reads of a tile; None where that is nothing but background and ``skip_empty``."""
+
+    @abstractmethod
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[MadeTile]:
+        """One pass over tiles that are alike; what it makes of each."""
+
+    @abstractmethod
+    def join(self, parts: Sequence[MadeTile], axis: int) -> MadeTile:
+        """A tile from its parts along an axis."""
+
+    def blank(self, tile: Tile3) -> MadeTile:
+        """What a tile of pure background is."""
+        raise NotImplementedError
+
+    def read_ahead(self, tile: Tile3) -> None:
+        """Begins to read what the network will see of a tile."""
+
+    def kind(self, tile: Tile3) -> Hashable:
+        """What is equal for tiles that may share a pass."""
+
+    def wanted(self, tile: Tile3) -> bool:
+        """Whether a tile that shares a pass is of any use."""
+        return True
+
+    def groups(self, numbers: Iterable[Number]) -> list[list[Number]]:
+        """The tiles that share passes with some tiles."""
+        alike: dict[Hashable, list[Number]] = {}
+        for number in numbers:
+            alike.setdefault(self.kind(self.tile(number)), []).append(number)
+        return list(alike.values())
+
+    # Tiles -----------------------------------------------------------------------------------------------------------
+
+    def tile(self, number: Number) -> Tile3:
+        """A tile of the lattice."""
+        z, y, x = (axis[n] for axis, n in zip(self.axes, number, strict=True))
+        return z, y, x
+
+    def numbers(self, box: Box) -> list[Number]:
+        """The tiles whose cores meet a box."""
+        spans = [(side.start // self.scale, -(-side.stop // self.scale)) for side in box]
+        z, y, x = (axis.covering(span) for axis, span in zip(self.axes, spans, strict=True))
+        return list(product(z, y, x))
+
+    def prefetch(self, box: Box) -> None:
+        """Begins to read what the missing tiles of a box need."""
+        for group in self.groups(n for n in self.numbers(box) if (self, n) not in self.recent):
+            for number in group:
+                if (self, number) not in self.recent and self.wanted(self.tile(number)):
+                    self.read_ahead(self.tile(number))
+
+    def computed(self, numbers: Sequence[Number], *, keep: bool = True) -> dict[Number, MadeTile]:
+        """Tiles by their numbers, in this order; those that were not kept go through the network."""
+        found = {n: self.recent.get((self, n)) for n in numbers if (self, n) in self.recent}
+        for group in self.groups(n for n in numbers if n not in found):
+            made = self._through_network([self.tile(n) for n in group])
+            new = {n: made[self.tile(n)] for n in group if self.tile(n) in made}
+            found |= new
+            for n, tile in new.items() if keep else ():
+                self.recent.put((self, n), tile)
+        return {n: found[n] for n in numbers}
+
+    def _through_network(self, tiles: Sequence[Tile3]) -> dict[Tile3, MadeTile]:
+        """The wanted ones of tiles that may share a pass."""
+        made: dict[Tile3, MadeTile] = {}
+        waiting: dict[Tile3, Seen | None] = {}
+
+        def compute() -> None:
+            other = next((seen for seen in waiting.values() if seen is not None), None)
+            if other is not None:  # what is not computed keeps its place in the pass
+                results = self._run([(tile, other if seen is None else seen) for tile, seen in waiting.items()])
+                made.update((t, result) for (t, seen), result in zip(waiting.items(), results, strict=True) if seen is not None)
+            waiting.clear()
+
+        for tile in tiles:
+            wanted = self.wanted(tile)
+            seen = self.see(tile) if wanted else None
+            if wanted and seen is None:
+                self.skipped += 1
+                made[tile] = self.blank(tile)
+            if seen is not None or not self.passes.fill:
+                waiting[tile] = seen
+            if self.passes.fill and len(waiting) >= self.passes.size:
+                compute()
+        compute()
+        return made
+
+    def _run(self, items: Sequence[tuple[Tile3, Seen]]) -> list[MadeTile]:
+        return self.passes(self._pass, items, self._in_parts)
+
+    @torch.inference_mode()
+    def _pass(self, items: Sequence[tuple[Tile3, Seen]]) -> list[MadeTile]:
+        tiles, seen = [tile for tile, _ in items], [what for _, what in items]
+        if self._largest is not None and max(self._sides(tiles[0])) > self._largest:
+            return [self._in_parts(item) for item in items]
+        with self.run.engine.computing():
+            return self.compute(tiles, seen)
+
+    def _sides(self, tile: Tile3) -> list[int]:
+        """Places of the core along the axes that may be divided."""
+        return [tile[axis].core[1] - tile[axis].core[0] for axis in self.divisible]
+
+    def _in_parts(self, item: tuple[Tile3, Seen]) -> MadeTile:
+        """A tile that does not fit into memory, from its halves along its longest axis.
+
+        Raises:
+            UserError: it cannot be divided.
+        """
+        tile, _ = item
+        longest = max(self._sides(tile), default=1)
+        if longest == 1:
+            what, remedy = self.smallest
+            raise UserError(f"not even {what} fits into the memory that is left; start with {remedy}, or use another --device")
+        self._largest = min(self._largest or longest, (longest + 1) // 2)
+        axis = self.divisible[self._sides(tile).index(longest)]
+        start, stop = tile[axis].core
+        middle = (start + stop + 1) // 2
+        parts = []
+        for core in ((start, middle), (middle, stop)):
+            z, y, x = (self.axes[n].around(core) if n == axis else side for n, side in enumerate(tile))
+            parts.append(self._through_network([(z, y, x)])[z, y, x])
+        return self.join(parts, axis)
+
+    def seconds(self, numbers: Sequence[Number]) -> float:
+        """What a place of a core takes in the network, from a trial with some tiles once it is warm."""
+        before, self.skip_empty = self.skip_empty, False
+        tiles = [self.tile(n) for n in max(self.groups(numbers), key=len)[: self.passes.size]]
+        items = [(tile, seen) for tile in tiles if (seen := self.see(tile)) is not None]
+        self.skip_empty = before
+        for _ in range(2):  # the first time memory is asked for
+            started = time.perf_counter()
+            self._run(items)
+            if self.run.engine.device.type == "cuda":
+                torch.cuda.synchronize(self.run.engine.device)
+        places = (self.passes.size if self.passes.fill else len(tiles)) * voxels_of(core_box(tiles[0]))
+        return (time.perf_counter() - started) / places

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training.options import MODEL_OPTIONS
@@ -19,7 +19,6 @@ from utils.settings.prepare_options import build_parser, pair
 
 if TYPE_CHECKING:
     from dataloader.preparation import Plan
-    from dataloader.survey import Surveyed
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -69,47 +68,31 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
         UserError: anything that would stop a training, after everything else was said.
     """
-    from dataloader.checkup import anisotropy_line, file_lines, recommendation_lines, write_report, write_sheets
-    from dataloader.survey import survey
+    from dataloader.check import file_lines, report, survey
+    from dataloader.data_multi import DataModule
+    from training.requirements import training_requirements
 
     experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
     check_data_root(experiment)
     settings = experiment.settings
     folder = experiment.data_root / settings["dataset"]
-    report = Path(options.report or experiment.logs / settings["dataset"] / "check")
     for line in experiment.notes:
         log.info(line)
     files, problems = survey(folder, settings["direction"].split("_"))
-    needs = _try_training(settings, experiment.data_root, files, problems)
-    for line in [f"{folder}: {len(files)} files", *file_lines(files)]:
-        log.info(line)
-    if files:
-        found, lines = recommendation_lines(files, settings)
-        write_report(report / "check.json", files, found, problems)
-        sheets = write_sheets(files, report, settings["dataset"])
-        places = [f"contact sheet: {path}" for path in sheets] + [f"as data: {report / 'check.json'}"]
-        for line in [anisotropy_line(files), *lines, *needs, *places]:
-            log.info(line)
-    if problems:
-        raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
-
-
-def _try_training(settings: dict[str, Any], data_root: Path, files: list[Surveyed], problems: list[str]) -> list[str]:
-    """The checks that train.py makes before a training, and what it needs; adds to the problems."""
-    from dataloader.checkup import needs_lines
-    from dataloader.data_multi import DataModule
-    from training.requirements import training_requirements
-
-    try:
+    needs: list[str] = []
+    try:  # the checks that train.py makes before a training
         complete = settings_to_train(settings, REPOSITORY)
-        DataModule.from_settings(settings, data_root).check()
+        DataModule.from_settings(settings, experiment.data_root).check()
     except UserError as error:
         problems.append(str(error))
-        return []
-    needs = training_requirements(complete)
-    return needs_lines(
-        files, settings, memory=needs.memory, component_files=needs.component_files, last_checkpoint=needs.last_checkpoint
-    )
+    else:
+        needs = training_requirements(complete).lines(settings, sum(file.nbytes for file in files))
+    place = Path(options.report or experiment.logs / settings["dataset"] / "check")
+    said = report(files, problems, settings, needs, place) if files else []
+    for line in [f"{folder}: {len(files)} files", *file_lines(files), *said]:
+        log.info(line)
+    if problems:
+        raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

@@ -54,27 +54,21 @@ def contact_sheet(title: str, rows: Sequence[Row]) -> RGB:
     """
     if not rows:
         raise ValueError("no rows to draw")
-    figure = Figure(figsize=(15, 3.1 * len(rows) + 0.5), dpi=100, facecolor="white")
+    height = 3.1 * len(rows) + 0.5  # inches
+    figure = Figure(figsize=(15, height), dpi=100, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, y=1 - 0.12 / figure.get_figheight(), ha="left", va="top", fontsize=12, parse_math=False)
-    top = 1 - 0.75 / figure.get_figheight()
-    grid = figure.add_gridspec(
-        len(rows),
-        5,
-        width_ratios=(1, 1, 1, 0.9, 1.2),
-        left=0.03,
-        right=0.99,
-        top=top,
-        bottom=0.45 / figure.get_figheight(),
-        hspace=0.55,
-        wspace=0.22,
-    )
+    figure.suptitle(title, x=0.01, y=1 - 0.12 / height, ha="left", va="top", fontsize=12, parse_math=False)
+    margins = {"left": 0.03, "right": 0.99, "top": 1 - 0.75 / height, "bottom": 0.45 / height, "hspace": 0.55, "wspace": 0.22}
+    grid = figure.add_gridspec(len(rows), 5, width_ratios=(1, 1, 1, 0.9, 1.2), **margins)
     for k, row in enumerate(rows):
         axes = [figure.add_subplot(grid[k, column]) for column in range(5)]
         _draw_planes(axes[:3], row)
         _draw_histogram(axes[3], row)
         _draw_spectra(axes[4], row.spectra)
-        _write_title(axes[0], row)
+        left, top = axes[0].get_position().x0, grid[k, 0].get_position(figure).y1
+        figure.text(left, top + 0.22 / height, row.title, fontsize=9, weight="bold", va="bottom", parse_math=False)
+        faults = "; ".join(row.faults)
+        figure.text(left, top + 0.05 / height, faults, fontsize=8, color="tab:red", va="bottom", parse_math=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -109,13 +103,3 @@ def _draw_spectra(axes: Axes, spectra: Anisotropy | None) -> None:
     axes.legend(fontsize=7, title="cut-off", title_fontsize=7)
     axes.set_xlabel("cycles per voxel; grey: three times the noise floor", fontsize=8)
     axes.tick_params(labelsize=7)
-
-
-def _write_title(axes: Axes, row: Row) -> None:
-    figure = axes.figure
-    place = axes.get_position()
-    gap = 1 / figure.get_figheight()  # type: ignore[union-attr]
-    top = axes.get_subplotspec().get_position(figure).y1  # type: ignore[union-attr, arg-type]
-    figure.text(place.x0, top + 0.22 * gap, row.title, fontsize=9, weight="bold", va="bottom", parse_math=False)
-    if row.faults:
-        figure.text(place.x0, top + 0.05 * gap, "; ".join(row.faults), fontsize=8, color="tab:red", va="bottom", parse_math=False)

@@ -60,26 +60,44 @@ def recommend(data: Measured) -> Recommendation:
             ]
         )
     sampling = data.sampling or 1.0
-    if sampling >= COARSE:
-        found = _coarse(data, sampling)
-    elif data.resolution is not None and data.resolution >= BLURRED and data.axial_cutoff:
-        found = _blurred(data, sampling, data.axial_cutoff, data.resolution)
-    else:
-        found = _isotropic(data)
+    rule = _coarse if sampling >= COARSE else _blurred if (data.resolution or 0) >= BLURRED and data.axial_cutoff else _isotropic
+    dsp, how, factor, reasons = rule(data, sampling)
     if data.sampling is None:
-        found.reasons.insert(0, "the files state no voxel size; voxels are taken as cubes")
-    assert found.factor is not None
-    _fit_crop(found, found.factor, data, sampling)
-    return found
+        reasons.insert(0, "the files state no voxel size; voxels are taken as cubes")
+    usp = dsp * sampling / factor
+    if abs(usp - 1) <= TOLERANCE:
+        usp = 1
+    else:
+        usp = round(usp, 3)
+        reasons.append(f"usp {usp:g}: planes are interpolated along z so that the output voxels are cubes")
+    for side in _SIDES:  # the largest usual crop that the smallest volume holds
+        slices = side // factor
+        near = math.floor(slices * dsp / usp)  # the fewest planes that make so many slices; rounding may skip that number
+        cropz = next((planes for planes in (near, near + 1) if planes and int(planes * usp / dsp) == slices), None)
+        if cropz and slices >= 2 and data.shape[0] >= cropz and min(data.shape[1:]) >= side:
+            crop = {"cropsize": side, "cropz": cropz, "usp": usp, **FACTORS[factor], **({"skipl1": 1} if slices % SKIP else {})}
+            reasons.append(f"cropsize {side}, cropz {cropz}: {slices} slices make a cube of {side}³")
+            return Recommendation({"dsp": dsp, "l1how": how, **crop}, factor, reasons)
+    need = math.ceil(max(2, _SIDES[-1] // factor) * dsp / usp)
+    reasons.append(
+        f"the smallest volume, (Z, Y, X) = {data.shape}, holds no crop of {_SIDES[-1]}² pixels and {need} planes; "
+        "larger volumes are needed, or another factor"
+    )
+    return Recommendation({}, factor, reasons)
 
 
-def _coarse(data: Measured, sampling: float) -> Recommendation:
+Rule = tuple[int, str, int, list[str]]  # dsp, l1how, planes per slice, reasons
+
+
+def _coarse(data: Measured, sampling: float) -> Rule:
     """Planes are missing: every slice stands for as many planes as make cubic voxels."""
     factor = _nearest(sampling)
-    how, structure = _projection(data)
+    dark = data.median < DARK
+    how, structure = ("max", "bright structures lie on a dark background") if dark else ("mean", "grey values fill their range")
     seen = "; signal reaches the axial Nyquist frequency, so the planes between are truly missing" if data.undersampled else ""
-    return Recommendation(
-        {"dsp": 1, "l1how": how},
+    return (
+        1,
+        how,
         factor,
         [
             f"planes are {sampling:.3g} times as far apart as pixels, so {factor} planes per slice{seen}",
@@ -89,74 +107,34 @@ def _coarse(data: Measured, sampling: float) -> Recommendation:
     )
 
 
-def _blurred(data: Measured, sampling: float, cutoff: float, ratio: float) -> Recommendation:
+def _blurred(data: Measured, sampling: float) -> Rule:
     """Planes are there but show little of their own: keep one per axial resolution length."""
-    length = sampling / cutoff
+    assert data.axial_cutoff is not None
+    length = sampling / data.axial_cutoff
     factor = _nearest(length)
-    return Recommendation(
-        {"dsp": factor, "l1how": "mean"},
+    return (
+        factor,
+        "mean",
         factor,
         [
-            f"z is sampled like y and x but resolves {ratio:.3g} times less (blurred, or interpolated before): structure ends at "
-            f"{cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps about one plane "
-            "per length, and the output has the input's shape",
+            f"z is sampled like y and x but resolves {data.resolution:.3g} times less (blurred, or interpolated before): "
+            f"structure ends at {data.axial_cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps "
+            "about one plane per length, and the output has the input's shape",
             "l1how mean: blur averages, so a plane holds the mean light of about one resolution length, which are the "
             f"{factor} planes that it stands for (max bounds no dark voxel, and leaves dark spots)",
         ],
     )
 
 
-def _projection(data: Measured) -> tuple[str, str]:
-    """How the light of a slab becomes one slice, and what the grey values say about it."""
-    if data.median < DARK:
-        return "max", "bright structures lie on a dark background"
-    return "mean", "grey values fill their range"
-
-
-def _isotropic(data: Measured) -> Recommendation:
+def _isotropic(data: Measured, sampling: float) -> Rule:
     reason = (
         "the axial spectrum could not be compared with the lateral ones (volumes too thin or constant)"
         if data.resolution is None
         else f"z resolves as well as y and x (ratio {data.resolution:.2g}), so there is nothing to restore"
     )
-    return Recommendation(
-        {"dsp": 8, "l1how": "dsp"},
-        8,
-        [f"{reason}; dsp 8 trains on every 8th plane, to compress or to simulate an anisotropic volume with known truth"],
-    )
+    thinned = "dsp 8 trains on every 8th plane, to compress or to simulate an anisotropic volume with known truth"
+    return 8, "dsp", 8, [f"{reason}; {thinned}"]
 
 
 def _nearest(value: float) -> int:
     return min(FACTORS, key=lambda factor: abs(math.log(factor / value)))
-
-
-def _fit_crop(found: Recommendation, factor: int, data: Measured, sampling: float) -> None:
-    """The largest usual crop that the smallest volume holds, with cubic output voxels."""
-    dsp = found.settings["dsp"]
-    usp = dsp * sampling / factor
-    if abs(usp - 1) <= TOLERANCE:
-        usp = 1
-    else:
-        usp = round(usp, 3)
-        found.reasons.append(f"usp {usp:g}: planes are interpolated along z so that the output voxels are cubes")
-    for side in _SIDES:
-        slices = side // factor
-        cropz = _planes(slices, dsp, usp)
-        if cropz and slices >= 2 and data.shape[0] >= cropz and min(data.shape[1:]) >= side:
-            found.settings |= {"cropsize": side, "cropz": cropz, "usp": usp, **FACTORS[factor]}
-            if slices % SKIP:
-                found.settings["skipl1"] = 1
-            found.reasons.append(f"cropsize {side}, cropz {cropz}: {slices} slices make a cube of {side}³")
-            return
-    found.settings.clear()
-    need = math.ceil(max(2, _SIDES[-1] // factor) * dsp / usp)
-    found.reasons.append(
-        f"the smallest volume, (Z, Y, X) = {data.shape}, holds no crop of {_SIDES[-1]}² pixels and {need} planes; "
-        "larger volumes are needed, or another factor"
-    )
-
-
-def _planes(slices: int, dsp: int, usp: float) -> int | None:
-    """The fewest planes from which dsp and usp make that many slices; None where rounding skips the number."""
-    near = math.floor(slices * dsp / usp)
-    return next((planes for planes in (near, near + 1) if planes and int(planes * usp / dsp) == slices), None)

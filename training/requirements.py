@@ -37,6 +37,23 @@ class Requirements:
     component_files: int
     last_checkpoint: int
 
+    def lines(self, settings: Mapping[str, Any], data: int) -> list[str]:
+        """Disc and memory that the training of these settings takes, with so many bytes of data."""
+        saves = math.ceil(settings["n_epochs"] / settings["epoch_save"])
+        disc = saves * self.component_files + 2 * self.last_checkpoint  # last and best
+        lines = [
+            f"disc: about {_size(disc)} in the run folder ({saves} saves of {_size(self.component_files)}, last.ckpt and "
+            f"best.ckpt of {_size(self.last_checkpoint)} each); the data have {_size(data)}",
+            f"memory: at least {_size(self.memory)} on the GPU (or CPU) for a step in 32 bits, about half of it in bf16-mixed",
+        ]
+        if settings["preload"]:
+            lines.append(f"main memory: preload keeps {_size(data)} of decoded volumes")
+        return lines
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
+
 
 def training_requirements(settings: Mapping[str, Any]) -> Requirements:
     """Measures the needs of checked settings.

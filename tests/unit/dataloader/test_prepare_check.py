@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import prepare
+from dataloader.check import summarised, survey
 from dataloader.contact_sheet import Row, contact_sheet
-from dataloader.survey import summarised, survey
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
 from utils.settings.get_args import default_settings
@@ -105,7 +105,7 @@ def test_faults_of_files_are_named(repository, caplog, tmp_path):
 
 def test_what_would_stop_a_training_ends_the_check_after_everything_else(repository, capsys, caplog, monkeypatch):
     caplog.set_level("INFO")
-    monkeypatch.setattr("dataloader.checkup.write_sheets", lambda *_: [])  # slow, and drawn in other tests
+    monkeypatch.setattr("dataloader.check.write_sheets", lambda *_: [])  # slow, and drawn in other tests
     assert "use --nm 11" in refused(capsys, "--nm", "00")
     assert "Try" in refused(capsys, "--cropz", "5") and "recommended: --dsp 1" in caplog.text
     holes = cells(5).astype(np.float32)
@@ -143,7 +143,7 @@ def test_the_survey_of_a_file_by_hand(tmp_path):
 
 
 def test_large_files_are_sampled(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataloader.survey._READ", 4096)
+    monkeypatch.setattr("dataloader.check._READ", 4096)
     monkeypatch.setattr("volumes.volume.Volume.blocks", lambda self: ((slice(z, z + 1),) for z in range(self.shape[0])))
     (tmp_path / "train" / "d").mkdir(parents=True)
     write_tiff(tmp_path / "train" / "d" / "v.tif", np.repeat(np.arange(16, dtype=np.uint8), 32 * 32).reshape(16, 32, 32))

@@ -118,8 +118,8 @@ def _blurred(data: Measured, sampling: float) -> Rule:
         factor,
         [
             f"z is sampled like y and x but resolves {data.resolution:.3g} times less (blurred, or interpolated before): "
-            f"structure ends at {data.axial_cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps "
-            "about one plane per length, and the output has the input's shape",
+            f"structure ends at {data.axial_cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; "
+            f"dsp {factor} keeps about one plane per length, and the output has the input's shape",
             "l1how mean: blur averages, so a plane holds the mean light of about one resolution length, which are the "
             f"{factor} planes that it stands for (max bounds no dark voxel, and leaves dark spots)",
         ],

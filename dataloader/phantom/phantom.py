@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class PhantomScene:
         """
         if not 0 <= z0 < z1 <= self.shape[0]:
             raise ValueError(f"planes {z0}:{z1} must lie within 0:{self.shape[0]} and be at least one")
-        return self._draw(z0, z1, 0, channel)
+        return self._scene.draw((z0, 0, 0), (z1, *self.shape[1:]), channel)
 
     def planes(self, z0: int, z1: int, *, channel: int | None = None, slab: int | None = None, margin: int = 0) -> Planes:
         """Planes one by one, drawn in slabs.
@@ -95,16 +95,13 @@ class PhantomScene:
         Yields:
             (Y + 2 margin, X + 2 margin) float32 in [0, 1].
         """
-        area = (self.shape[1] + 2 * margin) * (self.shape[2] + 2 * margin)
+        _, height, width = self.shape
+        area = (height + 2 * margin) * (width + 2 * margin)
         slab = slab or next((planes for planes in _SLABS if planes * area <= _SLAB_VOXELS), 1)
         while z0 < z1:
             stop = min(z1, (z0 // slab + 1) * slab)
-            yield from self._draw(z0, stop, margin, channel)
+            yield from self._scene.draw((z0, -margin, -margin), (stop, height + margin, width + margin), channel)
             z0 = stop
-
-    def _draw(self, z0: int, z1: int, margin: int, channel: int | None) -> NDArray[np.float32]:
-        low, high = (z0, -margin, -margin), (z1, self.shape[1] + margin, self.shape[2] + margin)
-        return self._scene.draw(low, high, channel)
 
 
 def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = None, slab: int | None = None) -> Slices:
@@ -123,28 +120,27 @@ def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = N
         (k, slice (Y, X) uint16) in order.
 
     Raises:
-        UserError: the planes do not make whole slices.
+        UserError: the planes do not make whole slices (told at the call, before the first slice is asked for).
     """
-    if scene.shape[0] % model.factor:
-        near = max(1, round(scene.shape[0] / model.factor)) * model.factor
-        raise UserError(f"{scene.shape[0]} planes must be a multiple of factor={model.factor}; try {near}")
-    return _observe(scene, model, channel, slab)
+    depth, factor = scene.shape[0], model.factor
+    if depth % factor:
+        raise UserError(f"{depth} planes must be a multiple of factor={factor}; try {max(1, round(depth / factor)) * factor}")
 
+    def slices() -> Slices:
+        first, weights = model.axial_weights()
+        last = depth - factor + first + len(weights)
+        exposed: dict[int, NDArray[np.float64]] = {}  # slices that are not complete yet
+        for z, plane in enumerate(scene.planes(first, last, channel=channel, slab=slab, margin=model.margin), first):
+            blurred = model.blur_in_plane(plane)
+            earliest = max(0, -((first + len(weights) - 1 - z) // factor))
+            for k in range(earliest, min((z - first) // factor + 1, depth // factor)):
+                j = z - k * factor - first
+                exposed[k] = exposed.get(k, 0) + weights[j] * blurred
+                if j == len(weights) - 1:
+                    rng = np.random.default_rng([scene.seed, model.noise_seed, 0 if channel is None else channel + 1, k])
+                    yield k, model.record(exposed.pop(k), rng)
 
-def _observe(scene: PhantomScene, model: ForwardModel, channel: int | None, slab: int | None) -> Slices:
-    first, weights = model.axial_weights()
-    last = scene.shape[0] - model.factor + first + len(weights)
-    exposed: dict[int, NDArray[np.float64]] = {}  # slices that are not complete yet
-    for z, plane in enumerate(scene.planes(first, last, channel=channel, slab=slab, margin=model.margin), first):
-        blurred = model.blur_in_plane(plane)
-        for k in range(max(0, -((first + len(weights) - 1 - z) // model.factor)), (z - first) // model.factor + 1):
-            if k * model.factor >= scene.shape[0]:
-                break
-            weight = weights[z - k * model.factor - first]
-            exposed[k] = exposed.get(k, 0) + weight * blurred
-            if z == k * model.factor + first + len(weights) - 1:
-                rng = np.random.default_rng([scene.seed, model.noise_seed, 0 if channel is None else channel + 1, k])
-                yield k, model.record(exposed.pop(k), rng)
+    return slices()
 
 
 def write_phantom_dataset(
@@ -191,54 +187,38 @@ def write_phantom_dataset(
     root = Path(root)
     if channels not in (1, 2) or volumes < 0 or validation < 0 or volumes + validation < 1:
         raise UserError(f"channels={channels} must be 1 or 2; volumes={volumes} and validation={validation} make at least one")
-    scenes = [PhantomScene(_derived_seed(seed, number), shape, voxel_um) for number in range(volumes + validation)]
-    jobs: list[_Job] = []
-    for number, scene in enumerate(scenes):
-        jobs += _jobs(root, "train" if number < volumes else "val", f"phantom_{number:03d}.tif", scene, model, channels)
+    if seed < 0:
+        raise UserError(f"seed={seed} must not be negative")
+    jobs: list[tuple[Path, PhantomScene, ForwardModel | None, int | None]] = []  # without a model: the truth
+    for number in range(volumes + validation):
+        own_seed = np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]  # neighbouring data sets share none
+        scene = PhantomScene(int(own_seed), shape, voxel_um)
+        observe(scene, model)  # complains before anything is written
+        split, name = "train" if number < volumes else "val", f"phantom_{number:03d}.tif"
+        for channel in range(channels):
+            chosen = channel if channels > 1 else None
+            jobs.append((root / split / f"x3d{channel}" / name, scene, model, chosen))
+            jobs.append((root / "truth" / f"x3d{channel}" / name, scene, None, chosen))
     made_of: dict[str, Any] = {"version": _VERSION, "volumes": volumes, "validation": validation, "shape": shape, "seed": seed}
     _claim(root, made_of | {"channels": channels, "voxel_um": voxel_um, "model": asdict(model)})
-    missing = [job for job in jobs if not job.path.exists()]
-    planes = sum(job.shape[0] for job in missing)
-    with tqdm(total=planes, unit="plane", desc="phantom", disable=not (progress and missing)) as bar:
-        for job in missing:
-            job.path.parent.mkdir(parents=True, exist_ok=True)
-            write_tiff(job.path, _counted(job.planes(), bar), shape=job.shape, dtype=np.uint16, voxel_um=job.voxel_um)
-    return [job.path for job in missing]
+    missing = [job for job in jobs if not job[0].exists()]
+    depths = [shape[0] // (microscope.factor if microscope else 1) for _, _, microscope, _ in missing]
+    with tqdm(total=sum(depths), unit="plane", desc="phantom", disable=not (progress and missing)) as bar:
 
+        def planes(scene: PhantomScene, microscope: ForwardModel | None, channel: int | None) -> Iterator[NDArray[np.uint16]]:
+            if microscope:
+                images = (image for _, image in observe(scene, microscope, channel=channel))
+            else:
+                images = (to_uint16(plane) for plane in scene.planes(0, shape[0], channel=channel))
+            for image in images:
+                yield image
+                bar.update()
 
-@dataclass(frozen=True)
-class _Job:
-    """One file: the recorded slices, or the truth where there is no model."""
-
-    path: Path
-    scene: PhantomScene
-    model: ForwardModel | None
-    channel: int | None
-
-    @property
-    def factor(self) -> int:
-        return self.model.factor if self.model else 1
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.scene.shape[0] // self.factor, *self.scene.shape[1:]
-
-    @property
-    def voxel_um(self) -> tuple[float, float, float]:
-        return self.scene.voxel_um * self.factor, self.scene.voxel_um, self.scene.voxel_um
-
-    def planes(self) -> Iterator[NDArray[np.uint16]]:
-        if self.model:
-            return (image for _, image in observe(self.scene, self.model, channel=self.channel))
-        return (to_uint16(plane) for plane in self.scene.planes(0, self.scene.shape[0], channel=self.channel))
-
-
-def _jobs(root: Path, split: str, name: str, scene: PhantomScene, model: ForwardModel, channels: int) -> Iterator[_Job]:
-    observe(scene, model)  # complains before anything is written
-    for channel in range(channels):
-        chosen = channel if channels > 1 else None
-        yield _Job(root / split / f"x3d{channel}" / name, scene, model, chosen)
-        yield _Job(root / "truth" / f"x3d{channel}" / name, scene, None, chosen)
+        for (path, scene, microscope, chosen), depth in zip(missing, depths, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            voxel = voxel_um * (shape[0] // depth), voxel_um, voxel_um
+            write_tiff(path, planes(scene, microscope, chosen), shape=(depth, *shape[1:]), dtype=np.uint16, voxel_um=voxel)
+    return [job[0] for job in missing]
 
 
 def _claim(root: Path, settings: dict[str, Any]) -> None:
@@ -253,16 +233,3 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{root}: holds data that are no phantoms; write to another folder")
     root.mkdir(parents=True, exist_ok=True)
     write_text(note, text)
-
-
-def _counted(planes: Iterable[NDArray[np.uint16]], bar: tqdm) -> Iterator[NDArray[np.uint16]]:
-    for plane in planes:
-        yield plane
-        bar.update()
-
-
-def _derived_seed(seed: int, number: int) -> int:
-    """Seeds of the volumes of a data set; neighbouring data sets share none."""
-    if seed < 0:
-        raise UserError(f"seed={seed} must not be negative")
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])

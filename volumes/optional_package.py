@@ -24,5 +24,6 @@ def optional_package(name: str, path: Path) -> Any:
     except ImportError as error:
         package = name.split(".")[0]
         raise UserError(
-            f"{path}: this format needs the package {package}, which is not installed; pip install 'isoscopexx[formats]'"
+            f"{path}: this format needs the package {package}, which is not installed; run "
+            ".venv/bin/pip install -e '.[formats]' in the project's folder"
         ) from error

@@ -105,7 +105,7 @@ def test_damage_is_named(tmp_path, files, suffix, damage):
 def test_missing_packages_are_named(files, suffix, package, monkeypatch):
     for name in [*(name for name in sys.modules if name.split(".")[0] == package), package, f"{package}.czi"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"needs the package {package}.*isoscopexx\[formats\]"):
+    with pytest.raises(UserError, match=rf"needs the package {package}.*pip install -e '\.\[formats\]'"):
         open_volume(files[suffix], scene=0, time=0, channel=0)
 
 

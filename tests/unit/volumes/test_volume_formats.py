@@ -1,5 +1,6 @@
 """TIFF hyperstacks, and what all formats share: optional packages, levels."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ from volumes.write import write_volume
 ROOT = Path(__file__).resolve().parents[3]
 
 
+INSTALL = r"\.venv/bin/pip install -e '\.\[formats\]'"  # README's form
+
+
+def test_no_advice_names_a_package_that_a_stranger_could_publish():
+    files = [*ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("[a-z]*/**/*.py")]
+    advice = [path for path in files if ROOT / "tests" not in path.parents and "isoscopexx[" in path.read_text().lower()]
+    assert not advice
+    assert re.search(INSTALL, (ROOT / "README.md").read_text())
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     nifti(tmp_path / "v.nii")
     mrcfile.new(tmp_path / "v.mrc", VALUES).close()
@@ -28,9 +39,9 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(volumes.optional_package.importlib, "import_module", absent)
     for name in ("v.nii", "v.mrc"):
-        with pytest.raises(UserError, match=r"pip install 'isoscopexx\[formats\]'"):
+        with pytest.raises(UserError, match=INSTALL):
             open_volume(tmp_path / name)
-    with pytest.raises(UserError, match=r"pip install 'isoscopexx\[formats\]'"):
+    with pytest.raises(UserError, match=INSTALL):
         write_volume(tmp_path / "w.nii.gz", VALUES)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.errors import UserError
 from volumes.optional_package import optional_package
-from volumes.volume import Choice, PlaneVolume, Triple, check_dtype, choose
+from volumes.volume import Choice, PlaneVolume, check_dtype, choose, positive
 
 log = logging.getLogger("isoscope")
 
@@ -61,7 +61,7 @@ class MicroscopeVolume(PlaneVolume):
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
             self.dtype = check_dtype(path, self._dtype(file))
-            self.voxel_um = _positive(self._voxel_um(file))
+            self.voxel_um = positive(self._voxel_um(file))
             last = next(self._windows(file, range(self.shape[0] - 1, self.shape[0]), slice(0, 1), slice(0, 1)))
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
@@ -223,10 +223,3 @@ class Nd2Volume(MicroscopeVolume):
         for z in planes:
             frame = file.read_frame(frames[z])
             yield (frame[self._channel] if frame.ndim == 3 else frame)[rows, columns]
-
-
-def _positive(sizes: Sequence[float | None]) -> Triple | None:
-    z, y, x = sizes
-    if not z or not y or not x or not np.isfinite([z, y, x]).all() or min(z, y, x) <= 0:
-        return None
-    return float(z), float(y), float(x)

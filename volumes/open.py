@@ -11,11 +11,12 @@ from pathlib import Path
 
 from utils.errors import UserError
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
-from volumes.optional_formats import open_mrc, open_nifti
+from volumes.mrc import open_mrc
+from volumes.nifti import open_nifti
 from volumes.output_files import PARTIAL
 from volumes.pillow_image import PillowVolume
 from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_plane
-from volumes.tiff_reader import TiffVolume
+from volumes.tiff_reader import open_tiff
 from volumes.volume import Choice, Volume, choose
 from volumes.zarr_volume import ZarrVolume, is_zarr
 
@@ -83,7 +84,7 @@ def _opener(file: Path) -> Opener:
 
 def _open_image(path: Path, choice: Choice) -> Volume:
     try:
-        return TiffVolume(path, choice)
+        return open_tiff(path, choice)
     except UserError:
         raise
     except Exception as reason:  # a damaged directory fails in many ways inside the parser
@@ -151,5 +152,5 @@ def _slices_and_stacks(images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         elif path.resolve() not in counted:
             opened = open_plane(path, Choice(channel=0, time=0))
             counted.update(file.resolve() for file in opened.files)
-            (flat if opened.shape[0] == 1 and len(opened.files) == 1 else stacks).append(path)
+            (flat if opened.shape[0] == 1 and len(opened.files) < 2 else stacks).append(path)
     return flat, stacks

@@ -15,7 +15,7 @@ import tifffile
 from tqdm import tqdm
 
 from utils.files import replaced
-from volumes.optional_formats import COMMENT, UM_PER_MM
+from volumes.nifti import COMMENT, UM_PER_MM
 from volumes.optional_package import optional_package
 from volumes.output_files import output_kind
 from volumes.tiff_voxels import NAMESPACE

@@ -11,8 +11,8 @@ import numpy as np
 
 from utils.errors import UserError
 from volumes.pillow_image import PillowVolume
-from volumes.tiff_reader import TiffVolume
-from volumes.volume import Choice, PlaneVolume
+from volumes.tiff_reader import open_tiff
+from volumes.volume import Choice, PlaneVolume, Volume
 
 SLICE_SUFFIXES = (".tif", ".tiff", ".png")
 _NUMBER = re.compile(r"(\d+)")
@@ -75,7 +75,7 @@ class SliceFolder(PlaneVolume):
             yield open_plane(self._slices[z], self._choice)[:, rows, columns][0]
 
 
-def open_plane(path: Path, choice: Choice) -> TiffVolume | PillowVolume:
+def open_plane(path: Path, choice: Choice) -> Volume:
     """An image of one plane or, where it is a TIFF, more.
 
     Raises:
@@ -84,7 +84,7 @@ def open_plane(path: Path, choice: Choice) -> TiffVolume | PillowVolume:
     if path.suffix.lower() == ".png":
         return PillowVolume(path, flat=True)
     try:
-        return TiffVolume(path, choice, flat=True)
+        return open_tiff(path, choice, flat=True)
     except UserError:
         raise
     except Exception as error:  # a damaged directory fails in many ways inside the parser

@@ -1,14 +1,15 @@
-"""TIFF volumes of every common layout, read at constant memory: only the rows or segments that a box touches."""
+"""TIFF volumes of every common layout, read at constant memory: only the rows or segments that a box touches.
+
+Compressed and tiled files are decoded by tifffile's own functions, without zarr between: 1.5 to 2.9 times as fast as its aszarr.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,200 +17,127 @@ import numpy as np
 import tifffile
 
 from utils.errors import UserError
-from volumes.tiff_voxels import run_attributes, translation_um, voxel_size_um
-from volumes.volume import Choice, Volume, check_dtype, choose
+from volumes.contiguous import ContiguousVolume, Read, each_plane, refuse_truncated
+from volumes.tiff_voxels import stated_in
+from volumes.volume import Choice, Volume, check_dtype, choose, extent, overlap, relative
 
 # What tifffile would log about damaged files is raised here, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _MOST_CHANNELS = 4  # a longer lone axis of "channels" is a stack of planes
-_GAP = 2**14  # bytes between two rows that are read with them: half of what costs as much as another call
-_BAND = 2**20  # bytes of rows that are read at once
 _JPEG = {6, 7, 33007, 34892}
 
 
-@dataclass(frozen=True)
-class _Segments:
-    """Where the strips or tiles of every plane lie; ``offsets`` and ``counts`` are (Z, segments)."""
-
-    offsets: np.ndarray
-    counts: np.ndarray
-    size: tuple[int, int]  # rows and columns of a segment
-    keyframe: tuple[Path, int]  # file and offset index of the page that knows how to decode
-    jpegtables: bytes | None
-
-
-class TiffVolume(Volume):
+def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
     """One greyscale volume of a TIFF file (or of the files of an OME-TIFF set).
-
-    Uncompressed planes are read by position: bands of rows with what lies between them, or row by row where that is
-    much. Compressed or tiled ones are read through the decoder of tifffile, only the segments touched. Files are opened
-    for the duration of one indexing, which makes the volume safe with worker processes, and thousands of volumes possible.
 
     Args:
         path: the file.
         choice: which channel and time point of several.
         flat: whether a 2-D image is taken as a volume of one plane.
+
+    Raises:
+        UserError: the file is truncated, or holds no greyscale volume as chosen. What is no TIFF at all, or has a damaged
+            directory, fails in many ways inside tifffile's parser.
+    """
+    with tifffile.TiffFile(path) as tif:
+        _check_chain(path, tif)
+        series = _choose_series(path, tif)
+        layout = _layout(path, series, flat)
+        numbers = layout.planes(path, choice)
+        shape = (len(numbers), layout.height, layout.width)
+        stored = None if series.dtype is None else np.dtype(tif.byteorder + series.dtype.char)
+        plane_bytes = shape[1] * shape[2] * check_dtype(path, stored).itemsize
+        if series.dataoffset is not None and not series.is_multifile:
+            volume: Volume = ContiguousVolume(path, shape, stored, series.dataoffset + numbers * plane_bytes)
+        else:
+            pages = _pages(path, series, numbers)
+            if all(page.is_final and _adjoin(page) for page in pages):
+                files = [_file_of(page) for page in pages]
+                volume = ContiguousVolume(path, shape, stored, [page.dataoffsets[0] for page in pages], files)
+            else:
+                volume = SegmentedVolume(path, shape, stored, pages)
+        volume.channels, volume.times = layout.count("C"), layout.count("T")
+        volume.voxel_um, volume.translation_um, volume.attributes = stated_in(tif, choice)
+    return volume
+
+
+class SegmentedVolume(Volume):
+    """Planes in strips or tiles, compressed or not: only those that a box touches are decoded, by tifffile.
+
+    Args:
+        path: the file that was opened.
+        shape: (Z, Y, X).
+        stored: dtype of the values in the file.
+        pages: tifffile's page of every plane, in one file or several.
+
+    Raises:
+        UserError: the pages differ in layout, a file ends before its planes do, or the first segment cannot be decoded.
     """
 
-    def __init__(self, path: Path, choice: Choice, flat: bool = False):
-        self.path = path
-        with tifffile.TiffFile(path) as tif:
-            _check_chain(path, tif)
-            series = _choose_series(path, tif)
-            layout = _layout(path, series, flat)
-            numbers = layout.planes(path, choice)
-            self.shape = (len(numbers), layout.height, layout.width)
-            self.channels, self.times = layout.count("C"), layout.count("T")
-            self._stored = np.dtype(tif.byteorder + series.dtype.char) if series.dtype is not None else None
-            self.dtype = check_dtype(path, self._stored)
-            self.voxel_um = voxel_size_um(tif)
-            self.translation_um = translation_um(tif, choice.channel or 0, choice.time or 0)
-            self.attributes = run_attributes(tif)
-            self._files: list[Path] = [path]
-            self._file_of_plane = np.zeros(len(numbers), np.intp)
-            self._offsets: np.ndarray | None = None
-            self._segments: _Segments | None = None
-            self._decode: Any = None
-            self._locate(series, numbers)
-        self._check_ends()
-        if self._segments is not None:
-            self._check_decoder()
-
-    def _locate(self, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> None:
-        plane_bytes = self.shape[1] * self.shape[2] * self.dtype.itemsize
-        if series.dataoffset is not None and not series.is_multifile:
-            self._offsets = series.dataoffset + numbers * plane_bytes
-            return
-        if len(series.pages) <= numbers.max():
-            raise UserError(
-                f"{self.path}: truncated or of an unknown layout: {len(series.pages)} pages for {numbers.max() + 1} planes; "
-                "copy the file again or save it as one page per plane"
-            )
-        listed = [series.pages[int(number)] for number in numbers]
-        pages = [page for page in listed if page is not None]
-        if len(pages) < len(listed):
-            raise UserError(f"{self.path}: files that hold plane {listed.index(None)} and others are missing; copy the whole set")
-        if series.is_multifile:
-            self._map_files(pages)
-        if all(page.is_final and _adjoin(page) for page in pages):
-            self._offsets = np.array([page.dataoffsets[0] for page in pages], np.int64)
-        else:
-            self._segments = _segment_table(self.path, pages)
-            self.block_rows = self._segments.size[0]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that hold the volume: one, or those of an OME-TIFF set."""
-        return tuple(self._files)
-
-    def _map_files(self, pages: Sequence[Any]) -> None:
-        names = [Path(page.parent.filehandle.path) for page in pages]
-        self._files = sorted(set(names))
-        index = {name: k for k, name in enumerate(self._files)}
-        self._file_of_plane = np.array([index[name] for name in names], np.intp)
-
-    def _check_ends(self) -> None:
-        """Every byte that will be asked for must exist: a truncated file is found when it is opened."""
-        if self._offsets is not None:
-            ends = self._offsets + self.shape[1] * self.shape[2] * self.dtype.itemsize
-        else:
-            assert self._segments is not None
-            ends = (self._segments.offsets + self._segments.counts).max(axis=1)
-        for k, file in enumerate(self._files):
-            needed, size = int(ends[self._file_of_plane == k].max()), file.stat().st_size
-            if needed > size:
-                raise UserError(f"{file}: truncated: its planes end at byte {needed}, the file at byte {size}; copy it again")
-
-    def _check_decoder(self) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int], stored: np.dtype | None, pages: Sequence[Any]):
+        self.path, self.shape, self.dtype = path, shape, check_dtype(path, stored)
+        key = pages[0].keyframe
+        if key.imagedepth > 1 or len({page.keyframe.hash for page in pages}) > 1:
+            raise UserError(f"{path}: its pages are laid out differently from each other; save it with one page per plane")
+        tables = {page.jpegtables for page in pages} if key.compression in _JPEG else {None}
+        if len(tables) > 1:
+            raise UserError(f"{path}: JPEG tables that change from page to page; save it uncompressed or with LZW")
+        table = tables.pop()
+        self._options = {} if table is None else {"jpegtables": table}
+        rows = key.tilelength if key.is_tiled else min(key.rowsperstrip, key.imagelength)
+        self._segment = (rows, key.tilewidth if key.is_tiled else key.imagewidth)
+        self.block_rows = rows
+        number = math.prod(key.chunked)
+        for k, page in enumerate(pages):
+            if len(page.dataoffsets) != number or len(page.databytecounts) != number:
+                raise UserError(f"{path}: plane {k} lists {len(page.dataoffsets)} of {number} segments; truncated, copy it again")
+        self._starts = np.array([page.dataoffsets for page in pages], np.int64)
+        self._counts = np.array([page.databytecounts for page in pages], np.int64)
+        self._files = [_file_of(page) for page in pages]
+        self.files = tuple(sorted(set(self._files)))
+        refuse_truncated(self._files, (self._starts + self._counts).max(axis=1).tolist())
+        self._keyframe = (_file_of(key), key.offset)  # the page that knows how to decode
+        self._decode: Any = None
         try:
             self[0:1, 0:1, 0:1]
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self.path}: cannot be decoded ({error}); save it uncompressed or with LZW") from error
+            raise UserError(f"{path}: cannot be decoded ({error}); save it uncompressed or with LZW") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_decode": None}
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        out = np.empty((len(planes), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
-        for file, group in groupby(enumerate(planes), key=lambda item: int(self._file_of_plane[item[1]])):
-            handle = os.open(self._files[file], os.O_RDONLY)
-            try:
-                for k, z in group:
-                    if self._offsets is not None:
-                        self._read_rows(handle, int(self._offsets[z]), rows, columns, out[k])
-                    else:
-                        self._read_segments(handle, z, rows, columns, out[k])
-            finally:
-                os.close(handle)
+        out = np.empty((len(planes), *extent((rows, columns))), self.dtype)
+        height, width = self._segment
+        across = math.ceil(self.shape[2] / width)
+        for k, z, read in each_plane(self._files, planes):
+            for i in range(rows.start // height, math.ceil(rows.stop / height)):
+                for j in range(columns.start // width, math.ceil(columns.stop / width)):
+                    own = slice(i * height, (i + 1) * height), slice(j * width, (j + 1) * width)
+                    common = overlap(own, (rows, columns))
+                    values = self._decoded(read, z, i * across + j)
+                    out[k][relative(common, (rows, columns))] = 0 if values is None else values[relative(common, own)]
         return out
 
-    def _read_rows(self, handle: int, start: int, rows: slice, columns: slice, out: np.ndarray) -> None:
-        assert self._stored is not None
-        size = self.dtype.itemsize
-        pitch, length = self.shape[2] * size, out.shape[1] * size
-        start += rows.start * pitch + columns.start * size
-        if pitch - length > _GAP:
-            for k in range(len(out)):
-                out[k] = np.frombuffer(self._bytes(handle, start + k * pitch, length), self._stored)
-            return
-        band = max(_BAND // pitch, 1)
-        for k in range(0, len(out), band):
-            part = out[k : k + band]
-            data = self._bytes(handle, start + k * pitch, (len(part) - 1) * pitch + length)
-            part[...] = np.ndarray(part.shape, self._stored, data, strides=(pitch, size))
-
-    def _read_segments(self, handle: int, z: int, rows: slice, columns: slice, out: np.ndarray) -> None:
-        segments = self._segments
-        assert segments is not None
-        height, width = segments.size
-        across = math.ceil(self.shape[2] / width)
-        for row in range(rows.start // height, math.ceil(rows.stop / height)):
-            for column in range(columns.start // width, math.ceil(columns.stop / width)):
-                index = row * across + column
-                tile = self._decoded(handle, z, index)
-                top, left = row * height - rows.start, column * width - columns.start
-                target = out[max(top, 0) : top + height, max(left, 0) : left + width]
-                if tile is None:  # a segment that was never written
-                    target[...] = 0
-                    continue
-                y, x = max(-top, 0), max(-left, 0)
-                target[...] = tile[y : y + target.shape[0], x : x + target.shape[1]]
-
-    def _decoded(self, handle: int, z: int, index: int) -> np.ndarray | None:
-        segments = self._segments
-        assert segments is not None
-        count = int(segments.counts[z, index])
+    def _decoded(self, read: Read, z: int, number: int) -> np.ndarray | None:
+        """A segment (rows, columns) of a plane; None where it was never written."""
+        count = int(self._counts[z, number])
         if count == 0:
             return None
-        data = self._bytes(handle, int(segments.offsets[z, index]), count)
-        options = {} if segments.jpegtables is None else {"jpegtables": segments.jpegtables}
+        data = read(int(self._starts[z, number]), count)
+        if self._decode is None:  # found again after pickling, from one directory of the file
+            file, offset = self._keyframe
+            with tifffile.TiffFile(file) as tif:
+                tif.filehandle.seek(offset)
+                self._decode = tifffile.TiffPage(tif, index=0).decode
         try:
-            values, _, _ = self._decoder()(data, index, **options)
+            values, _, _ = self._decode(data, number, **self._options)
         except (RuntimeError, ValueError, tifffile.TiffFileError) as error:
             raise UserError(f"{self.path}: plane {z} cannot be decoded ({error}); the file is damaged, copy it again") from error
         return None if values is None else values[0, :, :, 0]
-
-    def _decoder(self) -> Any:
-        """The decoding function that tifffile makes for this file; found again after pickling, from one directory of the file."""
-        if self._decode is None:
-            assert self._segments is not None
-            path, offset = self._segments.keyframe
-            with tifffile.TiffFile(path) as tif:
-                tif.filehandle.seek(offset)
-                self._decode = tifffile.TiffPage(tif, index=0).decode
-        return self._decode
-
-    def _bytes(self, handle: int, start: int, count: int) -> bytes:
-        data = os.pread(handle, count, start)
-        while len(data) < count:  # a single read is limited to 2 GiB
-            more = os.pread(handle, count - len(data), start + len(data))
-            if not more:
-                raise UserError(f"{self.path}: ends at byte {start + len(data)}; it was changed while in use, copy it again")
-            data += more
-        return data
 
 
 def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
@@ -302,26 +230,23 @@ def _layout(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> _Layout:
     return _Layout(leading, shape[axes.index("Y")], shape[axes.index("X")], stated)
 
 
+def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> list[Any]:
+    if len(series.pages) <= numbers.max():
+        raise UserError(
+            f"{path}: truncated or of an unknown layout: {len(series.pages)} pages for {numbers.max() + 1} planes; "
+            "copy the file again or save it as one page per plane"
+        )
+    pages = [series.pages[int(number)] for number in numbers]
+    if None in pages:
+        raise UserError(f"{path}: files that hold plane {pages.index(None)} and others are missing; copy the whole set")
+    return pages
+
+
+def _file_of(page: Any) -> Path:
+    return Path(page.parent.filehandle.path)
+
+
 def _adjoin(page: Any) -> bool:
     """Whether the strips of a page follow each other (tifffile asks only the first page of a series)."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     return ends[:-1] == list(page.dataoffsets[1:])
-
-
-def _segment_table(path: Path, pages: Sequence[Any]) -> _Segments:
-    key = pages[0].keyframe
-    if key.imagedepth > 1 or len({page.keyframe.hash for page in pages}) > 1:
-        raise UserError(f"{path}: its pages are laid out differently from each other; save it with one page per plane")
-    tables = {page.jpegtables for page in pages} if key.compression in _JPEG else {None}
-    if len(tables) > 1:
-        raise UserError(f"{path}: JPEG tables that change from page to page; save it uncompressed or with LZW")
-    size = (key.tilelength, key.tilewidth) if key.is_tiled else (min(key.rowsperstrip, key.imagelength), key.imagewidth)
-    number = math.prod(key.chunked)
-    offsets = np.zeros((len(pages), number), np.int64)
-    counts = np.zeros((len(pages), number), np.int64)
-    for k, page in enumerate(pages):
-        if len(page.dataoffsets) != number or len(page.databytecounts) != number:
-            raise UserError(f"{path}: plane {k} lists {len(page.dataoffsets)} of {number} segments; truncated, copy it again")
-        offsets[k], counts[k] = page.dataoffsets, page.databytecounts
-    file = Path(key.parent.filehandle.path)
-    return _Segments(offsets, counts, size, (file, key.offset), tables.pop())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
 import tifffile
+
+from volumes.volume import Choice, Triple, positive
 
 MICROMETRES: Mapping[str, float] = {
     "m": 1e6,
@@ -29,37 +31,43 @@ NAMESPACE = "isoscopexx/run"  # of the annotation in which our files say how the
 _CENTIMETRE = 3  # value of the tag ResolutionUnit
 
 
-def voxel_size_um(tif: tifffile.TiffFile) -> tuple[float, float, float] | None:
-    """Voxel size (z, y, x) in µm of the first image, or None where the file does not state all three."""
+def stated_in(tif: tifffile.TiffFile, choice: Choice) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
+    """Voxel size of the first image and position of the chosen first plane, (z, y, x) in µm; what our writer kept of the run.
+
+    Sizes and position are None where the file does not state all three, attributes empty for other programs' files.
+    """
     if tif.is_ome and tif.ome_metadata:
-        sizes = _from_ome(tif.ome_metadata)
-    elif tif.is_imagej and tif.imagej_metadata:
-        sizes = _from_imagej(tif.imagej_metadata, tif.pages.first)
-    else:
-        return None
-    if any(size is None or not size > 0 for size in sizes):
-        return None
-    z, y, x = (float(size) for size in sizes if size is not None)
-    return z, y, x
+        try:
+            root = ElementTree.fromstring(tif.ome_metadata)
+        except ElementTree.ParseError:
+            return None, None, {}
+        return positive(_ome_sizes(root)), _ome_position(root, choice), _run_attributes(root)
+    if tif.is_imagej and tif.imagej_metadata:
+        return positive(_imagej_sizes(tif.imagej_metadata, tif.pages.first)), None, {}
+    return None, None, {}
 
 
-def translation_um(tif: tifffile.TiffFile, channel: int = 0, time: int = 0) -> tuple[float, float, float] | None:
-    """Position (z, y, x) in µm that OME-XML states for the first plane of a channel and time point; None without all three."""
-    root = _ome(tif)
-    for plane in () if root is None else root.iterfind(".//{*}Plane"):
-        if (plane.get("TheZ"), plane.get("TheC"), plane.get("TheT")) == ("0", str(channel), str(time)):
-            values = [(plane.get(f"Position{axis}"), plane.get(f"Position{axis}Unit", "")) for axis in "ZYX"]
-            if all(value and unit in MICROMETRES for value, unit in values):
-                z, y, x = (float(value) * MICROMETRES[unit] for value, unit in values if value)
+def _ome_sizes(root: ElementTree.Element) -> Sequence[float | None]:
+    pixels = root.find(".//{*}Pixels")
+    stated = {} if pixels is None else pixels.attrib
+    sizes = [(stated.get(f"PhysicalSize{axis}"), stated.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
+    return [float(size) * MICROMETRES[unit] if size and unit in MICROMETRES else None for size, unit in sizes]
+
+
+def _ome_position(root: ElementTree.Element, choice: Choice) -> Triple | None:
+    wanted = ("0", str(choice.channel or 0), str(choice.time or 0))
+    for plane in root.iterfind(".//{*}Plane"):
+        if (plane.get("TheZ"), plane.get("TheC"), plane.get("TheT")) == wanted:
+            stated = [(plane.get(f"Position{axis}"), plane.get(f"Position{axis}Unit", "")) for axis in "ZYX"]
+            if all(value and unit in MICROMETRES for value, unit in stated):
+                z, y, x = (float(value) * MICROMETRES[unit] for value, unit in stated if value)
                 return z, y, x
             return None
     return None
 
 
-def run_attributes(tif: tifffile.TiffFile) -> dict[str, Any]:
-    """What our writer kept about the run that made the file; empty for other files."""
-    root = _ome(tif)
-    for annotation in () if root is None else root.iterfind(".//{*}MapAnnotation"):
+def _run_attributes(root: ElementTree.Element) -> dict[str, Any]:
+    for annotation in root.iterfind(".//{*}MapAnnotation"):
         if annotation.get("Namespace") == NAMESPACE:
             try:
                 return {str(entry.get("K")): json.loads(entry.text or "null") for entry in annotation.iterfind(".//{*}M")}
@@ -68,38 +76,13 @@ def run_attributes(tif: tifffile.TiffFile) -> dict[str, Any]:
     return {}
 
 
-def _ome(tif: tifffile.TiffFile) -> ElementTree.Element | None:
-    try:
-        return ElementTree.fromstring(tif.ome_metadata) if tif.is_ome and tif.ome_metadata else None
-    except ElementTree.ParseError:
-        return None
-
-
-def _from_ome(xml: str) -> list[float | None]:
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return [None]
-    pixels = root.find(".//{*}Pixels")
-    if pixels is None:
-        return [None]
-    sizes: list[float | None] = []
-    for axis in "ZYX":
-        size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        sizes.append(float(size) * MICROMETRES[unit] if size and unit in MICROMETRES else None)
-    return sizes
-
-
-def _from_imagej(description: Mapping[str, Any], page: tifffile.TiffPage) -> list[float | None]:
+def _imagej_sizes(description: Mapping[str, Any], page: tifffile.TiffPage) -> Sequence[float | None]:
     unit = str(description.get("unit", "")).replace("\\u00B5", "µ").strip('"').lower()
     scale = MICROMETRES.get(unit)
     if scale is None:
-        return [None]
-    in_plane = scale
-    if page.tags.valueof(296) == _CENTIMETRE and scale == 1.0:
-        in_plane = MICROMETRES["cm"]  # as ImageJ reads it: resolution per cm beside a unit of µm
-    sizes: list[float | None] = [float(description.get("spacing", 1.0)) * scale]  # ImageJ leaves a spacing of 1 out
-    for tag in (283, 282):  # YResolution, XResolution: pixels per unit
-        value = page.tags.valueof(tag)
-        sizes.append(in_plane * value[1] / value[0] if value and value[0] else None)
-    return sizes
+        return [None, None, None]
+    # As ImageJ reads it: resolution per cm beside a unit of µm.
+    in_plane = MICROMETRES["cm"] if page.tags.valueof(296) == _CENTIMETRE and scale == 1.0 else scale
+    pixels = [page.tags.valueof(tag) for tag in (283, 282)]  # YResolution, XResolution: pixels per unit
+    sizes = [in_plane * value[1] / value[0] if value and value[0] else None for value in pixels]
+    return [float(description.get("spacing", 1.0)) * scale, *sizes]  # ImageJ leaves a spacing of 1 out

@@ -31,6 +31,7 @@ class Volume(ABC):
 
     Attributes:
         path: the file, for messages.
+        files: the files that hold the volume, where that is not `path` alone.
         shape: (Z, Y, X) in voxels.
         dtype: dtype of the values in the file (bool is given as uint8).
         voxel_um: voxel size (z, y, x) in µm, or None where the file does not say.
@@ -45,6 +46,7 @@ class Volume(ABC):
     """
 
     path: Path
+    files: tuple[Path, ...] = ()
     shape: tuple[int, int, int]
     dtype: np.dtype
     voxel_um: Triple | None = None
@@ -73,11 +75,6 @@ class Volume(ABC):
     @abstractmethod
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         """Read a non-empty box that lies within the volume."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that hold the volume."""
-        return (self.path,)
 
     def blocks(self, voxels: int = 2**22) -> Iterator[Box]:
         """Boxes that cover the volume once, of about that many voxels, along the file's own grain."""
@@ -195,6 +192,12 @@ def choose(path: Path, what: str, number: int | None, count: int, layout: str = 
     if number is not None and not 0 <= number < count:
         raise UserError(f"{path}: {what} {number} of {count}; {what}s count from 0")
     return number or 0
+
+
+def positive(sizes: Sequence[float | None]) -> Triple | None:
+    """A voxel size (z, y, x), or None where one of its numbers is missing, infinite or not above 0."""
+    known = [float(size) for size in sizes if size is not None and math.isfinite(size) and size > 0]
+    return (known[0], known[1], known[2]) if len(known) == 3 else None
 
 
 def triple(values: Sequence[float]) -> Triple:

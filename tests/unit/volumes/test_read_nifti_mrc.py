@@ -12,8 +12,8 @@ import pytest
 from format_volumes import VALUES, check, nifti
 
 from utils.errors import UserError
+from volumes.gzip_bytes import GzipBytes
 from volumes.open import open_volume
-from volumes.raw_volume import GzipBytes
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
@@ -83,7 +83,7 @@ def test_gzip_by_position_forwards_and_back_at_constant_memory(tmp_path, monkeyp
     assert 2 <= len(source._marks) <= 8
     steps = []
     step = source._step
-    monkeypatch.setattr(source, "_step", lambda file: steps.append(1) or step(file))
+    monkeypatch.setattr(source, "_step", lambda: steps.append(1) or step())
     assert b"".join(source.read(start, 500_000) for start in range(5_000_000, 15_000_000, 500_000)) == data[5_000_000:15_000_000]
     assert len(steps) < 100, "reading onwards never starts over"
     with pytest.raises(UserError, match="truncated"):
@@ -98,6 +98,20 @@ def test_gzip_can_be_read_by_several_threads(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         for start, piece in zip(starts, pool.map(lambda start: source.read(start, 90_000), starts), strict=True):
             assert piece == data[start : start + 90_000]
+
+
+def test_a_damaged_packed_file_is_never_read_past_its_damage(tmp_path):
+    values = np.random.default_rng(0).integers(0, 3, (50, 400, 300)).astype(np.uint8)
+    content = nifti(tmp_path / "v.nii", values).read_bytes()
+    members = [gzip.compress(content[k : k + 2_500_000], 1) for k in range(0, len(content), 2_500_000)]
+    data = bytearray(b"".join(members))
+    data[len(data) // 2 : len(data) // 2 + 99] = b"\xff" * 99
+    (tmp_path / "v.nii.gz").write_bytes(data)
+    volume = open_volume(tmp_path / "v.nii.gz")
+    np.testing.assert_array_equal(volume[0:20], values[0:20])  # the first member
+    for z in (49, 48, 49):
+        with pytest.raises(UserError, match="damaged near byte"):
+            volume[z : z + 1]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "float32", "float16"])

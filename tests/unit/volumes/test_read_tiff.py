@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 
 from utils.errors import UserError
-from volumes import tiff_reader
+from volumes import contiguous
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
 from volumes.write import write_tiff
@@ -313,8 +313,8 @@ def test_rows_are_read_together_where_little_lies_between_them(gap, rows, tmp_pa
     values = np.random.default_rng(3).integers(0, 255, (1, 60, 50)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "v.tif", values, metadata={"axes": "ZYX"})
     volume = open_volume(tmp_path / "v.tif")
-    monkeypatch.setattr(tiff_reader, "_GAP", gap)
-    monkeypatch.setattr(tiff_reader, "_BAND", 1000)  # bytes: twenty rows
+    monkeypatch.setattr(contiguous, "_GAP", gap)
+    monkeypatch.setattr(contiguous, "_BAND", 1000)  # bytes: twenty rows
     asked, pread = [], os.pread
     monkeypatch.setattr(os, "pread", lambda handle, count, start: asked.append(count) or pread(handle, count, start))
     for columns in (slice(0, 11), slice(7, 18), slice(39, 50)):

@@ -1,0 +1,106 @@
+"""NIfTI volumes: nibabel (the extra ``formats``) reads the header, the voxels are read by position, also behind gzip."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from volumes.contiguous import ContiguousVolume
+from volumes.optional_package import optional_package
+from volumes.volume import Choice, Triple, Volume, choose, positive, triple
+
+COMMENT = 6  # code of an extension that holds text
+UM_PER_MM = 1000.0
+_UNITS_UM = {"mm": UM_PER_MM, "micron": 1.0, "meter": 1e6}
+_TOLERANCE = 1e-2  # relative, of two statements of one voxel size
+
+
+def open_nifti(path: Path, choice: Choice) -> Volume:
+    """A NIfTI-1 or NIfTI-2 file; its axes (x, y, z) are those of a (Z, Y, X) volume read backwards.
+
+    Nothing is rotated or flipped. The position is known where the file's axes run along those of space.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        choice: channel is an entry of the fifth axis, time one of the fourth.
+
+    Raises:
+        UserError: the file cannot be read, is truncated, or contradicts itself.
+    """
+    nibabel = optional_package("nibabel", path)
+    packed = path.name.lower().endswith(".gz")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            size = file.read(4)
+            file.seek(0)
+            second = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+            header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(file, check=True)
+        # longer than 5 axes only where the others have one entry
+        *space, times, channels, rest = (*header.get_data_shape(), 1, 1, 1, 1, 1)[:6]
+        stored = header.get_data_dtype()
+        slope, intercept = header.get_slope_inter()
+        start = int(header.get_data_offset())
+    except Exception as error:  # a damaged header fails in many ways inside nibabel, none of them its own class
+        raise UserError(f"{path}: not a readable NIfTI file ({error}); copy it again") from error
+    shape = (space[2], space[1], space[0])
+    if min(shape) < 1 or rest > 1 or len(header.get_data_shape()) < 3:
+        raise UserError(f"{path}: shape {header.get_data_shape()} (x, y, z, …) is not a volume")
+    number = choose(path, "channel", choice.channel, channels) * times + choose(path, "time point", choice.time, times)
+    plane = shape[1] * shape[2] * stored.itemsize
+    first = start + number * shape[0] * plane
+    volume: Volume = ContiguousVolume(path, shape, stored, range(first, first + shape[0] * plane, plane), packed=packed)
+    if slope is not None and (slope, intercept) != (1, 0):
+        volume = ScaledVolume(volume, float(slope), float(intercept or 0))
+    volume.channels, volume.times = channels, times
+    volume.voxel_um, volume.translation_um = _space(path, header)
+    volume.attributes = _attributes(header)
+    return volume
+
+
+class ScaledVolume(Volume):
+    """The values slope · stored + intercept, in float64 where they are stored so and in float32 otherwise."""
+
+    def __init__(self, stored: Volume, slope: float, intercept: float):
+        self.path, self.shape = stored.path, stored.shape
+        self.dtype = np.dtype(np.float64 if stored.dtype == np.float64 else np.float32)
+        self._stored, self._slope, self._intercept = stored, slope, intercept
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        values = self._stored[planes.start : planes.stop : planes.step, rows, columns]
+        return values * self.dtype.type(self._slope) + self.dtype.type(self._intercept)
+
+
+def _space(path: Path, header: Any) -> tuple[Triple | None, Triple | None]:
+    """Voxel size and position (z, y, x) in µm, each None where it is not stated."""
+    factor = _UNITS_UM.get(header.get_xyzt_units()[0])
+    zooms = np.array(header.get_zooms()[:3], float)
+    voxel_um = None if factor is None else positive(list(zooms[::-1] * factor))
+    if factor is None or voxel_um is None or not (header["sform_code"] > 0 or header["qform_code"] > 0):
+        return voxel_um, None
+    affine = header.get_best_affine()
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(lengths, zooms, rtol=_TOLERANCE):
+        raise UserError(
+            f"{path}: voxel size {zooms.tolist()} by pixdim and {lengths.tolist()} by the affine contradict each other; "
+            "correct the header"
+        )
+    if not np.allclose(affine[:3, :3], np.diag(zooms), atol=_TOLERANCE * zooms.min()):
+        return voxel_um, None  # turned or mirrored: no shift along the axes describes it
+    return voxel_um, triple(affine[2::-1, 3] * factor)
+
+
+def _attributes(header: Any) -> dict[str, Any]:
+    for extension in header.extensions:
+        if extension.get_code() == COMMENT and header["descrip"].item().startswith(b"IsoScopeXX"):
+            try:
+                content = extension.get_content()
+                found = json.loads(content if isinstance(content, str) else content.rstrip(b"\0").decode())
+            except ValueError:
+                return {}  # a comment of another program
+            return found if isinstance(found, dict) else {}
+    return {}

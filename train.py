@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.options import MODEL_OPTIONS
-from utils.errors import reported
+from utils.errors import UserError, reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
 from utils.settings.check_settings import settings_to_train
@@ -23,6 +23,7 @@ log = logging.getLogger("isoscope")
 def main(arguments: Sequence[str]) -> None:
     """Settings → data → model → Trainer.fit; torch is loaded after the settings are known to be good."""
     experiment = read_settings(arguments, MODEL_OPTIONS, REPOSITORY)
+    UserError.shows_traceback = experiment.settings["debug"]
     check_data_root(experiment)
     run = RunFolder(experiment.logs / experiment.settings["dataset"] / experiment.settings["prj"])
     train(experiment, run, run_settings(experiment, run))

@@ -39,13 +39,7 @@ AUTOENCODER = (
 UNET = (
     _geometry("uprate", int, None, "planes per slice; unset: cropsize / slices, with which it must agree", ">=1"),
     _network("netG", ("edclean",), "edclean", "volume generator"),
-    _network(
-        "gdim",
-        ("1d_1d", "1d_3d", "3d_1d", "3d_3d"),
-        "1d_3d",
-        "convolutions of encoder_decoder",
-        why="each half is 1d (along z) or 3d; 2d is not supported",
-    ),
+    _network("gdim", ("1d_1d", "1d_3d", "3d_1d", "3d_3d"), "1d_3d", "convolutions of encoder_decoder"),
     _network("nocyc", bool, False, "leave the cycle out"),
     _loss("lambB", float, 1.0, "weight of the cycle's L1", ">=0"),
 )
@@ -59,22 +53,11 @@ PROJECTION = (
 ADVERSARIAL = (
     _loss("adv", float, 1.0, "weight of the six-view adversarial term; 0 builds no net_d", ">=0"),
     _loss("adv_planes", int, 0, "planes drawn per view and step; 0 = all", ">=0"),
-    _loss(
-        "gan_mode",
-        ("vanilla", "lsgan", "hinge"),
-        "vanilla",
-        "adversarial loss of planes",
-        why="the Wasserstein modes would need a gradient penalty, which is not supported",
-    ),
+    _loss("gan_mode", ("vanilla", "lsgan", "hinge"), "vanilla", "adversarial loss of planes"),
 )
 
 RECONSTRUCTION = (
-    _loss(
-        "slabtarget",
-        ("pooled", "slice"),
-        "pooled",
-        "target of a slab: its slices projected alike, or its first slice (the reference)",
-    ),
+    _loss("slabtarget", ("pooled", "slice"), "pooled", "target of a slab: its slices projected alike, or (reference) the first"),
     _loss("lbm_ms_ssim", float, 0.0, "weight of MS-SSIM on ZY planes against the interpolated volume", ">=0"),
     _loss("perceptual_weight", float, None, "weight of LPIPS; unset: the yaml's, else 1", ">=0"),
 )

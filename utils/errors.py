@@ -12,6 +12,8 @@ class UserError(ValueError):
     ``--debug`` shows the traceback.
     """
 
+    shows_traceback = False  # whether ``reported`` shows the traceback in any case: ``debug`` of an experiment file
+
 
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
@@ -19,7 +21,7 @@ def reported(debug: bool) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if debug:
+        if debug or error.shows_traceback:
             raise
         sys.stderr.write(f"error: {_plain(str(error))}\n")
         sys.exit(2)

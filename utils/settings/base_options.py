@@ -15,6 +15,12 @@ from utils.settings.read_mapping import did_you_mean
 
 GROUPS = ("run", "data", "geometry", "networks", "losses", "CUT", "optimisation")
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+REASONS = {  # why an option takes no other choice, for messages
+    "precision": "16-bit floats need loss scaling, which is not supported with two manually stepped optimisers",
+    "strategy": "fsdp and deepspeed shard the weights, which gains nothing for 20 M parameters and does not allow two optimisers",
+    "gdim": "each half is 1d (along z) or 3d; 2d is not supported",
+    "gan_mode": "the Wasserstein modes would need a gradient penalty, which is not supported",
+}
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -31,7 +37,6 @@ class Option:
         group: heading in ``--help``, one of GROUPS.
         nargs: argparse's count of values; the value is then a list.
         aliases: further flags, with their dashes; long ones are also accepted as keys.
-        why: why other values are refused; ends the error message.
     """
 
     name: str
@@ -43,7 +48,6 @@ class Option:
     group: str = "run"
     nargs: int | str | None = None
     aliases: tuple[str, ...] = ()
-    why: str = ""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -76,7 +80,7 @@ class Option:
         except (ValueError, TypeError, OverflowError):
             raise UserError(f"{wrong} {_KINDS.get(self.type, f'of this kind: {self.help}')}") from None
         if isinstance(self.type, tuple) and converted not in self.type:
-            why = f" ({self.why})" if self.why else ""
+            why = f" ({REASONS[self.name]})" if self.name in REASONS else ""
             raise UserError(f"{wrong} one of {', '.join(self.type)}{why}{did_you_mean(converted, self.type)}")
         for limit in self.limits.split():
             sign = limit.rstrip("0123456789.-")
@@ -166,22 +170,10 @@ BASE_OPTIONS: tuple[Option, ...] = (
     _optimise("accumulate_grad_batches", int, 1, "batches per optimiser step", ">=1"),
     _optimise("gradient_clip", float, 0.0, "largest gradient norm; 0 = off", ">=0"),
     _optimise("ema", float, 0.0, "decay of averaged weights, such as 0.999; 0 = off", ">=0 <1", aliases=("--use_ema",)),
-    _optimise(
-        "precision",
-        ("32", "bf16-mixed"),
-        None,
-        "unset: bf16-mixed on a GPU that has it (NVIDIA: since Ampere), else 32",
-        why="16-bit floats need loss scaling, which is not supported with two manually stepped optimisers",
-    ),
+    _optimise("precision", ("32", "bf16-mixed"), None, "unset: bf16-mixed on a GPU that has it (NVIDIA: since Ampere), else 32"),
     _optimise("devices", count_or_auto, "auto", "processes per machine: a number, or auto for all GPUs"),
     _optimise("num_nodes", int, 1, "machines", ">=1"),
-    _optimise(
-        "strategy",
-        ("auto", "ddp"),
-        "auto",
-        "how several processes work together",
-        why="fsdp and deepspeed shard the weights, which gains nothing for 20 M parameters and does not allow two optimisers",
-    ),
+    _optimise("strategy", ("auto", "ddp"), "auto", "how several processes work together"),
     _optimise("save_d", bool, False, "accepted; discriminators are always saved"),
     _optimise("on_nan", ("stop",), "stop", "what a loss that is not finite does"),
 )

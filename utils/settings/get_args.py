@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ class Experiment:
         logs: folder of all runs, absolute.
         data_root: folder of all data sets, absolute.
         notes: how the settings were read, one line each.
-        profiles: machine profile → its data folder.
-        data_source: where data_root was said.
+        no_data: what to say where data_root does not exist.
     """
 
     settings: dict[str, Any]
@@ -54,8 +53,7 @@ class Experiment:
     logs: Path
     data_root: Path
     notes: list[str]
-    profiles: dict[str, str] = field(default_factory=dict)
-    data_source: str = ""
+    no_data: str
 
 
 def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Experiment:
@@ -96,11 +94,14 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
     if settings["strict"] and typed.abbreviations:
         wanted = ", ".join(f"{full} instead of {short}" for short, full in typed.abbreviations.items())
         raise UserError(f"--strict refuses abbreviations: write {wanted}")
-    notes = _notes(f"{label}: not used by this model: ", [key for key in block if key in foreign])
-    notes += _notes(f"{label}: retired, ignored: ", [key for key in block if key in RETIRED])
-    notes += _notes("read ", [f"{short} as {full}" for short, full in typed.abbreviations.items()])
-    notes += _notes(f"{COMMAND_LINE}: retired, ignored: ", typed.retired)
-    return _located(settings, given, [*notes, *_remarks(settings, given)], repository)
+    said = {
+        f"{label}: not used by this model: ": [key for key in block if key in foreign],
+        f"{label}: retired, ignored: ": [key for key in block if key in RETIRED],
+        "read ": [f"{short} as {full}" for short, full in typed.abbreviations.items()],
+        f"{COMMAND_LINE}: retired, ignored: ": typed.retired,
+    }
+    notes = [beginning + ", ".join(words) for beginning, words in said.items() if words]
+    return _located(settings, given, notes + _remarks(settings, given), repository)
 
 
 def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[str, Any]:
@@ -178,12 +179,11 @@ def _model(model: Any, where: str, models: Models) -> str:
 def _foreign(models: Models, model: str) -> dict[str, str]:
     """Options that only other models have → such models."""
     own = {option.name for option in model_options(models, model)}
-    found: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for name, options in models.items():
-        for option in options:
-            if option.name not in own:
-                found.setdefault(option.name, []).append(name)
-    return {name: ", ".join(owners) for name, owners in found.items()}
+        for option in (option.name for option in options if option.name not in own):
+            found[option] = f"{found[option]}, {name}" if option in found else name
+    return found
 
 
 def _checked_keys(
@@ -213,10 +213,6 @@ def _checked_keys(
     return values
 
 
-def _notes(beginning: str, words: Sequence[str]) -> list[str]:
-    return [beginning + ", ".join(words)] if words else []
-
-
 def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     """What has no effect, or another one than its name says."""
     found = []
@@ -238,14 +234,8 @@ def check_data_root(experiment: Experiment) -> None:
     Raises:
         UserError: it is not; the message names profile, path and the other profiles.
     """
-    if experiment.data_root.is_dir():
-        return
-    mine = experiment.settings["env"]
-    others = "; ".join(f"{name}: {path}" for name, path in sorted(experiment.profiles.items()) if name != mine)
-    raise UserError(
-        f"the data folder {experiment.data_root} does not exist (machine profile {mine}, path from {experiment.data_source}). "
-        f"Name the folder with --data_root or another profile with --env ({others})"
-    )
+    if not experiment.data_root.is_dir():
+        raise UserError(experiment.no_data)
 
 
 def data_folder(repository: Path, *, env: str | None = None, data_root: str | None = None) -> Path:
@@ -269,7 +259,7 @@ def data_folder(repository: Path, *, env: str | None = None, data_root: str | No
 
 
 def _located(settings: dict[str, Any], given: dict[str, str], notes: list[str], repository: Path) -> Experiment:
-    """LOGS and DATASET with where each was said: env/env < env/.PROFILE < environment variables < options."""
+    """LOGS and DATASET, and where each was said: env/env < env/.PROFILE < environment variables < options."""
     profiles, name = read_profiles(repository), settings["env"]
     found = {key: (text, f"env/env, profile {name}") for key, text in profiles.get(name, {}).items()}
     own = repository / "env" / f".{name}"
@@ -280,17 +270,18 @@ def _located(settings: dict[str, Any], given: dict[str, str], notes: list[str], 
             f"env={name}: no such machine profile{did_you_mean(name, profiles, '.')} Known in env/env: {', '.join(profiles)}; "
             f"or write LOGS=... and DATASET=... into env/.{name}"
         )
-    notes = list(notes)
-    for key, option, what in zip(PROFILE_KEYS, ("logs", "data_root"), ("runs", "data"), strict=True):
+    paths = []
+    for key, option, chosen in (("LOGS", "logs", settings["logs"]), ("DATASET", "data_root", settings["data_root"])):
+        text, source = found[key]
         if os.environ.get(key):
-            found[key] = (os.environ[key], f"environment variable {key}")
-        if settings[option]:
-            found[key] = (settings[option], f"{given[option]}: {option}")
-        notes.append(f"{what}: {_absolute(found[key][0], repository)} (from {found[key][1]})")
-    logs, data = (_absolute(found[key][0], repository) for key in PROFILE_KEYS)
-    folders = {profile: paths["DATASET"] for profile, paths in profiles.items()}
-    return Experiment(settings, given, logs, data, notes, folders, found["DATASET"][1])
-
-
-def _absolute(text: str, repository: Path) -> Path:
-    return Path(os.path.normpath(repository / Path(text).expanduser()))
+            text, source = os.environ[key], f"environment variable {key}"
+        if chosen:
+            text, source = chosen, f"{given[option]}: {option}"
+        paths.append(Path(os.path.normpath(repository / Path(text).expanduser())))
+        notes = [*notes, f"{'runs' if key == 'LOGS' else 'data'}: {paths[-1]} (from {source})"]
+    others = "; ".join(f"{other}: {its['DATASET']}" for other, its in sorted(profiles.items()) if other != name)
+    no_data = (
+        f"the data folder {paths[1]} does not exist (machine profile {name}, path from {source}). "
+        f"Name the folder with --data_root or another profile with --env ({others})"
+    )
+    return Experiment(settings, given, paths[0], paths[1], notes, no_data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ Advance = Callable[[int], object]
 
 _BINS = 2**16
 _SIGN = np.uint32(2**31)
+_MOST_KEPT = 2**25  # float values kept to find a percentile in one pass
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Normalisation:
         """How often ``transform_of`` reads a volume."""
         if self.kind == "00" and not self.percentile:
             return 0
-        return (2 if self.percentile and volume.dtype.kind == "f" else 1) + (self.kind == "zrescale")
+        again = self.percentile and volume.dtype.kind == "f" and max(_tails(volume, self.percentile)) > _MOST_KEPT
+        return (2 if again else 1) + (self.kind == "zrescale")
 
 
 def transform_of(volume: Volume, wanted: Normalisation, advance: Advance = int) -> IntensityTransform:
@@ -95,8 +98,9 @@ def pooled(transforms: Sequence[IntensityTransform], voxels: Sequence[int]) -> I
 def scan(volume: Volume, clip: tuple[float, float] | None = None, advance: Advance = int) -> tuple[float, float]:
     """Minimum and maximum of a volume as float32, or percentiles (LOW, HIGH): exactly the values of rank ceil(p/100·N).
 
-    These percentiles are numpy's ``inverted_cdf``, found by a histogram of all values that 16 bits hold. Floats have 32, so
-    that their percentiles take a second pass: first the upper bits of each are found, then the lower ones.
+    These percentiles are numpy's ``inverted_cdf``, found by a histogram of all values that 16 bits hold. Floats have 32: of these
+    the tail beyond each percentile is kept, such as 0.1 % of all values. Where that would be more than 2^25 values it takes a
+    second pass: first the upper bits of each percentile are found, then the lower ones.
 
     Args:
         volume: the volume.
@@ -107,6 +111,8 @@ def scan(volume: Volume, clip: tuple[float, float] | None = None, advance: Advan
         UserError: NaN or infinite voxels.
     """
     floats = volume.dtype.kind == "f"
+    if floats and clip and max(sizes := _tails(volume, clip)) <= _MOST_KEPT:
+        return _kept_percentiles(volume, sizes, advance)
     first = 0 if floats else int(np.iinfo(volume.dtype).min)
     counts = np.zeros(_BINS, np.int64)
     low, high = np.inf, -np.inf
@@ -135,6 +141,43 @@ def scan(volume: Volume, clip: tuple[float, float] | None = None, advance: Advan
     keys = np.array(found, np.uint32)
     low, high = np.where(keys >> 31, keys ^ _SIGN, ~keys).view(np.float32).tolist()
     return low, high
+
+
+def _tails(volume: Volume, clip: tuple[float, float]) -> tuple[int, int]:
+    """How many of a volume's values there are up to each percentile, from its end of the range, it included."""
+    voxels = math.prod(volume.shape)
+    low, high = (max(1, math.ceil(percentile / 100 * voxels)) for percentile in clip)
+    return low, voxels - high + 1
+
+
+class _Smallest:
+    """The ``size`` smallest of many values, and no more than about three times as many of them in memory."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.largest = size, np.inf
+        self.found: list[NDArray[np.float32]] = []
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Some more values; only what may be among the smallest is kept."""
+        self.found.append(values[values < self.largest])
+        if sum(map(len, self.found)) >= 3 * self.size:
+            self.found = [np.partition(np.concatenate(self.found), self.size - 1)[: self.size]]
+            self.largest = float(self.found[0][-1])
+
+    def last(self) -> float:
+        """The largest of them."""
+        return float(np.partition(np.concatenate(self.found), self.size - 1)[self.size - 1])
+
+
+def _kept_percentiles(volume: Volume, sizes: tuple[int, int], advance: Advance) -> tuple[float, float]:
+    """Percentiles of floats in one pass: the last of so many smallest values, and of so many largest ones."""
+    smallest, largest = map(_Smallest, sizes)
+    for box in volume.blocks():
+        values = _finite(volume[box], f"{volume.path} (planes {box[0].start} to {box[0].stop - 1})").ravel()
+        smallest.add(values)
+        largest.add(-values)
+        advance(values.size)
+    return smallest.last(), -largest.last()
 
 
 def _ordered(values: NDArray) -> NDArray[np.uint32]:

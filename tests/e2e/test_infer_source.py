@@ -12,21 +12,22 @@ from inference.jobs import enhance_job
 from inference.source import Source
 from inference.uncertainty import spread_job
 from volumes.open import open_volume
-from volumes.tiff_reader import TiffVolume
 from volumes.write import write_tiff
 
 
 @pytest.fixture
-def voxels_read(monkeypatch):
+def voxels_read(tmp_path, monkeypatch):
     """How many voxels of TIFF files are read while a call lasts."""
-    read_of_class, counts = TiffVolume._read, []
+    write_tiff(tmp_path / "any.tif", grey((2, 8, 8)))
+    kind, counts = type(open_volume(tmp_path / "any.tif")), []
+    read_of_kind = kind._read
 
     def counted(self, *box):
-        values = read_of_class(self, *box)
+        values = read_of_kind(self, *box)
         counts.append(values.size)
         return values
 
-    monkeypatch.setattr(TiffVolume, "_read", counted)
+    monkeypatch.setattr(kind, "_read", counted)
 
     def count(call):
         counts.clear()

@@ -198,7 +198,7 @@ class CodeTarget(Target):
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
         ome = image_metadata(
             self.output.name.removesuffix(".zarr"),
-            [("codes", Level(tuple(self.about["shape"]), (1, 1, 1), (1, 1, 1)))],
+            [("codes", Level(tuple(self.about["shape"])))],
             voxel_um=self.place[0],
             translation_um=self.place[1],
             channel_names=channels,

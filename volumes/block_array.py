@@ -138,8 +138,8 @@ class BlockArray:
             raise ValueError(f"values {values.shape} {values.dtype} for a box of {extent(box)} {self.dtype}")
         self._do(lambda: self._store[box].write(values, can_reference_source_data_indefinitely=True).result())
 
-    def read(self, box: tuple[slice, ...]) -> np.ndarray:
-        """The values of any non-empty box; 0 where nothing was written.
+    def read(self, box: tuple[slice | int, ...]) -> np.ndarray:
+        """The values of any non-empty box, without the axes of which one place is named; 0 where nothing was written.
 
         Raises:
             UserError: a block is damaged.

@@ -18,38 +18,12 @@ from volumes.pyramid import Level
 from volumes.volume import Triple
 
 VERSION = "0.5"
-_PREFIXES = {
-    "": 1e6,
-    "exa": 1e24,
-    "peta": 1e21,
-    "tera": 1e18,
-    "giga": 1e15,
-    "mega": 1e12,
-    "kilo": 1e9,
-    "hecto": 1e8,
-    "deca": 1e7,
-    "deci": 1e5,
-    "centi": 1e4,
-    "milli": 1e3,
-    "micro": 1.0,
-    "nano": 1e-3,
-    "pico": 1e-6,
-    "femto": 1e-9,
-    "atto": 1e-12,
-    "zepto": 1e-15,
-    "yocto": 1e-18,
-}
-UNITS: Mapping[str, float] = {
-    **{f"{prefix}meter": size for prefix, size in _PREFIXES.items()},
-    "angstrom": 1e-4,
-    "inch": 25.4e3,
-    "foot": 304.8e3,
-    "yard": 914.4e3,
-    "um": 1.0,
-    "µm": 1.0,
-    "micron": 1.0,
-    "nm": 1e-3,
-    "mm": 1e3,
+_PREFIXES = "exa peta tera giga mega kilo hecto deca deci centi milli micro nano pico femto atto zepto yocto".split()
+_POWERS = (18, 15, 12, 9, 6, 3, 2, 1, -1, -2, -3, -6, -9, -12, -15, -18, -21, -24)  # of ten, in metres
+UNITS: Mapping[str, float] = {  # µm
+    **{f"{prefix}meter": float(f"1e{power + 6}") for prefix, power in zip(["", *_PREFIXES], (0, *_POWERS), strict=True)},
+    **{"angstrom": 1e-4, "inch": 25.4e3, "foot": 304.8e3, "yard": 914.4e3},
+    **{"um": 1.0, "µm": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3},
 }
 
 
@@ -94,7 +68,6 @@ def image_metadata(
     translation_um: Sequence[float] | None = None,
     channel_names: Sequence[str] | None = None,
     dtype: np.dtype | str = "uint8",
-    space: str = "zyx",
 ) -> dict[str, Any]:
     """The ``ome`` attribute of an image's group.
 
@@ -105,39 +78,32 @@ def image_metadata(
         translation_um: position (z, y, x) of the centre of the first voxel of the first level in µm.
         channel_names: names of the channels; with them the first axis is that of channels.
         dtype: dtype of the values, for the range of display of the channels.
-        space: names of the axes of space.
     """
-    voxel = tuple(voxel_um or (1.0,) * len(space))
+    voxel = tuple(voxel_um or (1.0, 1.0, 1.0))
     unit = {"unit": "micrometer"} if voxel_um is not None else {}
-    axes: list[dict[str, str]] = [{"name": axis, "type": "space", **unit} for axis in space]
-    lead: list[float] = []
+    axes: list[dict[str, str]] = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
     if channel_names is not None:
         axes.insert(0, {"name": "c", "type": "channel"})
-        lead = [1.0]
+    lead = len(axes) - 3
     described = []
     for path, level in datasets:
-        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": lead + [float(s) for s in level.scale(voxel)]}]
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0] * lead + [float(s) for s in level.scale(voxel)]}]
         shift = level.shift(voxel)
         if translation_um is not None or any(shift):
-            origin = [float(a + b) for a, b in zip(translation_um or (0.0,) * len(space), shift, strict=True)]
-            transforms.append({"type": "translation", "translation": [0.0] * len(lead) + origin})
+            origin = [float(a + b) for a, b in zip(translation_um or (0.0, 0.0, 0.0), shift, strict=True)]
+            transforms.append({"type": "translation", "translation": [0.0] * lead + origin})
         described.append({"path": path, "coordinateTransformations": transforms})
-    ome: dict[str, Any] = {
-        "version": VERSION,
-        "multiscales": [{"name": name, "axes": axes, "datasets": described, **_how(len(described))}],
-    }
+    image: dict[str, Any] = {"name": name, "axes": axes, "datasets": described}
+    if len(described) > 1:
+        image |= {"type": "mean", "metadata": {"description": "means of 2 voxels along the halved axes"}}
+    ome: dict[str, Any] = {"version": VERSION, "multiscales": [image]}
     if channel_names is not None:
-        ome["omero"] = {"channels": [_shown(label, np.dtype(dtype)) for label in channel_names]}
+        kind = np.dtype(dtype)
+        low, high = (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) if kind.kind in "ui" else (0.0, 1.0)
+        window = {"min": low, "max": high, "start": low, "end": high}
+        shown = {"color": "FFFFFF", "active": True, "window": window}
+        ome["omero"] = {"channels": [{"label": label, **shown} for label in channel_names]}
     return ome
-
-
-def _how(levels: int) -> dict[str, Any]:
-    return {"type": "mean", "metadata": {"description": "means of 2 voxels along the halved axes"}} if levels > 1 else {}
-
-
-def _shown(label: str, dtype: np.dtype) -> dict[str, Any]:
-    low, high = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)) if dtype.kind in "ui" else (0.0, 1.0)
-    return {"label": label, "color": "FFFFFF", "active": True, "window": {"min": low, "max": high, "start": low, "end": high}}
 
 
 def find_multiscale(path: Path, attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -178,28 +144,25 @@ def read_level(path: Path, multiscale: Mapping[str, Any], number: int) -> ImageL
         raise UserError(f"{path}: level {number} of {len(datasets)}; levels count from 0, the finest")
     try:
         names, factors, known = _axes(path, multiscale.get("axes", list("tczyx")))
-        scale, translation = [1.0] * len(names), None
-        for transforms in (datasets[number].get("coordinateTransformations"), multiscale.get("coordinateTransformations")):
-            scale, translation = _apply(path, transforms or [], scale, translation)
         array = datasets[number]["path"]
+        transforms = [t for holder in (datasets[number], multiscale) for t in holder.get("coordinateTransformations") or []]
+        scale, translation = _composed(path, transforms, len(names))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its OME metadata are incomplete or damaged ({error!r}); save it again") from error
-    stated = any((datasets[number].get("coordinateTransformations"), multiscale.get("coordinateTransformations")))
     if translation is not None and number > 0 and read_level(path, multiscale, 0).translation is None:
         translation = None  # it only says where this level lies within the first, whose position is not known
     in_um = [size * factor for size, factor in zip(scale, factors, strict=True)]
     moved = None if translation is None else tuple(t * factor for t, factor in zip(translation, factors, strict=True))
-    return ImageLevel(str(array), names, tuple(in_um), moved, known and stated)
+    return ImageLevel(str(array), names, tuple(in_um), moved, known and bool(transforms))
 
 
 def _axes(path: Path, axes: Sequence[Any]) -> tuple[str, list[float], bool]:
     """Letters of the axes, µm per unit along each, and whether the units of space are all known."""
     letters, factors, known = "", [], True
     for axis in axes:
-        name = axis if isinstance(axis, str) else axis["name"]
-        kind = "" if isinstance(axis, str) else axis.get("type", "")
-        unit = None if isinstance(axis, str) else axis.get("unit")
-        letter = {"time": "t", "channel": "c"}.get(kind, str(name).lower()[:1])
+        described = {"name": axis} if isinstance(axis, str) else axis
+        unit = described.get("unit")
+        letter = {"time": "t", "channel": "c"}.get(described.get("type", ""), str(described["name"]).lower()[:1])
         space = letter in "zyx"
         known = known and (not space or unit in UNITS)
         letters += letter
@@ -211,10 +174,9 @@ def _axes(path: Path, axes: Sequence[Any]) -> tuple[str, list[float], bool]:
     return letters, factors, known
 
 
-def _apply(
-    path: Path, transforms: Sequence[Mapping[str, Any]], scale: list[float], translation: list[float] | None
-) -> tuple[list[float], list[float] | None]:
-    """The transformation so far, followed by these."""
+def _composed(path: Path, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[list[float], list[float] | None]:
+    """Scale and translation of transformations one after the other; no translation where none is stated."""
+    scale, translation = [1.0] * axes, None
     for transform in transforms:
         kind = transform["type"]
         if kind == "identity":
@@ -222,11 +184,11 @@ def _apply(
         if kind not in ("scale", "translation") or kind not in transform:
             raise UserError(f"{path}: coordinate transformation {dict(transform)} is not supported; scale and translation are")
         values = [float(v) for v in transform[kind]]
-        if len(values) != len(scale) or not all(map(math.isfinite, values)) or (kind == "scale" and min(values) <= 0):
-            raise UserError(f"{path}: the {kind} {values} contradicts its {len(scale)} axes; each needs one finite number")
+        if len(values) != axes or not all(map(math.isfinite, values)) or (kind == "scale" and min(values) <= 0):
+            raise UserError(f"{path}: the {kind} {values} contradicts its {axes} axes; each needs one finite number")
         if kind == "scale":
             scale = [a * b for a, b in zip(scale, values, strict=True)]
             translation = None if translation is None else [a * b for a, b in zip(translation, values, strict=True)]
         else:
-            translation = [a + b for a, b in zip(translation or [0.0] * len(scale), values, strict=True)]
+            translation = [a + b for a, b in zip(translation or [0.0] * axes, values, strict=True)]
     return scale, translation

@@ -5,36 +5,54 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError
 
-KINDS = {
-    ".zarr": "zarr",
-    ".ome.tif": "tiff",
-    ".ome.tiff": "tiff",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".nii": "nifti",
-    ".nii.gz": "nifti",
+
+@dataclass(frozen=True)
+class Format:
+    """What a file format for volumes can hold; volumes.single_file has a writer for each that is one file.
+
+    Attributes:
+        suffixes: endings of its names.
+        chunk: (z, y, x) voxels that an output is compressed by as it grows: flat where its planes are read back in order.
+        float16: whether it knows that dtype.
+        channels: whether several volumes fit into one.
+        package: an optional package that writes it.
+    """
+
+    suffixes: tuple[str, ...]
+    chunk: tuple[int, int, int] = (2, 256, 256)
+    float16: bool = False
+    channels: bool = True
+    package: str | None = None
+
+
+FORMATS = {
+    "zarr": Format((".zarr",), chunk=(64, 64, 64), float16=True),
+    "tiff": Format((".ome.tif", ".ome.tiff", ".tif", ".tiff")),
+    "nifti": Format((".nii", ".nii.gz"), channels=False, package="nibabel"),
 }
+SUFFIXES = tuple(suffix for format_ in FORMATS.values() for suffix in format_.suffixes)
 PARTIAL = ".partial.zarr"
 _PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
 
 
-def output_kind(output: Path | str) -> str:
-    """``"zarr"``, ``"tiff"`` or ``"nifti"``, by the suffix of the output.
+def output_format(output: Path | str) -> str:
+    """Which of ``FORMATS`` an output is, by its suffix.
 
     Raises:
         UserError: another suffix, or the name of an unfinished output.
     """
     name = Path(output).name.lower()
-    kinds = [kind for suffix, kind in KINDS.items() if name.endswith(suffix) and len(name) > len(suffix)]
-    if not kinds or name.endswith(PARTIAL):
-        raise UserError(f"{output}: a volume is written as {', '.join(KINDS)}; choose one of these endings")
-    return kinds[0]
+    fitting = [known for known, format_ in FORMATS.items() if name.endswith(format_.suffixes) and name not in format_.suffixes]
+    if not fitting or name.endswith(PARTIAL):
+        raise UserError(f"{output}: a volume is written as {', '.join(SUFFIXES)}; choose one of these endings")
+    return fitting[0]
 
 
 def partial_path(output: Path | str) -> Path:
@@ -50,7 +68,7 @@ def refuse_existing(output: Path | str, overwrite: bool) -> None:
         UserError: the output exists and ``overwrite`` is not set, or it cannot be put there at all.
     """
     output = Path(output)
-    folder = output_kind(output) == "zarr"
+    folder = output_format(output) == "zarr"
     if not output.parent.is_dir():
         raise UserError(f"{output}: the folder {output.parent} does not exist; create it first")
     if not output.exists():
@@ -80,4 +98,4 @@ def free_space(path: Path | str, needed: int) -> None:
 def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | str, channels: int = 1) -> int:
     """The most bytes that writing a volume (Z, Y, X) can take on disc at any time: no compression gain is assumed."""
     raw = math.prod(shape) * max(channels, 1) * np.dtype(dtype).itemsize
-    return math.ceil(raw * _PYRAMID) if output_kind(output) == "zarr" else 2 * raw
+    return math.ceil(raw * _PYRAMID) if output_format(output) == "zarr" else 2 * raw

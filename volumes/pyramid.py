@@ -27,8 +27,8 @@ class Level:
     """
 
     shape: tuple[int, ...]
-    step: tuple[int, ...]
-    factor: tuple[int, ...]
+    step: tuple[int, ...] = (1, 1, 1)
+    factor: tuple[int, ...] = (1, 1, 1)
 
     def scale(self, voxel: Sequence[float]) -> tuple[float, ...]:
         """Voxel size of this level, from that of the first."""
@@ -39,31 +39,24 @@ class Level:
         return tuple(size * (factor - 1) / 2 for size, factor in zip(voxel, self.factor, strict=True))
 
 
-def plan_levels(shape: Sequence[int], voxel: Sequence[float] | None = None, most: int | None = None) -> list[Level]:
+def plan_levels(shape: Sequence[int], voxel: Sequence[float] | None = None) -> list[Level]:
     """The levels of a volume's pyramid.
 
     An axis is halved when its voxels are shorter than twice the shortest: of 4 × 1 × 1 µm only the in-plane axes are, until the
-    voxels have become nearly cubic. A size that is odd is rounded up.
+    voxels have become nearly cubic. A size that is odd is rounded up. The last level has 256 voxels or fewer along every axis.
 
     Args:
         shape: (Z, Y, X).
         voxel: voxel size (z, y, x); None stands for cubic voxels.
-        most: how many levels at most; None: until the longest axis has 256 voxels or fewer.
     """
-    sizes, spacing = tuple(shape), tuple(voxel or (1.0,) * len(shape))
-    levels = [Level(sizes, (1,) * len(sizes), (1,) * len(sizes))]
-    while max(levels[-1].shape) > _SMALLEST and (most is None or len(levels) < most):
+    levels = [Level(tuple(shape))]
+    while max(levels[-1].shape) > _SMALLEST:
         last = levels[-1]
-        current = last.scale(spacing)
+        current = last.scale(voxel or (1.0, 1.0, 1.0))
         shortest = min(size for size, n in zip(current, last.shape, strict=True) if n > 1)
         step = tuple(2 if n > 1 and size < 2 * shortest * (1 - 1e-6) else 1 for n, size in zip(last.shape, current, strict=True))
-        levels.append(
-            Level(
-                tuple(math.ceil(n / s) for n, s in zip(last.shape, step, strict=True)),
-                step,
-                tuple(f * s for f, s in zip(last.factor, step, strict=True)),
-            )
-        )
+        sizes = tuple(math.ceil(n / by) for n, by in zip(last.shape, step, strict=True))
+        levels.append(Level(sizes, step, tuple(factor * by for factor, by in zip(last.factor, step, strict=True))))
     return levels
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from utils.files import replaced
 from volumes.nifti import COMMENT, UM_PER_MM
 from volumes.optional_package import optional_package
-from volumes.output_files import output_kind
+from volumes.output_files import output_format
 from volumes.tiff_voxels import NAMESPACE
 from volumes.volume import Volume
 
@@ -61,7 +61,7 @@ def write_single_file(
                 bar.update(values.size)  # before: tifffile does not ask for more than it needs
                 yield values
 
-        if output_kind(output) == "nifti":
+        if output_format(output) == "nifti":
             gzip = output.suffix.lower() == ".gz"
             _write_nifti(file, _nifti_header(first, attributes), blocks(first, voxels=_MEMBER), gzip)
         else:

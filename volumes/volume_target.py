@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from volumes.block_array import BlockArray
 from volumes.ome_zarr_metadata import image_metadata
 from volumes.pyramid import reduced
 from volumes.single_file import write_single_file
@@ -58,7 +59,7 @@ class VolumeTarget(Target):
         self.dtype = np.dtype(self.plan.dtype)
         self.shard = self.plan.shard
         self.channels = len(self.plan.channel_names or ())
-        self._arrays = [self.plan.array(self.partial, number) for number in range(len(self.plan.pyramid))]
+        self._arrays = self.plan.arrays(self.partial)
         self.boxes: tuple[Box, ...] = tuple((z, y, x) for *_, z, y, x in self._arrays[0].boxes)
 
     def pending(self) -> list[int]:
@@ -117,16 +118,7 @@ class VolumeTarget(Target):
         wait()  # all have looked before the first renames
         self._build_pyramid(rank, world, wait, show and rank == 0)
         if rank == 0:
-            attributes = {**self.plan.attributes, **(extra or {})}
-            if self.plan.kind == "zarr":
-                self.put_in_place({"ome": self._metadata(), RUN_KEY: attributes})
-            else:
-                volumes = [self.volume(channel) for channel in range(max(self.channels, 1))]
-                names, compression = self.plan.channel_names, self.plan.compression
-                write_single_file(
-                    self.output, volumes, channel_names=names, attributes=attributes, compression=compression, show=show
-                )
-                self.discard()
+            self._complete({**self.plan.attributes, **(extra or {})}, show)
         wait()
         return self.output
 
@@ -152,35 +144,38 @@ class VolumeTarget(Target):
             builders.shutdown(cancel_futures=True)
             bar.close()
 
-    def _metadata(self) -> dict[str, Any]:
-        return image_metadata(
-            self.output.name.removesuffix(".zarr").removesuffix(".ome"),
-            [(str(k), level) for k, level in enumerate(self.plan.pyramid)],
-            voxel_um=self.plan.voxel_um,
-            translation_um=self.plan.translation_um,
-            channel_names=self.plan.channel_names,
-            dtype=self.dtype,
-        )
+    def _complete(self, attributes: dict[str, Any], show: bool) -> None:
+        plan, names = self.plan, self.plan.channel_names
+        if plan.kind == "zarr":
+            ome = image_metadata(
+                self.output.name.removesuffix(".zarr").removesuffix(".ome"),
+                [(str(k), level) for k, level in enumerate(plan.pyramid)],
+                voxel_um=plan.voxel_um,
+                translation_um=plan.translation_um,
+                channel_names=names,
+                dtype=self.dtype,
+            )
+            self.put_in_place({"ome": ome, RUN_KEY: attributes})
+        else:
+            volumes = [self.volume(channel) for channel in range(max(self.channels, 1))]
+            write_single_file(
+                self.output, volumes, channel_names=names, attributes=attributes, compression=plan.compression, show=show
+            )
+            self.discard()
 
     def volume(self, channel: int = 0) -> Volume:
         """A channel of the output as far as it is written, 0 elsewhere."""
-        return _Unfinished(self, channel)
-
-    def read(self, box: Box, channel: int = 0) -> np.ndarray:
-        """Values (Z, Y, X) as far as they are written, 0 elsewhere."""
-        if not self.channels:
-            return self._arrays[0].read(box)
-        return self._arrays[0].read((slice(channel, channel + 1), *box))[0]
+        return _Unfinished(self.output, self.plan, self._arrays[0], channel)
 
 
 class _Unfinished(Volume):
     """A channel of an unfinished output."""
 
-    def __init__(self, target: VolumeTarget, channel: int):
-        self.path, self.shape, self.dtype = target.output, target.shape, target.dtype
-        self.voxel_um, self.translation_um = target.plan.voxel_um, target.plan.translation_um
-        self.block_planes, self.block_rows = target.plan.chunk[:2]
-        self._target, self._channel = target, channel
+    def __init__(self, path: Path, plan: TargetPlan, array: BlockArray, channel: int):
+        self.path, self.shape, self.dtype = path, plan.shape, array.dtype
+        self.voxel_um, self.translation_um = plan.voxel_um, plan.translation_um
+        self.block_planes, self.block_rows = plan.chunk[:2]
+        self._array, self._channel = array, () if plan.channel_names is None else (channel,)
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        return self._target.read((slice(planes.start, planes.stop), rows, columns), self._channel)[:: planes.step]
+        return self._array.read((*self._channel, slice(planes.start, planes.stop), rows, columns))[:: planes.step]

@@ -121,6 +121,13 @@ def write_tiff(
     imagej = depth > 1 and dtype.name in _IMAGEJ_DTYPES and compression is None and size < CLASSIC_LIMIT
     if file.name.lower().endswith((".ome.tif", ".ome.tiff")):
         imagej = False
+    described: dict[str, Any] = {"ome": True, "metadata": ome_metadata(voxel_um)}
+    if imagej:
+        described = {"imagej": True, "metadata": {"axes": "ZYX"}}
+        if voxel_um is not None:
+            z, y, x = voxel_um
+            described = {"imagej": True, "resolution": (1 / x, 1 / y)}
+            described["metadata"] = {"axes": "ZYX", "spacing": float(z), "unit": "um"}
     with replaced(file) as partial:
         tifffile.imwrite(
             partial,
@@ -130,7 +137,7 @@ def write_tiff(
             photometric="minisblack",
             compression=compression,
             bigtiff=not imagej and size >= CLASSIC_LIMIT,
-            **(_imagej_metadata(voxel_um) if imagej else {"ome": True, "metadata": ome_metadata(voxel_um)}),
+            **described,
         )
 
 
@@ -143,10 +150,3 @@ def _checked(planes: np.ndarray | Iterable[np.ndarray], shape: tuple[int, int, i
         yield np.ascontiguousarray(plane, dtype)
     if count < shape[0]:
         raise ValueError(f"{count} planes for a volume of shape {shape}")
-
-
-def _imagej_metadata(voxel_um: Sequence[float] | None) -> dict[str, Any]:
-    if voxel_um is None:
-        return {"imagej": True, "metadata": {"axes": "ZYX"}}
-    z, y, x = voxel_um
-    return {"imagej": True, "resolution": (1 / x, 1 / y), "metadata": {"axes": "ZYX", "spacing": float(z), "unit": "um"}}

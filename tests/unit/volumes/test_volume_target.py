@@ -107,7 +107,6 @@ def test_the_pyramid_halves_short_axes_until_voxels_are_cubic():
     assert levels[-1].shape == (25, 250, 188)
     assert [level.factor for level in plan_levels((1, 600, 300))] == [(1, 1, 1), (1, 2, 2), (1, 4, 4)]
     assert len(plan_levels((100, 200, 256))) == 1
-    assert len(plan_levels((4000, 4000, 4000), most=2)) == 2
 
 
 def test_halving_is_the_rounded_mean():
@@ -154,8 +153,6 @@ def test_anything_but_whole_shards_is_refused(tmp_path):
     assert len(target.pending()) == len(target.boxes) == 3 * 2 * 2
     target.write_region(np.s_[16:37, 0:45, 32:53], values[16:, :, 32:])  # several shards and the volume's end
     assert target.pending() == [0, 1, 2, 3, 4, 6, 8, 10]
-    with pytest.raises(ValueError, match="multiple of chunk"):
-        begin(tmp_path / "w.zarr", chunk=(5, 32, 32))
 
 
 def test_damaged_shards_are_named(tmp_path):

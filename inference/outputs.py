@@ -13,12 +13,12 @@ from inference.processes import Processes
 from inference.run import Run
 from utils.errors import UserError
 from volumes.open import expand_inputs, open_volume
-from volumes.output_files import KINDS, refuse_existing
+from volumes.output_files import SUFFIXES, refuse_existing
 from volumes.volume import Volume
 
 log = logging.getLogger("isoscope")
 
-_SUFFIXES = (*KINDS, ".ome.zarr")
+_SUFFIXES = (*SUFFIXES, ".ome.zarr")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,7 @@ from tqdm import tqdm
 
 from utils.files import replaced
 from volumes.nifti import COMMENT, UM_PER_MM
-from volumes.optional_package import optional_package
-from volumes.output_files import output_format
+from volumes.target_plan import TargetPlan
 from volumes.tiff_voxels import NAMESPACE
 from volumes.volume import Volume
 
@@ -33,26 +34,18 @@ Blocks = Iterator[np.ndarray]
 
 
 def write_single_file(
-    output: Path,
-    channels: Sequence[Volume],
-    *,
-    channel_names: Sequence[str] | None,
-    attributes: Mapping[str, Any],
-    compression: str | None,
-    show: bool,
+    output: Path, plan: TargetPlan, channels: Sequence[Volume], attributes: Mapping[str, Any], *, show: bool
 ) -> None:
     """Stream a volume, or several as channels, into a file; an existing one is replaced.
 
     Args:
         output: a TIFF (tiled, BigTIFF where needed) or NIfTI file.
-        channels: volumes of one shape and dtype, one for a NIfTI file; voxel size and position are those of the first.
-        channel_names: one for each; None for a volume without an axis of channels.
+        plan: what it is to be.
+        channels: the volumes, of the plan's shape and dtype; one for a NIfTI file.
         attributes: plain JSON about the run: in a MapAnnotation of a TIFF, in a comment of a NIfTI file.
-        compression: of a TIFF: ``"zstd"``, ``"zlib"`` or None.
         show: a progress bar.
     """
-    first = channels[0]
-    voxels = len(channels) * math.prod(first.shape)
+    voxels = len(channels) * math.prod(plan.shape)
     with replaced(output) as file, tqdm(total=voxels, desc=output.name, unit="voxel", unit_scale=True, disable=not show) as bar:
 
         def blocks(volume: Volume, **size: int) -> Blocks:
@@ -61,52 +54,44 @@ def write_single_file(
                 bar.update(values.size)  # before: tifffile does not ask for more than it needs
                 yield values
 
-        if output_format(output) == "nifti":
+        if plan.kind == "nifti":
             gzip = output.suffix.lower() == ".gz"
-            _write_nifti(file, _nifti_header(first, attributes), blocks(first, voxels=_MEMBER), gzip)
+            _write_nifti(file, _nifti_header(plan, attributes), blocks(channels[0], voxels=_MEMBER), gzip)
         else:
-            _write_tiles(file, channels, channel_names, attributes, compression, blocks)
+            _write_tiles(file, plan, attributes, [partial(blocks, channel) for channel in channels])
 
 
-def _write_tiles(
-    file: Path,
-    channels: Sequence[Volume],
-    channel_names: Sequence[str] | None,
-    attributes: Mapping[str, Any],
-    compression: str | None,
-    blocks: Callable[..., Blocks],
-) -> None:
-    first = channels[0]
-    tile = (min(_TILE, 16 * math.ceil(first.shape[1] / 16)), min(_TILE, 16 * math.ceil(first.shape[2] / 16)))
+def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], channels: Sequence[Callable[..., Blocks]]) -> None:
+    depth, height, width = plan.shape
+    dtype = np.dtype(plan.dtype)
+    tile = (min(_TILE, 16 * math.ceil(height / 16)), min(_TILE, 16 * math.ceil(width / 16)))
     options: dict[str, Any] = {}
-    if compression is not None:
-        options = {"compression": compression, "compressionargs": {"level": _LEVELS[compression]}}
-        options["predictor"] = first.dtype.kind in "ui"  # of floats few programs know one
-    if first.voxel_um is not None:  # for programs that do not read OME-XML
-        options |= {"resolution": (1e4 / first.voxel_um[2], 1e4 / first.voxel_um[1]), "resolutionunit": "CENTIMETER"}
+    if plan.compression is not None:
+        options = {"compression": plan.compression, "compressionargs": {"level": _LEVELS[plan.compression]}}
+        options["predictor"] = dtype.kind in "ui"  # of floats few programs know one
+    if plan.voxel_um is not None:  # for programs that do not read OME-XML
+        options |= {"resolution": (1e4 / plan.voxel_um[2], 1e4 / plan.voxel_um[1]), "resolutionunit": "CENTIMETER"}
 
-    def tiles() -> Iterator[np.ndarray]:
+    def tiles() -> Blocks:
         """In the order of the file: channel, plane, row, column; those at the borders are filled up with zeros."""
-        for channel in channels:
-            for band in blocks(channel, rows=tile[0]):
-                for plane in band:
-                    for y in range(0, plane.shape[0], tile[0]):
-                        for x in range(0, plane.shape[1], tile[1]):
-                            part = plane[y : y + tile[0], x : x + tile[1]]
-                            yield np.pad(part, ((0, tile[0] - part.shape[0]), (0, tile[1] - part.shape[1])))
+        for blocks in channels:
+            for plane in (plane for band in blocks(rows=tile[0]) for plane in band):
+                for y, x in product(range(0, plane.shape[0], tile[0]), range(0, width, tile[1])):
+                    part = plane[y : y + tile[0], x : x + tile[1]]
+                    yield np.pad(part, ((0, tile[0] - part.shape[0]), (0, tile[1] - part.shape[1])))
 
     tifffile.imwrite(
         file,
         tiles(),
-        shape=first.shape if channel_names is None else (len(channels), *first.shape),
-        dtype=first.dtype,
+        shape=plan.shape if plan.channel_names is None else (len(channels), *plan.shape),
+        dtype=dtype,
         ome=True,
-        bigtiff=len(channels) * math.prod(first.shape) * first.dtype.itemsize >= CLASSIC_LIMIT,
+        bigtiff=len(channels) * math.prod(plan.shape) * dtype.itemsize >= CLASSIC_LIMIT,
         photometric="minisblack",
         tile=tile,
         buffersize=_BUFFER,
         software="IsoScopeXX",
-        metadata=ome_metadata(first.voxel_um, first.translation_um, first.shape[0], channel_names, attributes),
+        metadata=ome_metadata(plan.voxel_um, plan.translation_um, depth, plan.channel_names, attributes),
         **options,
     )
 
@@ -155,22 +140,23 @@ def _write_nifti(file: Path, header: bytes, blocks: Blocks, gzip: bool) -> None:
             stream.write(packed(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data))
 
 
-def _nifti_header(volume: Volume, attributes: Mapping[str, Any]) -> bytes:
+def _nifti_header(plan: TargetPlan, attributes: Mapping[str, Any]) -> bytes:
     """NIfTI-2 where an axis is too long for NIfTI-1; the affine has the voxel sizes on its diagonal and the position, in mm."""
-    nibabel = optional_package("nibabel", volume.path)
-    shape = volume.shape[::-1]
+    import nibabel  # optional; plan_target has asked for it
+
+    shape = plan.shape[::-1]
     header = (nibabel.Nifti2Header if max(shape) > _NIFTI1_LIMIT else nibabel.Nifti1Header)(endianness="<")
     header.set_data_shape(shape)
-    header.set_data_dtype(volume.dtype)
+    header.set_data_dtype(np.dtype(plan.dtype))
     header["magic"] = header.single_magic
     header["descrip"] = b"IsoScopeXX"
-    if volume.voxel_um is not None:
-        zooms = [size / UM_PER_MM for size in volume.voxel_um[::-1]]
+    if plan.voxel_um is not None:
+        zooms = [size / UM_PER_MM for size in plan.voxel_um[::-1]]
         header.set_zooms(zooms)
         header.set_xyzt_units("mm")
-        if volume.translation_um is not None:
+        if plan.translation_um is not None:
             affine = np.diag([*zooms, 1.0])
-            affine[:3, 3] = np.array(volume.translation_um[::-1]) / UM_PER_MM
+            affine[:3, 3] = np.array(plan.translation_um[::-1]) / UM_PER_MM
             header.set_sform(affine, "scanner")
             header.set_qform(affine, "scanner")
     if attributes:

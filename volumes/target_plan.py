@@ -118,9 +118,7 @@ def plan_target(
     if able.package is not None:
         optional_package(able.package, Path(output))
     if channel_names is not None and len(channel_names) > 1 and not able.channels:
-        raise UserError(
-            f"{output}: a file of this format holds one channel, not {len(channel_names)}; write .ome.zarr or .ome.tif"
-        )
+        raise UserError(f"{output}: such a file holds one channel here, not {len(channel_names)}; write .ome.zarr or .ome.tif")
     if shard is None:  # whole chunks, as few as the volume needs
         chunk = [min(side, n) for side, n in zip(able.chunk, shape, strict=True)]
         shard = [side * math.ceil(min(_SHARD, n) / side) for side, n in zip(chunk, shape, strict=True)]

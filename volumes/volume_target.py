@@ -145,22 +145,20 @@ class VolumeTarget(Target):
             bar.close()
 
     def _complete(self, attributes: dict[str, Any], show: bool) -> None:
-        plan, names = self.plan, self.plan.channel_names
+        plan = self.plan
         if plan.kind == "zarr":
             ome = image_metadata(
                 self.output.name.removesuffix(".zarr").removesuffix(".ome"),
                 [(str(k), level) for k, level in enumerate(plan.pyramid)],
                 voxel_um=plan.voxel_um,
                 translation_um=plan.translation_um,
-                channel_names=names,
+                channel_names=plan.channel_names,
                 dtype=self.dtype,
             )
             self.put_in_place({"ome": ome, RUN_KEY: attributes})
         else:
-            volumes = [self.volume(channel) for channel in range(max(self.channels, 1))]
-            write_single_file(
-                self.output, volumes, channel_names=names, attributes=attributes, compression=plan.compression, show=show
-            )
+            channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
+            write_single_file(self.output, plan, channels, attributes, show=show)
             self.discard()
 
     def volume(self, channel: int = 0) -> Volume:
@@ -173,7 +171,6 @@ class _Unfinished(Volume):
 
     def __init__(self, path: Path, plan: TargetPlan, array: BlockArray, channel: int):
         self.path, self.shape, self.dtype = path, plan.shape, array.dtype
-        self.voxel_um, self.translation_um = plan.voxel_um, plan.translation_um
         self.block_planes, self.block_rows = plan.chunk[:2]
         self._array, self._channel = array, () if plan.channel_names is None else (channel,)
 

@@ -5,7 +5,7 @@ Outputs that several processes fill, that are larger than memory or that survive
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from utils.files import replaced
 from volumes.output_files import refuse_existing
 from volumes.single_file import CLASSIC_LIMIT, ome_metadata, write_single_file
 from volumes.target_plan import plan_target
-from volumes.volume import ArrayVolume, Volume, triple
+from volumes.volume import ArrayVolume, Volume
 from volumes.volume_target import create_target
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
@@ -57,25 +57,20 @@ def write_volume(
     sources = [whole] if isinstance(whole, Volume) else list(whole)
     if len(sources) != len(channel_names or "1") or len({(s.shape, s.dtype) for s in sources}) > 1:
         raise ValueError(f"{len(sources)} sources for channel_names={channel_names}: one each, of one shape and dtype")
-    sources[0] = first = copy.copy(sources[0])
-    first.voxel_um = first.voxel_um if voxel_um is None else triple(voxel_um)
-    first.translation_um = first.translation_um if translation_um is None else triple(translation_um)
-    output = Path(output)
+    first, output = sources[0], Path(output)
     refuse_existing(output, overwrite)
     plan = plan_target(
         output,
         shape=first.shape,
         dtype=first.dtype,
-        voxel_um=first.voxel_um,
-        translation_um=first.translation_um,
+        voxel_um=first.voxel_um if voxel_um is None else voxel_um,
+        translation_um=first.translation_um if translation_um is None else translation_um,
         channel_names=channel_names,
         attributes=attributes,
         compression=compression,
     )
     if plan.kind != "zarr":
-        write_single_file(
-            output, sources, channel_names=channel_names, attributes=plan.attributes, compression=compression, show=False
-        )
+        write_single_file(output, plan, sources, plan.attributes, show=False)
         return output
     target = create_target(output, plan, overwrite=overwrite)
     for box in target.boxes:  # all of them: what an earlier call left may stem from other values
@@ -115,38 +110,26 @@ def write_tiff(
         raise ValueError("planes that are not an array need shape=(Z, Y, X) and dtype")
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")
-    depth, height, width = (int(n) for n in shape)
-    dtype = np.dtype(dtype)
-    size = depth * height * width * dtype.itemsize
-    imagej = depth > 1 and dtype.name in _IMAGEJ_DTYPES and compression is None and size < CLASSIC_LIMIT
-    if file.name.lower().endswith((".ome.tif", ".ome.tiff")):
-        imagej = False
-    described: dict[str, Any] = {"ome": True, "metadata": ome_metadata(voxel_um)}
-    if imagej:
-        described = {"imagej": True, "metadata": {"axes": "ZYX"}}
+    kind, large = np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize >= CLASSIC_LIMIT
+    plain = not file.name.lower().endswith((".ome.tif", ".ome.tiff")) and compression is None
+    if plain and shape[0] > 1 and kind.name in _IMAGEJ_DTYPES and not large:
+        described: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZYX"}}
         if voxel_um is not None:
-            z, y, x = voxel_um
-            described = {"imagej": True, "resolution": (1 / x, 1 / y)}
-            described["metadata"] = {"axes": "ZYX", "spacing": float(z), "unit": "um"}
+            described["resolution"] = (1 / voxel_um[2], 1 / voxel_um[1])
+            described["metadata"] |= {"spacing": float(voxel_um[0]), "unit": "um"}
+    else:
+        described = {"ome": True, "metadata": ome_metadata(voxel_um), "bigtiff": large}
+
+    def checked() -> Iterator[np.ndarray]:
+        count = 0
+        for plane in planes:
+            if plane.shape != tuple(shape[1:]) or count == shape[0]:
+                raise ValueError(f"plane {count} of shape {plane.shape} does not fit a volume of shape {tuple(shape)}")
+            count += 1
+            yield np.ascontiguousarray(plane, kind)
+        if count < shape[0]:
+            raise ValueError(f"{count} planes for a volume of shape {tuple(shape)}")
+
+    form = {"shape": tuple(shape), "dtype": kind, "photometric": "minisblack", "compression": compression}
     with replaced(file) as partial:
-        tifffile.imwrite(
-            partial,
-            _checked(planes, (depth, height, width), dtype),
-            shape=(depth, height, width),
-            dtype=dtype,
-            photometric="minisblack",
-            compression=compression,
-            bigtiff=not imagej and size >= CLASSIC_LIMIT,
-            **described,
-        )
-
-
-def _checked(planes: np.ndarray | Iterable[np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> Iterator[np.ndarray]:
-    count = 0
-    for plane in planes:
-        if plane.shape != shape[1:] or count == shape[0]:
-            raise ValueError(f"plane {count} of shape {plane.shape} does not fit a volume of shape {shape}")
-        count += 1
-        yield np.ascontiguousarray(plane, dtype)
-    if count < shape[0]:
-        raise ValueError(f"{count} planes for a volume of shape {shape}")
+        tifffile.imwrite(partial, checked(), **form, **described)

@@ -1,5 +1,6 @@
 """Outputs that several processes fill: restartable, never half finished under their own name."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -151,6 +152,17 @@ def test_left_overs_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / ".v[1].tif.99.partial").touch()
     write_volume(tmp_path / "v[1].tif", random_values())
     assert [p.name for p in tmp_path.iterdir()] == ["v[1].tif"]
+
+
+def test_an_unfinished_output_of_an_earlier_version_is_continued(tmp_path):
+    target = begin(tmp_path / "v.zarr")
+    fill(target, random_values(), [0])
+    plan = target.partial / ".work" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "levels": None}))  # an entry that there was
+    again = begin(tmp_path / "v.zarr")
+    assert 0 not in again.pending()
+    fill(again, random_values())
+    np.testing.assert_array_equal(open_volume(again.finish())[:], random_values())
 
 
 def test_an_unfinished_output_of_another_command_is_named(tmp_path):

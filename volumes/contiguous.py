@@ -52,9 +52,7 @@ class ContiguousVolume(Volume):
         self._files, self._starts = files or [path] * shape[0], [int(start) for start in starts]
         self.files = tuple(sorted(set(self._files)))
         self._packed = GzipBytes(path) if packed else None
-        if self._packed is not None:
-            self._packed.read(self._starts[0], 1)
-        else:
+        if not packed:
             plane = shape[1] * shape[2] * self.dtype.itemsize
             refuse_truncated(self._files, [start + plane for start in self._starts])
 

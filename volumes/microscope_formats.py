@@ -60,8 +60,8 @@ class MicroscopeVolume(PlaneVolume):
             self.shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
-            self.dtype = check_dtype(path, self._dtype(file))
-            self.voxel_um = positive(self._voxel_um(file))
+            dtype, sides = self._values(file)
+            self.dtype, self.voxel_um = check_dtype(path, dtype), positive(sides)
             last = next(self._windows(file, range(self.shape[0] - 1, self.shape[0]), slice(0, 1), slice(0, 1)))
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
@@ -98,12 +98,8 @@ class MicroscopeVolume(PlaneVolume):
         """Entries along every axis of the chosen scene, by its letter."""
 
     @abstractmethod
-    def _dtype(self, file: Any) -> np.dtype | None:
-        """Of the chosen channel; None for one that is not greyscale."""
-
-    @abstractmethod
-    def _voxel_um(self, file: Any) -> Sequence[float | None]:
-        """(z, y, x) in µm, None or 0 where the file does not say."""
+    def _values(self, file: Any) -> tuple[np.dtype | None, Sequence[float | None]]:
+        """Dtype of the chosen channel, None where it is not greyscale; voxel size (z, y, x) in µm, None or 0 where not stated."""
 
     @abstractmethod
     def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
@@ -119,40 +115,31 @@ class CziVolume(MicroscopeVolume):
         return package.open_czi(str(self.path))
 
     def _scenes(self, file: Any) -> Sequence[str]:
-        found = file.scenes_bounding_rectangle_no_pyramid
-        return [f"{r.w} x {r.h} pixels" for _, r in sorted(found.items())] or ["all"]
-
-    def _rectangle(self, file: Any) -> Any:
-        scenes = sorted(file.scenes_bounding_rectangle_no_pyramid.items())
-        return scenes[self._scene][1] if scenes else file.total_bounding_rectangle_no_pyramid
+        found = sorted(file.scenes_bounding_rectangle_no_pyramid.items())
+        self._rectangles = found or [(None, file.total_bounding_rectangle_no_pyramid)]
+        return [f"{r.w} x {r.h} pixels" for _, r in found] or ["all"]
 
     def _sizes(self, file: Any) -> Mapping[str, int]:
-        sizes = {axis: stop - start for axis, (start, stop) in file.total_bounding_box_no_pyramid.items() if axis not in "SM"}
-        place = self._rectangle(file)
-        return {**sizes, "Y": place.h, "X": place.w}
+        bounds = file.total_bounding_box_no_pyramid
+        _, place = self._rectangles[self._scene]
+        self._first = {axis: bounds.get(axis, (0, 1))[0] for axis in "TCZ"}
+        return {axis: stop - start for axis, (start, stop) in bounds.items() if axis not in "SM"} | {"Y": place.h, "X": place.w}
 
-    def _dtype(self, file: Any) -> np.dtype | None:
-        found = _CZI_DTYPES.get(file.pixel_types[self._first(file, "C") + self._channel])
-        return None if found is None else np.dtype(found)
-
-    @staticmethod
-    def _first(file: Any, axis: str) -> int:
-        return int(file.total_bounding_box_no_pyramid.get(axis, (0, 1))[0])
-
-    def _voxel_um(self, file: Any) -> Sequence[float | None]:
+    def _values(self, file: Any) -> tuple[np.dtype | None, Sequence[float | None]]:
+        found = _CZI_DTYPES.get(file.pixel_types[self._first["C"] + self._channel])
         scaling = file.metadata.get("ImageDocument", {}).get("Metadata", {}).get("Scaling") or {}
         items = (scaling.get("Items") or {}).get("Distance") or []
         metres = {item["@Id"]: item.get("Value") for item in (items if isinstance(items, list) else [items])}
-        return [None if metres.get(axis) is None else float(metres[axis]) * _UM for axis in "ZYX"]
+        sides = [None if metres.get(axis) is None else float(metres[axis]) * _UM for axis in "ZYX"]
+        return None if found is None else np.dtype(found), sides
 
     def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
-        place = self._rectangle(file)
+        scene, place = self._rectangles[self._scene]
         box = (place.x + columns.start, place.y + rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        at = {"T": self._first(file, "T") + self._time, "C": self._first(file, "C") + self._channel}
-        scenes = sorted(file.scenes_bounding_rectangle_no_pyramid)
-        scene = scenes[self._scene] if scenes else None
+        first = self._first
         for z in planes:
-            yield file.read(roi=box, plane={**at, "Z": self._first(file, "Z") + z}, scene=scene)[..., 0]
+            at = {"T": first["T"] + self._time, "C": first["C"] + self._channel, "Z": first["Z"] + z}
+            yield file.read(roi=box, plane=at, scene=scene)[..., 0]
 
 
 class LifVolume(MicroscopeVolume):
@@ -169,19 +156,15 @@ class LifVolume(MicroscopeVolume):
         return [f"{image.path} {dict(image.sizes)}" for image in file.images]
 
     def _sizes(self, file: Any) -> Mapping[str, int]:
-        image = file.images[self._scene]
-        sizes: dict[str, int] = image.sizes
-        if tuple(image.sizes)[-2:] != ("Y", "X"):
+        sizes: Mapping[str, int] = file.images[self._scene].sizes
+        if tuple(sizes)[-2:] != ("Y", "X"):
             raise UserError(f"{self.path}: scene {self._scene} has the axes {dict(sizes)}, not planes of rows and columns (Y, X)")
         return sizes
 
-    def _dtype(self, file: Any) -> np.dtype | None:
-        return np.dtype(file.images[self._scene].dtype)
-
-    def _voxel_um(self, file: Any) -> Sequence[float | None]:
-        coordinates = file.images[self._scene].coords  # metres
-        steps = {axis: abs(c[-1] - c[0]) / (len(c) - 1) * _UM for axis, c in coordinates.items() if len(c) > 1}
-        return [steps.get(axis) for axis in "ZYX"]
+    def _values(self, file: Any) -> tuple[np.dtype | None, Sequence[float | None]]:
+        image = file.images[self._scene]
+        steps = {axis: abs(c[-1] - c[0]) / (len(c) - 1) * _UM for axis, c in image.coords.items() if len(c) > 1}  # metres
+        return np.dtype(image.dtype), [steps.get(axis) for axis in "ZYX"]
 
     def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         image = file.images[self._scene]
@@ -204,16 +187,14 @@ class Nd2Volume(MicroscopeVolume):
     def _sizes(self, file: Any) -> Mapping[str, int]:
         return {axis: n for axis, n in file.sizes.items() if axis != "P"}
 
-    def _dtype(self, file: Any) -> np.dtype | None:
-        return np.dtype(file.dtype)
-
-    def _voxel_um(self, file: Any) -> Sequence[float | None]:
+    def _values(self, file: Any) -> tuple[np.dtype | None, Sequence[float | None]]:
+        sides: Sequence[float | None] = ()
         try:
             size = file.voxel_size()
+            sides = () if size == (1, 1, 1) else (size.z, size.y, size.x)  # ones stand for "not stated"
         except Exception as error:  # it reads all metadata, of which dyes and filters fail in some files
             log.warning("%s: voxel size not readable (%s: %s); give it with --voxel", self.path, type(error).__name__, error)
-            return [None, None, None]
-        return [None, None, None] if size == (1, 1, 1) else [size.z, size.y, size.x]  # ones stand for "not stated"
+        return np.dtype(file.dtype), sides
 
     def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         wanted = {"P": self._scene, "T": self._time}

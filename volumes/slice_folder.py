@@ -19,17 +19,14 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:
-    """Key that sorts names as people do: slice_9 before slice_10."""
+    """Key that sorts names as people do: slice_9 before slice_10, Slice_2 before slice_3 (tifffile's puts capitals first)."""
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in _NUMBER.split(path.name.lower())]
 
 
 def listed(folder: Path) -> list[Path]:
     """The images of a folder in natural order; other and hidden files are passed over."""
-    return sorted((p for p in folder.iterdir() if _is_image(p)), key=natural)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SLICE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    images = (p for p in folder.iterdir() if p.suffix.lower() in SLICE_SUFFIXES and p.name[0] != "." and p.is_file())
+    return sorted(images, key=natural)
 
 
 class SliceFolder(PlaneVolume):

@@ -76,38 +76,26 @@ class Volume(ABC):
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         """Read a non-empty box that lies within the volume."""
 
-    def blocks(self, voxels: int = 2**22) -> Iterator[Box]:
+    def blocks(self, voxels: int = 2**22) -> list[Box]:
         """Boxes that cover the volume once, of about that many voxels, along the file's own grain."""
         depth, height, width = self.shape
         grain = min(self.block_planes, depth)
-        if grain * height * width <= voxels:
-            planes = voxels // (grain * height * width) * grain
-            for z in range(0, depth, planes):
-                yield slice(z, min(z + planes, depth)), slice(0, height), slice(0, width)
-            return
-        rows = max(1, voxels // (grain * width * self.block_rows)) * self.block_rows
-        for z in range(0, depth, grain):
-            for y in range(0, height, rows):
-                yield slice(z, min(z + grain, depth)), slice(y, min(y + rows, height)), slice(0, width)
+        planes = voxels // (grain * height * width) * grain
+        rows = height if planes else max(1, voxels // (grain * width * self.block_rows)) * self.block_rows
+        return boxes(self.shape, (planes or grain, rows, width))
 
-    def in_plane_order(self, rows: int = 1, voxels: int = 2**24) -> Iterator[Box]:
+    def in_plane_order(self, rows: int = 1, voxels: int = 2**24) -> list[Box]:
         """Boxes that cover the volume plane after plane, each plane from the top: whole planes, else bands of rows.
 
         Args:
             rows: bands have a multiple of this many rows.
             voxels: about how many voxels a box has at most.
         """
-        depth, height, width = self.shape
+        _, height, width = self.shape
         planes = voxels // (height * width)
         if planes:
-            planes = max(planes // self.block_planes * self.block_planes, 1)
-            for z in range(0, depth, planes):
-                yield slice(z, min(z + planes, depth)), slice(0, height), slice(0, width)
-            return
-        rows *= max(1, voxels // (width * rows))
-        for z in range(depth):
-            for y in range(0, height, rows):
-                yield slice(z, z + 1), slice(y, min(y + rows, height)), slice(0, width)
+            return boxes(self.shape, (max(planes // self.block_planes * self.block_planes, 1), height, width))
+        return boxes(self.shape, (1, rows * max(1, voxels // (width * rows)), width))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, voxel_um={self.voxel_um})"

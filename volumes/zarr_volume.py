@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,20 @@ class ZarrVolume(Volume):
         if path.name.endswith(PARTIAL):
             raise UserError(f"{path}: an output that is not finished; run the command that was writing it again, it continues")
         self.path = path
-        attributes, image = _image_of(path, choice.level)
+        plain, attributes, multiscale = _described(path)
+        if plain and choice.level:
+            raise UserError(f"{path}: level {choice.level} of 1; a plain Zarr array has one level")
+        image = None if multiscale is None else read_level(path, multiscale, choice.level)
         self._folder = path if image is None else _array_folder(path, image)
         self._array: Any = None
         array = self._open()
         self._axes = _plain_axes(path, array) if image is None else image.axes
         if len(self._axes) != array.ndim:
             raise UserError(f"{path}: axes {self._axes!r} contradict the array {self._folder.name} of shape {array.shape}")
-        lengths = dict(zip(self._axes, array.shape, strict=True))
-        self.shape = (lengths["z"], lengths["y"], lengths["x"])
         if 0 in array.shape:
             raise UserError(f"{path}: an empty array of shape {array.shape}; remove it")
+        lengths = dict(zip(self._axes, array.shape, strict=True))
+        self.shape = (lengths["z"], lengths["y"], lengths["x"])
         self.dtype = check_dtype(path, np.dtype(array.dtype))
         self.channels, self.times = lengths.get("c", 1), lengths.get("t", 1)
         self._fixed = {
@@ -56,24 +58,21 @@ class ZarrVolume(Volume):
         self.block_planes, self.block_rows = chunks["z"], chunks["y"]
         run = attributes.get(RUN_KEY)
         self.attributes = run if isinstance(run, dict) else {}
-        if image is not None:
-            self.levels = len(find_multiscale(path, attributes)["datasets"])  # type: ignore[index]
+        if image is not None and multiscale is not None:
+            self.levels = len(multiscale["datasets"])
             self.voxel_um, self.translation_um = image.voxel_um, image.translation_um
-            self._check_extent(attributes, image, choice.level)
+            if choice.level:
+                self._check_extent(image, read_level(path, multiscale, 0), choice.level)
 
-    def _check_extent(self, attributes: Mapping[str, Any], image: ImageLevel, level: int) -> None:
+    def _check_extent(self, image: ImageLevel, finest: ImageLevel, level: int) -> None:
         """A coarser level must span what the finest spans: else one of the scales is wrong."""
-        if level == 0:
-            return
-        _, finest = _image_of(self.path, 0)
-        assert finest is not None
         import zarr
 
         sizes = zarr.open_array(str(_array_folder(self.path, finest)), mode="r").shape
-        for axis in "zyx":
-            here, there = image.axes.index(axis), finest.axes.index(axis)
-            size, whole = self.shape["zyx".index(axis)] * image.scale[here], sizes[there] * finest.scale[there]
-            if abs(size - whole) > 2 * image.scale[here] + 0.01 * whole:
+        for axis, length in zip("zyx", self.shape, strict=True):
+            scale = image.scale[image.axes.index(axis)]
+            size, whole = length * scale, sizes[finest.axes.index(axis)] * finest.scale[finest.axes.index(axis)]
+            if abs(size - whole) > 2 * scale + 0.01 * whole:
                 raise UserError(
                     f"{self.path}: level {level} spans {size:g} along {axis} and level 0 {whole:g} by their scales and shapes, "
                     "which contradict each other; correct the coordinateTransformations"
@@ -83,7 +82,7 @@ class ZarrVolume(Volume):
         return {**self.__dict__, "_array": None}
 
     def _open(self) -> Any:
-        import zarr  # half a second, only where a Zarr folder is read
+        import zarr
 
         if self._array is None:
             try:
@@ -108,13 +107,9 @@ class ZarrVolume(Volume):
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
         array = self._open()
         grain = array.shards or array.chunks
-        touched = []
-        for part, side in zip(key, grain, strict=True):
-            first, last = (part, part) if isinstance(part, int) else (part.start, part.stop - 1)
-            touched.append(range(first // side, last // side + 1))
-        for number in range(math.prod(len(r) for r in touched)):
-            steps = np.unravel_index(number, [len(r) for r in touched])
-            position = tuple(r[int(k)] for r, k in zip(touched, steps, strict=True))
+        spans = [slice(part, part + 1) if isinstance(part, int) else part for part in key]
+        touched = [range(part.start // side, -(-part.stop // side)) for part, side in zip(spans, grain, strict=True)]
+        for position in product(*touched):
             try:
                 array[tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))]
             except Exception as error:
@@ -127,52 +122,31 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: these metadata cannot be read ({_line(error)}); copy the folder again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: these metadata are no JSON object; copy the folder again")
-    return found
-
-
-def node_attributes(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Whether a Zarr folder is an ``array`` or a ``group``, and its attributes.
+def _described(path: Path) -> tuple[bool, dict[str, Any], Mapping[str, Any] | None]:
+    """Whether a Zarr folder is a plain array; its attributes; and the description of its image, which a group has.
 
     Raises:
-        UserError: the metadata cannot be read.
+        UserError: the metadata cannot be read, or the folder is unfinished or a group without an image.
     """
-    if (folder / "zarr.json").is_file():
-        node = _json(folder / "zarr.json")
-        kind, attributes = node.get("node_type"), node.get("attributes") or {}
-    else:
-        kind = "array" if (folder / ".zarray").is_file() else "group"
-        attributes = _json(folder / ".zattrs")
-    if kind not in ("array", "group") or not isinstance(attributes, dict):
-        raise UserError(f"{folder}: its Zarr metadata are damaged (node type {kind!r}); copy it again")
-    return kind, attributes
+    import zarr  # half a second, only where a Zarr folder is read
 
-
-def _image_of(path: Path, level: int) -> tuple[dict[str, Any], ImageLevel | None]:
-    """The attributes of a folder, and the level of its image; no image where it is a plain array."""
-    kind, attributes = node_attributes(path)
+    try:
+        node = zarr.open(str(path), mode="r")
+        attributes = node.attrs.asdict()
+    except Exception as error:  # metadata can be wrong in every way that JSON allows
+        raise UserError(f"{path}: its Zarr metadata cannot be read ({_line(error)}); copy the folder again") from error
     if UNFINISHED in attributes:
         raise UserError(f"{path}: an output that is not finished; run the command that was writing it again, it continues")
-    if kind == "array":
-        if level:
-            raise UserError(f"{path}: level {level} of 1; a plain Zarr array has one level")
-        return attributes, None
+    if isinstance(node, zarr.Array):
+        return True, attributes, None
     multiscale = find_multiscale(path, attributes)
-    if multiscale is not None:
-        return attributes, read_level(path, multiscale, level)
-    inside = sorted(child.name for child in path.iterdir() if child.is_dir() and is_zarr(child))
-    raise UserError(
-        f"{path}: a Zarr group without an image (OME metadata named multiscales); name an image or array inside it"
-        + (f": {', '.join(inside[:8])}{' …' if len(inside) > 8 else ''}" if inside else "")
-    )
+    if multiscale is None:
+        inside = sorted(child.name for child in path.iterdir() if child.is_dir() and is_zarr(child))
+        raise UserError(
+            f"{path}: a Zarr group without an image (OME metadata named multiscales); name an image or array inside it"
+            + (f": {', '.join(inside[:8])}{' …' if len(inside) > 8 else ''}" if inside else "")
+        )
+    return False, attributes, multiscale
 
 
 def _array_folder(path: Path, image: ImageLevel) -> Path:

@@ -90,3 +90,33 @@ def test_levels_exist_in_ome_zarr_only(tmp_path):
     zarr.create_array(str(tmp_path / "v.zarr"), data=VALUES)
     with pytest.raises(UserError, match="level 1 of 1"):
         open_volume(tmp_path / "v.zarr", level=1)
+
+
+def written(path, values):
+    if path.suffix == ".mrc":
+        mrcfile.new(path, values).close()
+    elif path.name == "tiles.tif":
+        tifffile.imwrite(path, values, compression="zlib", tile=(64, 64))
+    elif path.suffix == ".zarr":
+        zarr.create_array(str(path), data=values, chunks=(16, 64, 64))
+    elif path.suffix == "":
+        path.mkdir()
+        for z, plane in enumerate(values):
+            tifffile.imwrite(path / f"{z}.tif", plane)
+    else:
+        write_volume(path, values)
+    return path
+
+
+@pytest.mark.parametrize("name", ["v.tif", "tiles.tif", "v.nii", "v.nii.gz", "v.mrc", "v.zarr", "v"])
+def test_opening_reads_no_more_than_headers(name, tmp_path):
+    counters = Path("/proc/self/io")
+    if not counters.is_file():
+        pytest.skip("needs /proc")
+    values = np.random.default_rng(0).integers(0, 2**16, (64, 256, 256)).astype(np.uint16)  # 8 MiB
+    path = written(tmp_path / name, values)
+    open_volume(path)  # what has to be imported
+    before = int(counters.read_text().split()[1])
+    volume = open_volume(path)
+    assert int(counters.read_text().split()[1]) - before < 2**20, "bytes read"
+    np.testing.assert_array_equal(volume[3:5], values[3:5])

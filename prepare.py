@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training.options import MODEL_OPTIONS
@@ -15,10 +14,7 @@ from utils.errors import UserError, reported
 from utils.geometry import voxel_size
 from utils.settings.check_settings import settings_to_train
 from utils.settings.get_args import check_data_root, data_folder, read_settings
-from utils.settings.prepare_options import build_parser, pair
-
-if TYPE_CHECKING:
-    from dataloader.preparation import Plan
+from utils.settings.prepare_options import build_parser
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -44,21 +40,29 @@ def phantom(options: argparse.Namespace) -> None:
 
 def volumes(options: argparse.Namespace) -> None:
     """Makes training volumes of raw ones."""
+    from dataloader.cutting import Lattice
     from dataloader.pairs import open_sources
-    from dataloader.preparation import TRAIN, VAL, prepare_volumes
+    from dataloader.preparation import Normalisation, Plan, prepare_volumes
 
-    plan = plan_of(options)
+    kind = options.normalise or ("00" if options.link else "11")
+    plan = Plan(
+        dataset_folder(options),
+        tuple(options.direction.split("_")),
+        Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
+        Normalisation(kind, options.threshold, options.percentile, options.trd),
+        fraction=options.val,
+        min_mean=options.min_mean,
+        scale=options.scale,
+        voxel_um=voxel_size(options.voxel),
+        overwrite=options.overwrite,
+        link=options.link,
+    )
     sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene)
     unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
     settings = {name: value for name, value in vars(options).items() if name not in unneeded}
-    made = prepare_volumes(plan, sources, settings)
-    for line in made.notes:
+    for line in prepare_volumes(plan, sources, settings):
         log.info(line)
-    skipped = f"; {made.skipped} patches skipped (mean below {options.min_mean:g})" if options.min_mean is not None else ""
-    log.info(
-        "%s: %d for training, %d for validation per direction%s", plan.folder, made.written(TRAIN), made.written(VAL), skipped
-    )
-    nm = "11" if plan.normalisation.kind in ("00", "01") else "00"
+    nm = "11" if kind in ("00", "01") else "00"
     log.info("train with --dataset %s --direction %s --nm %s", options.dataset, options.direction, nm)
 
 
@@ -93,34 +97,6 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
         log.info(line)
     if problems:
         raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
-
-
-def plan_of(options: argparse.Namespace) -> Plan:
-    """What the command line of ``volumes`` asks for."""
-    from dataloader.cutting import Lattice
-    from dataloader.preparation import Normalisation, Plan
-
-    directions = tuple(options.direction.split("_"))
-    if not all(directions) or len(set(directions)) < len(directions):
-        raise UserError(f"direction={options.direction} must be different folder names joined by single _, such as x3d0 or a_b")
-    if options.link:
-        changes = ("patch", "step", "min_mean", "threshold", "percentile", "normalise")
-        given = [f"--{name}" for name in changes if getattr(options, name) not in (None, (0, 0, 0), "00")]
-        if given:
-            raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")
-    kind = options.normalise or ("00" if options.link else "11")
-    return Plan(
-        dataset_folder(options),
-        directions,
-        Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
-        Normalisation(kind, pair(options.threshold), pair(options.percentile), options.trd),
-        fraction=options.val,
-        min_mean=options.min_mean,
-        scale=options.scale,
-        voxel_um=voxel_size(options.voxel),
-        overwrite=options.overwrite,
-        link=options.link,
-    )
 
 
 def dataset_folder(options: argparse.Namespace) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import albumentations as A
 import cv2
@@ -121,15 +122,16 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
     _, height, width = volume.shape
     rows = _source_positions(crop.row, height, margin, settings)
     columns = _source_positions(crop.column, width, margin, settings)
-    window = _read_planes(volume, crop, settings, _span(rows), _span(columns))
+    window = _read_planes(volume, crop, settings, rows, columns)
     window = sample(window, rows - np.floor(rows.min()), axis=1)
     window = sample(window, columns - np.floor(columns.min()), axis=2)
     image = to_memory(window)
     if crop.rotation is not None:
-        image = _rotated(image, crop.rotation, settings.cropsize)
+        turn = _rotation(settings.cropsize)
+        turn.set_random_seed(crop.rotation)
+        image = np.ascontiguousarray(turn(image=image)["image"])
     if settings.usp != 1:
-        centres = np.arange(settings.slices)
-        image = sample(image, (centres + 0.5) / settings.usp - 0.5, axis=2)
+        image = sample(image, (np.arange(settings.slices) + 0.5) / settings.usp - 0.5, axis=2)
     return image
 
 
@@ -178,30 +180,18 @@ def _source_positions(corner: int, size: int, margin: int, settings: CropSetting
     return inside + (size - region) // 2
 
 
-def _span(positions: np.ndarray) -> slice:
-    return slice(int(np.floor(positions.min())), int(np.ceil(positions.max())) + 1)
-
-
-def _read_planes(volume: Volume, crop: Crop, settings: CropSettings, rows: slice, columns: slice) -> np.ndarray:
+def _read_planes(volume: Volume, crop: Crop, settings: CropSettings, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The kept planes under fractional rows and columns, float32."""
+    y, x = (slice(int(np.floor(at.min())), int(np.ceil(at.max())) + 1) for at in (rows, columns))
     stop = crop.z + settings.kept * settings.dsp
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the intensity check reports
         if settings.dsp_how == "pick":
-            return volume[crop.z + crop.offset : stop : settings.dsp, rows, columns].astype(np.float32, copy=False)
-        planes = volume[crop.z : stop, rows, columns]
+            return volume[crop.z + crop.offset : stop : settings.dsp, y, x].astype(np.float32, copy=False)
+        planes = volume[crop.z : stop, y, x]
         return planes.reshape(settings.kept, settings.dsp, *planes.shape[1:]).mean(axis=1, dtype=np.float32)
 
 
-def _rotated(image: np.ndarray, seed: int, cropsize: int) -> np.ndarray:
-    transform = _rotation(cropsize)
-    transform.set_random_seed(seed)
-    return np.ascontiguousarray(transform(image=image)["image"])
-
-
-_ROTATIONS: dict[int, A.Compose] = {}
-
-
+@cache
 def _rotation(cropsize: int) -> A.Compose:
-    if cropsize not in _ROTATIONS:
-        turn = A.Rotate(limit=(-MAX_ANGLE, MAX_ANGLE), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=1)
-        _ROTATIONS[cropsize] = A.Compose([turn, A.CenterCrop(cropsize, cropsize)])
-    return _ROTATIONS[cropsize]
+    turn = A.Rotate(limit=(-MAX_ANGLE, MAX_ANGLE), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=1)
+    return A.Compose([turn, A.CenterCrop(cropsize, cropsize)])

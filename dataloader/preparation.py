@@ -68,6 +68,16 @@ class Plan:
     overwrite: bool = False
     link: bool = False
 
+    def __post_init__(self) -> None:
+        names, wanted = self.directions, self.normalisation
+        if not all(names) or len(set(names)) < len(names):
+            raise UserError(f"direction={'_'.join(names)} must be different folder names joined by single _, such as x3d0 or a_b")
+        changes = {"patch": self.lattice.patch, "step": self.lattice.step, "min_mean": self.min_mean}
+        changes |= {"threshold": wanted.threshold, "percentile": wanted.percentile, "normalise": wanted.kind}
+        given = [f"--{name}" for name, value in changes.items() if value not in (None, (0, 0, 0), "00")]
+        if self.link and given:
+            raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")
+
 
 @dataclass
 class Source:
@@ -81,35 +91,16 @@ class Source:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What was made.
-
-    Attributes:
-        sources: the specimens with the number of files written and patches skipped, per split.
-        notes: what the user should know, one line each.
-    """
-
-    sources: list[Source]
-    notes: list[str]
-
-    def written(self, split: str) -> int:
-        """Files per direction in train or val."""
-        return sum(source.written.get(split, 0) for source in self.sources)
-
-    @property
-    def skipped(self) -> int:
-        """Patches that were background."""
-        return sum(sum(source.skipped.values()) for source in self.sources)
-
-
-def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict[str, Any]) -> Prepared:
+def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict[str, Any]) -> list[str]:
     """Cut volumes into training files, or link them.
 
     Args:
         plan: what is asked for.
         volumes: for every direction its volumes, in the same order.
         settings: plain JSON that is kept in dataset.json.
+
+    Returns:
+        What the user should know, one line each; the last says how many files there are.
 
     Raises:
         UserError: unequal volumes in a pair, patches that do not fit, nothing left, no room on disc, NaN, files in the way; files
@@ -137,13 +128,12 @@ def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: d
                         bar.update(count)
                     else:
                         _cut(plan, source, partial, bar)
-            made = Prepared(sources, notes)
-            _check_written(plan, made)
+            notes += _counted(plan, sources)
             records = {direction: _record(plan, sources, k) for k, direction in enumerate(plan.directions)}
             merge_record(plan.folder, partial, records, settings)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return made
+    return notes
 
 
 # What goes where -----------------------------------------------------------------------------------------------------
@@ -285,14 +275,20 @@ def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> None:
             bar.update(voxels_of(box))
 
 
-def _check_written(plan: Plan, made: Prepared) -> None:
-    if not made.written(TRAIN):
+def _counted(plan: Plan, sources: list[Source]) -> list[str]:
+    """How many files there are now and patches were background, and that there are some."""
+    train, val = (sum(source.written.get(split, 0) for source in sources) for split in (TRAIN, VAL))
+    skipped = sum(sum(source.skipped.values()) for source in sources)
+    if not train:
         raise UserError(
-            f"all {made.skipped} patches have a mean grey value below min_mean={plan.min_mean:g}, so nothing is left for "
-            "training; lower --min_mean"
+            f"all {skipped} patches have a mean grey value below min_mean={plan.min_mean:g}, so nothing is left for training; "
+            "lower --min_mean"
         )
-    if any(VAL in source.parts for source in made.sources) and not made.written(VAL):
-        made.notes.append("no validation data: all patches of the validation part are background")
+    background = f"; {skipped} patches skipped (mean below {plan.min_mean:g})" if plan.min_mean is not None else ""
+    lines = [f"{plan.folder}: {train} for training, {val} for validation per direction{background}"]
+    if any(VAL in source.parts for source in sources) and not val:
+        lines.insert(0, "no validation data: all patches of the validation part are background")
+    return lines
 
 
 def _linked(plan: Plan, source: Source, partial: Path) -> list[str]:

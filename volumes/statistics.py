@@ -32,8 +32,8 @@ class Normalisation:
     """
 
     kind: str
-    threshold: tuple[float, float] | None = None
-    percentile: tuple[float, float] | None = None
+    threshold: Sequence[float] | None = None
+    percentile: Sequence[float] | None = None
     limit: float = 6.0
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ def pooled(transforms: Sequence[IntensityTransform], voxels: Sequence[int]) -> I
     return replace(first, low=low, high=high, mean=mean, std=float(np.sqrt(variance)))
 
 
-def scan(volume: Volume, clip: tuple[float, float] | None = None, advance: Advance = int) -> tuple[float, float]:
+def scan(volume: Volume, clip: Sequence[float] | None = None, advance: Advance = int) -> tuple[float, float]:
     """Minimum and maximum of a volume as float32, or percentiles (LOW, HIGH): exactly the values of rank ceil(p/100·N).
 
     These percentiles are numpy's ``inverted_cdf``, found by a histogram of all values that 16 bits hold. Floats have 32: of these

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from utils.command_line import Parser
 
@@ -37,11 +36,6 @@ def build_parser() -> Parser:
     _add_volumes(commands)
     _add_check(commands)
     return parser
-
-
-def pair(values: Sequence[float] | None) -> tuple[float, float] | None:
-    """The two values of an option, or None."""
-    return None if values is None else (values[0], values[1])
 
 
 def _command(commands: argparse._SubParsersAction, name: str, text: str, epilog: str = "") -> Parser:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dataloader.contact_sheet import Row, contact_sheet
+from dataloader.contact_sheet import contact_sheet
 from dataloader.pairs import paired_names
 from dataloader.recommend import Measured, Recommendation, recommend
 from utils.errors import UserError
@@ -296,13 +296,10 @@ def write_sheets(files: Sequence[Surveyed], folder: Path, dataset: str) -> list[
     written = []
     for direction in dict.fromkeys(file.direction for file in files):
         members = [file for file in files if file.direction == direction]
-        rows = []
-        for file in _evenly(members):
-            stretch = file.voxel_um[0] / file.voxel_um[2] if file.voxel_um else 1.0
-            low, _, high = file.percentiles
-            title, high = f"{file.name}   {file.facts}", high if high > low else low + 1
-            rows.append(Row(title, file.planes, stretch, low, high, file.spectra, file.faults()))
-        shown = f"{len(rows)} of {len(members)} files, planes through the centre (at most 256 voxels wide)"
+        shown = _evenly(members)
+        title = (
+            f"{dataset} / {direction}: {len(shown)} of {len(members)} files, planes through the centre (at most 256 voxels wide)"
+        )
         written.append(folder / f"contact_sheet_{direction}.png")
-        save_png(written[-1], contact_sheet(f"{dataset} / {direction}: {shown}", rows))
+        save_png(written[-1], contact_sheet(title, shown))
     return written

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import prepare
-from dataloader.check import summarised, survey
-from dataloader.contact_sheet import Row, contact_sheet
+from dataloader.check import Surveyed, summarised, survey
+from dataloader.contact_sheet import contact_sheet
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
 from utils.settings.get_args import default_settings
@@ -180,10 +180,11 @@ def test_needs_follow_crop_and_width(model, geometry):
 
 def test_a_sheet_shows_planes_at_their_proportions():
     planes = (np.eye(40), np.eye(5, 40), np.eye(5, 40))
-    sheet = contact_sheet("title", [Row("a", planes, 8.0, 0, 1, None, ["fault"])])
+    where, values = ("d", "train", Path("a.tif"), (40, 40, 40), "uint8", (2.0, 0.25, 0.25)), (0, 1, (0.0, 0.5, 1.0), 0.5, 0, 1.0)
+    sheet = contact_sheet("title", [Surveyed(*where, *values, None, planes)])  # half of it is saturated, a fault
     assert sheet.dtype == np.uint8 and sheet.shape[1] == 1500
     assert (sheet == (214, 39, 40)).all(-1).any()  # the fault, in red
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="no files"):
         contact_sheet("title", [])
 
 

@@ -297,9 +297,7 @@ def write_sheets(files: Sequence[Surveyed], folder: Path, dataset: str) -> list[
     for direction in dict.fromkeys(file.direction for file in files):
         members = [file for file in files if file.direction == direction]
         shown = _evenly(members)
-        title = (
-            f"{dataset} / {direction}: {len(shown)} of {len(members)} files, planes through the centre (at most 256 voxels wide)"
-        )
+        counted = f"{len(shown)} of {len(members)} files, planes through the centre (at most 256 voxels wide)"
         written.append(folder / f"contact_sheet_{direction}.png")
-        save_png(written[-1], contact_sheet(title, shown))
+        save_png(written[-1], contact_sheet(f"{dataset} / {direction}: {counted}", shown))
     return written

@@ -58,20 +58,17 @@ class Lattice:
 
     def starts(self, box: Box) -> tuple[list[int], list[int], list[int]]:
         """First voxels of the patches along every axis; empty where a patch does not fit."""
-        z, y, x = (self._starts(axis, part) for axis, part in enumerate(box))
-        return z, y, x
+        found = []
+        for part, patch, step in zip(box, self.size(box), self.step, strict=True):
+            starts = list(range(part.start, part.stop - patch + 1, step or patch))
+            if self.incomplete == "shift" and starts and starts[-1] + patch < part.stop:
+                starts.append(part.stop - patch)
+            found.append(starts)
+        return found[0], found[1], found[2]
 
     def voxels(self, box: Box) -> int:
         """Voxels of all patches of a box together; 0 where none fits."""
         return math.prod(self.size(box)) * math.prod(map(len, self.starts(box)))
-
-    def _starts(self, axis: int, part: slice) -> list[int]:
-        size = part.stop - part.start
-        patch = self.patch[axis] or size
-        starts = list(range(part.start, part.stop - patch + 1, self.step[axis] or patch))
-        if self.incomplete == "shift" and starts and starts[-1] + patch < part.stop:
-            starts.append(part.stop - patch)
-        return starts
 
     def patches(self, box: Box) -> Iterator[tuple[str, Box]]:
         """Every patch of a box, slab by slab, so that neighbours are read together.

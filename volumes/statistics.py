@@ -143,7 +143,7 @@ def scan(volume: Volume, clip: Sequence[float] | None = None, advance: Advance =
     return low, high
 
 
-def _tails(volume: Volume, clip: tuple[float, float]) -> tuple[int, int]:
+def _tails(volume: Volume, clip: Sequence[float]) -> tuple[int, int]:
     """How many of a volume's values there are up to each percentile, from its end of the range, it included."""
     voxels = math.prod(volume.shape)
     low, high = (max(1, math.ceil(percentile / 100 * voxels)) for percentile in clip)

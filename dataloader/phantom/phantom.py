@@ -149,7 +149,6 @@ def write_phantom_dataset(
     volumes: int = 4,
     validation: int = 1,
     shape: tuple[int, int, int] = (128, 128, 128),
-    factor: int | None = None,
     seed: int = 0,
     channels: int = 1,
     voxel_um: float = 0.25,
@@ -167,8 +166,7 @@ def write_phantom_dataset(
         root: folder of the data set.
         volumes: number of training volumes.
         validation: number of validation volumes.
-        shape: of the truth, (Z, Y, X); Z is a multiple of the factor.
-        factor: planes of the truth per slice; short for ``model=ForwardModel(factor=...)``.
+        shape: of the truth, (Z, Y, X); Z is a multiple of the microscope's factor.
         seed: a non-negative integer.
         channels: 1, or 2 for nuclei (x3d0) and tubules with membranes (x3d1) of the same scenes.
         voxel_um: side of the truth's voxels in µm.
@@ -181,9 +179,7 @@ def write_phantom_dataset(
     Raises:
         UserError: settings that make no volume; a folder that holds other data.
     """
-    if model and factor:
-        raise ValueError("give either factor or model; a model has its factor")
-    model = model or ForwardModel(factor or 8)
+    model = model or ForwardModel()
     root = Path(root)
     if channels not in (1, 2) or volumes < 0 or validation < 0 or volumes + validation < 1:
         raise UserError(f"channels={channels} must be 1 or 2; volumes={volumes} and validation={validation} make at least one")

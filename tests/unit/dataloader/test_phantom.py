@@ -15,7 +15,15 @@ from utils.errors import UserError
 from volumes.open import open_volume
 
 SILENT = {"photons": math.inf, "read_noise": 0.0}
-SMALL = {"volumes": 2, "validation": 1, "shape": (16, 20, 24), "factor": 4, "seed": 3, "channels": 2, "progress": False}
+SMALL = {
+    "volumes": 2,
+    "validation": 1,
+    "shape": (16, 20, 24),
+    "model": ForwardModel(4),
+    "seed": 3,
+    "channels": 2,
+    "progress": False,
+}
 
 
 def gradient_energy(volume):
@@ -214,9 +222,7 @@ def test_memory_does_not_grow_with_the_volume():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "phantom"
-    written = write_phantom_dataset(
-        root, volumes=2, validation=1, shape=(16, 20, 24), factor=4, seed=3, channels=2, progress=False
-    )
+    written = write_phantom_dataset(root, **SMALL)
     return root, written
 
 

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.comparison import Request
-from evaluation.run import evaluate, refuse_outputs
+from evaluation.grid import Request
+from evaluation.measure import evaluate
+from evaluation.report import refuse_outputs
 from utils.command_line import Parser
 from utils.errors import reported
 from utils.geometry import voxel_size
@@ -158,7 +159,7 @@ def compress(options: argparse.Namespace) -> None:
         planes=parse_slice(options.planes, "--planes"),
         sample=options.sample,
     )
-    from evaluation.compression import MULTIPLES, RateDistortion
+    from evaluation.compression import RateDistortion
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run
     from inference.operating_points import KeptPlanes, operating_points
@@ -175,7 +176,7 @@ def compress(options: argparse.Namespace) -> None:
         measured = RateDistortion(kept, kept.first, kept.step, request, Path(name))
         for point in operating_points(run, kept, applied, store, Path(name), overwrite=options.overwrite):
             measured.add_codes(point.bytes, point.slices, point.isotropic, point.levels)
-        measured.add_codecs(sorted({n * point["bits_per_pixel"] for point in measured.points for n in MULTIPLES}))
+        measured.add_codecs()
         files = {"input": str(options.input), "truth": options.truth and str(options.truth), "store": store.name}
         facts = {"run": run.name, "files": files, "slices": {"shape": list(kept.shape), "dtype": kept.dtype.name}}
         for line in write_compression(measured, facts, options.output, Path(name)):

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.baselines import Sections, Sliceable
+from evaluation.baselines import HALO
+from evaluation.sections import Sections
 from utils.errors import UserError
-from volumes.volume import Box
+from volumes.volume import ArrayVolume, Box, Volume, boxes, extent, split
 
 Pixels = NDArray[Any]  # uint8 or uint16
-STREAMS = ("all", "slice")
 LARGEST = 2**24  # pixels of one image; JPEG-XL was seen to need 40 bytes for each, 0.7 GB
 TOLERANCE = 0.002  # a stream may stay below its limit by this share
 HALVINGS = 20
@@ -33,7 +33,6 @@ class Codec:
 
     Attributes:
         name: key in the results.
-        setting_is: what the setting means.
         setting: from 0 (coarsest) … 1 (finest) and the number of grey values to the codec's own setting.
         encode: pixels and setting to a stream.
         decode: stream and setting to an array like the pixels (second argument).
@@ -41,7 +40,6 @@ class Codec:
     """
 
     name: str
-    setting_is: str
     setting: Callable[[float, int], float]
     encode: Callable[[Pixels, float], bytes]
     decode: Callable[[bytes, Pixels, float], Pixels]
@@ -84,24 +82,21 @@ def _from_zstd(stream: bytes, like: Pixels, step: float) -> Pixels:
 
 JPEG2000 = Codec(
     "jpeg2000",
-    "PSNR that the encoder aims at, dB",
-    lambda t, _: 1 + 99 * t,
+    lambda t, _: 1 + 99 * t,  # the PSNR that the encoder aims at, dB
     _jpeg2000,
     lambda stream, like, _: imagecodecs.jpeg2k_decode(stream),
     lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels)),
 )
 JPEGXL = Codec(
     "jpegxl",
-    "distance (1: visually lossless)",
-    lambda t, _: 25 * (0.05 / 25) ** t,
+    lambda t, _: 25 * (0.05 / 25) ** t,  # distance; 1 is visually lossless
     _jpegxl,
     _from_jpegxl,
     lambda pixels: bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)),
 )
 ZSTD = Codec(
     "zstd",
-    "grey values that become one",
-    lambda t, values: float(round((values / 2) ** (1 - t))),
+    lambda t, values: float(round((values / 2) ** (1 - t))),  # grey values that become one
     _zstd,
     _from_zstd,
     lambda pixels: bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=9)),
@@ -158,7 +153,7 @@ def finest_within(codec: Codec, pixels: Pixels, limit: float, tolerance: float =
     return best
 
 
-def code(planes: Sliceable, codec: Codec, stream: str, bits_per_pixel: float | None, scratch: Path) -> Coded | None:
+def code(planes: Volume, codec: Codec, stream: str, bits_per_pixel: float | None, scratch: Path) -> Coded | None:
     """All sections through a codec.
 
     Args:
@@ -172,17 +167,15 @@ def code(planes: Sliceable, codec: Codec, stream: str, bits_per_pixel: float | N
     Returns:
         None where the codec cannot go down to that rate.
     """
-    count, height, width = planes.shape
-    group = 1 if stream == "slice" else max(1, LARGEST // (height * width))
-    dtype = np.asarray(planes[slice(0, 1), slice(0, 1), slice(0, 1)]).dtype
-    check_codable(dtype)
-    decoded: Any = np.broadcast_to(np.zeros((), dtype), planes.shape)
+    _, height, width = planes.shape
+    check_codable(planes.dtype)
+    decoded: Any = np.broadcast_to(np.zeros((), planes.dtype), planes.shape)
     if bits_per_pixel is not None:
-        decoded = np.memmap(scratch, dtype, "w+", shape=planes.shape)
+        decoded = np.memmap(scratch, planes.dtype, "w+", shape=planes.shape)
     size = 0
-    for start in tqdm(range(0, count, group), desc=f"{codec.name}, {stream}", leave=False):
-        block = np.asarray(planes[slice(start, min(start + group, count)), slice(0, height), slice(0, width)])
-        pixels = np.ascontiguousarray(block.reshape(-1, width))
+    groups = boxes(planes.shape, (1 if stream == "slice" else max(1, LARGEST // (height * width)), height, width))
+    for box in tqdm(groups, desc=f"{codec.name}, {stream}", leave=False):
+        pixels = np.ascontiguousarray(planes[box].reshape(-1, width))
         if bits_per_pixel is None:
             size += len(codec.lossless(pixels))
             continue
@@ -190,53 +183,46 @@ def code(planes: Sliceable, codec: Codec, stream: str, bits_per_pixel: float | N
         if found is None:
             return None
         size += len(found[0])
-        decoded[start : start + len(block)] = codec.decode(found[0], pixels, found[1]).reshape(block.shape)
+        decoded[box] = codec.decode(found[0], pixels, found[1]).reshape(extent(box))
     return Coded(decoded, size)
 
 
-class RoundedSections:
-    """Sections of a region, and the one just outside it on either side, as whole grey values: what an instrument would store.
-
-    Attributes:
-        begin: number of the first of them.
-    """
-
-    def __init__(self, sections: Sections, box: Box, dtype: np.dtype[Any]) -> None:
-        depth, rows, columns = box
-        self.begin, end = sections.span(depth.start, depth.stop - 1, 1)
-        self.shape = (end - self.begin, rows.stop - rows.start, columns.stop - columns.start)
-        self._sections, self._box, self._dtype = sections, box, dtype
-
-    def __getitem__(self, box: Box) -> NDArray[Any]:
-        rows, columns = (
-            slice(whole.start + part.start, whole.start + part.stop) for whole, part in zip(self._box[1:], box[1:], strict=True)
-        )
-        values = self._sections.read(self.begin + box[0].start, self.begin + box[0].stop, rows, columns)
-        return np.clip(np.rint(values), 0, np.iinfo(self._dtype).max).astype(self._dtype)
-
-
 def coded_sections(
-    sections: Sections, box: Box, dtype: np.dtype[Any], bits_per_pixel: float, folder: Path
-) -> tuple[Sections, float]:
-    """The sections of a box, each rounded to dtype and sent through JPEG2000 in a stream of its own.
+    sections: Sections, region: Box, dtype: np.dtype[Any], bits_per_pixel: float, folder: Path
+) -> tuple[Sections, Sections, float]:
+    """The sections of a region, each rounded to dtype and sent through JPEG2000 in a stream of its own.
 
     Args:
-        sections: what is coded.
-        box: the region; sections just outside it are coded too, because interpolation reads them.
-        dtype: uint8 or uint16.
+        sections: what is coded; read once.
+        region: sections just outside it are coded too, because interpolation reads them.
+        dtype: uint8 or uint16; what an instrument would store.
         bits_per_pixel: what each section may take at most.
-        folder: where the decoded sections are kept while they are needed.
+        folder: where the decoded sections, and what of the others interpolation needs, are kept while they are needed.
 
     Returns:
-        The decoded sections and the bits per pixel really used.
+        The sections themselves, from the folder; the decoded ones; and the bits per pixel really used.
 
     Raises:
         UserError: not even the lowest quality fits (sections so small that headers fill them).
     """
     check_codable(dtype)
-    planes = RoundedSections(sections, box, dtype)
-    coded = code(planes, JPEG2000, "slice", bits_per_pixel, folder / "coded.raw")
+    depth, rows, columns = region
+    _, height, width = extent(region)
+    begin, end = sections.span(depth.start, depth.stop - 1, HALO)
+    begin -= begin % 2  # nearest's ties go by even and odd
+    kept = np.memmap(folder / "sections.raw", np.float32, "w+", shape=(end - begin, height, width))
+    for part in split(slice(begin, end), max(1, LARGEST // (height * width))):
+        sections.forget(part.start)
+        kept[part.start - begin : part.stop - begin] = sections.read(part.start, part.stop, rows, columns)
+    first, last = (number - begin for number in sections.span(depth.start, depth.stop - 1, 1))
+    rounded = np.memmap(folder / "rounded.raw", dtype, "w+", shape=(last - first, height, width))
+    for k in range(first, last):
+        rounded[k - first] = np.clip(np.rint(kept[k]), 0, np.iinfo(dtype).max)
+    coded = code(ArrayVolume(rounded), JPEG2000, "slice", bits_per_pixel, folder / "coded.raw")
     if coded is None:
-        raise UserError(f"a plane of {planes.shape[1:]} does not fit into {bits_per_pixel} bit/pixel; raise --bpp")
-    first = sections.first + planes.begin * sections.step
-    return Sections(coded.decoded, first, sections.step, box[1].start, box[2].start), coded.bits_per_pixel
+        raise UserError(f"a plane of {(height, width)} does not fit into {bits_per_pixel} bit/pixel; raise --bpp")
+    own, decoded = (
+        Sections(ArrayVolume(array), sections.position(start), sections.step, rows.start, columns.start, sections.how)
+        for array, start in ((kept, begin), (coded.decoded, begin + first))
+    )
+    return own, decoded, coded.bits_per_pixel

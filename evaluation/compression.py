@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from evaluation import metrics
-from evaluation.baselines import METHODS, Candidate, Sections
+from evaluation.baselines import METHODS, Candidate, grey_limits
 from evaluation.codecs import CODECS, check_codable, code
-from evaluation.comparison import Comparison, Request
-from evaluation.grids import Placement
-from evaluation.measure import REFERENCE, choose_range
-from evaluation.metrics import Moments
-from evaluation.opening import open_comparison, reconstruction_candidate
+from evaluation.grid import Request, open_comparison, restored_candidate
+from evaluation.metrics import choose_range, psnr, ssim
+from evaluation.sections import Sections
+from evaluation.sweep import blocks, central_box
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import Volume
+from volumes.volume import ArrayVolume, Box, Volume, extent, relative, voxels_of, whole_box
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)  # rates of a codec's curve, of the rate of the codes
 CODINGS = (("jpeg2000", "all"), ("jpeg2000", "slice"), ("jpegxl", "all"), ("jpegxl", "slice"), ("zstd", "all"))
@@ -42,31 +39,62 @@ class DecodedFile(Protocol):
     def step(self) -> float: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """A reference that distortions are measured against."""
+class _Reference:
+    """What distortions refer to: a copy on the scratch disc, so that its file is read once.
 
-    comparison: Comparison
-    reference: Candidate
-    width: float
-    orientations: tuple[str, ...]
-    planes: slice
-    sample: int
+    Attributes:
+        region: what is compared.
+        copy: the region's voxels.
+        width: data range of PSNR and SSIM.
+
+    Args:
+        candidate: the reference.
+        region: the part of it that is copied.
+        source: its file, for dtype and messages.
+        request: ``data_range`` and ``sample``.
+        orientations: of the planes whose SSIM is averaged.
+        planes: which of them.
+        scratch: the file of the copy.
+
+    Raises:
+        UserError: it holds one value only.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        region: Box,
+        source: Volume,
+        request: Request,
+        orientations: tuple[str, ...],
+        planes: slice,
+        scratch: Path,
+    ) -> None:
+        self.region, self._sample, self._orientations, self.planes = region, request.sample, orientations, planes
+        central_box(region, request.sample)  # refuses what is too small before anything is read
+        self.copy = ArrayVolume(np.memmap(scratch, source.dtype, "w+", shape=extent(region)))
+        low, high = math.inf, -math.inf
+        for core, _ in blocks(region):
+            block = candidate.block(core)
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            self.copy.array[relative(core, region)] = block
+        if low == high:
+            raise UserError(f"{source.path} holds one value only ({low:g}): nothing to compress; check the file and its channel")
+        self.width = choose_range(request.data_range, source.dtype, "truth", low, high).width
+        self._candidate = Candidate(Sections(self.copy, region[0].start, 1, region[1].start, region[2].start))
 
     def distortion(self, candidate: Candidate) -> dict[str, float | None]:
         """PSNR over all voxels, SSIM as the mean over the planes of the central box."""
-        squares, voxels = 0.0, 0
-        for core, _ in self.comparison.blocks():
-            error = candidate.block(core) - self.reference.block(core)
-            squares, voxels = squares + float(np.vdot(error, error)), voxels + error.size
-        box = self.comparison.central_box(self.sample)
-        precise = np.float32 if self.comparison.dtype == np.uint8 else np.float64
-        volume, reference = (volume.block(box).astype(precise) for volume in (candidate, self.reference))
-        ssim = metrics.ssim(volume, reference, self.width, self.planes, self.orientations)
-        known = [value for value in ssim.values() if value is not None]
-        rmse = math.sqrt(squares / voxels)
+        squares = 0.0
+        for core, _ in blocks(self.region):
+            error = candidate.block(core) - self._candidate.block(core)
+            squares += float(np.vdot(error, error))
+        box = central_box(self.region, self._sample)
+        precise = np.float32 if self.copy.dtype == np.uint8 else np.float64
+        volume, reference = (each.block(box).astype(precise) for each in (candidate, self._candidate))
+        known = [v for v in ssim(volume, reference, self.width, self.planes, self._orientations).values() if v is not None]
         return {
-            "psnr_db": 20 * math.log10(self.width / rmse) if rmse > 0 else math.inf,
+            "psnr_db": psnr(math.sqrt(squares / voxels_of(self.region)), self.width),
             "ssim": float(np.mean(known)) if known else None,
         }
 
@@ -75,12 +103,12 @@ class RateDistortion:
     """Points of rate and distortion for one input.
 
     Memory does not depend on the size of the volumes: blocks of 2²³ voxels, the central box of ``request.sample`` voxels for
-    SSIM, and what a codec needs for one image of at most codecs.LARGEST pixels. The disc holds one copy of the slices.
+    SSIM, and what a codec needs for one image of at most codecs.LARGEST pixels. The disc holds a copy of the slices, one of the
+    slices decoded by a codec, and one of the truth's region, which are read from their files once.
 
     Attributes:
-        points: what was measured so far, as compress.json holds it (evaluation.compression_report).
+        points: what was measured so far, as compression.json holds it (evaluation.compression_report).
         notes: what a reader has to know about them.
-        pixels: of all slices.
         slices, isotropic: what distortions refer to; ``isotropic`` is None without a truth.
 
     Args:
@@ -97,30 +125,22 @@ class RateDistortion:
         check_codable(kept.dtype)
         self.points: list[Point] = []
         self.notes: list[str] = []
-        self.pixels = math.prod(kept.shape)
-        self._kept, self._first, self._step, self._request, self._folder = kept, first, step, request, folder
-        self._limits = (0.0, float(np.iinfo(kept.dtype).max))
-        depth, rows, columns = (slice(0, size) for size in kept.shape)
-        slices = Candidate(Sections(kept, 0, 1), "exact")
-        whole = Comparison((depth, rows, columns), None, slices, {}, None, kept.dtype, {}, {}, [])
-        self.slices = self._grid(whole, kept.path, ("xy",), slice(None))
-        self.isotropic: _Grid | None = None
+        self._first, self._step, self._request, self._folder = first, step, request, folder
+        self._limits = grey_limits(kept.dtype)
+        region = whole_box(kept.shape)
+        self.slices = _Reference(
+            Candidate(Sections(kept, 0, 1)), region, kept, request, ("xy",), slice(None), folder / "slices.raw"
+        )
+        self._kept = self.slices.copy
+        self.isotropic: _Reference | None = None
         if request.truth is not None:
             comparison = open_comparison(request, folder)
-            assert comparison.sections is not None  # of the input, which the request names
+            assert comparison.truth is not None and comparison.sections is not None  # the request names both
             self._input = comparison.sections
-            self.isotropic = self._grid(comparison, request.truth, ("xz", "yz"), request.planes)
-
-    def _grid(self, comparison: Comparison, path: Path, orientations: tuple[str, ...], planes: slice) -> _Grid:
-        assert comparison.truth is not None
-        moments = Moments()
-        for core, _ in comparison.blocks():
-            block = comparison.truth.block(core)
-            moments.low, moments.high = min(moments.low, float(block.min())), max(moments.high, float(block.max()))
-        if moments.low == moments.high:
-            raise UserError(f"{path} holds one value only ({moments.low:g}): nothing to compress; check the file and its channel")
-        width = choose_range(self._request.data_range, comparison, {REFERENCE: moments}).width
-        return _Grid(comparison, comparison.truth, width, orientations, planes, self._request.sample)
+            truth = comparison.truth.sections.source
+            self.isotropic = _Reference(
+                comparison.truth, comparison.region, truth, request, ("xz", "yz"), request.planes, folder / "truth.raw"
+            )
 
     def add_codes(self, size: int, slices: DecodedFile, isotropic: DecodedFile, levels: int) -> None:
         """Measures one rate of a code store.
@@ -132,9 +152,8 @@ class RateDistortion:
             levels: levels of the codebook that were decoded.
         """
         volume = open_volume(slices.path)
-        first, step = _whole((slices.first - self._first) / self._step), _whole(slices.step / self._step)
-        placed = Sections(volume, first, step)
-        exact = step == 1 and first == 0
+        placed = Sections(volume, _whole((slices.first - self._first) / self._step), _whole(slices.step / self._step))
+        exact = placed.step == 1 and placed.first == 0
         if not exact and not self.points:
             self.notes.append(
                 f"The store holds {volume.shape[0]} encoded slices for {self._kept.shape[0]} slices of the input (usp); for the "
@@ -143,71 +162,64 @@ class RateDistortion:
         point = {"codec": "codes", "stream": "store", "levels": levels, **self._rate(size)}
         point["slices"] = self.slices.distortion(Candidate(placed, "exact" if exact else "linear", self._limits))
         if self.isotropic is not None:
-            point["isotropic"] = {"decoded": self.isotropic.distortion(self._on_truth(isotropic))}
+            point["isotropic"] = {"decoded": self.isotropic.distortion(self._on_truth(isotropic, self.isotropic))}
         self.points.append(point)
 
     def _rate(self, size: int) -> Point:
-        return {"bytes": size, "bits_per_pixel": 8 * size / self.pixels}
+        return {"bytes": size, "bits_per_pixel": 8 * size / math.prod(self._kept.shape)}
 
-    def _on_truth(self, decoded: DecodedFile) -> Candidate:
-        assert self.isotropic is not None
-        volume, place = open_volume(decoded.path), self._input
-        first, step = _whole(place.first + place.step * decoded.first), _whole(place.step * decoded.step)
-        placement = Placement(first, step, place.row, place.column, "geometry of the run")
-        comparison = self.isotropic.comparison
-        depth, *inside = comparison.region
-        low, high = max(depth.start, math.ceil(first)), min(depth.stop, math.floor(placement.position(volume.shape[0] - 1)) + 1)
+    def _on_truth(self, decoded: DecodedFile, reference: _Reference) -> Candidate:
+        """The decoded volume where the geometry of the run places it; the region becomes what it covers."""
+        place = self._input
+        first, step = _whole(place.position(decoded.first)), _whole(place.step * decoded.step)
+        sections = Sections(open_volume(decoded.path), first, step, place.row, place.column)
+        depth, *inside = reference.region
+        low, high = max(depth.start, math.ceil(first)), min(depth.stop, math.floor(sections.last) + 1)
         if low >= high:
             raise UserError(f"{self._request.truth} and the decoded volume do not overlap: its planes begin at {first:g} there")
         if (low, high) != (depth.start, depth.stop):
-            comparison.region = (slice(low, high), inside[0], inside[1])
+            reference.region = (slice(low, high), inside[0], inside[1])
             self.notes.append(f"Compared with planes {low}:{high} of the truth, which the decoded volume covers.")
-        return reconstruction_candidate(volume, placement, self._limits, self.notes)
+        return restored_candidate(sections, reference.copy.dtype, self.notes)
 
-    def add_codecs(self, rates: list[float]) -> None:
-        """Measures the codecs of CODINGS at some rates (bits per pixel of the slices at most), and interpolation without any."""
+    def add_codecs(self) -> None:
+        """Measures the codecs of CODINGS at MULTIPLES of the rates of the codes, and interpolation without any codec."""
+        rates = sorted({n * point["bits_per_pixel"] for point in self.points for n in MULTIPLES})
         if self.isotropic is not None:
             uncoded = {"codec": "none", "stream": "slices as they are", "bytes": None, "bits_per_pixel": None, "slices": None}
-            self.points.append({**uncoded, "isotropic": self._interpolations(self._kept)})
+            self.points.append({**uncoded, "isotropic": self._interpolations(self._kept, self.isotropic)})
         with tqdm(total=len(CODINGS) * len(rates), desc="codecs") as bar:
             for name, stream in CODINGS:
                 for rate in rates:
-                    self._add_coded(name, stream, rate)
+                    self.points.append({"codec": name, "stream": stream, "limit": rate, **self._coded(name, stream, rate)})
                     bar.update()
         for name, codec in CODECS.items():
             lossless = code(self._kept, codec, "all", None, self._folder / "none")
             assert lossless is not None
-            self.points.append(
-                {
-                    "codec": name,
-                    "stream": "lossless",
-                    **self._rate(lossless.bytes),
-                    "slices": {"psnr_db": math.inf, "ssim": 1.0},
-                    "isotropic": None,
-                }
-            )
+            exact = {"slices": {"psnr_db": math.inf, "ssim": 1.0}, "isotropic": None}
+            self.points.append({"codec": name, "stream": "lossless", **self._rate(lossless.bytes), **exact})
 
-    def _add_coded(self, name: str, stream: str, rate: float) -> None:
+    def _coded(self, name: str, stream: str, rate: float) -> Point:
         scratch = self._folder / "coded.raw"
         coded = code(self._kept, CODECS[name], stream, rate, scratch)
-        point: Point = {"codec": name, "stream": stream, "limit": rate}
         if coded is None:
-            self.points.append({**point, "bytes": None, "bits_per_pixel": None, "slices": None, "isotropic": None})
-            return
-        point |= self._rate(coded.bytes)
-        point["slices"] = self.slices.distortion(Candidate(Sections(coded.decoded, 0, 1), "exact"))
-        point["isotropic"] = self._interpolations(coded.decoded) if self.isotropic is not None else None
-        self.points.append(point)
+            return {"bytes": None, "bits_per_pixel": None, "slices": None, "isotropic": None}
+        decoded = ArrayVolume(coded.decoded)
+        point = {
+            **self._rate(coded.bytes),
+            "slices": self.slices.distortion(Candidate(Sections(decoded, 0, 1))),
+            "isotropic": None if self.isotropic is None else self._interpolations(decoded, self.isotropic),
+        }
         scratch.unlink()
+        return point
 
-    def _interpolations(self, slices: Any) -> dict[str, Any]:
-        assert self.isotropic is not None
+    def _interpolations(self, slices: Volume, reference: _Reference) -> Point:
         place = self._input
-        first, step = place.first + self._first * place.step, self._step * place.step
+        first, step = place.position(self._first), self._step * place.step
         sections = Sections(slices, first, step, place.row, place.column)
-        if step == 1 and first == round(first):
-            return {"as they are": self.isotropic.distortion(Candidate(sections, "exact", self._limits))}
-        return {method: self.isotropic.distortion(Candidate(sections, method, self._limits)) for method in INTERPOLATIONS}
+        if sections.on_grid:
+            return {"as they are": reference.distortion(Candidate(sections))}
+        return {method: reference.distortion(Candidate(sections, method, self._limits)) for method in INTERPOLATIONS}
 
 
 def _whole(number: float) -> float:

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from evaluation.compression import Point, RateDistortion
 from evaluation.figures import INK, MUTED, plain_axes
-from evaluation.measure import slice_text
-from evaluation.run import plain, program_version
+from evaluation.report import plain, slice_text
 from utils.files import put_files
+from utils.runs import program_version
 
 SCHEMA = "isoscopexx.compression/1"
 OUTPUTS = ("compression.json", "compression.png")

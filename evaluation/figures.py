@@ -10,9 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from evaluation.baselines import Candidate
-from evaluation.comparison import Comparison
+from evaluation.grid import Comparison
+from volumes.volume import Triple
 
+FSC_CAPTION = (
+    "Fourier shell correlation: how well detail of each size agrees with the truth (1 is identical, 0 unrelated). Further right "
+    "is finer detail; a curve that stays high for longer is better. The two lines are the usual thresholds."
+)
+SPECTRA_CAPTION = (
+    "Power spectra: how much detail of each size a volume holds, right or wrong. Where a truth is known a good restoration "
+    "follows it; otherwise z should look like in-plane. Too little is blur; too much is noise, steps or invented texture."
+)
 INK, MUTED = "#1c2430", "#6b7480"
 STYLES: dict[str, tuple[str, Any, float]] = {
     "truth": ("#1c2430", "-", 1.6),
@@ -47,57 +55,64 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
     axes.tick_params(colors=MUTED, labelsize=9)
 
 
-def draw_planes(comparison: Comparison, side: int, path: Path) -> str:
+def draw_figures(
+    comparison: Comparison, volumes: dict[str, Any], boxes: dict[str, NDArray[np.float32]], folder: Path
+) -> dict[str, tuple[Path, str]]:
+    """The figures of a report as PNG.
+
+    Args:
+        comparison: what was compared.
+        volumes: numbers per volume, as in metrics.json.
+        boxes: the central box of every volume.
+        folder: where they go.
+
+    Returns:
+        File and caption of ``planes``, ``spectra`` and, with a truth, ``fsc``.
+    """
+    draw_planes(boxes, comparison.spacing, folder / "planes.png")
+    shape = "×".join(map(str, next(iter(boxes.values())).shape))
+    shown = f"Middle planes of the central box of {shape} voxels (z, y, x). z runs downwards in XZ and YZ; all grey panels share "
+    figures = {"planes": (folder / "planes.png", shown + "one scale.")}
+    if comparison.truth is not None:
+        draw_fsc(volumes, folder / "fsc.png")
+        figures["fsc"] = (folder / "fsc.png", FSC_CAPTION)
+    draw_spectra(volumes, None if comparison.sections is None else comparison.sections.step, folder / "spectra.png")
+    return figures | {"spectra": (folder / "spectra.png", SPECTRA_CAPTION)}
+
+
+def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple, path: Path) -> None:
     """Central XY, XZ and YZ planes of the interpolated input, the reconstruction, the truth and the error.
 
     Args:
-        comparison: the volumes.
-        side: longest side of the central box that is shown.
+        boxes: (Z, Y, X) by name.
+        spacing: voxel sides (z, y, x) in any unit.
         path: the PNG.
-
-    Returns:
-        What is shown, for the caption.
     """
-    box = comparison.central_box(side)
-    blocks = {name: candidate.block(box) for name, candidate in _panels(comparison).items()}
-    base = "truth" if "truth" in blocks else next(iter(blocks))
-    tested = "reconstruction" if "reconstruction" in blocks else next(iter(blocks))
-    grey = dict(zip(("vmin", "vmax"), np.percentile(blocks[base], [0.3, 99.7]), strict=True)) | {"cmap": "gray"}
-    shape = blocks[base].shape
-    depth, height, width = (size * step for size, step in zip(shape, comparison.spacing, strict=True))
-    columns = len(blocks) + (tested != base)
+    titles = {"cubic": "input, cubic interpolation", "input": "input", "reconstruction": "reconstruction", "truth": "truth"}
+    panels = {title: boxes[name] for name, title in titles.items() if name in boxes}
+    first = next(iter(panels))
+    base, tested = ("truth" if "truth" in panels else first), ("reconstruction" if "reconstruction" in panels else first)
+    grey = dict(zip(("vmin", "vmax"), np.percentile(panels[base], [0.3, 99.7]), strict=True)) | {"cmap": "gray"}
+    depth, height, width = (size * step for size, step in zip(panels[base].shape, spacing, strict=True))
+    columns = len(panels) + (tested != base)
     figure = Figure(
         (columns * 3.0 + 0.9, 2.85 / width * (height + 2 * depth) + 0.9), dpi=110, layout="constrained", facecolor="white"
     )
     grid = figure.subplots(3, columns, squeeze=False, gridspec_kw={"height_ratios": [height, depth, depth]})
-    for column, (name, block) in zip(grid.T, blocks.items(), strict=False):
-        _show_planes(column, block, comparison.spacing, name, grey)
+    for column, (title, block) in zip(grid.T, panels.items(), strict=False):
+        _show_planes(column, block, spacing, title, grey)
     if tested != base:
-        error = blocks[tested] - blocks[base]
+        error = panels[tested] - panels[base]
         reach = max(float(np.percentile(np.abs(error), 99)), 1e-12)
-        what = "error" if base == "truth" else "difference"
-        title = f"{what}: {tested.split(',')[0]} − {base.split(',')[0]}"
-        image = _show_planes(grid[:, -1], error, comparison.spacing, title, {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"})
+        title = f"{'error' if base == 'truth' else 'difference'}: {tested.split(',')[0]} − {base.split(',')[0]}"
+        image = _show_planes(grid[:, -1], error, spacing, title, {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"})
         figure.colorbar(image, ax=grid[:, -1], shrink=0.5, pad=0.03).set_label("grey values", color=INK)
     for axes, (name, _, _, down) in zip(grid[:, 0], ORIENTATIONS, strict=True):
         axes.set_ylabel(f"{name}\n← {down}", color=INK, fontsize=11)
     figure.savefig(path)
-    return "Middle planes of the central box of " + "×".join(map(str, shape)) + " voxels (z, y, x)"
 
 
-def _panels(comparison: Comparison) -> dict[str, Candidate]:
-    panels = {}
-    shown = next((name for name in ("cubic", "input") if name in comparison.candidates), None)
-    if shown is not None:
-        panels["input" if shown == "input" else "input, cubic interpolation"] = comparison.candidates[shown]
-    if "reconstruction" in comparison.candidates:
-        panels["reconstruction"] = comparison.candidates["reconstruction"]
-    return panels if comparison.truth is None else panels | {"truth": comparison.truth}
-
-
-def _show_planes(
-    column: Any, block: NDArray[np.float32], spacing: tuple[float, float, float], title: str, look: dict[str, Any]
-) -> Any:
+def _show_planes(column: Any, block: NDArray[np.float32], spacing: Triple, title: str, look: dict[str, Any]) -> Any:
     step = dict(zip("zyx", spacing, strict=True))
     for axes, (_, axis, across, down) in zip(column, ORIENTATIONS, strict=True):
         plane = block.take(block.shape[axis] // 2, axis)

@@ -1,9 +1,10 @@
-"""All numbers of one comparison, as plain values (see metrics_schema)."""
+"""A restored volume, or interpolation alone, measured: one pass over all voxels, the numbers, the report."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,202 +12,148 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation import metrics
-from evaluation.baselines import Candidate
-from evaluation.comparison import Comparison, Request
-from evaluation.consistency import consistency
-from evaluation.fsc import CONE_DEGREES, FourierShells, ShellCurve, tapered
-from evaluation.metrics import DataRange, Moments
-from evaluation.spectra import axial_excess, decorrelation_cutoff, octave_power
-from utils.errors import UserError
-from utils.spectra import power_spectrum
+from evaluation.figures import draw_figures
+from evaluation.fsc import CONE_DEGREES, FourierShells
+from evaluation.grid import Comparison, Request, open_comparison
+from evaluation.metrics import choose_range
+from evaluation.report import plain, refuse_outputs, render, slice_text
+from evaluation.spectra import Spectra
+from evaluation.sweep import REFERENCE, central_box, sweep
+from evaluation.verdict import verdict
+from utils.files import put_files
+from utils.runs import program_version
 from volumes.volume import Box, extent
 
-AXES = {"z": 0, "y": 1, "x": 2}
-THRESHOLDS = (0.5, 0.143)
-REFERENCE = "truth"  # name under which the truth's own numbers stand beside the candidates'
+SCHEMA = "isoscopexx.evaluation/1"
+OUTPUTS = ("metrics.json", "report.html", "planes.png", "fsc.png", "spectra.png")
 
 
-def measure(comparison: Comparison, request: Request) -> dict[str, Any]:
-    """Measure every candidate, and the truth itself where a metric needs no second volume.
+def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Evaluate and write ``metrics.json``, ``report.html`` and the figures into a folder.
 
-    Returns:
-        ``data_range``, ``sampling``, ``volumes`` (per name) and ``curves`` (what the figures draw) as in metrics.json.
-
-    Raises:
-        UserError: NaN, infinite values, or a volume that holds one value only.
-    """
-    moments = _sweep(comparison)
-    data_range = choose_range(request.data_range, comparison, moments)
-    box = comparison.central_box(request.sample)
-    whole = box == comparison.region
-    shells = FourierShells(_shape(box), comparison.spacing)
-    truth = None if comparison.truth is None else _Sampled(comparison.truth, box, shells)
-    volumes: dict[str, Any] = {}
-    named = dict(comparison.candidates)
-    if comparison.truth is not None:
-        named[REFERENCE] = comparison.truth
-    for name, candidate in tqdm(named.items(), desc="similarity and spectra", leave=False):
-        sampled = truth if name == REFERENCE and truth is not None else _Sampled(candidate, box, shells)
-        result: dict[str, Any] = {"gradient_ratio_z_xy": moments[name].gradient_ratio(comparison.spacing)}
-        result |= _own_numbers(sampled, comparison)
-        if truth is not None and name != REFERENCE:
-            result |= moments[name].fidelity(data_range.width)
-            result |= _against_truth(sampled, truth, data_range, request, comparison)
-        if comparison.sections is not None and name != REFERENCE:
-            result["consistency"] = consistency(candidate, comparison.sections, comparison, data_range.width)
-        volumes[name] = result
-    return {
-        "data_range": {"low": data_range.low, "high": data_range.high, "width": data_range.width, "rule": data_range.rule},
-        "sampling": _sampling(comparison, request, box, whole),
-        "volumes": volumes,
-    }
-
-
-class _Sampled:
-    """One volume's central box in memory, with its half-spectrum."""
-
-    def __init__(self, candidate: Candidate, box: Box, shells: FourierShells) -> None:
-        self.voxels, self.shells = candidate.block(box), shells
-        self.spectrum = shells.transform(tapered(self.voxels))
-        self.lines = [power_spectrum(self.voxels, axis) for axis in range(3)]
-
-
-def _shape(box: Box) -> tuple[int, int, int]:
-    z, y, x = extent(box)
-    if min(z, y, x) < 2:
-        raise UserError(f"the compared box is {z}×{y}×{x} voxels (z, y, x); every side needs at least 2. Widen --region")
-    return z, y, x
-
-
-def _sweep(comparison: Comparison) -> dict[str, Moments]:
-    """One pass over all voxels, block by block."""
-    moments = {name: Moments() for name in (*comparison.candidates, *([REFERENCE] if comparison.truth else []))}
-    with tqdm(total=math.prod(comparison.shape), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
-        for core, longer in comparison.blocks():
-            size = extent(core)
-            truth = None
-            if comparison.truth is not None:
-                block = _finite(comparison.truth.block(longer), REFERENCE)
-                moments[REFERENCE].add(block, size)
-                truth = block[: size[0], : size[1], : size[2]]
-            for name, candidate in comparison.candidates.items():
-                moments[name].add(_finite(candidate.block(longer), name), size, truth)
-            bar.update(math.prod(size))
-    for name, own in moments.items():
-        if own.low == own.high and name in (REFERENCE, "reconstruction"):
-            raise UserError(
-                f"the {name} holds one value only ({own.low:g}) in the compared region; check the file, its channel and --region"
-            )
-    return moments
-
-
-def _finite(block: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    if not np.isfinite(block).all():
-        raise UserError(f"the {name} holds NaN or infinite values; mask or replace them before evaluating")
-    return block
-
-
-def choose_range(wanted: str, comparison: Comparison, moments: dict[str, Moments]) -> DataRange:
-    """The intensities that PSNR and SSIM refer to.
+    metrics.json (schema ``isoscopexx.evaluation/1``; null stands for "not defined" or, for a PSNR, for "identical"):
+        ``version``, ``title``, ``files`` (path, shape, dtype, voxel size, translation by role),
+        ``grid`` (shape, region and voxel size in µm of what was compared, z y x), ``alignment`` (how files were laid together),
+        ``data_range`` (low, high, width, rule), ``sampling`` (which metrics saw which voxels), ``notes``, ``verdict``;
+        ``volumes``: per name (reconstruction, nearest, linear, cubic, …, truth)
+            ``psnr_db``, ``rmse`` (grey values), ``nrmse`` (RMSE over the truth's standard deviation), ``pearson``: all voxels;
+            ``ssim`` (3d, xy, xz, yz), ``ms_ssim``, ``lpips`` (xy, xz, yz): mean over planes;
+            ``fsc`` (whole, z, y, x): ``cycles_per_voxel``, ``correlation``, ``coefficients`` per shell; ``at_0.5`` and
+            ``at_0.143``: ``cycles_per_voxel``, ``cycles_per_um``, ``period_voxels``, ``period_um`` (null: never below it);
+            ``power`` (z, y, x): ``frequency`` in cycles per voxel, ``power``; ``power_over_truth`` (z, y, x) per octave;
+            ``gradient_ratio_z_xy``; ``axial_power_db`` per octave and ``anisotropy_db``, their mean size;
+            ``decorrelation`` (z, y, x): cut-off in the units of ``fsc``;
+            ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``sections``.
 
     Args:
-        wanted: ``auto`` (uint8: 0–255; else the reference's own range), ``dtype``, ``reference``, or a positive number.
-        comparison: tells the dtype of the reference.
-        moments: sums of all volumes; the reference is the truth, else the reconstruction.
+        request: what to compare.
+        output: folder, made where missing.
+        overwrite: replace an earlier evaluation in that folder.
+
+    Returns:
+        What metrics.json holds, with NaN and infinity for null.
 
     Raises:
-        UserError: the dtype has no range, or the number is none.
+        UserError: bad input, or output that exists.
     """
-    name = REFERENCE if REFERENCE in moments else next(iter(moments))
-    dtype = comparison.dtype
-    if wanted == "dtype" or (wanted == "auto" and dtype == np.uint8):
-        if not np.issubdtype(dtype, np.integer):
-            raise UserError(f"--data-range dtype: {dtype} has no natural range; use reference or a number")
-        limits = np.iinfo(dtype)
-        return DataRange(float(limits.min), float(limits.max), f"full range of {dtype}")
-    if wanted in ("auto", "reference"):
-        return DataRange(moments[name].low, moments[name].high, f"smallest to largest value of the {name}")
-    try:
-        width = float(wanted)
-    except ValueError:
-        width = math.nan
-    if not (width > 0 and math.isfinite(width)):
-        raise UserError(f"--data-range {wanted} must be auto, dtype, reference or a positive number")
-    return DataRange(0.0, width, "given with --data-range")
+    refuse_outputs(output, OUTPUTS, overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".evaluating-", dir=output) as name:
+        folder = Path(name)
+        document, comparison, boxes = numbers(request, folder)
+        figures = draw_figures(comparison, document["volumes"], boxes, folder)
+        (folder / "metrics.json").write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
+        put_files(folder, output, OUTPUTS)
+    return document
 
 
-def _own_numbers(sampled: _Sampled, comparison: Comparison) -> dict[str, Any]:
-    cutoffs = {
-        name: _frequency(decorrelation_cutoff(sampled.shells, sampled.spectrum, axis), axis, comparison)
-        for name, axis in AXES.items()
-    }
-    excess = axial_excess(sampled.shells, sampled.spectrum)
-    return {
-        "decorrelation": cutoffs,
-        "axial_power_db": excess,
-        "anisotropy_db": float(np.mean(np.abs(list(excess.values())))) if excess else None,
-        "power": {
-            name: {"frequency": sampled.lines[axis][0].tolist(), "power": sampled.lines[axis][1].tolist()}
-            for name, axis in AXES.items()
+def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison, dict[str, NDArray[np.float32]]]:
+    """What metrics.json holds, without writing it.
+
+    Args:
+        request: what to compare.
+        folder: for temporary files; it must outlive the comparison.
+
+    Returns:
+        The document that evaluate() describes, the opened volumes, and the central box of each of them, from which figures can
+        be drawn.
+
+    Raises:
+        UserError: bad input: files that do not go together, NaN, infinite values, a volume that holds one value only.
+    """
+    comparison = open_comparison(request, folder)
+    box = central_box(comparison.region, request.sample)
+    swept = sweep(comparison, box, folder)
+    judged = swept.get(REFERENCE) or next(iter(swept.values()))
+    scope = choose_range(request.data_range, comparison.dtype, judged.name, judged.moments.low, judged.moments.high)
+    shells = FourierShells(extent(box), comparison.spacing)
+    truth = Spectra(swept[REFERENCE].box, shells, comparison.voxel_um) if REFERENCE in swept else None
+    network = None if truth is None else _perceptual_network(comparison.notes)
+    volumes: dict[str, Any] = {}
+    for name, volume in tqdm(swept.items(), desc="similarity and spectra", leave=False):
+        own = truth if name == REFERENCE and truth is not None else Spectra(volume.box, shells, comparison.voxel_um)
+        result = {"gradient_ratio_z_xy": volume.moments.gradient_ratio(comparison.spacing)} | own.numbers()
+        if truth is not None and name != REFERENCE:
+            precise = np.float32 if comparison.dtype == np.uint8 else np.float64
+            pair = volume.box.astype(precise), truth.voxels.astype(precise)
+            result |= volume.moments.fidelity(scope.width)
+            result["ssim"] = metrics.ssim(*pair, scope.width, request.planes)
+            result["ms_ssim"] = metrics.ms_ssim(*pair, scope.width, request.planes)
+            result["lpips"] = None if network is None else metrics.lpips(own.voxels, truth.voxels, scope, network)
+            result |= own.against(truth)
+        if volume.consistency is not None:
+            result["consistency"] = volume.consistency.result(scope.width)
+        volumes[name] = result
+    if any(value is None for result in volumes.values() for value in result.get("ms_ssim", {}).values()):
+        comparison.notes.append(
+            f"MS-SSIM was left out where planes have sides below {metrics.MS_SSIM_SIDE} voxels: its five scales do not fit."
+        )
+    subject = request.reconstruction or request.truth
+    assert subject is not None  # open_files refuses a request without either
+    document = {
+        "schema": SCHEMA,
+        "version": program_version(),
+        "title": subject.name if request.reconstruction else f"the baselines of {subject.name}",
+        "files": comparison.files,
+        "grid": {
+            "shape": list(extent(comparison.region)),
+            "region": [[part.start, part.stop] for part in comparison.region],
+            "voxel_um": comparison.voxel_um,
         },
+        "alignment": comparison.alignment,
+        "notes": comparison.notes,
+        "verdict": verdict(volumes),
+        "data_range": {"low": scope.low, "high": scope.high, "width": scope.width, "rule": scope.rule},
+        "sampling": _sampling(comparison, request, box),
+        "volumes": volumes,
     }
+    return document, comparison, {name: volume.box for name, volume in swept.items()}
 
 
-def _against_truth(
-    sampled: _Sampled, truth: _Sampled, data_range: DataRange, request: Request, comparison: Comparison
-) -> dict[str, Any]:
-    precise: Callable[[Any], Any] = (lambda x: x) if comparison.dtype == np.uint8 else (lambda x: x.astype(np.float64))
-    volume, reference = precise(sampled.voxels), precise(truth.voxels)
-    curves = {"whole": sampled.shells.correlation(sampled.spectrum, truth.spectrum)}
-    curves |= {name: sampled.shells.correlation(sampled.spectrum, truth.spectrum, axis) for name, axis in AXES.items()}
-    ratio = {}
-    for name, axis in AXES.items():
-        own, other = octave_power(*sampled.lines[axis]), octave_power(*truth.lines[axis])
-        ratio[name] = {band: own[band] / other[band] for band in own if other[band] > 0}
-    return {
-        "ssim": metrics.ssim(volume, reference, data_range.width, request.planes),
-        "ms_ssim": metrics.ms_ssim(volume, reference, data_range.width, request.planes),
-        "lpips": metrics.lpips(sampled.voxels, truth.voxels, data_range) if metrics.lpips_weights() else None,
-        "fsc": {name: _curve(curve, AXES.get(name), comparison) for name, curve in curves.items()},
-        "power_over_truth": ratio,
-    }
+def _perceptual_network(notes: list[str]) -> Any:
+    """What computes LPIPS; None, and a note, without the weights that it needs."""
+    from taming.lpips import PerceptualLoss, examine_weights  # torch takes seconds
+
+    path, problem = examine_weights()
+    if not problem:
+        return PerceptualLoss()
+    reason = f"the weights {path} {problem}" if path.is_file() else f"weights not found: {path.name}"
+    notes.append(f"LPIPS was left out: {reason} (VGG-16 of torchvision, in torch.hub's checkpoints folder).")
+    return None
 
 
-def _frequency(value: float | None, axis: int | None, comparison: Comparison) -> dict[str, float | None]:
-    """A frequency in cycles per shortest voxel side, in the units that people use; all None for None."""
-    if value is None or value <= 0:
-        return {"cycles_per_voxel": None, "cycles_per_um": None, "period_voxels": None, "period_um": None}
-    per_voxel = value * (1.0 if axis is None else comparison.spacing[axis])
-    per_um = None if comparison.voxel_um is None else value / min(comparison.voxel_um)
-    return {
-        "cycles_per_voxel": per_voxel,
-        "cycles_per_um": per_um,
-        "period_voxels": 1 / per_voxel,
-        "period_um": None if per_um is None else 1 / per_um,
-    }
-
-
-def _curve(curve: ShellCurve, axis: int | None, comparison: Comparison) -> dict[str, Any]:
-    scale = 1.0 if axis is None else comparison.spacing[axis]
-    result: dict[str, Any] = {
-        f"at_{threshold}": _frequency(curve.falls_below(threshold), axis, comparison) for threshold in THRESHOLDS
-    }
-    return result | {
-        "cycles_per_voxel": (curve.frequency * scale).tolist(),
-        "correlation": curve.value.tolist(),
-        "coefficients": curve.count.tolist(),
-    }
-
-
-def _sampling(comparison: Comparison, request: Request, box: Box, whole: bool) -> dict[str, Any]:
+def _sampling(comparison: Comparison, request: Request, box: Box) -> dict[str, Any]:
+    """Which metrics saw which voxels."""
     everywhere, boxed = ["gradient_ratio_z_xy", "consistency"], ["power", "axial_power_db", "decorrelation"]
     words = "Spectra, isotropy and decorrelation"
     if comparison.truth is not None:
         everywhere, boxed = ["psnr_db", "rmse", "nrmse", "pearson", *everywhere], ["ssim", "ms_ssim", "lpips", "fsc", *boxed]
         words = "SSIM, MS-SSIM, LPIPS, Fourier shell correlation, spectra, isotropy and decorrelation"
-    chosen = request.planes
-    every = chosen == slice(None)
-    some = "" if every else f" SSIM and MS-SSIM of planes: planes {slice_text(chosen)} of each orientation only;"
+    chosen, whole = request.planes, box == comparison.region
+    some = ""
+    if chosen != slice(None):
+        some = f" SSIM and MS-SSIM of planes: planes {slice_text(chosen)} of each orientation only;"
     return {
         "all_voxels": everywhere,
         "central_box": [[part.start, part.stop] for part in box],
@@ -217,8 +164,3 @@ def _sampling(comparison: Comparison, request: Request, box: Box, whole: bool) -
         "fsc": f"mean removed, cosine taper, cones of {CONE_DEGREES:g}° about the axes",
         "statement": f"{words}: {'the whole region' if whole else 'the central box only'};{some} all other metrics: every voxel",
     }
-
-
-def slice_text(part: slice) -> str:
-    """``a:b:s`` as on the command line."""
-    return ":".join("" if number is None else str(number) for number in (part.start, part.stop, part.step))

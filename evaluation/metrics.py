@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
+
+from evaluation.baselines import grey_limits
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from taming.lpips import PerceptualLoss  # torch is imported where it is used
 
 PLANES = {"xy": 0, "xz": 1, "yz": 2}  # orientation -> the axis of (Z, Y, X) that its planes are stacked along
 SSIM_SIDE = 11  # the Gaussian window: sigma 1.5, cut at 3.5 sigma
 MS_SSIM_SIDE = 161  # five scales of that window
 LPIPS_SIDE = 64
 LPIPS_PLANES = 16  # per orientation at most
-LPIPS_WEIGHTS = "vgg16-397923af.pth"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,39 @@ class DataRange:
     def width(self) -> float:
         """The L of PSNR and SSIM."""
         return self.high - self.low
+
+
+def choose_range(wanted: str, dtype: np.dtype[Any], name: str, low: float, high: float) -> DataRange:
+    """The intensities that PSNR and SSIM refer to.
+
+    Args:
+        wanted: ``auto`` (uint8: 0–255; else the reference's own range), ``dtype``, ``reference``, or a positive number.
+        dtype: of the reference.
+        name: of the reference, for the report.
+        low, high: smallest and largest value of the reference.
+
+    Raises:
+        UserError: the dtype has no range, or the number is none.
+    """
+    if wanted == "dtype" or (wanted == "auto" and dtype == np.uint8):
+        limits = grey_limits(dtype)
+        if limits is None:
+            raise UserError(f"--data-range dtype: {dtype} has no natural range; use reference or a number")
+        return DataRange(*limits, f"full range of {dtype}")
+    if wanted in ("auto", "reference"):
+        return DataRange(low, high, f"smallest to largest value of the {name}")
+    try:
+        width = float(wanted)
+    except ValueError:
+        width = math.nan
+    if not (width > 0 and math.isfinite(width)):
+        raise UserError(f"--data-range {wanted} must be auto, dtype, reference or a positive number")
+    return DataRange(0.0, width, "given with --data-range")
+
+
+def psnr(rmse: float, data_range: float) -> float:
+    """Peak signal-to-noise ratio in dB; infinite without any error."""
+    return 20 * math.log10(data_range / rmse) if rmse > 0 else math.inf
 
 
 @dataclass
@@ -91,7 +127,7 @@ class Moments:
         own = math.sqrt(max(self.squares / n - (self.total / n) ** 2, 0.0))
         covariance = self.cross / n - self.total * self.truth_total / n**2
         return {
-            "psnr_db": 20 * math.log10(data_range / rmse) if rmse > 0 else math.inf,
+            "psnr_db": psnr(rmse, data_range),
             "rmse": rmse,
             "nrmse": rmse / spread if spread > 0 else math.nan,
             "pearson": covariance / (spread * own) if spread * own > 0 else math.nan,
@@ -169,16 +205,8 @@ def ms_ssim(
     return result
 
 
-def lpips_weights() -> Path | None:
-    """The VGG-16 weights that LPIPS needs, where torch.hub would look for them; None where they are not (nothing is fetched)."""
-    import torch
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
-    return path if path.is_file() else None
-
-
 def lpips(
-    volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: DataRange, pretrained: bool = True
+    volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: DataRange, network: PerceptualLoss
 ) -> dict[str, float | None]:
     """Learned perceptual distance (Zhang et al. 2018, VGG-16) of evenly spaced planes of each orientation; 0 is identical.
 
@@ -186,27 +214,24 @@ def lpips(
         volume: (Z, Y, X).
         truth: (Z, Y, X).
         data_range: intensities that become -1 and 1.
-        pretrained: False takes random weights (tests).
+        network: compares images.
+
+    Returns:
+        Keys ``xy``, ``xz``, ``yz``; None where a side of the planes is shorter than 64 pixels.
     """
     import torch
-    from lpips import LPIPS
 
-    with warnings.catch_warnings():  # lpips calls torchvision by names that it no longer likes
-        warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
-        warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
-        network = LPIPS(net="vgg", pretrained=pretrained, pnet_rand=not pretrained, verbose=False).eval()
     scale = 2 / data_range.width
     result: dict[str, float | None] = {}
     for name, axis in PLANES.items():
         result[name] = None
         step = slice(None, None, -(-volume.shape[axis] // LPIPS_PLANES))
-        a, b = (_stacks(x, axis, step).astype(np.float32) for x in (volume, truth))
-        if min(a.shape[2:]) < LPIPS_SIDE:
+        images = [
+            torch.from_numpy((_stacks(x, axis, step).astype(np.float32) - data_range.low) * scale - 1) for x in (volume, truth)
+        ]
+        if min(images[0].shape[2:]) < LPIPS_SIDE:
             continue
-        with torch.inference_mode():
-            distances = [
-                network(*(torch.from_numpy((x - data_range.low) * scale - 1).expand(1, 3, -1, -1) for x in pair)).item()
-                for pair in zip(np.split(a, len(a)), np.split(b, len(b)), strict=True)
-            ]
+        with torch.inference_mode():  # one pair of planes at a time: memory does not grow with their number
+            distances = [network(a, b).item() for a, b in zip(*(stack.split(1) for stack in images), strict=True)]
         result[name] = float(np.mean(distances))
     return result

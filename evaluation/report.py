@@ -1,16 +1,17 @@
-"""The report: one HTML file that needs nothing beside it (report.html is its template and holds all of its words)."""
+"""What an evaluation leaves: JSON, and a report of one HTML file (its template report.html holds all of its words)."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.verdict import NYQUIST
+from utils.errors import UserError
 
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -19,6 +20,33 @@ PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Refuses a folder that holds earlier results of these names.
+
+    Raises:
+        UserError: it does, and they are not to be replaced; or it is a file.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a folder")
+    existing = [file for file in names if (output / file).exists()]
+    if existing and not overwrite:
+        raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
+
+
+def plain(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def slice_text(part: slice) -> str:
+    """``a:b:s`` as on the command line."""
+    return ":".join("" if number is None else str(number) for number in (part.start, part.stop, part.step))
 
 
 def render(document: dict[str, Any], figures: dict[str, tuple[Path, str]]) -> str:

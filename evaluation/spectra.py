@@ -1,4 +1,4 @@
-"""What the spectrum of a single volume says: isotropy per octave, and resolution by decorrelation analysis.
+"""What spectra say: of one volume isotropy per octave, and resolution by decorrelation analysis; of two, agreement by size.
 
 Decorrelation (Descloux, Grußmayer & Radenovic 2019, Nature Methods 16:918) compares the spectrum F with its own phases F/|F| up
 to a radius r: d(r) = Σ_{|k|≤r} |F| / sqrt(Σ_all |F|² · #{|k|≤r}). The curve rises while structure is added and falls once only
@@ -8,29 +8,86 @@ cut-off. All sums are radial: filters act on shell totals, not on the volume, an
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.fsc import FourierShells
+from evaluation.fsc import FourierShells, tapered
+from utils.spectra import power_spectrum
+from volumes.volume import Triple
 
+AXES = {"z": 0, "y": 1, "x": 2}
+THRESHOLDS = (0.5, 0.143)  # of a Fourier shell correlation
 OCTAVES = ((32, 16), (16, 8), (8, 4), (4, 2))  # periods in voxels
 FILTERS = 20
 WEAKEST, STRONGEST = 0.25, 0.15  # Gaussian high-pass sigma: a share of the shortest side, and voxels
 PROMINENCE = 5e-4  # a peak has to stand above the rest of the curve by this much
 
 
-def octave_name(octave: tuple[int, int]) -> str:
-    """Name of a band from its longest and shortest period, ``1/16-1/8`` (cycles per voxel)."""
-    return f"1/{octave[0]}-1/{octave[1]}"
+class Spectra:
+    """The spectra of one volume's box.
+
+    Args:
+        voxels: (Z, Y, X).
+        shells: the shells of that shape, with the spacing in units of the shortest voxel side.
+        voxel_um: voxel size (z, y, x), None where unknown.
+    """
+
+    def __init__(self, voxels: NDArray[np.float32], shells: FourierShells, voxel_um: Triple | None) -> None:
+        self.voxels, self.shells, self.voxel_um = voxels, shells, voxel_um
+        self.spectrum = shells.transform(tapered(voxels))
+        self.lines = {name: power_spectrum(voxels, axis) for name, axis in AXES.items()}
+
+    def numbers(self) -> dict[str, Any]:
+        """What needs no second volume, as in metrics.json."""
+        cutoffs = {name: decorrelation_cutoff(self.shells, self.spectrum, axis) for name, axis in AXES.items()}
+        excess = axial_excess(self.shells, self.spectrum)
+        return {
+            "decorrelation": {name: self._in_units(value, AXES[name]) for name, value in cutoffs.items()},
+            "axial_power_db": excess,
+            "anisotropy_db": float(np.mean(np.abs(list(excess.values())))) if excess else None,
+            "power": {name: {"frequency": f.tolist(), "power": power.tolist()} for name, (f, power) in self.lines.items()},
+        }
+
+    def against(self, truth: Spectra) -> dict[str, Any]:
+        """Agreement with the truth by the size of detail, as in metrics.json."""
+        curves, ratio = {}, {}
+        for name, axis in ({"whole": None} | AXES).items():
+            curve = self.shells.correlation(self.spectrum, truth.spectrum, axis)
+            limits = {f"at_{threshold}": self._in_units(curve.falls_below(threshold), axis) for threshold in THRESHOLDS}
+            curves[name] = {
+                **limits,
+                "cycles_per_voxel": (curve.frequency * (1.0 if axis is None else self.shells.spacing[axis])).tolist(),
+                "correlation": curve.value.tolist(),
+                "coefficients": curve.count.tolist(),
+            }
+        for name in AXES:
+            own, other = octave_power(*self.lines[name]), octave_power(*truth.lines[name])
+            ratio[name] = {band: own[band] / other[band] for band in own if other[band] > 0}
+        return {"fsc": curves, "power_over_truth": ratio}
+
+    def _in_units(self, value: float | None, axis: int | None) -> dict[str, float | None]:
+        """A frequency in cycles per shortest voxel side, in the units that people use; all None for None."""
+        if value is None or value <= 0:
+            return {"cycles_per_voxel": None, "cycles_per_um": None, "period_voxels": None, "period_um": None}
+        per_voxel = value * (1.0 if axis is None else self.shells.spacing[axis])
+        per_um = None if self.voxel_um is None else value / min(self.voxel_um)
+        return {
+            "cycles_per_voxel": per_voxel,
+            "cycles_per_um": per_um,
+            "period_voxels": 1 / per_voxel,
+            "period_um": None if per_um is None else 1 / per_um,
+        }
 
 
 def octave_power(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> dict[str, float]:
-    """Mean power in each of OCTAVES that the spectrum reaches, by name."""
+    """Mean power in each of OCTAVES that the spectrum reaches, by its ends in cycles per voxel (``1/16-1/8``)."""
     result = {}
-    for octave in OCTAVES:
-        inside = (frequency > 1 / octave[0]) & (frequency <= 1 / octave[1] + 1e-9)
+    for longest, shortest in OCTAVES:
+        inside = (frequency > 1 / longest) & (frequency <= 1 / shortest + 1e-9)
         if inside.any():
-            result[octave_name(octave)] = float(power[inside].mean())
+            result[f"1/{longest}-1/{shortest}"] = float(power[inside].mean())
     return result
 
 

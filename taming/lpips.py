@@ -16,28 +16,32 @@ from utils.errors import UserError
 WEIGHTS = "vgg16-397923af.pth"  # torchvision's name; the hexadecimal part begins the file's sha256
 
 
+def examine_weights() -> tuple[Path, str]:
+    """The VGG16 weights where torch hub keeps them, and what is wrong with them ("" if nothing), found without any network."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    if not path.is_file():
+        return path, "do not exist"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = path.stem.rsplit("-", 1)[1]
+    if digest.startswith(expected):
+        return path, ""
+    return path, f"are damaged or another file: sha256 begins with {digest[:8]}, not with {expected}; delete the file"
+
+
 def find_weights() -> Path:
-    """The VGG16 weights where torch hub keeps them, checked without any network.
+    """The VGG16 weights, checked.
 
     Raises:
         UserError: the file is missing or its content is not what its name says.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    remedy = (
-        "On a machine with internet access, run "
-        "python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\" "
-        f"and copy the file {WEIGHTS} (528 MB) to this place (TORCH_HOME moves it); "
-        "or train without the perceptual loss: --perceptual_weight 0"
-    )
-    if not path.is_file():
-        raise UserError(f"the perceptual loss needs the VGG16 weights {path}, which do not exist. {remedy}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    expected = path.stem.rsplit("-", 1)[1]
-    if not digest.startswith(expected):
+    path, problem = examine_weights()
+    if problem:
         raise UserError(
-            f"the VGG16 weights {path} are damaged or another file: sha256 begins with {digest[:8]}, not with {expected}; "
-            f"delete the file. {remedy}"
+            f"the perceptual loss needs the VGG16 weights {path}, which {problem}. On a machine with internet access, run "
+            "python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\" "
+            f"and copy the file {WEIGHTS} (528 MB) to this place (TORCH_HOME moves it); "
+            "or train without the perceptual loss: --perceptual_weight 0"
         )
     return path
 

@@ -22,6 +22,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,11 @@ def _ran_at(pid: int, time_stamp: float) -> bool:
     except (OSError, ValueError, IndexError, StopIteration):
         return True
     return boot + ticks / os.sysconf("SC_CLK_TCK") < time_stamp + _CLOCK_TOLERANCE
+
+
+def program_version() -> str:
+    """Of this program, for its records."""
+    try:
+        return version("isoscopexx")
+    except PackageNotFoundError:
+        return "(source tree, not installed)"

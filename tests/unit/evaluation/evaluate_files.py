@@ -8,8 +8,8 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 import evaluate
-import evaluation.run
-from evaluation.run import plain
+from evaluation import measure
+from evaluation.report import plain
 
 SHAPE = (40, 34, 36)
 
@@ -44,7 +44,7 @@ def run(tmp_path, *arguments):
 def numbers(tmp_path, *arguments):
     """As run(), without the figures, which take most of the time."""
     options = evaluate.build_parser().parse_args([*map(str, arguments), "--output", str(tmp_path)])
-    return json.loads(json.dumps(plain(evaluation.run.numbers(evaluate.request_of(options), tmp_path)[1]), allow_nan=False))
+    return json.loads(json.dumps(plain(measure.numbers(evaluate.request_of(options), tmp_path)[0]), allow_nan=False))
 
 
 def refused(capsys, tmp_path, *arguments):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from evaluation.baselines import Sections
 from evaluation.codecs import CODECS, JPEG2000, JPEGXL, ZSTD, code, coded_sections, finest_within
+from evaluation.sections import Sections
 from utils.errors import UserError
 
 
@@ -79,8 +79,10 @@ def test_rates_that_no_setting_reaches(tmp_path):
 def test_coded_sections_lie_where_they_were(tmp_path):
     array = slices((4, 64, 48))
     box = (slice(0, 25), slice(8, 64), slice(0, 40))
-    coded, rate = coded_sections(Sections(array, 4, 8), box, np.dtype(np.uint8), 1.0, tmp_path)
+    own, coded, rate = coded_sections(Sections(array, 4, 8), box, np.dtype(np.uint8), 1.0, tmp_path)
     assert 0.7 < rate <= 1.0
+    assert (own.first, own.step, own.count) == (4, 8, 4)
+    np.testing.assert_array_equal(own.read(0, 4, slice(8, 64), slice(0, 40)), array[:, 8:64, :40])
     assert (coded.first, coded.step, coded.count) == (4, 8, 4)
     error = coded.read(0, 4, slice(8, 64), slice(0, 40)) - array[:, 8:64, :40].astype(float)
     assert 1 < error.std() < array.std() / 2

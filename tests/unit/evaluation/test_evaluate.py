@@ -12,6 +12,7 @@ import tifffile
 from evaluate_files import numbers, refused, run, save, scene
 
 import evaluate
+from evaluation import grid
 from utils.errors import UserError
 
 
@@ -177,3 +178,60 @@ def test_published_figures_are_reproduced(tmp_path, cube, how, factor):
     if (how, factor) == ("thin", 8):  # interpolation passes through thinned sections: this is the codec alone
         sections = document["volumes"]["jpeg2000 + linear"]["consistency"]["pick"]["psnr_db"]
         assert sections == pytest.approx({"dev": 27.8, "quickstart": 26.3}[cube], abs=0.1)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Where torch hub would look for the weights of LPIPS."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    path = tmp_path / "torch" / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(("content", "expected"), [(None, "weights not found: vgg16-397923af.pth"), (b"x", "damaged")])
+def test_lpips_is_left_out_without_whole_weights_and_the_report_says_so(folder, tmp_path, weights, content, expected):
+    if content is not None:
+        weights.write_bytes(content)
+    document = numbers(tmp_path, "--truth", folder / "truth.tif", "--thin", "8", "--sample", "16")
+    assert document["volumes"]["linear"]["lpips"] is None
+    assert any(note.startswith("LPIPS was left out") and expected in note for note in document["notes"])
+
+
+def voxels_read(monkeypatch):
+    """How many voxels of each file are read from now on."""
+    counts, opened = {}, grid.open_volume
+
+    def counting(path, **choice):
+        volume = opened(path, **choice)
+        read = volume._read
+
+        def counted(planes, rows, columns):
+            result = read(planes, rows, columns)
+            counts[path.name] = counts.get(path.name, 0) + result.size
+            return result
+
+        volume._read = counted
+        return volume
+
+    monkeypatch.setattr(grid, "open_volume", counting)
+    return counts
+
+
+CODEC = ("--codec", "jpeg2000", "--bpp", "2")
+PLACED = ("--input-position", "pick", "--factor", "8")
+
+
+@pytest.mark.parametrize("more", [PLACED, (*PLACED, *CODEC), ("--thin", "8"), ("--average", "8")], ids=lambda more: more[-2])
+def test_every_file_is_read_once_whatever_is_asked_for(folder, tmp_path, monkeypatch, more):
+    counts = voxels_read(monkeypatch)
+    monkeypatch.setattr("evaluation.sweep.DEEPEST", 4)  # several blocks along z ...
+    monkeypatch.setattr("evaluation.sweep.blocks.__defaults__", (4 * 18 * 36, 1))  # ... in two bands of rows
+    given = ["--input", folder / "thin.tif"] if "--factor" in more else []
+    run(tmp_path, "--reconstruction", folder / "recon.tif", "--truth", folder / "truth.tif", *given, *more)
+    border = (34 + 1) / 34  # one row is part of both bands
+    sizes = {"recon.tif": 40 * border, "truth.tif": 40 * border}
+    if given:
+        sizes["thin.tif"] = 5 * (1 if "--codec" in more else border)  # what went through a codec was copied
+    assert counts == {name: round(planes * 34 * 36) for name, planes in sizes.items()}

@@ -6,10 +6,11 @@ from scipy.interpolate import CubicSpline
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from evaluation import metrics
-from evaluation.baselines import HALO, Candidate, Degraded, Sections, interpolation_matrix
-from evaluation.comparison import Comparison
-from evaluation.consistency import consistency, projections
+from evaluation.baselines import HALO, Candidate, Degraded, interpolation_matrix
 from evaluation.metrics import DataRange, Moments
+from evaluation.sections import Sections
+from evaluation.sweep import Consistency, blocks, projections
+from taming.lpips import PerceptualLoss
 from utils.errors import UserError
 
 
@@ -21,13 +22,9 @@ def whole(array):
     return tuple(slice(0, size) for size in array.shape)
 
 
-def comparison_of(array, sections=None, region=None):
-    return Comparison(region or whole(array), None, None, {}, sections, np.dtype(np.uint8), {}, {}, [])
-
-
 def swept(array, truth, voxels):
     moments = Moments()
-    for core, longer in comparison_of(array).blocks(voxels):
+    for core, longer in blocks(whole(array), voxels):
         size = tuple(part.stop - part.start for part in core)
         moments.add(array[longer], size, truth[core])
     return moments
@@ -51,7 +48,7 @@ def test_sums_over_any_blocks_equal_the_whole_volume(voxels):
 
 def test_blocks_stay_small_and_cover_every_voxel_once():
     seen = np.zeros((130, 33, 50), int)
-    for core, longer in comparison_of(seen).blocks(voxels=8000):
+    for core, longer in blocks(whole(seen), voxels=8000):
         seen[core] += 1
         assert seen[core].size <= 8000
         assert all(b.stop == min(a.stop + 1, size) for a, b, size in zip(core, longer, seen.shape, strict=True))
@@ -92,21 +89,12 @@ def test_ms_ssim_needs_161_pixels():
     assert metrics.ms_ssim(truth[:, 1:], truth[:, 1:], 255)["xy"] is None
 
 
-def test_lpips_weights_are_looked_for_without_a_network(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert metrics.lpips_weights() is None
-    file = tmp_path / "hub" / "checkpoints" / metrics.LPIPS_WEIGHTS
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"x")
-    assert metrics.lpips_weights() == file
-
-
 def test_lpips_is_zero_for_itself_and_grows_with_the_difference():
     truth, other = volume((66, 64, 64)), volume((66, 64, 64), 1)
     truth, other = truth[::33], other[::33]  # two planes: the network is slow
-    scope = DataRange(0, 255, "test")
-    assert metrics.lpips(truth, truth, scope, pretrained=False) == {"xy": pytest.approx(0, abs=1e-7), "xz": None, "yz": None}
-    assert metrics.lpips(other, truth, scope, pretrained=False)["xy"] != 0
+    scope, network = DataRange(0, 255, "test"), PerceptualLoss(random_weights=True)
+    assert metrics.lpips(truth, truth, scope, network) == {"xy": pytest.approx(0, abs=1e-7), "xz": None, "yz": None}
+    assert metrics.lpips(other, truth, scope, network)["xy"] != 0
 
 
 # Baselines -----------------------------------------------------------------------------------------------------------
@@ -166,7 +154,7 @@ def test_candidate_reads_exact_planes_with_offsets():
 def test_degraded_sections_are_those_of_the_definition(factor, begin):
     array = volume((48, 5, 7))
     box = (slice(begin, 45), slice(1, 5), slice(2, 7))
-    picked, averaged = (Degraded(array, box, factor, how) for how in ("pick", "average"))
+    picked, averaged = (Degraded(Sections(array, 0, 1), box, factor, how) for how in ("pick", "average"))
     planes = [factor * k + factor // 2 for k in range(48)]
     planes = [plane for plane in planes if begin <= plane < 45]
     everything = slice(0, 10), slice(0, 4), slice(0, 5)
@@ -182,7 +170,7 @@ def test_degraded_sections_are_those_of_the_definition(factor, begin):
 
 def test_too_few_sections_are_refused():
     with pytest.raises(UserError, match="--thin"):
-        Degraded(volume((12, 4, 4)), (slice(0, 12), slice(0, 4), slice(0, 4)), 8, "pick")
+        Degraded(Sections(volume((12, 4, 4)), 0, 1), (slice(0, 12), slice(0, 4), slice(0, 4)), 8, "pick")
 
 
 # Projections ---------------------------------------------------------------------------------------------------------
@@ -196,25 +184,33 @@ def test_positions_tell_how_sections_can_have_been_made(first, step, ways):
     assert list(projections(Sections(volume(), first, step))) == ways
 
 
+def consistency(array, sections, voxels):
+    total = Consistency(sections, whole(array))
+    for core, longer in blocks(whole(array), voxels, behind=max(1, total.reach)):
+        total.add(array[longer], core)
+    return total.result(255)
+
+
+@pytest.mark.parametrize("voxels", [2**23, 900, 100])  # one block; several bands; several blocks along z, across sections
 @pytest.mark.parametrize(("how", "first"), [("pick", 4.0), ("average", 3.5)])
-def test_truth_is_consistent_with_its_own_sections(how, first):
-    array = volume((40, 9, 8))
-    sections = Sections(Degraded(array, whole(array), 8, how), first, 8.0)
-    compared = comparison_of(array, sections)
-    exact = consistency(Candidate(Sections(array, 0, 1), "exact"), sections, compared, 255)
-    assert exact[how]["sections"] == 5
+def test_truth_is_consistent_with_its_own_sections(how, first, voxels):
+    array = volume((150, 9, 8))
+    sections = Sections(Degraded(Sections(array, 0, 1), whole(array), 8, how), first, 8.0)
+    exact = consistency(array, sections, voxels)
+    assert exact[how]["sections"] == 18 + (how == "pick")
     assert exact[how]["rmse"] == pytest.approx(0, abs=1e-4)
-    shifted = consistency(Candidate(Sections(array + 3, 0, 1), "exact"), sections, compared, 255)
+    shifted = consistency(array + 3, sections, voxels)
     assert shifted[how]["rmse"] == pytest.approx(3, rel=1e-4)
     assert shifted[how]["psnr_db"] == pytest.approx(20 * np.log10(255 / 3), abs=1e-3)
 
 
-def test_positions_between_planes_are_read_linearly():
-    ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None, None], (40, 3, 3))
-    sections = Sections(np.broadcast_to((1.25 + 5.6 * np.arange(7, dtype=np.float32))[:, None, None], (7, 3, 3)), 1.25, 5.6)
-    found = consistency(Candidate(Sections(ramp, 0, 1), "exact"), sections, comparison_of(ramp, sections), 255)
-    assert found["between"]["sections"] == 7
-    assert found["between"]["rmse"] == pytest.approx(0, abs=1e-5)
+@pytest.mark.parametrize("voxels", [2**23, 300])
+def test_positions_between_planes_are_read_linearly(voxels):
+    ramp = np.broadcast_to(np.arange(150, dtype=np.float32)[:, None, None], (150, 3, 3))
+    sections = Sections(np.broadcast_to((1.25 + 5.6 * np.arange(26, dtype=np.float32))[:, None, None], (26, 3, 3)), 1.25, 5.6)
+    found = consistency(ramp, sections, voxels)
+    assert found["between"]["sections"] == 26
+    assert found["between"]["rmse"] == pytest.approx(0, abs=1e-4)
 
 
 def test_width_of_a_range():

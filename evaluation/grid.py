@@ -1,0 +1,256 @@
+"""The files of an evaluation on one grid: the truth, the reconstruction, and what interpolation makes of the input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.baselines import METHODS, Candidate, Degraded, grey_limits
+from evaluation.codecs import coded_sections
+from evaluation.sections import Sections, place_input, place_reconstruction
+from utils.errors import UserError
+from volumes.open import open_volume
+from volumes.volume import Box, Triple, Volume
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be evaluated; the options of evaluate.py.
+
+    Attributes:
+        reconstruction, truth, input: files; at least a reconstruction or a truth.
+        degrade: (``pick`` or ``average``, factor): the input is simulated from the truth.
+        input_position, factor: how the input's sections relate to the planes, where the files do not say.
+        region: box of the truth (without it of the reconstruction) to evaluate; None for all.
+        voxel_um: voxel size (z, y, x) of truth and reconstruction where the files have none.
+        channel: channel of multi-channel files.
+        data_range: ``auto``, ``dtype``, ``reference`` or a number.
+        codec: ``jpeg2000`` adds the baselines of sections sent through it at bpp bits per pixel.
+        planes: planes of each orientation that SSIM and MS-SSIM average.
+        sample: longest side of the central box for the metrics that need one box in memory.
+    """
+
+    reconstruction: Path | None = None
+    truth: Path | None = None
+    input: Path | None = None
+    degrade: tuple[str, int] | None = None
+    input_position: str | None = None
+    factor: int | None = None
+    region: Box | None = None
+    voxel_um: Triple | None = None
+    channel: int | None = None
+    data_range: str = "auto"
+    codec: str | None = None
+    bpp: float = 0.125
+    planes: slice = field(default_factory=lambda: slice(None))
+    sample: int = 256
+
+
+@dataclass
+class Comparison:
+    """Everything on one grid.
+
+    Attributes:
+        region: the box that is compared, in voxels of the reference (the truth, else the reconstruction).
+        voxel_um: voxel size of the grid (z, y, x), None where unknown.
+        dtype: dtype of the reference.
+        truth: the truth, or None.
+        candidates: the reconstruction (if any) first, then the baselines, by name.
+        sections: the input's sections, or None.
+        files, alignment: what was read, and how it was laid together; plain values for the report.
+        notes: what was left out and why.
+    """
+
+    region: Box
+    voxel_um: Triple | None
+    dtype: np.dtype[Any]
+    truth: Candidate | None = None
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    sections: Sections | None = None
+    files: dict[str, Any] = field(default_factory=dict)
+    alignment: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def spacing(self) -> Triple:
+        """Voxel sides in units of the shortest side."""
+        z, y, x = self.voxel_um or (1.0, 1.0, 1.0)
+        shortest = min(z, y, x)
+        return z / shortest, y / shortest, x / shortest
+
+
+def open_comparison(request: Request, folder: Path) -> Comparison:
+    """Open the files, lay them on the grid of the truth (else of the reconstruction) and add the baselines.
+
+    Args:
+        request: what to compare.
+        folder: for temporary files; it must outlive the comparison.
+
+    Raises:
+        UserError: files, positions or options that do not go together; the message gives the remedy.
+    """
+    files = _opened(request)
+    truth, restored, given = (files.get(name) for name in ("truth", "reconstruction", "input"))
+    reference = truth or files["reconstruction"]
+    placed = None if restored is None else place_reconstruction(restored, reference)
+    region = _compared(request.region, reference, placed)
+    found = Comparison(region, reference.voxel_um, reference.dtype)
+    found.alignment["grid"] = f"voxels of {reference.path.name}"
+    for name, file in files.items():
+        about = {"path": str(file.path), "shape": list(file.shape), "dtype": str(file.dtype)}
+        found.files[name] = about | {"voxel_um": file.voxel_um, "translation_um": file.translation_um}
+    if truth is not None:
+        found.truth = Candidate(Sections(truth, 0, 1))
+    if placed is not None:
+        found.candidates["reconstruction"] = restored_candidate(placed, reference.dtype, found.notes)
+        if truth is not None:
+            found.alignment["reconstruction"] = _described(placed)
+        if placed.source.dtype != reference.dtype:
+            found.notes.append(
+                f"The reconstruction is stored as {placed.source.dtype}, the truth as {reference.dtype}; grey values "
+                f"were compared as they are, without rescaling."
+            )
+    if request.degrade is not None and found.truth is not None:
+        found.sections = _simulated(found.truth.sections, region, *request.degrade)
+    elif given is not None:
+        found.sections = place_input(given, reference, request.input_position, request.factor)
+        _check_cover(found.sections, region)
+    _add_baselines(found, request, folder)
+    return found
+
+
+def _opened(request: Request) -> dict[str, Volume]:
+    """The files by their role, once the request makes sense."""
+    if request.reconstruction is None and request.truth is None:
+        raise UserError("nothing to evaluate: name --reconstruction R, or --truth T for the baselines alone")
+    if request.degrade is not None and request.truth is None:
+        raise UserError("--thin and --average simulate the input from the truth; name --truth T")
+    if request.degrade is not None and request.input is not None:
+        raise UserError("--input and --thin/--average both define the input; drop one")
+    if request.reconstruction is None and request.input is None and request.degrade is None:
+        raise UserError("without --reconstruction the baselines are evaluated; they need --input I, --thin F or --average F")
+    if request.input is None and (request.input_position is not None or request.factor is not None):
+        raise UserError("--input-position and --factor describe --input; name it, or use --thin F or --average F with a truth")
+    if request.factor is not None and request.input_position is None:
+        raise UserError("--factor alone does not say where the sections lie; add --input-position pick or average")
+    factor = request.factor if request.degrade is None else request.degrade[1]
+    if factor is not None and factor < 1:
+        raise UserError(f"a factor of {factor} planes per section must be at least 1")
+    files = {}
+    for name, path in (("reconstruction", request.reconstruction), ("truth", request.truth), ("input", request.input)):
+        if path is None:
+            continue
+        if path.is_dir() and not any(path.iterdir()):
+            raise UserError(f"{path} is an empty folder; name a volume, stored as (Z, Y, X)")
+        files[name] = open_volume(path, channel=request.channel)
+        if name != "input":
+            files[name].voxel_um = files[name].voxel_um or request.voxel_um
+    return files
+
+
+def _compared(wanted: Box | None, reference: Volume, placed: Sections | None) -> Box:
+    """What of the reference is compared: where the reconstruction has voxels, and the user's region of that."""
+    reach = [(0, size) for size in reference.shape]
+    if placed is not None:
+        _, height, width = placed.source.shape
+        own = [
+            (math.ceil(placed.first - 1e-6), math.floor(placed.last + 1e-6) + 1),
+            (placed.row, placed.row + height),
+            (placed.column, placed.column + width),
+        ]
+        both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(reach, own, strict=True)]
+        if any(b - a < 1 for a, b in both):
+            raise UserError(
+                f"{placed.source.path} and the truth do not overlap: by their translations it covers {own}, the truth {reach} "
+                f"(z, y, x voxels); correct the translations"
+            )
+        reach = both
+    region = []
+    for (low, high), part, name in zip(reach, wanted or (slice(None),) * 3, "ZYX", strict=True):
+        start = low if part.start is None else part.start
+        stop = high if part.stop is None else part.stop
+        if not low <= start < stop <= high:
+            raise UserError(
+                f"--region {start}:{stop} along {name} must lie within {low}:{high}, where {reference.path.name} and the "
+                "reconstruction have voxels"
+            )
+        region.append(slice(start, stop))
+    return region[0], region[1], region[2]
+
+
+def restored_candidate(sections: Sections, dtype: np.dtype[Any], notes: list[str]) -> Candidate:
+    """A restored volume on the grid it is compared on.
+
+    Args:
+        sections: where its planes lie on that grid.
+        dtype: of the reference; interpolated values are clipped to its range.
+        notes: gets a sentence where it has to be interpolated.
+    """
+    if sections.on_grid:
+        return Candidate(sections)
+    notes.append(
+        f"The planes of the reconstruction lie at {sections.first:g} + k·{sections.step:g} of the truth's grid; they were "
+        "brought onto it by a cubic spline along z."
+    )
+    return Candidate(sections, "cubic", grey_limits(dtype))
+
+
+def _simulated(truth: Sections, region: Box, how: str, factor: int) -> Sections:
+    degraded = Degraded(truth, region, factor, how)
+    offset = factor // 2 if how == "pick" else (factor - 1) / 2
+    words = "plane f·k + f//2" if how == "pick" else "mean of planes f·k … f·k + f − 1"
+    first, words = factor * degraded.start + offset, f"simulated from the truth: {words}, f = {factor}"
+    return Sections(degraded, first, float(factor), region[1].start, region[2].start, words)
+
+
+def _check_cover(sections: Sections, region: Box) -> None:
+    """Refuses an input that does not cover what is compared."""
+    _, height, width = sections.source.shape
+    for part, start, size, name in zip(region[1:], (sections.row, sections.column), (height, width), "YX", strict=True):
+        if part.start < start or part.stop > start + size:
+            raise UserError(
+                f"{sections.source.path} covers {start}:{start + size} along {name} and the compared region is "
+                f"{part.start}:{part.stop}; restrict it with --region"
+            )
+    if sections.first > region[0].stop - 1 or sections.last < region[0].start:
+        raise UserError(
+            f"no section of {sections.source.path} lies near the compared planes {region[0].start}:{region[0].stop}: by "
+            f"{sections.how} they begin at {sections.first:g}; correct the translation"
+        )
+
+
+def _add_baselines(found: Comparison, request: Request, folder: Path) -> None:
+    sections, limits = found.sections, grey_limits(found.dtype)
+    if sections is None:
+        found.notes.append(
+            "No interpolation to compare with, because the input is not known: add --input I"
+            + (", --thin F or --average F." if found.truth is not None else ".")
+        )
+        return
+    found.alignment["input"] = _described(sections)
+    if request.codec is not None:
+        found.sections, coded, rate = coded_sections(sections, found.region, found.dtype, request.bpp, folder)
+        found.alignment["codec"] = {"name": request.codec, "bits_per_pixel": rate, "limit": request.bpp}
+        sections = found.sections
+    if sections.on_grid:
+        found.candidates["input"] = Candidate(sections)
+        found.notes.append("The input is sampled like the output, so there is nothing to interpolate; it is shown as it is.")
+    else:
+        found.candidates |= {method: Candidate(sections, method, limits) for method in METHODS}
+    if request.codec is not None:
+        found.candidates |= {f"{request.codec} + {method}": Candidate(coded, method, limits) for method in METHODS[1:]}
+
+
+def _described(sections: Sections) -> dict[str, Any]:
+    """A position, as the report holds it."""
+    return {
+        "first_plane": sections.first,
+        "planes_per_section": sections.step,
+        "row": sections.row,
+        "column": sections.column,
+        "how": sections.how,
+    }

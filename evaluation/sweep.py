@@ -1,0 +1,200 @@
+"""One pass over all voxels: every file is read once, whatever is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from evaluation.baselines import Candidate
+from evaluation.grid import Comparison
+from evaluation.metrics import Moments, psnr
+from evaluation.sections import Sections
+from utils.errors import UserError
+from volumes.volume import Box, extent, overlap, parts, relative, voxels_of
+
+DEEPEST = 64  # planes of a block, where it cannot be as wide as the volume
+REFERENCE = "truth"  # name under which the truth's own numbers stand beside the candidates'
+
+
+@dataclass
+class Swept:
+    """One volume, and what a pass over its voxels leaves of it.
+
+    Attributes:
+        name: of the volume.
+        candidate: the volume.
+        box: its central box; on disc.
+        consistency: its projection against the input; None without input, and for the truth.
+        moments: sums over all voxels.
+    """
+
+    name: str
+    candidate: Candidate
+    box: NDArray[np.float32]
+    consistency: Consistency | None
+    moments: Moments = field(default_factory=Moments)
+
+
+def sweep(comparison: Comparison, box: Box, folder: Path) -> dict[str, Swept]:
+    """Reads every file once, block by block; the truth comes last in what it returns.
+
+    Raises:
+        UserError: NaN, infinite values, or a volume that holds one value only.
+    """
+    swept: dict[str, Swept] = {}
+    for name, candidate in (comparison.candidates | ({REFERENCE: comparison.truth} if comparison.truth else {})).items():
+        central = np.asarray(np.memmap(folder / f"box_{len(swept)}", np.float32, "w+", shape=extent(box)))
+        known = None if comparison.sections is None or name == REFERENCE else Consistency(comparison.sections, comparison.region)
+        swept[name] = Swept(name, candidate, central, known)
+    behind = max([1, *(volume.consistency.reach for volume in swept.values() if volume.consistency)])
+    truth_first = sorted(swept.values(), key=lambda volume: volume.name != REFERENCE)
+    with tqdm(total=voxels_of(comparison.region), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
+        for core, longer in blocks(comparison.region, behind=behind):
+            size, shared, truth = extent(core), overlap(core, box), None
+            for volume in truth_first:
+                block = volume.candidate.block(longer)
+                if not np.isfinite(block).all():
+                    raise UserError(f"the {volume.name} holds NaN or infinite values; mask or replace them before evaluating")
+                volume.moments.add(block, size, truth)
+                if volume.consistency is not None:
+                    volume.consistency.add(block, core)
+                if min(extent(shared)) > 0:
+                    volume.box[relative(shared, box)] = block[relative(shared, core)]
+                if volume.name == REFERENCE:
+                    truth = block[: size[0], : size[1], : size[2]]
+            bar.update(voxels_of(core))
+    for name in (REFERENCE, "reconstruction"):
+        if name in swept and swept[name].moments.low == swept[name].moments.high:
+            raise UserError(
+                f"the {name} holds one value only ({swept[name].moments.low:g}) in the compared region; check the file, its "
+                "channel and --region"
+            )
+    return swept
+
+
+def blocks(region: Box, voxels: int = 2**23, behind: int = 1) -> Iterator[tuple[Box, Box]]:
+    """Boxes of about that many voxels that cover a region once, each with the box that is longer by what lies behind it.
+
+    They are deep rather than wide, because interpolation along z reads HALO sections beyond either end of a block, and follow
+    each other along z within a band of rows, so that Sections read nothing twice.
+
+    Args:
+        region: what is covered.
+        voxels: of a box.
+        behind: planes by which the second box is longer, and one row and column, where the region has them.
+    """
+    deepest, height, width = extent(region)
+    planes = min(deepest, DEEPEST)
+    rows = min(max(1, voxels // (width * planes)), height)
+    planes = min(max(planes, voxels // (width * rows)), deepest)
+    for band in parts(region, (deepest, rows, width)):
+        for core in parts(band, (planes, rows, width)):
+            z, y, x = (
+                slice(part.start, min(part.stop + more, whole.stop))
+                for part, more, whole in zip(core, (behind, 1, 1), region, strict=True)
+            )
+            yield core, (z, y, x)
+
+
+def central_box(region: Box, side: int) -> Box:
+    """The box of at most that side in the middle of a region.
+
+    Raises:
+        UserError: the side, or the region, is too short for what is measured there.
+    """
+    if side < 16:
+        raise UserError(f"--sample {side}: the central box needs sides of at least 16 voxels")
+    lengths = [min(side, size) for size in extent(region)]
+    z, y, x = (
+        slice(start, start + length)
+        for start, length in ((p.start + (p.stop - p.start - n) // 2, n) for p, n in zip(region, lengths, strict=True))
+    )
+    if min(extent((z, y, x))) < 2:
+        sides = "×".join(map(str, extent((z, y, x))))
+        raise UserError(f"the compared box is {sides} voxels (z, y, x); every side needs at least 2. Widen --region")
+    return z, y, x
+
+
+def projections(sections: Sections) -> dict[str, tuple[float, NDArray[np.float64]]]:
+    """The ways in which sections at these positions can have come from planes.
+
+    Returns:
+        Per way the offset of its first plane from the section's position, and the weights of the planes from there on:
+        ``pick`` (the plane at the position), ``average`` (the mean of the planes around it; for odd factors both fit), else
+        ``between`` (no weights: the two planes around the position, linearly).
+    """
+    factor = round(sections.step)
+    ways: dict[str, tuple[float, NDArray[np.float64]]] = {}
+    if sections.step == factor and sections.first == round(sections.first):
+        ways["pick"] = (0.0, np.ones(1))
+    corner = (factor - 1) / 2
+    if sections.step == factor > 1 and (sections.first - corner) == round(sections.first - corner):
+        ways["average"] = (-corner, np.full(factor, 1 / factor))
+    return ways or {"between": (0.0, np.zeros(0))}
+
+
+class Consistency:
+    """Sums of the differences between a volume, projected back, and its input, added block by block.
+
+    Args:
+        sections: the input.
+        region: what counts; only sections whose planes lie wholly in it are compared.
+
+    Attributes:
+        reach: planes behind a block that its last section may need.
+    """
+
+    def __init__(self, sections: Sections, region: Box) -> None:
+        self.sections, self.reach = sections, 0
+        self._pixels = math.prod(extent(region)[1:])
+        self._ways: dict[str, tuple[NDArray[np.intp], NDArray[np.floating], NDArray[np.float64]]] = {}
+        for way, (offset, weights) in projections(sections).items():
+            length = len(weights) or 2
+            starts = sections.first + sections.step * np.arange(sections.count) + offset
+            inside = np.flatnonzero((starts >= region[0].start) & (np.floor(starts) + length <= region[0].stop))
+            if inside.size:
+                self._ways[way] = inside, starts[inside], weights
+                self.reach = max(self.reach, length - 1)
+        self._squares = dict.fromkeys(self._ways, 0.0)
+
+    def add(self, block: NDArray[np.float32], core: Box) -> None:
+        """Add the sections that begin in a block.
+
+        Args:
+            block: the block, and behind it at least ``reach`` planes where the region has them.
+            core: the box of the block itself.
+        """
+        depth, rows, columns = core
+        _, height, width = extent(core)
+        longer = [slice(part.start, part.start + size) for part, size in zip((rows, columns), block.shape[1:], strict=True)]
+        for way, (inside, starts, weights) in self._ways.items():
+            here = (starts >= depth.start) & (starts < depth.stop)
+            if not here.any():
+                continue
+            matrix = np.zeros((np.count_nonzero(here), len(block)))
+            for row, start in zip(matrix, starts[here] - depth.start, strict=True):
+                first = math.floor(start)
+                row[first : first + (len(weights) or 2)] = weights if len(weights) else (1 - start % 1, start % 1)
+            numbers = inside[here]
+            projected = np.tensordot(matrix, block[:, :height, :width], axes=1)
+            given = self.sections.read(int(numbers[0]), int(numbers[-1]) + 1, *longer)[:, :height, :width]
+            difference = projected - given
+            self._squares[way] += float(np.vdot(difference, difference))
+
+    def result(self, data_range: float) -> dict[str, dict[str, float]]:
+        """Per way of projections(): ``rmse`` in grey values, ``psnr_db`` (infinite if identical), number of ``sections``.
+
+        Args:
+            data_range: grey values that the PSNR refers to.
+        """
+        result = {}
+        for way, (inside, _, _) in self._ways.items():
+            rmse = math.sqrt(self._squares[way] / (inside.size * self._pixels))
+            result[way] = {"rmse": rmse, "psnr_db": psnr(rmse, data_range), "sections": int(inside.size)}
+        return result

@@ -11,10 +11,10 @@ stamp=.venv/installed
 set_up() {
     local base
     for base in python3 python3.13 python3.12 python3.11 none; do
-        "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+        "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break
     done
     if [ "$base" = none ]; then
-        echo "error: IsoScopeXX needs Python 3.11 or newer; install it and run this again." >&2
+        echo "error: IsoScopeXX needs Python 3.11, 3.12 or 3.13; install one of them and run this again." >&2
         exit 2
     fi
     # A half-made or outdated .venv (no python3-venv, another Python since) is made anew, and installed into again.

@@ -74,7 +74,7 @@ def test_published_experiments_parse_and_pass_every_check(name):
 
 def test_the_users_experiment_sets_what_they_published():
     s = read_settings(["--jsn", "aisr", "--prj", "p"], MODEL_OPTIONS, REPOSITORY).settings
-    published = {"dataset": "X2527T102MM", "env": "aisr", "models": "ae0iso0tccutvqq"}
+    published = {"dataset": "X2527T102MM", "env": "brcb", "models": "ae0iso0tccutvqq"}
     assert s == default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **published, jsn="aisr", prj="p")
     two = read_settings(["--jsn", "aisrtc", "--prj", "p"], MODEL_OPTIONS, REPOSITORY).settings
     changed = {"jsn": "aisrtc", "tc": True, "direction": "x3d0_x3d1", "input_nc": 2, "output_nc": 2}

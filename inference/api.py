@@ -113,10 +113,10 @@ def encode(
         raise UserError(f"{target.path}: codes are written as {SUFFIX}; choose that ending")
     refuse_existing(target.path, target.overwrite)
     with _source(run, volume, options) as source:
-        job = encode_job(run, source, options)
+        encoder, about = encode_job(run, source, options)
         with target.processes.first_alone(target.overwrite):
-            codes = CodeTarget(target.path, job.about, job.place, job.codebook, overwrite=target.overwrite)
-        write_codes(codes, job.encoder, target.processes, progress)
+            codes = CodeTarget(target.path, about, run.codebook(), overwrite=target.overwrite)
+        write_codes(codes, encoder, target.processes, progress)
     target.processes.wait()
     store = codes.finish() if target.processes.rank == 0 else None
     target.processes.wait()

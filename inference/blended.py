@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from inference.decoding import Field, Part, parts_of, place
 from inference.encoding import GROUP, LOCAL_CORE, Codes
-from inference.intensity import Intensity
-from inference.passes import Number, Recent, Tiled
+from inference.passes import Number, Tiled
 from inference.run import Run
 from inference.source import Source, interpolated
 from inference.tiling import Axis, Tile3, reflected, round_up, training_axis, window_box
@@ -31,12 +30,6 @@ class BlendedField(Tiled[Values, Values], Field):
         axes: the lattice (z, y, x) in voxels; along an axis whose tiles do not overlap nothing is blended.
     """
 
-    def __init__(
-        self, run: Run, intensities: Sequence[Intensity], dtype: np.dtype, batch: int | None, recent: Recent | None
-    ) -> None:
-        Field.__init__(self, intensities, dtype)
-        Tiled.__init__(self, run, batch, recent=recent)
-
     def numbers(self, box: Box) -> list[Number]:
         """The tiles whose windows meet a box."""
         z, y, x = (axis.reaching((side.start, side.stop)) for axis, side in zip(self.axes, box, strict=True))
@@ -48,8 +41,9 @@ class BlendedField(Tiled[Values, Values], Field):
 
     def lattice(self) -> dict[str, Any]:
         """Cores and overlaps in voxels."""
-        exact = all(axis.full is False for axis in self.axes)
-        return {"core": [a.core for a in self.axes], "overlap": [a.before + a.after for a in self.axes], "exact": exact}
+        exact = not any(axis.full for axis in self.axes)
+        tiles = {"core": [a.core for a in self.axes], "overlap": [a.before + a.after for a in self.axes], "exact": exact}
+        return {"decoding": tiles}
 
     def begin(self, box: Box) -> Part:
         """The box, summed tile by tile in the lattice's order."""
@@ -77,20 +71,11 @@ class SliceField(BlendedField):
 
     channels = 1
 
-    def __init__(
-        self,
-        run: Run,
-        codes: Codes,
-        inner: Sequence[int],
-        intensities: Sequence[Intensity],
-        dtype: np.dtype,
-        batch: int | None = None,
-        recent: Recent | None = None,
-    ) -> None:
-        super().__init__(run, intensities[:1], dtype, batch, recent)
-        self.codes = codes
+    def __init__(self, run: Run, codes: Codes, dtype: np.dtype, batch: int | None = None) -> None:
+        super().__init__(run, batch, recent=codes.recent)
+        self.codes, self.intensities, self.dtype = codes, codes.intensities, dtype
         n, h, w = codes.shape
-        self.shape = (n, int(inner[0]), int(inner[1]))
+        self.shape = (n, codes.inner[0], codes.inner[1])
         halo = run.model.slice_halo("decoder")
         self._halo = halo or (0, 0)
         if halo is None:
@@ -99,6 +84,10 @@ class SliceField(BlendedField):
             rows, columns = (Axis(LATENT_STRIDE * size, LATENT_STRIDE * LOCAL_CORE) for size in (h, w))
         self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)
         self.unit = (self.axes[0].core, self.axes[1].core, self.axes[2].core)
+
+    def lattice(self) -> dict[str, Any]:
+        """That of the codes, too."""
+        return {**super().lattice(), "encoding": self.codes.lattice()}
 
     def _needed(self, tile: Tile3) -> Box:
         """The codes that a tile sees: those under its window, and the halo."""
@@ -146,8 +135,8 @@ class RestoredField(BlendedField):
     smallest = ("one cube of the training's crop", "--batch 1")
 
     def __init__(self, run: Run, source: Source, dtype: np.dtype, batch: int | None = None) -> None:
-        super().__init__(run, source.intensities, dtype, batch, source.recent)
-        self.source = source
+        super().__init__(run, batch, recent=source.recent)
+        self.source, self.intensities, self.dtype = source, source.intensities, dtype
         self.factor = run.geometry.factor
         self.channels = int(run.settings["output_nc"])
         planes = source.count * self.factor

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.encoding import Packed
+from inference.passes import Recent
 from utils.errors import UserError
+from utils.geometry import LATENT_STRIDE
 from volumes.block_array import BlockArray, plain_zstd
+from volumes.intensity import Intensity
 from volumes.ome_zarr_metadata import image_metadata
 from volumes.output_files import PARTIAL
 from volumes.pyramid import Level
@@ -48,11 +51,24 @@ class CodeStore:
         path: the group.
         about: what was recorded (attribute ``isoscope_codes``).
         shape: slices, latents along rows and columns.
+        recent: tiles that networks made of it lately.
     """
 
     path: Path
     about: Mapping[str, Any]
     shape: tuple[int, int, int]
+    recent: Recent = field(default_factory=Recent, compare=False)
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Rows and columns of pixels, without padding."""
+        rows, columns = self.about["inner"]
+        return int(rows), int(columns)
+
+    @property
+    def intensities(self) -> list[Intensity]:
+        """Of the channels."""
+        return [Intensity.from_json(entry, str(self.path)) for entry in self.about["intensities"]]
 
     @classmethod
     def open(cls, path: Path | str) -> CodeStore:
@@ -72,6 +88,10 @@ class CodeStore:
             raise UserError(f"{folder} is of version {about.get('version')}, this program reads {VERSION}; encode it again")
         n, h, w = about["shape"]
         return cls(folder, about, (n, h, w))
+
+    def lattice(self) -> dict[str, Any]:
+        """The tiles of the encoding."""
+        return self.about["lattice"]
 
     def prefetch(self, box: Box) -> None:
         """Nothing: codes are few."""
@@ -133,7 +153,6 @@ class CodeTarget(Target):
     Args:
         output: the store, ``….zarr``.
         about: what decoding needs, plain JSON with ``shape``, ``kind``, ``levels``, ``dtype``, ``dimensions``.
-        place: voxel size and position of the codes (µm) or None each.
         codebook: (levels, codes, dimensions) or None.
         overwrite: replace an existing store, and an unfinished one of other settings.
 
@@ -145,13 +164,11 @@ class CodeTarget(Target):
         self,
         output: Path,
         about: Mapping[str, Any],
-        place: tuple[Any, Any],
         codebook: NDArray[np.float32] | None,
         *,
         overwrite: bool = False,
     ) -> None:
         self.about = json.loads(json.dumps({"version": VERSION, **about}))
-        self.place = place
 
         def create(folder: Path) -> None:
             for array in self._arrays(folder).values():
@@ -196,11 +213,14 @@ class CodeTarget(Target):
         """Gives the store its metadata and name; called by one process when all are done."""
         self.require_whole(len(self.units))
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
+        # one voxel per slice and 8x8 pixels, centred on these
+        voxel, first = self.about["slice_voxel_um"], self.about["slice_translation_um"]
+        centre = (LATENT_STRIDE - 1) / 2
         ome = image_metadata(
             self.output.name.removesuffix(".zarr"),
             [("codes", Level(tuple(self.about["shape"])))],
-            voxel_um=self.place[0],
-            translation_um=self.place[1],
+            voxel_um=voxel and (voxel[0], LATENT_STRIDE * voxel[1], LATENT_STRIDE * voxel[2]),
+            translation_um=voxel and (first[0], first[1] + centre * voxel[1], first[2] + centre * voxel[2]),
             channel_names=channels,
             dtype=self.about["dtype"],
         )

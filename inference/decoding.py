@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.encoding import Codes
-from inference.intensity import quantised
-from inference.passes import Number, Recent, Tiled
+from inference.passes import Number, Tiled
 from inference.run import Run
 from inference.source import Options
 from inference.tiling import Axis, Tile3, core_box, window_box
@@ -25,7 +23,7 @@ from inference.transfer import Arriving, packed_tensor
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
-from volumes.volume import Box, overlap, relative, voxels_of, whole_box
+from volumes.volume import Box, extent, overlap, relative
 
 Array = NDArray[Any]
 Part = Callable[[Box], Array]  # values of a part of a box
@@ -45,6 +43,7 @@ class Field(ABC):
         channels: C.
         block: (z, y, x) tiles that go through the network together.
         unit: (z, y, x) voxels of the cores of a block: boxes made of whole ones are computed without waste.
+        intensities: of the channels; further channels have that of the last one.
         dtype: of the values.
         skipped: tiles of pure background that were filled, not computed.
     """
@@ -53,14 +52,13 @@ class Field(ABC):
     channels: int
     block: tuple[int, int, int] = (1, 1, 1)
     unit: tuple[int, int, int]
+    intensities: Sequence[Intensity]
+    dtype: np.dtype
     skipped: int = 0
-
-    def __init__(self, intensities: Sequence[Intensity], dtype: np.dtype) -> None:
-        self.intensities, self.dtype = tuple(intensities), dtype
 
     @abstractmethod
     def prefetch(self, box: Box) -> None:
-        """Begin to read what :meth:`render` of the same box will need."""
+        """Begin to read what :meth:`begin` of the same box will need."""
 
     @abstractmethod
     def begin(self, box: Box) -> Part:
@@ -79,17 +77,18 @@ class Field(ABC):
     def lattice(self) -> dict[str, Any]:
         """The tiles, as plain JSON for the metadata."""
 
+    @abstractmethod
     def cost(self, box: Box) -> float:
-        """Seconds that the network takes for a voxel, from a trial with a box once it is warm."""
-        self.render(box)
-        started = time.perf_counter()
-        self.render(box)
-        return (time.perf_counter() - started) / voxels_of(box)
+        """Seconds that the network takes for a voxel, from a trial with tiles of a box."""
 
     def to_grey(self, values: Tensor) -> Tensor:
-        """The network's values (C, ...) → grey values of the field's dtype."""
-        channels = [self.intensities[min(c, len(self.intensities) - 1)].to_grey(v) for c, v in enumerate(values.float())]
-        return quantised(torch.stack(channels), self.dtype)
+        """The network's values (C, ...) → grey values of the field's dtype, rounded and clipped where it is an integer."""
+        last = len(self.intensities) - 1
+        grey = torch.stack([self.intensities[min(c, last)].to_grey(v) for c, v in enumerate(values.float())])
+        if self.dtype.kind in "ui":
+            limits = np.iinfo(self.dtype)
+            grey = grey.round().clamp(float(limits.min), float(limits.max))
+        return grey.to(getattr(torch, self.dtype.name))
 
 
 class IsotropicField(Tiled[Array, Arriving], Field):
@@ -103,15 +102,12 @@ class IsotropicField(Tiled[Array, Arriving], Field):
     Args:
         run: the model.
         codes: where codes come from.
-        inner: rows and columns of the volume without padding.
-        intensities: of the output's channels.
         dtype: of the output.
         core: latents (z, y, x) of a tile's core.
         batch: tiles per pass at most.
         region: what will be asked for; tiles outside are not computed.
         skip_empty: fill tiles that see nothing but background.
         seed: dropout is active and drawn from this seed and the tile's place; None: it is not.
-        recent: where recent tiles are kept.
     """
 
     scale = LATENT_STRIDE
@@ -122,8 +118,6 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         self,
         run: Run,
         codes: Codes,
-        inner: Sequence[int],
-        intensities: Sequence[Intensity],
         dtype: np.dtype,
         *,
         core: Sequence[int],
@@ -131,28 +125,25 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         region: Box | None = None,
         skip_empty: bool = True,
         seed: int | None = None,
-        recent: Recent | None = None,
     ) -> None:
-        Field.__init__(self, intensities, dtype)
-        Tiled.__init__(self, run, batch, fill=False, skip_empty=skip_empty, recent=recent)
-        self.codes, self.seed = codes, seed
+        super().__init__(run, batch, fill=False, skip_empty=skip_empty, recent=codes.recent)
+        self.codes, self.intensities, self.dtype, self.seed = codes, codes.intensities, dtype, seed
+        self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape
         self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
         self.stack = -(-n // self.pooling) * self.resizing
-        self.shape = (n * run.geometry.factor, int(inner[0]), int(inner[1]))
-        self.region = region or whole_box(self.shape)
-        self.channels = int(run.settings["output_nc"])
+        self.shape = (n * run.geometry.factor, codes.inner[0], codes.inner[1])
+        self.region = region_of(region, self.shape)
         sizes = zip((self.stack, h, w), core, run.model.volume_halo, strict=True)
-        z, y, x = self.axes = tuple(Axis(size, int(c), halo, halo) for size, c, halo in sizes)  # type: ignore[assignment]
+        z, y, x = self.axes = _three(Axis(size, int(c), halo, halo) for size, c, halo in sizes)
         self.block = block_of([len(z), len(y), len(x)], batch)
-        self.unit = tuple(LATENT_STRIDE * a.core * n for a, n in zip(self.axes, self.block, strict=True))  # type: ignore[assignment]
-        floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
-        self._background = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
+        self.unit = _three(LATENT_STRIDE * int(c) * n for c, n in zip(core, self.block, strict=True))
 
     def lattice(self) -> dict[str, Any]:
         """Cores and halos in latents, and the tiles that are computed together."""
         core, halo = [axis.core for axis in self.axes], [axis.before for axis in self.axes]
-        return {"core": core, "halo": halo, "block": list(self.block), "exact": True}
+        tiles = {"core": core, "halo": halo, "block": list(self.block), "exact": True}
+        return {"decoding": tiles, "encoding": self.codes.lattice()}
 
     def begin(self, box: Box) -> Part:
         """The box, from the tiles that meet it; they are kept where the box is not made of whole blocks."""
@@ -162,7 +153,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         tiles = [(core_box(self.tile(number), LATENT_STRIDE), tile) for number, tile in made.items()]
 
         def part(box: Box) -> Array:
-            out = np.empty((self.channels, *(b.stop - b.start for b in box)), self.dtype)
+            out = np.empty((self.channels, *extent(box)), self.dtype)
             for core, tile in tiles:
                 if _meet(core, box):
                     place(out, box, tile.wait(), core)
@@ -173,9 +164,8 @@ class IsotropicField(Tiled[Array, Arriving], Field):
 
     def cost(self, box: Box) -> float:
         """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
-        return self.seconds(self.numbers(box)) / LATENT_STRIDE**3 + self.codes.cost() * math.prod(self.codes.shape) / math.prod(
-            self.shape
-        )
+        encoding = self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
+        return self.seconds(self.numbers(box)) / LATENT_STRIDE**3 + encoding
 
     def groups(self, numbers: Iterable[Number]) -> list[list[Number]]:
         """For each tile those of its block that are like it."""
@@ -243,42 +233,31 @@ class IsotropicField(Tiled[Array, Arriving], Field):
     def blank(self, tile: Tile3) -> Arriving:
         """The grey value of empty background."""
         core = core_box(tile, LATENT_STRIDE)
-        return Arriving(np.broadcast_to(self._background, (self.channels, *(side.stop - side.start for side in core))))
+        floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
+        grey = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
+        return Arriving(np.broadcast_to(grey, (self.channels, *extent(core))))
 
     def join(self, parts: Sequence[Arriving], axis: int) -> Arriving:
         """A tile from its parts."""
         return Arriving(np.concatenate([part.wait() for part in parts], axis=axis + 1))
 
 
-def decoded_field(
-    run: Run,
-    codes: Codes,
-    inner: Sequence[int],
-    intensities: Sequence[Intensity],
-    dtype: np.dtype,
-    options: Options,
-    *,
-    seed: int | None = None,
-    recent: Recent | None = None,
-) -> IsotropicField:
-    """The volume decoder's field, with tiles and passes as options and memory have them; arguments as of the class.
+def decoded_field(run: Run, codes: Codes, dtype: np.dtype, options: Options, seed: int | None = None) -> IsotropicField:
+    """The volume decoder's field, with tiles and passes as options and memory have them.
 
     Raises:
         UserError: the generator's norm sees the whole volume, which does not fit into one tile.
     """
-    core = tile_core(run, options.tile)
+    core, batch = tiles_and_batch(run, options, codes.shape)
     field = IsotropicField(
         run,
         codes,
-        inner,
-        intensities,
         dtype,
-        core=core,
-        batch=decoding_batch(run, options.batch, core, codes.shape),
-        region=region_of(options.region, (codes.shape[0] * run.geometry.factor, inner[0], inner[1])),
+        core=(core,) * 3,
+        batch=batch,
+        region=options.region,
         skip_empty=options.skip_empty,
         seed=seed,
-        recent=recent,
     )
     if not run.local and not options.approximate and max(map(len, field.axes)) > 1:
         raise UserError(
@@ -310,52 +289,44 @@ def region_of(region: Box | None, shape: Sequence[int]) -> Box:
     return whole[0], whole[1], whole[2]
 
 
-def tile_core(run: Run, tile: int | None) -> tuple[int, int, int]:
-    """Latents of a decoding tile's core: of ``--tile``, else as memory allows.
+def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[int, int]:
+    """Latents along a side of a decoding tile's core, and tiles per pass.
 
-    Raises:
-        UserError: ``--tile`` is no multiple of 8.
-    """
-    if tile is not None:
-        if tile < LATENT_STRIDE or tile % LATENT_STRIDE:
-            raise UserError(f"--tile {tile} must be a multiple of {LATENT_STRIDE}, such as 128")
-        return (tile // LATENT_STRIDE,) * 3
-    fitting = [c for c in _CORES if run.engine.device.type == "cuda" and (LATENT_STRIDE * c + 4) ** 3 < _room(run)]
-    return ((fitting or _CORES[-1:])[0],) * 3
-
-
-def decoding_batch(run: Run, asked: int | None, core: Sequence[int], codes: Sequence[int]) -> int:
-    """Decoding tiles per pass: 1 on a CPU, 8 on a GPU, or as many as asked for; on a GPU no more than there is room for.
+    A tile is what ``--tile`` says, else as memory allows. A pass has 1 on a CPU, 8 on a GPU, or what ``--batch`` says; on a GPU
+    no more than there is room for: half of its memory suffices, and its kernels can count the elements.
 
     Args:
         run: the model and where it is computed.
-        asked: ``--batch``.
-        core: latents (z, y, x) of a tile's core.
+        options: ``tile`` and ``batch``.
         codes: slices, latents along rows and columns.
 
     Raises:
-        UserError: a single tile is too large for a GPU.
+        UserError: ``--tile`` is no multiple of 8, or a single tile is too large for a GPU.
     """
-    wanted = asked or run.engine.batch
+    tile, batch = options.tile, options.batch or run.engine.batch
+    if tile is not None and (tile < LATENT_STRIDE or tile % LATENT_STRIDE):
+        raise UserError(f"--tile {tile} must be a multiple of {LATENT_STRIDE}, such as 128")
     if run.engine.device.type != "cuda":
-        return wanted
+        return (tile or LATENT_STRIDE * _CORES[-1]) // LATENT_STRIDE, batch
+    width, memory = run.settings["ngf"], torch.cuda.get_device_properties(run.engine.device).total_memory
+    of_voxel = width * (2 if run.engine.precision == "bf16" else 4) * _BYTES_PER_VOXEL
+    room = min(0.5 * memory / of_voxel, _MOST_ELEMENTS / width)  # voxels
+    fitting = (core for core in _CORES if (LATENT_STRIDE * core + 4) ** 3 < room)
+    core = tile // LATENT_STRIDE if tile else next(fitting, _CORES[-1])
     whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
-    voxels = math.prod(min(LATENT_STRIDE * c, size) + 4 for c, size in zip(core, whole, strict=True))
-    width = run.settings["ngf"]
+    voxels = math.prod(min(LATENT_STRIDE * core, size) + 4 for size in whole)
     if width * voxels >= _MOST_ELEMENTS:
         side = int((_MOST_ELEMENTS / width) ** (1 / 3) - 4) // LATENT_STRIDE * LATENT_STRIDE
         raise UserError(
-            f"a tile of {LATENT_STRIDE * core[0]} voxels needs tensors of {width * voxels:.3g} elements, which not every GPU "
+            f"a tile of {LATENT_STRIDE * core} voxels needs tensors of {width * voxels:.3g} elements, which not every GPU "
             f"kernel can count; --tile {side} is the largest cube for ngf {width}"
         )
-    return max(1, min(wanted, int(_room(run) / voxels)))
+    return core, max(1, min(batch, int(room / voxels)))
 
 
-def _room(run: Run) -> float:
-    """Voxels that can be decoded at once: half of the GPU's memory suffices, and its kernels can count the elements."""
-    memory = torch.cuda.get_device_properties(run.engine.device).total_memory
-    width = run.settings["ngf"] * (2 if run.engine.precision == "bf16" else 4) * _BYTES_PER_VOXEL
-    return min(0.5 * memory / width, _MOST_ELEMENTS / run.settings["ngf"])
+def _three(values: Iterable[Any]) -> tuple[Any, Any, Any]:
+    z, y, x = values
+    return z, y, x
 
 
 def _meet(box: Box, other: Box) -> bool:

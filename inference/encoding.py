@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.passes import Tiled
+from inference.passes import Recent, Tiled
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
 from inference.transfer import to_tensor
 from utils.geometry import LATENT_STRIDE
+from volumes.intensity import Intensity
 from volumes.volume import Box, extent, overlap, relative
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
@@ -46,8 +47,23 @@ class Codes(Protocol):
     """Where decoding takes codes from: an encoder at work, or a store on disc. Boxes are of slices and latents."""
 
     @property
+    def recent(self) -> Recent:
+        """Tiles that networks made of it lately."""
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Slices, latents along rows and columns."""
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Rows and columns of pixels, without padding."""
+
+    @property
+    def intensities(self) -> Sequence[Intensity]:
+        """Of the channels."""
+
+    def lattice(self) -> dict[str, Any]:
+        """The tiles of the encoding, for the metadata: all in latents."""
 
     def prefetch(self, box: Box) -> None:
         """Begin to read what :meth:`read` of the same box will need."""
@@ -70,7 +86,7 @@ class SliceEncoder(Tiled[Window, Packed]):
 
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
         super().__init__(run, batch, skip_empty=skip_empty, recent=source.recent)
-        self.source = source
+        self.source, self.inner, self.intensities = source, source.inner, source.intensities
         n, h, w = self.shape = (source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE)
         halo = run.model.slice_halo("encoder")
         if halo is None:
@@ -85,7 +101,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         self._dtype = code_dtype(run)
 
     def lattice(self) -> dict[str, Any]:
-        """The tiles, for the metadata: all in latents."""
+        """Slices that are encoded at once, core and window of a tile."""
         group, rows, _ = self.axes
         side = rows.before + rows.core + rows.after
         return {"slices": group.core, "core": rows.core, "tile": side, "before": rows.before, "after": rows.after}

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from inference.codes import KEY, CodeStore, stored_attributes
-from inference.jobs import codebook_of
 from inference.run import Engine, Run
 from inference.trust import said_of_seams, seam
 from utils.errors import UserError
@@ -55,7 +54,7 @@ def _run(path: Path) -> Iterator[str]:
 
 
 def _codes(run: Run) -> Iterator[str]:
-    book = codebook_of(run)
+    book = run.codebook()
     if book is not None:
         levels, codes, _ = book.shape
         bits = levels * math.log2(codes)

@@ -5,37 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from inference.run import Run
 from utils.errors import UserError
 from volumes.intensity import Intensity, IntensityTransform
 from volumes.statistics import Normalisation, transform_of
-from volumes.volume import READABLE, Volume
+from volumes.volume import Volume
 
 MODES = ("run", "volume", "percentile")
 PERCENTILES = (0.1, 99.9)
-
-
-def quantised(grey: Tensor, dtype: np.dtype) -> Tensor:
-    """Grey values in a dtype: rounded and clipped where it is an integer."""
-    if dtype.kind in "ui":
-        limits = np.iinfo(dtype)
-        grey = grey.round().clamp(float(limits.min), float(limits.max))
-    return grey.to(getattr(torch, dtype.name))
-
-
-def check_output_dtype(name: str) -> np.dtype:
-    """The dtype that ``--dtype`` names.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if name not in READABLE[1:]:
-        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(READABLE[1:])}")
-    return np.dtype(name)
 
 
 def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: bool = False) -> list[Intensity]:
@@ -96,10 +73,3 @@ def _of_volume(
         raise UserError(f"{where}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
     clip = PERCENTILES if mode == "percentile" else record and record.get("nm_clip")
     return (transform_of(volume, Normalisation(kind, percentile=(float(clip[0]), float(clip[1])) if clip else None)),)
-
-
-def output_dtype(run: Run, volumes: Sequence[Volume], mode: str, given: str | None) -> np.dtype:
-    """The dtype that was asked for, else the input's, or that of the folder whose grey values the output has."""
-    if given is None and run.translates and mode == "run" and run.record is not None:
-        given = run.record["directions"][run.directions[-1]]["dtype"]
-    return check_output_dtype(given or np.result_type(*(volume.dtype for volume in volumes)).name)

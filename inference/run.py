@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -172,6 +174,29 @@ class Run:
     def plane_of_slice(self, k: int) -> float:
         """Isotropic plane (fractional) that encoded slice k is centred on: of an interpolated volume the middle of its planes."""
         return self.geometry.plane_of_slice(k, "mean" if self.restores else self.settings["l1how"])
+
+    def codebook(self) -> np.ndarray | None:
+        """(levels, codes, dimensions) float32; None for a model without one."""
+        if "quantize" not in self.model.G:
+            return None
+        return np.stack([book.weight.detach().float().cpu().numpy() for book in self.model.G["quantize"].codebooks])
+
+    def record_of_outputs(self) -> dict[str, Any]:
+        """What everything that it makes records about it."""
+        try:
+            ours = version("isoscopexx")
+        except PackageNotFoundError:
+            ours = "unknown"
+        return {
+            "run": self.name,
+            "epoch": self.epoch,
+            "ema": self.ema,
+            "weights": self.weight_hash,
+            "model": self.settings["models"],
+            "factor": self.geometry.factor,
+            "l1how": self.settings["l1how"],
+            "isoscope_version": ours,
+        }
 
     @property
     def dropout(self) -> bool:

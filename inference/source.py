@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
 from volumes.open import open_volume
-from volumes.volume import ArrayVolume, Box, Triple, Volume
+from volumes.volume import READABLE, ArrayVolume, Box, Triple, Volume
 
 log = logging.getLogger("isoscope")
 
@@ -93,6 +93,7 @@ class Source:
         spacing: planes of the volume from one encoded slice to the next.
         first: plane of the volume (fractional) that encoded slice 0 is centred on.
         inner: rows and columns of the volume.
+        dtype: of outputs, unless the user wants another: the input's, or that of the folder whose grey values are shown.
         shape: slices, padded rows and columns.
         voxel_um, translation_um: size and position of the encoded slices' voxels (z, y, x), or None where nobody knows.
         recent: tiles that networks made of it lately.
@@ -120,6 +121,9 @@ class Source:
                 "the training resized its planes to %d pixels; the input is taken to be sampled like them", settings["resize"]
             )
         self.intensities = intensities(run, self.volumes, options.normalise, prepared=options.prepared)
+        foreign = run.record if run.translates and options.normalise == "run" else None
+        shown = foreign["directions"][run.directions[-1]]["dtype"] if foreign else None
+        self.dtype = checked_dtype(options.dtype or shown or np.result_type(*(v.dtype for v in self.volumes)).name)
         self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
 
     def __enter__(self) -> Source:
@@ -128,6 +132,13 @@ class Source:
     def __exit__(self, *_: object) -> None:
         self.reader.shutdown(cancel_futures=True)
         self.recent = Recent()
+
+    def record(self) -> dict[str, Any]:
+        """What an interrupted command must find again to be continued."""
+        first = self.volumes[0]
+        files = {"files": [volume.path.name for volume in self.volumes], "shape": list(first.shape), "dtype": first.dtype.name}
+        changed = [volume.path.stat().st_mtime for volume in self.volumes if volume.path.exists()]
+        return {**files, "modified": changed} if changed else files
 
     # Place -----------------------------------------------------------------------------------------------------------
 
@@ -247,6 +258,17 @@ def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
                 f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; channels share one grid"
             )
     return tuple(volumes)
+
+
+def checked_dtype(name: str) -> np.dtype:
+    """The dtype that ``--dtype`` names.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if name not in READABLE[1:]:
+        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(READABLE[1:])}")
+    return np.dtype(name)
 
 
 def _trained_voxels(run: Run) -> Triple | None:

@@ -32,13 +32,12 @@ def spread_job(run: Run, source: Source, options: Options, job: Job, passes: int
     fields: list[Field]
     if run.dropout and not run.restores:
         encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
-        rest = (run, encoder, source.inner, source.intensities, single, options)
-        fields = [decoded_field(*rest, seed=seed, recent=source.recent) for seed in range(passes)]
+        fields = [decoded_field(run, encoder, single, options, seed) for seed in range(passes)]
         return job.of(SpreadField(fields), "standard deviation over passes with dropout")
     if passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
     turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
-    fields = [isotropic_field(one, source, options, single)[0] for one in turned]
+    fields = [isotropic_field(one, source, options, single) for one in turned]
     return job.of(SpreadField(fields), "standard deviation over in-plane orientations")
 
 
@@ -50,19 +49,22 @@ class SpreadField(Field):
     """
 
     def __init__(self, passes: Sequence[Field]) -> None:
-        super().__init__(passes[0].intensities, np.dtype(np.float32))
-        self.passes = tuple(passes)
-        first = passes[0]
+        first, self.passes = passes[0], tuple(passes)
         self.shape, self.channels, self.block, self.unit = first.shape, first.channels, first.block, first.unit
+        self.intensities, self.dtype = first.intensities, np.dtype(np.float32)
 
     def lattice(self) -> dict[str, Any]:
         """That of every pass."""
-        return {**self.passes[0].lattice(), "passes": len(self.passes)}
+        return self.passes[0].lattice()
 
     def prefetch(self, box: Box) -> None:
         """Lets every pass read ahead."""
         for field in self.passes:
             field.prefetch(box)
+
+    def cost(self, box: Box) -> float:
+        """That of all passes."""
+        return sum(field.cost(box) for field in self.passes)
 
     def begin(self, box: Box) -> Part:
         """Welford's running variance over the passes."""

@@ -29,20 +29,13 @@ log = logging.getLogger("isoscope")
 
 def compute(job: Job, progress: bool) -> NDArray[Any]:
     """A job's values, (Z, Y, X) or (C, Z, Y, X)."""
-    field = job.field
-    out = np.empty((field.channels, *job.shape), field.dtype)
+    out = np.empty((job.field.channels, *job.shape), job.field.dtype)
 
     def put(box: Box, begun: Part) -> None:
-        out[(slice(None), *box)] = begun(moved(box, job.origin))
+        out[(slice(None), *box)] = begun(box)
 
-    work_through(
-        boxes(job.shape, field.unit),
-        prefetch=lambda box: field.prefetch(moved(box, job.origin)),
-        begin=lambda box: field.begin(moved(box, job.origin)),
-        write=put,
-        title="enhance",
-        show=progress,
-    )
+    pieces = boxes(job.shape, job.field.unit)
+    work_through(pieces, prefetch=job.prefetch, begin=job.begin, write=put, title="enhance", show=progress)
     return out if job.channel_names else out[0]
 
 
@@ -71,14 +64,14 @@ def write(job: Job, output: Output) -> None:
         target = create_target(output.path, plan, overwrite=output.overwrite)
 
     def write_part(box: Box, begun: Part) -> None:
-        values = begun(moved(box, job.origin))
+        values = begun(box)
         target.write_region(box, values if target.channels else values[0])
 
     started = time.monotonic()
     done = work_through(
         unfinished(pieces_of(shape, field.unit, target.shard, processes), [target.boxes[n] for n in target.pending()]),
-        prefetch=lambda box: field.prefetch(moved(box, job.origin)),
-        begin=lambda box: field.begin(moved(box, job.origin)),
+        prefetch=job.prefetch,
+        begin=job.begin,
         write=write_part,
         split=lambda box: parts(box, target.shard),
         title=output.path.name,
@@ -100,7 +93,7 @@ def write(job: Job, output: Output) -> None:
 def _dry_run(job: Job, path: Path) -> None:
     field = job.field
     pieces = boxes(job.shape, field.unit)
-    minutes = field.cost(moved(pieces[len(pieces) // 2], job.origin)) * math.prod(job.shape) / 60
+    minutes = field.cost(moved(pieces[len(pieces) // 2], corner(job.region))) * math.prod(job.shape) / 60
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     size = math.prod(job.shape) * field.channels * field.dtype.itemsize
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, job.shape, field.dtype, size / 1e9)

@@ -57,7 +57,7 @@ def slices_of(run, values):
 def decoder(run, values=None, **options):
     slices = slices_of(run, grey((2, 16, 120)) if values is None else values)
     encoder = SliceEncoder(run, slices)
-    return IsotropicField(run, encoder, slices.inner, slices.intensities, FLOAT, **{"core": CORE, **options})
+    return IsotropicField(run, encoder, FLOAT, **{"core": CORE, **options})
 
 
 def rendered(field):
@@ -76,7 +76,7 @@ def test_tiles_of_all_shapes_equal_those_computed_one_by_one(run, patched):
     expected = rendered(decoder(run))
     calls = patched("expand", lambda stack, margins: (len(stack), tuple(stack.shape[2:]), margins))
     field = decoder(run, batch=3)
-    assert field.block == (1, 1, 3) and field.unit == (16, 16, 24) and field.lattice()["block"] == [1, 1, 3]
+    assert field.block == (1, 1, 3) and field.unit == (16, 16, 24) and field.lattice()["decoding"]["block"] == [1, 1, 3]
     np.testing.assert_allclose(rendered(field), expected, atol=2e-3)
     assert Counter(count for count, *_ in calls) == {1: 8, 2: 2, 3: 1}  # 0, 1, 2; 3, 4+5; 6+7+8; 9+10, 11; 12, 13, 14
     assert len({(shape, margins) for _, shape, margins in calls}) == 9
@@ -161,7 +161,7 @@ def raw(request, tmp_path, monkeypatch):
     monkeypatch.setattr("inference.blended.LOCAL_CORE", 2)
     run = Run.load(make_run(tmp_path / "D" / "P", **RAW[request.param]))
     slices = slices_of(run, grey((3, 61, 40)))
-    return run, lambda batch: SliceField(run, SliceEncoder(run, slices), slices.inner, slices.intensities, FLOAT, batch)
+    return run, lambda batch: SliceField(run, SliceEncoder(run, slices), FLOAT, batch)
 
 
 @pytest.fixture

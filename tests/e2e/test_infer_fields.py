@@ -24,7 +24,7 @@ def opened(tmp_path, shape=(5, 37, 44), **options):
 
 def isotropic(run, slices, maps, core=(2, 2, 3), **options):
     encoder = SliceEncoder(run, slices)
-    return IsotropicField(run, encoder, slices.inner, maps, FLOAT, core=core, **options)
+    return IsotropicField(run, encoder, FLOAT, core=core, **options)
 
 
 def untiled(run, field):
@@ -141,9 +141,9 @@ def test_restoration_of_one_plane(tmp_path):
 
 
 def test_blended_slices_of_the_default_autoencoder(tmp_path):
-    run, slices, maps = opened(tmp_path, shape=(3, 60, 40))
-    field = SliceField(run, SliceEncoder(run, slices), slices.inner, maps, FLOAT)
+    run, slices, _ = opened(tmp_path, shape=(3, 60, 40))
+    field = SliceField(run, SliceEncoder(run, slices), FLOAT)
     everything = field.render(whole(field))
     box = (slice(1, 3), slice(20, 41), slice(3, 40))
-    part = SliceField(run, SliceEncoder(run, slices), slices.inner, maps, FLOAT).render(box)
+    part = SliceField(run, SliceEncoder(run, slices), FLOAT).render(box)
     np.testing.assert_array_equal(part, everything[(slice(None), *box)])

@@ -40,7 +40,7 @@ def run(request, tmp_path):
 
 def field_of(run, values, **options):
     given = Options(**options)
-    return isotropic_field(run, Source(run, values, given), given, np.dtype(np.float32))[0]
+    return isotropic_field(run, Source(run, values, given), given, np.dtype(np.float32))
 
 
 @pytest.mark.parametrize("turn", range(8))

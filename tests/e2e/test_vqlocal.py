@@ -102,7 +102,7 @@ def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatc
     monkeypatch.setattr("inference.blended.LOCAL_CORE", 3)
     run, slices, maps = opened(tmp_path, grey((2, 290, 53)), codebook={"levels": 2})
     encoder, codes = of_tiles(run, slices)
-    field = SliceField(run, encoder, slices.inner, maps, FLOAT)
+    field = SliceField(run, encoder, FLOAT)
     assert (len(field.axes[1]), len(field.axes[2])) == (13, 3)
     with torch.inference_mode():
         recon = run.model.reconstruct(run.model.unpack(packed_tensor(codes, torch.device("cpu"))))
@@ -112,8 +112,8 @@ def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatc
     found = field.render(whole)[0]
     np.testing.assert_allclose(found, expected, atol=2e-2)
     box = (slice(1, 2), slice(31, 200), slice(20, 53))
-    np.testing.assert_array_equal(SliceField(run, encoder, slices.inner, maps, FLOAT).render(box)[0], found[box])
-    assert field.lattice() == {"core": [1, 24, 24], "overlap": [0, 0, 0], "exact": True}
+    np.testing.assert_array_equal(SliceField(run, encoder, FLOAT).render(box)[0], found[box])
+    assert field.lattice()["decoding"] == {"core": [1, 24, 24], "overlap": [0, 0, 0], "exact": True}
 
 
 def test_info_states_the_halo(tmp_path, caplog):

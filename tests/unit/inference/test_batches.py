@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from inference.decoding import block_of, decoding_batch, tile_core
+from inference.decoding import block_of, tiles_and_batch
 from inference.passes import Passes
 from inference.run import Engine
+from inference.source import Options
 from utils.errors import UserError
 
 
@@ -81,19 +82,19 @@ def run_on(monkeypatch):
     ],
 )
 def test_tiles_are_as_large_as_memory_allows(run_on, device, gib, ngf, core):
-    assert tile_core(run_on(device, gib, ngf), None) == (core,) * 3
+    assert tiles_and_batch(run_on(device, gib, ngf), Options(), (10, 500, 500))[0] == core
 
 
 def test_a_gpu_decodes_as_many_tiles_as_it_has_room_for(run_on):
-    def batch(device, gib, codes, asked=None, core=(32, 32, 32), ngf=64):
-        return decoding_batch(run_on(device, gib, ngf), asked, core, codes)
+    def batch(device, gib, codes, asked=None, tile=256, ngf=64):
+        return tiles_and_batch(run_on(device, gib, ngf), Options(batch=asked, tile=tile), codes)[1]
 
     large, thin = (500, 500, 500), (10, 500, 500)
     assert batch("cuda", 8, large) == 1 and batch("cuda", 16, large, ngf=32) == 2
     assert batch("cuda", 141, thin) == 5 and batch("cuda", 16, thin) == 3 and batch("cuda", 141, thin, ngf=32) == 8
     assert batch("cuda", 141, thin, asked=3) == 3 and batch("cuda", 8, large, asked=3) == 1
-    assert batch("cpu", 80, large) == 1 and batch("cpu", 80, large, asked=3) == 3 and batch("cpu", 80, large, core=(64,) * 3) == 1
+    assert batch("cpu", 80, large) == 1 and batch("cpu", 80, large, asked=3) == 3 and batch("cpu", 80, large, tile=512) == 1
     assert batch("cuda", 141, large, ngf=32) == 3  # 4 would have tensors of more than 2^31 elements
     with pytest.raises(UserError, match=r"tile of 512 .* --tile 312 is the largest cube for ngf 64"):
-        batch("cuda", 141, large, core=(64, 64, 64))
+        batch("cuda", 141, large, tile=512)
     assert 64 * (312 + 4) ** 3 < 2**31 <= 64 * (320 + 4) ** 3

@@ -9,9 +9,8 @@ import numpy as np
 from utils.errors import UserError
 from volumes.contiguous import ContiguousVolume
 from volumes.optional_package import optional_package
+from volumes.units import MICROMETRES
 from volumes.volume import Choice, Volume, positive, triple
-
-_ANGSTROM_UM = 1e-4
 
 
 def open_mrc(path: Path, choice: Choice) -> Volume:
@@ -41,8 +40,8 @@ def open_mrc(path: Path, choice: Choice) -> Volume:
     depth, height, width = shape
     first, plane = header.nbytes + int(header["nsymbt"]), height * width * stored.itemsize
     volume = ContiguousVolume(path, shape, stored, range(first, first + depth * plane, plane))
-    volume.voxel_um = positive(list(sizes * _ANGSTROM_UM))
-    origin = triple([header["origin"][axis] * _ANGSTROM_UM for axis in "zyx"])
+    volume.voxel_um = positive(list(sizes * MICROMETRES["angstrom"]))
+    origin = triple([header["origin"][axis] * MICROMETRES["angstrom"] for axis in "zyx"])
     if volume.voxel_um and any(origin):  # zeros are what programs write that know no origin
         volume.translation_um = origin
     return volume

@@ -12,11 +12,11 @@ import numpy as np
 from utils.errors import UserError
 from volumes.contiguous import ContiguousVolume
 from volumes.optional_package import optional_package
+from volumes.units import MICROMETRES
 from volumes.volume import Choice, Triple, Volume, choose, positive, triple
 
 COMMENT = 6  # code of an extension that holds text
 UM_PER_MM = 1000.0
-_UNITS_UM = {"mm": UM_PER_MM, "micron": 1.0, "meter": 1e6}
 _TOLERANCE = 1e-2  # relative, of two statements of one voxel size
 
 
@@ -77,7 +77,7 @@ class ScaledVolume(Volume):
 
 def _space(path: Path, header: Any) -> tuple[Triple | None, Triple | None]:
     """Voxel size and position (z, y, x) in µm, each None where it is not stated."""
-    factor = _UNITS_UM.get(header.get_xyzt_units()[0])
+    factor = MICROMETRES.get(header.get_xyzt_units()[0])
     zooms = np.array(header.get_zooms()[:3], float)
     voxel_um = None if factor is None else positive(list(zooms[::-1] * factor))
     if factor is None or voxel_um is None or not (header["sform_code"] > 0 or header["qform_code"] > 0):

@@ -15,16 +15,10 @@ import numpy as np
 
 from utils.errors import UserError
 from volumes.pyramid import Level
+from volumes.units import MICROMETRES
 from volumes.volume import Triple
 
 VERSION = "0.5"
-_PREFIXES = "exa peta tera giga mega kilo hecto deca deci centi milli micro nano pico femto atto zepto yocto".split()
-_POWERS = (18, 15, 12, 9, 6, 3, 2, 1, -1, -2, -3, -6, -9, -12, -15, -18, -21, -24)  # of ten, in metres
-UNITS: Mapping[str, float] = {  # µm
-    **{f"{prefix}meter": float(f"1e{power + 6}") for prefix, power in zip(["", *_PREFIXES], (0, *_POWERS), strict=True)},
-    **{"angstrom": 1e-4, "inch": 25.4e3, "foot": 304.8e3, "yard": 914.4e3},
-    **{"um": 1.0, "µm": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3},
-}
 
 
 @dataclass(frozen=True)
@@ -164,9 +158,9 @@ def _axes(path: Path, axes: Sequence[Any]) -> tuple[str, list[float], bool]:
         unit = described.get("unit")
         letter = {"time": "t", "channel": "c"}.get(described.get("type", ""), str(described["name"]).lower()[:1])
         space = letter in "zyx"
-        known = known and (not space or unit in UNITS)
+        known = known and (not space or unit in MICROMETRES)
         letters += letter
-        factors.append(UNITS.get(unit, 1.0) if space and unit else 1.0)
+        factors.append(MICROMETRES.get(unit, 1.0) if space and unit else 1.0)
     if len(set(letters)) != len(letters) or not set(letters) <= set("tczyx") or not {"y", "x"} <= set(letters):
         raise UserError(f"{path}: axes {letters!r} are not those of an image (t, c, z, y, x)")
     if "z" not in letters:

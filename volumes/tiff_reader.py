@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,10 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
     with tifffile.TiffFile(path) as tif:
         _check_chain(path, tif)
         series = _choose_series(path, tif)
-        layout = _layout(path, series, flat)
-        numbers = layout.planes(path, choice)
-        shape = (len(numbers), layout.height, layout.width)
+        axes, sizes = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+        leading = _leading_axes(path, series, axes, sizes, flat)
+        numbers = _page_numbers(path, leading, choice, f" (axes {axes}, shape {sizes})")
+        shape = (len(numbers), sizes[axes.index("Y")], sizes[axes.index("X")])
         stored = None if series.dtype is None else np.dtype(tif.byteorder + series.dtype.char)
         plane_bytes = shape[1] * shape[2] * check_dtype(path, stored).itemsize
         if series.dataoffset is not None and not series.is_multifile:
@@ -57,7 +57,7 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
                 volume = ContiguousVolume(path, shape, stored, [page.dataoffsets[0] for page in pages], files)
             else:
                 volume = SegmentedVolume(path, shape, stored, pages)
-        volume.channels, volume.times = layout.count("C"), layout.count("T")
+        volume.channels, volume.times = leading.get("C", 1), leading.get("T", 1)
         volume.voxel_um, volume.translation_um, volume.attributes = stated_in(tif, choice)
     return volume
 
@@ -171,38 +171,12 @@ def _choose_series(path: Path, tif: tifffile.TiffFile) -> tifffile.TiffPageSerie
     return chosen
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the pages of a series are numbered: the leading axes, slowest first, each of C, T or Z and its length."""
-
-    leading: tuple[tuple[str, int], ...]
-    height: int
-    width: int
-    stated: str  # axes and shape as the file has them, for messages
-
-    def count(self, axis: str) -> int:
-        """Length of an axis, 1 where there is none."""
-        return dict(self.leading).get(axis, 1)
-
-    def planes(self, path: Path, choice: Choice) -> np.ndarray:
-        """Numbers of the pages that make up one volume."""
-        numbers = np.arange(math.prod(n for _, n in self.leading)).reshape([n for _, n in self.leading] or [1])
-        axes = [axis for axis, _ in self.leading]
-        for axis, what, wanted in (("C", "channel", choice.channel), ("T", "time point", choice.time)):
-            number = choose(path, what, wanted, self.count(axis), f" ({self.stated})")
-            if axis in axes:
-                numbers = np.take(numbers, number, axis=axes.index(axis))
-                axes.remove(axis)
-        return numbers.reshape(-1)
-
-
-def _layout(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> _Layout:
-    """The axes of a series, as those of a volume.
+def _leading_axes(path: Path, series: tifffile.TiffPageSeries, axes: str, shape: tuple[int, ...], flat: bool) -> dict[str, int]:
+    """The axes along which the pages of a series are numbered, slowest first, each of C, T or Z, and their lengths.
 
     Raises:
-        UserError: they are not.
+        UserError: they are not those of a volume.
     """
-    axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
     stated = f"axes {axes}, shape {shape}"
     if 0 in shape:
         raise UserError(f"{path}: empty image of shape {shape}; remove it")
@@ -226,8 +200,17 @@ def _layout(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> _Layout:
         what = f"{channels} channels but no Z axis" if channels > 1 else "a 2-D image"
         if not (series.kind == "shaped" and len(shape) > 2):
             raise UserError(f"{path}: {what} ({stated}); a volume is a stack of planes (Z, Y, X) in one file")
-    leading = tuple(("Z" if axis not in "CT" or (axis == "T" and len(stacked) == 1) else axis, n) for axis, n in wide)
-    return _Layout(leading, shape[axes.index("Y")], shape[axes.index("X")], stated)
+    return {"Z" if axis not in "CT" or (axis == "T" and len(stacked) == 1) else axis: n for axis, n in wide}
+
+
+def _page_numbers(path: Path, leading: Mapping[str, int], choice: Choice, stated: str) -> np.ndarray:
+    """Numbers of the pages that make up the chosen volume."""
+    numbers = np.arange(math.prod(leading.values())).reshape([*leading.values()] or [1])
+    chosen = {
+        "C": choose(path, "channel", choice.channel, leading.get("C", 1), stated),
+        "T": choose(path, "time point", choice.time, leading.get("T", 1), stated),
+    }
+    return np.atleast_1d(numbers[tuple(chosen.get(axis, slice(None)) for axis in leading)])
 
 
 def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> list[Any]:

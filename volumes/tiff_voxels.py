@@ -9,24 +9,9 @@ from xml.etree import ElementTree
 
 import tifffile
 
+from volumes.units import MICROMETRES
 from volumes.volume import Choice, Triple, positive
 
-MICROMETRES: Mapping[str, float] = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "nm": 1e-3,
-    "Å": 1e-4,
-    "pm": 1e-6,
-    "in": 25400.0,
-    "inch": 25400.0,
-}
 NAMESPACE = "isoscopexx/run"  # of the annotation in which our files say how they were made
 _CENTIMETRE = 3  # value of the tag ResolutionUnit
 

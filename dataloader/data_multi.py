@@ -77,7 +77,9 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self.root, self.directions, self.train = Path(root), tuple(directions), train
         self.settings = CropSettings(**crop)
         self.nm, self.nm_clip = nm, None if nm_clip is None else (float(nm_clip[0]), float(nm_clip[1]))
-        check_normalisation(self.nm, self.nm_clip)
+        self.wanted = Normalisation(nm, percentile=self.nm_clip)
+        if nm == "00" and nm_clip:
+            raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} has no effect with nm=00; set nm to 11, or leave it out")
         if seed < 0 or crops_per_volume < 1:
             raise UserError(f"seed={seed} must be 0 or more, crops_per_volume={crops_per_volume} 1 or more")
         self.seed, self.crops_per_volume, self.preload = seed, crops_per_volume if train else 1, preload
@@ -110,7 +112,9 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             values = read_crop(volume, crop, self.settings)
             if self.nm == "00":
                 check_unit_range(values, str(volume.path))
-            images.append(torch.from_numpy(self._transform(direction, name).apply(values))[None])
+            else:
+                values = self._transform(direction, name).apply(values)
+            images.append(torch.from_numpy(values)[None])
         return {"img": images, "labels": label, "filenames": name}
 
     def check(self) -> None:
@@ -144,11 +148,10 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
     def _scan(self) -> None:
         """Find every file's range; under nm 00 there is none, but a file of floats is read once in search of NaN."""
-        wanted = Normalisation("11" if self.nm == "00" else self.nm, percentile=self.nm_clip)
         volumes = {(d, n): self._volume(d, n) for d in self.directions for n in self.names if (d, n) not in self._transforms}
         if self.nm == "00":
             volumes = {key: volume for key, volume in volumes.items() if volume.dtype.kind == "f"}
-        total = sum(math.prod(volume.shape) * wanted.passes(volume) for volume in volumes.values())
+        total = sum(math.prod(volume.shape) * (self.wanted.passes(volume) or 1) for volume in volumes.values())
         with tqdm(total=total, desc=f"ranges of {self.root.name}", unit="voxel", unit_scale=True, **_BAR) as bar:
             for key, volume in volumes.items():
                 if self.nm == "00":
@@ -195,20 +198,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         """The way of a file's values to the range of nm; found once."""
         key = direction, name
         if key not in self._transforms:
-            self._transforms[key] = transform_of(self._volume(*key), Normalisation(self.nm, percentile=self.nm_clip), advance)
+            self._transforms[key] = transform_of(self._volume(*key), self.wanted, advance)
         return self._transforms[key]
-
-
-def check_normalisation(nm: str, nm_clip: tuple[float, float] | None) -> None:
-    """Raise a UserError for an unknown normalisation or percentiles that make no interval."""
-    if nm not in ("00", "01", "11"):
-        raise UserError(
-            f"nm={nm} is unknown; known: 00 (values already in [-1, 1]), 01, 11 (each file's range to [0, 1], [-1, 1])"
-        )
-    if nm == "00" and nm_clip:
-        raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} has no effect with nm=00; set nm to 11, or leave nm_clip out")
-    if nm_clip and not 0 <= nm_clip[0] < nm_clip[1] <= 100:
-        raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} must be percentiles LOW < HIGH within 0 to 100; try 0.1 99.9")
 
 
 def check_unit_range(values: np.ndarray, where: str) -> None:

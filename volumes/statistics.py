@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import UserError
-from volumes.intensity import IntensityTransform, check_finite
+from volumes.intensity import NORMALISATIONS, IntensityTransform, check_finite
 from volumes.volume import Volume
 
 Advance = Callable[[int], object]
@@ -37,6 +37,8 @@ class Normalisation:
     limit: float = 6.0
 
     def __post_init__(self) -> None:
+        if self.kind not in NORMALISATIONS:
+            raise UserError(f"normalisation {self.kind} is unknown; known: {', '.join(NORMALISATIONS)}")
         if self.threshold and not self.threshold[0] < self.threshold[1]:
             raise UserError(f"threshold {self.threshold[0]:g} {self.threshold[1]:g}: LOW must be less than HIGH")
         if self.percentile and not 0 <= self.percentile[0] < self.percentile[1] <= 100:

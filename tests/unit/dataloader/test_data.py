@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 
-from dataloader.data_multi import DataModule, PairedImageDataset, check_normalisation, check_unit_range
+from dataloader.data_multi import DataModule, PairedImageDataset, check_unit_range
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.settings.get_args import default_settings
@@ -257,6 +257,14 @@ def test_intensities_outside_the_range_propose_the_normalisation(broken):
         DataModule(broken.parent, ["a", "b"], cropsize=16, cropz=6).check()
 
 
+def test_a_rare_bad_voxel_is_found_although_values_are_taken_as_they_are(broken):
+    values = np.zeros((9, 120, 120), np.float32)
+    values[8, 119, 0] = np.nan  # far from the crop that is tried
+    spoil(broken, values)
+    with pytest.raises(UserError, match=r"a/good\.tif \(planes 0 to 8\): 1 NaN"):
+        DataModule(broken.parent, ["a"], cropsize=16, cropz=6).check()
+
+
 def test_fewer_samples_than_a_batch_propose_more_crops(broken):
     with pytest.raises(UserError, match=r"1 samples .*batch_size=4\); set crops_per_volume at least 4 times as high"):
         DataModule(broken.parent, ["a", "b"], batch_size=4, **OPTIONS).check()
@@ -309,6 +317,6 @@ def test_nm_00_tolerates_one_voxel_in_a_thousand():
         ("01", (1.0, 101.0), "LOW < HIGH"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(nm, clip, message):
+def test_options_that_make_no_sense_are_refused(nm, clip, message, folder):
     with pytest.raises(UserError, match=message):
-        check_normalisation(nm, clip)
+        make(folder, nm=nm, nm_clip=clip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dataloader.contact_sheet import contact_sheet
 from dataloader.pairs import paired_names
 from dataloader.recommend import Measured, Recommendation, recommend
 from utils.errors import UserError
+from utils.files import write_json
 from utils.pictures import save_png
 from utils.settings.check_settings import geometry_of
 from utils.spectra import Anisotropy, anisotropy
@@ -239,7 +239,7 @@ def report(
         "files": [file.as_json() for file in files],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "check.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_json(folder / "check.json", content)
     yield f"as data: {folder / 'check.json'}"
 
 

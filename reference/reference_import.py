@@ -225,7 +225,8 @@ def write_run(folder: Path, settings: Mapping[str, Any], model: BaseModel, epoch
         run.checkpoints.mkdir()
         run.write_settings(settings)
         for name, component in model.components().items():
-            torch.save(dict(component.state_dict()), run.component(name, epoch))
+            with run.component(name, epoch).open("wb") as file:  # of a path torch does not say that the disc is full
+                torch.save(dict(component.state_dict()), file)
         record = intensity_record(settings)
         if record is not None:
             write_json(run.dataset_record, record)

@@ -80,6 +80,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             aside.mkdir(parents=True)
             yield aside
+            for made in aside.rglob("*"):
+                sync(made)
             os.rename(aside, folder)
             sync(folder.parent)
         finally:

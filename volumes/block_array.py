@@ -2,8 +2,8 @@
 
 A block is what lies in one file: a shard, or a chunk where there are none. It is the unit of writing, and anything else is
 refused: two processes that each write a part of one block would lose each other's data silently. tensorstore makes the files: a
-temporary one, synced and renamed. zarr-python does so too, but an event loop stands between its threads: a third (uint8) to a
-half (uint16) of the speed, measured on electron microscopy. Every program that knows Zarr 3 reads the result.
+temporary one, synced and renamed. zarr-python does so too, but an event loop stands between its threads: half (uint8) to two
+thirds (uint16) of the speed, measured on electron microscopy. Every program that knows Zarr 3 reads the result.
 """
 
 from __future__ import annotations

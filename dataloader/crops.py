@@ -13,6 +13,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from utils import axes
 from utils.errors import UserError
 from volumes.volume import Volume
 
@@ -137,7 +138,7 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
 
 def to_memory(planes: np.ndarray) -> np.ndarray:
     """(Z, rows, columns) of a file → (X=rows, Y=columns, Z), contiguous; nothing is transposed in-plane."""
-    return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+    return np.ascontiguousarray(axes.to_memory(planes))
 
 
 def rotation_margin(cropsize: int) -> int:

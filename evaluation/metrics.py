@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from evaluation.baselines import grey_limits
+from utils.axes import planes_across
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def ssim(
 
 def _stacks(volume: NDArray[np.generic], axis: int, planes: slice) -> NDArray[np.generic]:
     """Planes of one orientation as a batch (N, 1, rows, columns)."""
-    return np.ascontiguousarray(np.moveaxis(volume, axis, 0)[planes])[:, None]
+    return np.ascontiguousarray(planes_across(volume, axis)[planes])[:, None]
 
 
 def ms_ssim(

@@ -16,7 +16,8 @@ from inference.passes import Number, Tiled
 from inference.run import Run
 from inference.source import Source, interpolated
 from inference.tiling import Axis, Tile3, reflected, round_up, training_axis, window_box
-from inference.transfer import packed_tensor, to_tensor
+from inference.transfer import to_tensor
+from utils.axes import to_file
 from utils.geometry import LATENT_STRIDE
 from volumes.volume import Box, extent
 
@@ -124,7 +125,7 @@ class SliceField(BlendedField):
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[NDArray[Any]]) -> list[Values]:
         """Slices of tiles, without their halo."""
         model, device = self.run.model, self.run.engine.device
-        slices = model.reconstruct(model.unpack(packed_tensor(np.concatenate(seen), device)))
+        slices = model.reconstruct(model.unpack(to_tensor(np.concatenate(seen), device)))
         return [part[None] for part in np.split(slices[:, 0, *self._inside(tiles[0])].float().cpu().numpy(), len(tiles))]
 
 
@@ -155,6 +156,6 @@ class RestoredField(BlendedField):
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
         """Sharpened cubes."""
-        volumes = to_tensor(np.stack(seen), self.run.engine.device).permute(0, 2, 3, 4, 1)
-        restored = self.run.model.restore(volumes.contiguous())
-        return list(np.ascontiguousarray(restored.movedim(-1, 2).float().cpu().numpy()))
+        slices = to_tensor(np.concatenate(seen), self.run.engine.device)
+        restored = to_file(self.run.model.restore(slices, len(seen)))
+        return list(np.ascontiguousarray(restored.float().cpu().numpy()))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from inference.encoding import Packed
 from inference.passes import Recent
+from utils.axes import levels_first, levels_last
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.block_array import BlockArray, plain_zstd
@@ -104,7 +105,7 @@ class CodeStore:
         """
         empty = self._array("empty", box).astype(bool)
         if self.about["kind"] == "gaussian":
-            return Packed(np.moveaxis(self._array("codes", (slice(None), *box)), 0, -1), empty)
+            return Packed(levels_last(self._array("codes", (slice(None), *box))), empty)
         levels = [self._array(name, box) for name in level_names(self.about["levels"])]
         return Packed(levels[0] if len(levels) == 1 else np.stack(levels, axis=-1), empty)
 
@@ -201,10 +202,10 @@ class CodeTarget(Target):
         """Writes one of ``units`` and notes it."""
         self._open["empty"].write(box, packed.empty.astype(np.uint8))
         if self.about["kind"] == "gaussian":
-            codes = np.moveaxis(packed.codes, -1, 0)
+            codes = levels_first(packed.codes)
             self._open["codes"].write((slice(0, len(codes)), *box), codes)
         else:
-            levels = np.moveaxis(packed.codes, -1, 0) if packed.codes.ndim == 4 else packed.codes[None]
+            levels = levels_first(packed.codes) if packed.codes.ndim == 4 else packed.codes[None]
             for name, level in zip(level_names(self.about["levels"]), levels, strict=True):
                 self._open[name].write(box, level)
         self.note([self.units.index(box)])

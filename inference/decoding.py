@@ -19,7 +19,8 @@ from inference.passes import Number, Tiled
 from inference.run import Run
 from inference.source import Options
 from inference.tiling import Axis, Tile3, core_box, window_box
-from inference.transfer import Arriving, packed_tensor
+from inference.transfer import Arriving, to_tensor
+from utils.axes import to_file
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
@@ -216,17 +217,17 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         z, y, x = (side.margins for side in tiles[0])
         with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
             volumes = self.run.model.expand(stacks, (y, x, z))
-        return [Arriving.of(self.to_grey(volume.movedim(-1, 1))) for volume in volumes]
+        return [Arriving.of(self.to_grey(to_file(volume))) for volume in volumes]
 
     def _stack(self, tile: Tile3, codes: Array) -> Tensor:
         """What the generator reads of a tile, (1, d, y, x, z)."""
         model, window = self.run.model, tile[0].window
         first, last = self._pooled(slice(*window))
-        latent = model.unpack(packed_tensor(codes, self.run.engine.device))
+        latent = model.unpack(to_tensor(codes, self.run.engine.device))
         short = (last - first) * self.pooling - len(latent)
         if short:  # the last group of pooled slices is incomplete
             latent = torch.cat([latent, latent[-1:].expand(short, *latent.shape[1:])])
-        stack = model.restack(latent.movedim(0, -1)[None])
+        stack = model.restack(latent)
         skip = window[0] - first * self.resizing
         return stack[..., skip : skip + window[1] - window[0]]
 

@@ -147,8 +147,6 @@ class SliceEncoder(Tiled[Window, Packed]):
         """The codes of cores."""
         slices = to_tensor(np.concatenate([pixels for pixels, _ in seen]), self.run.engine.device)
         packed: Tensor = self.run.model.pack(slices)
-        if packed.is_floating_point():
-            packed = packed.movedim(1, -1)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
         codes = codes.astype(self._dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
         return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]

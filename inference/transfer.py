@@ -53,9 +53,3 @@ def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:
         values = values.astype(np.int32)
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def packed_tensor(codes: NDArray[Any], device: torch.device) -> Tensor:
-    """Codes as the model's ``unpack`` takes them: features (n, h, w, d) become (n, d, h, w)."""
-    tensor = to_tensor(codes, device)
-    return tensor.movedim(-1, 1) if tensor.is_floating_point() else tensor

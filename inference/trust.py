@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inference.run import Run
 from inference.source import Source
 from inference.work import work_through
+from utils.axes import to_memory
 from utils.files import write_json
 from utils.geometry import LATENT_STRIDE
 from utils.pictures import orthogonal_planes, save_png
@@ -169,7 +170,7 @@ def save_preview(path: Path, source: Source, outputs: Sequence[Volume], factor: 
     planes = slice(k[0] * factor, k[1] * factor)
     result = np.stack([v[planes, slice(*rows), slice(*columns)] for v in outputs])
     shown = {"input (every slice repeated)": source.grey(slice(*k), slice(*rows), slice(*columns)), "isotropic output": result}
-    panels = {name: np.moveaxis(values, 1, -1) for name, values in shown.items()}
+    panels = {name: to_memory(values) for name, values in shown.items()}
     title = f"{title}, planes {planes.start} to {min(planes.stop, depth) - 1}"
     save_png(path, orthogonal_planes(panels, title=title, voxel_um=voxel_um))
     log.info("picture: %s", path)

@@ -14,6 +14,7 @@ from inference.encoding import SliceEncoder
 from inference.jobs import Job, isotropic_field
 from inference.run import Run
 from inference.source import Options, Source
+from utils.axes import transposed
 from utils.errors import UserError
 from volumes.volume import Box, extent
 
@@ -98,9 +99,8 @@ class Turned:
         return halo and (max(halo), max(halo))
 
     def pack(self, slices: Tensor) -> Tensor:
-        """Slices (N, C, X, Y) → codes (N, h, w, ...) or features (N, d, h, w)."""
-        packed = self.model.pack(self._there(slices))
-        return self._back(packed, 2 if packed.is_floating_point() else 1)
+        """Slices (N, C, X, Y) → codes or features (N, h, w, ...)."""
+        return self._back(self.model.pack(self._there(slices)), 1)
 
     def expand(self, stack: Tensor, margins: Margins) -> Tensor:
         """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins."""
@@ -109,19 +109,19 @@ class Turned:
             sides.reverse()
         return self._back(self.model.expand(self._there(stack), (*sides, margins[2])))
 
-    def restore(self, volumes: Tensor) -> Tensor:
-        """Volumes (B, C, X, Y, Z) → restored ones."""
-        return self._back(self.model.restore(self._there(volumes)))
+    def restore(self, slices: Tensor, batch: int) -> Tensor:
+        """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z)."""
+        return self._back(self.model.restore(self._there(slices), batch))
 
     def _there(self, values: Tensor) -> Tensor:
         """(B, C, rows, columns, ...) into this orientation."""
         values = values.flip(self._mirrored(2))
-        return values.transpose(2, 3) if self.turn & 4 else values
+        return transposed(values, 2) if self.turn & 4 else values
 
     def _back(self, values: Tensor, rows: int = 2) -> Tensor:
         """Out of it; ``rows`` is the axis of rows, that of columns follows."""
         if self.turn & 4:
-            values = values.transpose(rows, rows + 1)
+            values = transposed(values, rows)
         return values.flip(self._mirrored(rows))
 
     def _mirrored(self, rows: int) -> list[int]:

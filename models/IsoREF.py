@@ -21,7 +21,7 @@ from models.CUT import PatchContrast
 from models.slice2volume import gradient_ratio
 from networks.losses import adversarial_views
 from networks.registry import build_discriminator, build_generator
-from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices
+from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices, to_volume
 from utils.geometry import Geometry
 
 
@@ -99,9 +99,9 @@ class Model(BaseModel):
         back = self.G["net_gback"](volume) if self.cycle and self.training else None
         return Restored(original, interpolated, pyramid, volume, back)
 
-    def restore(self, interpolated: Tensor) -> Tensor:
-        """Volumes (B, C, X, Y, Z) interpolated along Z → sharpened ones, without what only a training needs."""
-        return self.G["net_g"](interpolated)
+    def restore(self, slices: Tensor, batch: int) -> Tensor:
+        """Slices (B·Z, C, X, Y) of volumes interpolated along Z → sharpened volumes (B, C, X, Y, Z)."""
+        return self.G["net_g"](to_volume(slices, batch).contiguous())
 
     def draw_swap(self) -> bool:
         """Whether X and Y change places in this batch."""

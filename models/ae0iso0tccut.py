@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ldm.bottleneck import Code, DiagonalGaussian
 from ldm.losses import kl_reconstruction
 from models.slice2volume import SliceToVolume
+from utils.axes import channels_first, channels_last
 
 
 class Model(SliceToVolume):
@@ -36,15 +37,13 @@ class Model(SliceToVolume):
         return self.lift(self.bottleneck(code.moments).latent, batch)
 
     def pack(self, slices: Tensor) -> Tensor:
-        """Slices (N, C, X, Y) → the posterior's mean (N, d, h, w) in float16, or the encoder's features (N, c, h, w)."""
+        """Slices (N, C, X, Y) → the posterior's mean (N, h, w, d) in float16, or the encoder's features (N, h, w, c)."""
         code, features = self.encode(slices)
-        if self.from_encoder:
-            return features.branch
-        return DiagonalGaussian(code.moments).mode().half()
+        return channels_last(features.branch if self.from_encoder else DiagonalGaussian(code.moments).mode().half())
 
     def unpack(self, packed: Tensor) -> Tensor:
         """What :meth:`pack` gave, as latents."""
-        return packed.float()
+        return channels_first(packed.float())
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Absolute error summed over a slice's pixels, mean over slices: a likelihood, to be weighed against the KL term."""

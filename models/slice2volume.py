@@ -156,11 +156,11 @@ class SliceToVolume(BaseModel):
 
     def lift(self, latent: Tensor, batch: int) -> Tensor:
         """Latents of B stacks (B·n, d, h, w) → isotropic volumes (B, C, 8h, 8w, 8n·resizebranch/downbranch)."""
-        return self.expand(self.restack(to_volume(latent, batch)))
+        return self.expand(self.restack(latent, batch))
 
-    def restack(self, stack: Tensor) -> Tensor:
-        """The stacks that the volume decoder reads, (B, d, h, w, n) → (B, d, h, w, n·resizebranch/downbranch)."""
-        stack = pool_z(stack, self.geometry.downbranch)
+    def restack(self, latent: Tensor, batch: int = 1) -> Tensor:
+        """Latents of B stacks (B·n, d, h, w) → what the volume decoder reads, (B, d, h, w, n·resizebranch/downbranch)."""
+        stack = pool_z(to_volume(latent, batch), self.geometry.downbranch)
         return resample_z(stack, stack.shape[-1] * self.geometry.resizebranch)
 
     def expand(self, stack: Tensor, margins: Margins = NO_MARGINS) -> Tensor:
@@ -228,7 +228,7 @@ class SliceToVolume(BaseModel):
             return None
 
     def pack(self, slices: Tensor) -> Tensor:
-        """Slices (N, C, X, Y) → what the volume is decoded from: codes (N, h, w), or with a last axis of levels."""
+        """Slices (N, C, X, Y) → what the volume is decoded from: codes (N, h, w), or with a last axis of levels or channels."""
         code, _ = self.encode(slices)
         assert code.indices is not None
         return code.indices

@@ -1,4 +1,4 @@
-"""Every change of layout between volumes, slices, projections and planes: the only place where axes move.
+"""Every change of layout between volumes, slices, projections and planes; utils/axes.py has those outside the networks.
 
 A volume is (B, C, X, Y, Z) with Z, the coarse axis, last; images are (N, C, height, width). Everything holds for any batch size.
 """

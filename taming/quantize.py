@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.codebook import nearest_code
+from utils.axes import channels_first, channels_last
 
 
 class Quantized(NamedTuple):
@@ -34,7 +35,7 @@ def straight_through(z: Tensor, codes: Tensor) -> Tensor:
 
 def to_vectors(latent: Tensor) -> Tensor:
     """(N, d, h, w) → one float32 row for each position, (N·h·w, d), ordered as indices.flatten(); detached."""
-    return latent.detach().movedim(1, -1).flatten(0, -2).float()
+    return channels_last(latent.detach()).flatten(0, -2).float()
 
 
 class VectorQuantizer(nn.Module):
@@ -73,7 +74,7 @@ class VectorQuantizer(nn.Module):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w), any integer type → vectors (N, d, h, w)."""
-        return self.embedding(indices.long()).movedim(-1, 1)
+        return channels_first(self.embedding(indices.long()))
 
     def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
         """The codebook and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""

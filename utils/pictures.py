@@ -27,6 +27,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from utils.axes import transposed
 from utils.files import replaced
 
 _DPI = 100
@@ -141,7 +142,7 @@ def _plane(volume: NDArray, column: int) -> NDArray:
     if column == 0:
         return volume[:, :, :, depth // 2]
     plane = volume[:, rows // 2, :, :] if column == 1 else volume[:, :, columns // 2, :]
-    return np.swapaxes(plane, 1, 2)
+    return transposed(plane, 1)
 
 
 def _value_range(planes: list[NDArray], low: float | None, high: float | None) -> Range:

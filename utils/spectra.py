@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
+from utils.axes import lines_along
+
 Triple = tuple[float, float, float]
 
 SIGNAL = 3.0  # times the noise floor: power that counts as signal
@@ -27,7 +29,7 @@ def power_spectrum(volume: NDArray[np.generic], axis: int) -> tuple[NDArray[np.f
     Returns:
         Frequency in cycles per voxel (above 0, up to 1/2) and power per voxel in squared grey values.
     """
-    lines = np.moveaxis(np.asarray(volume, np.float32), axis, -1)
+    lines = lines_along(np.asarray(volume, np.float32), axis)
     window = signal.windows.hann(lines.shape[-1], sym=False).astype(np.float32)
     spectrum = fft.rfft((lines - lines.mean(-1, keepdims=True)) * window)
     power = np.mean(np.abs(spectrum) ** 2, axis=(0, 1), dtype=np.float64) / np.sum(window.astype(np.float64) ** 2)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.axes import as_planes
 from utils.errors import UserError
 from volumes.ome_zarr_metadata import ImageLevel, find_multiscale, read_level
 from volumes.output_files import PARTIAL
@@ -100,8 +101,8 @@ class ZarrVolume(Volume):
             raise
         except Exception as error:  # every codec fails in its own way
             raise UserError(self._damage(key, error)) from error
-        left = [axis for axis in self._axes if axis in "zyx"]
-        return np.ascontiguousarray(values.transpose([left.index(axis) for axis in "zyx"]), self.dtype)
+        left = "".join(axis for axis in self._axes if axis in "zyx")
+        return np.ascontiguousarray(as_planes(values, left), self.dtype)
 
     def _damage(self, key: tuple[Any, ...], reason: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""

@@ -54,7 +54,7 @@ def rotations(draws: Double) -> Double:
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
-    return np.moveaxis(np.array(rows), -1, 0)
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def uniform(seed: int, stream: int, lattice: Integers, count: int) -> Double:

@@ -10,7 +10,7 @@ from inference.decoding import IsotropicField
 from inference.encoding import SliceEncoder
 from inference.run import Run
 from inference.source import Options, Source
-from inference.transfer import packed_tensor
+from inference.transfer import to_tensor
 from volumes.volume import ArrayVolume, whole_box
 
 FLOAT = np.dtype(np.float32)
@@ -31,10 +31,10 @@ def untiled(run, field):
     """The decoder on the whole stack of codes at once."""
     n = field.codes.shape[0]
     with torch.inference_mode():
-        latent = run.model.unpack(packed_tensor(field.codes.read(whole_box(field.codes.shape)).codes, torch.device("cpu")))
+        latent = run.model.unpack(to_tensor(field.codes.read(whole_box(field.codes.shape)).codes, torch.device("cpu")))
         short = -n % run.geometry.downbranch
         latent = torch.cat([latent, latent[-1:].expand(short, -1, -1, -1)])
-        volume = run.model.expand(run.model.restack(latent.movedim(0, -1)[None]))[0]
+        volume = run.model.expand(run.model.restack(latent))[0]
         z, y, x = field.shape
         return field.to_grey(volume.movedim(-1, 1)).numpy()[:, :z, :y, :x]
 

@@ -15,7 +15,7 @@ from inference.blended import SliceField
 from inference.encoding import SliceEncoder
 from inference.run import Run
 from inference.source import Options, Source
-from inference.transfer import packed_tensor
+from inference.transfer import to_tensor
 from taming.quantize import to_vectors
 from volumes.volume import whole_box
 
@@ -105,7 +105,7 @@ def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatc
     field = SliceField(run, encoder, FLOAT)
     assert (len(field.axes[1]), len(field.axes[2])) == (13, 3)
     with torch.inference_mode():
-        recon = run.model.reconstruct(run.model.unpack(packed_tensor(codes, torch.device("cpu"))))
+        recon = run.model.reconstruct(run.model.unpack(to_tensor(codes, torch.device("cpu"))))
     expected = maps[0].to_grey(recon[:, 0, :290, :53]).numpy()
     assert expected.std() > 5
     whole = tuple(slice(0, size) for size in field.shape)

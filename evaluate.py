@@ -163,13 +163,11 @@ def compress(options: argparse.Namespace) -> None:
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run
     from inference.operating_points import KeptPlanes, operating_points
-    from volumes.open import open_volume
 
     refuse_outputs(options.output, OUTPUTS, options.overwrite)
-    volume = open_volume(options.input, channel=options.channel)
     run = Run.load(options.run, options.epoch, Engine.choose(options.device))
     applied = Options(normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels)
-    kept = KeptPlanes(run, volume, applied)
+    kept = KeptPlanes(run, options.input, applied, options.channel)
     options.output.mkdir(parents=True, exist_ok=True)
     store = options.output / "codes.codes.zarr"
     with tempfile.TemporaryDirectory(prefix=".compressing-", dir=options.output) as name:

@@ -7,7 +7,7 @@ where they are needed, so it is what a code store has to be compared with.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from evaluation.baselines import HALO
 from evaluation.sections import Sections
 from utils.errors import UserError
-from volumes.volume import ArrayVolume, Box, Volume, boxes, extent, split
+from volumes.volume import ArrayVolume, Box, Volume, boxes, extent
 
 Pixels = NDArray[Any]  # uint8 or uint16
 LARGEST = 2**24  # pixels of one image; JPEG-XL was seen to need 40 bytes for each, 0.7 GB
@@ -210,19 +210,13 @@ def coded_sections(
     _, height, width = extent(region)
     begin, end = sections.span(depth.start, depth.stop - 1, HALO)
     begin -= begin % 2  # nearest's ties go by even and odd
-    kept = np.memmap(folder / "sections.raw", np.float32, "w+", shape=(end - begin, height, width))
-    for part in split(slice(begin, end), max(1, LARGEST // (height * width))):
-        sections.forget(part.start)
-        kept[part.start - begin : part.stop - begin] = sections.read(part.start, part.stop, rows, columns)
+    own = sections.copied(begin, end, rows, columns, folder / "sections.raw")
     first, last = (number - begin for number in sections.span(depth.start, depth.stop - 1, 1))
     rounded = np.memmap(folder / "rounded.raw", dtype, "w+", shape=(last - first, height, width))
     for k in range(first, last):
-        rounded[k - first] = np.clip(np.rint(kept[k]), 0, np.iinfo(dtype).max)
+        rounded[k - first] = np.clip(np.rint(own.source[k : k + 1][0]), 0, np.iinfo(dtype).max)
     coded = code(ArrayVolume(rounded), JPEG2000, "slice", bits_per_pixel, folder / "coded.raw")
     if coded is None:
         raise UserError(f"a plane of {(height, width)} does not fit into {bits_per_pixel} bit/pixel; raise --bpp")
-    own, decoded = (
-        Sections(ArrayVolume(array), sections.position(start), sections.step, rows.start, columns.start, sections.how)
-        for array, start in ((kept, begin), (coded.decoded, begin + first))
-    )
+    decoded = replace(own, source=ArrayVolume(coded.decoded), first=own.position(first))
     return own, decoded, coded.bits_per_pixel

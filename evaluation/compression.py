@@ -17,7 +17,7 @@ from evaluation.sections import Sections
 from evaluation.sweep import blocks, central_box
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import ArrayVolume, Box, Volume, extent, relative, voxels_of, whole_box
+from volumes.volume import ArrayVolume, Box, Volume, voxels_of, whole_box
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)  # rates of a codec's curve, of the rate of the codes
 CODINGS = (("jpeg2000", "all"), ("jpeg2000", "slice"), ("jpegxl", "all"), ("jpegxl", "slice"), ("zstd", "all"))
@@ -29,31 +29,24 @@ Point = dict[str, Any]
 class DecodedFile(Protocol):
     """A decoded volume on disc whose plane k lies at plane ``first + k * step`` of the input."""
 
-    @property
-    def path(self) -> Path: ...  # noqa: D102
-
-    @property
-    def first(self) -> float: ...  # noqa: D102
-
-    @property
-    def step(self) -> float: ...  # noqa: D102
+    path: Path
+    first: float
+    step: float
 
 
 class _Reference:
-    """What distortions refer to: a copy on the scratch disc, so that its file is read once.
+    """What distortions refer to, copied to the scratch disc, so that its file is read once.
 
     Attributes:
         region: what is compared.
-        copy: the region's voxels.
+        copy: the voxels of the region that is copied.
         width: data range of PSNR and SSIM.
 
     Args:
-        candidate: the reference.
-        region: the part of it that is copied.
-        source: its file, for dtype and messages.
+        sections: the planes of the reference.
+        region: what of them is copied.
         request: ``data_range`` and ``sample``.
-        orientations: of the planes whose SSIM is averaged.
-        planes: which of them.
+        orientations, planes: whose SSIM is averaged.
         scratch: the file of the copy.
 
     Raises:
@@ -61,27 +54,18 @@ class _Reference:
     """
 
     def __init__(
-        self,
-        candidate: Candidate,
-        region: Box,
-        source: Volume,
-        request: Request,
-        orientations: tuple[str, ...],
-        planes: slice,
-        scratch: Path,
+        self, sections: Sections, region: Box, request: Request, orientations: tuple[str, ...], planes: slice, scratch: Path
     ) -> None:
         self.region, self._sample, self._orientations, self.planes = region, request.sample, orientations, planes
         central_box(region, request.sample)  # refuses what is too small before anything is read
-        self.copy = ArrayVolume(np.memmap(scratch, source.dtype, "w+", shape=extent(region)))
-        low, high = math.inf, -math.inf
-        for core, _ in blocks(region):
-            block = candidate.block(core)
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-            self.copy.array[relative(core, region)] = block
+        depth, rows, columns = region
+        file = sections.source
+        copy = sections.copied(depth.start, depth.stop, rows, columns, scratch, file.dtype)
+        self._candidate, self.copy = Candidate(copy), copy.source
+        low, high = (float(extreme(self.copy[:])) for extreme in (np.min, np.max))
         if low == high:
-            raise UserError(f"{source.path} holds one value only ({low:g}): nothing to compress; check the file and its channel")
-        self.width = choose_range(request.data_range, source.dtype, "truth", low, high).width
-        self._candidate = Candidate(Sections(self.copy, region[0].start, 1, region[1].start, region[2].start))
+            raise UserError(f"{file.path} holds one value only ({low:g}): nothing to compress; check the file and its channel")
+        self.width = choose_range(request.data_range, file.dtype, "truth", low, high).width
 
     def distortion(self, candidate: Candidate) -> dict[str, float | None]:
         """PSNR over all voxels, SSIM as the mean over the planes of the central box."""
@@ -127,20 +111,15 @@ class RateDistortion:
         self.notes: list[str] = []
         self._first, self._step, self._request, self._folder = first, step, request, folder
         self._limits = grey_limits(kept.dtype)
-        region = whole_box(kept.shape)
-        self.slices = _Reference(
-            Candidate(Sections(kept, 0, 1)), region, kept, request, ("xy",), slice(None), folder / "slices.raw"
-        )
+        scratch, everything = folder / "slices.raw", whole_box(kept.shape)
+        self.slices = _Reference(Sections(kept, 0, 1), everything, request, ("xy",), slice(None), scratch)
         self._kept = self.slices.copy
         self.isotropic: _Reference | None = None
         if request.truth is not None:
-            comparison = open_comparison(request, folder)
-            assert comparison.truth is not None and comparison.sections is not None  # the request names both
-            self._input = comparison.sections
-            truth = comparison.truth.sections.source
-            self.isotropic = _Reference(
-                comparison.truth, comparison.region, truth, request, ("xz", "yz"), request.planes, folder / "truth.raw"
-            )
+            found = open_comparison(request, folder)
+            assert found.truth is not None and found.sections is not None  # the request names both
+            self._input, scratch = found.sections, folder / "truth.raw"
+            self.isotropic = _Reference(found.truth.sections, found.region, request, ("xz", "yz"), request.planes, scratch)
 
     def add_codes(self, size: int, slices: DecodedFile, isotropic: DecodedFile, levels: int) -> None:
         """Measures one rate of a code store.

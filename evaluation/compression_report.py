@@ -127,21 +127,17 @@ def draw_rates(points: list[Point], title: str, path: Path) -> None:
             _draw_panel(axes, points, grid, key)
             plain_axes(axes, "", label, titles[grid] if key == "psnr_db" else "")
         column[1].set_xlabel("bits per pixel of the slices (bytes on disc)", color=INK)
-    _rate_axis(panels[0, 0], points)
+    rates = sorted(point["limit"] for point in points if point.get("limit"))
+    panels[0, 0].set_xscale("log", base=2)
+    if rates:
+        panels[0, 0].set_xlim(rates[0] / 1.3, rates[-1] * 1.3)
+    panels[0, 0].xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     handles: dict[str, Any] = {}
     for axes in panels.flat:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title, color=INK, fontsize=12)
     figure.savefig(path)
-
-
-def _rate_axis(axes: Any, points: list[Point]) -> None:
-    rates = sorted(point["limit"] for point in points if point.get("limit"))
-    axes.set_xscale("log", base=2)
-    if rates:
-        axes.set_xlim(rates[0] / 1.3, rates[-1] * 1.3)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
 def _draw_panel(axes: Any, points: list[Point], grid: str, key: str) -> None:
@@ -151,29 +147,16 @@ def _draw_panel(axes: Any, points: list[Point], grid: str, key: str) -> None:
             return None
         return (found if grid == "slices" else best(found)[1])[key]
 
-    for codec, stream in dict.fromkeys((p["codec"], p["stream"]) for p in points if p.get("limit")):
-        known = [p for p in points if (p["codec"], p["stream"]) == (codec, stream) and value(p) is not None]
-        known.sort(key=lambda point: point["bits_per_pixel"])
-        axes.plot(
-            [p["bits_per_pixel"] for p in known],
-            [value(p) for p in known],
-            color=COLOURS[codec],
-            marker=".",
-            linewidth=1.6,
-            linestyle="-" if stream == "all" else ":",
-            label=f"{NAMES[codec]}, {STREAMS[stream]}",
-        )
+    def draw(drawn: list[Point], **look: Any) -> None:
+        known = sorted((p for p in drawn if value(p) is not None), key=lambda point: point["bits_per_pixel"])
+        axes.plot([p["bits_per_pixel"] for p in known], [value(p) for p in known], **look)
+
+    for name, stream in dict.fromkeys((p["codec"], p["stream"]) for p in points if p.get("limit")):
+        curve = [p for p in points if (p["codec"], p["stream"]) == (name, stream)]
+        look = {"color": COLOURS[name], "marker": ".", "linewidth": 1.6, "linestyle": "-" if stream == "all" else ":"}
+        draw(curve, label=f"{NAMES[name]}, {STREAMS[stream]}", **look)
     for point in points:
         if point["codec"] == "none" and value(point) is not None:
             axes.axhline(value(point), color=MUTED, linewidth=1, linestyle="--", label="no codec, best interpolation")
-    ours = [p for p in points if p["codec"] == "codes" and value(p) is not None]
-    axes.plot(
-        [p["bits_per_pixel"] for p in ours],
-        [value(p) for p in ours],
-        color=COLOURS["codes"],
-        marker="*",
-        markersize=15,
-        linewidth=1.2,
-        label="codes of the run",
-        zorder=5,
-    )
+    ours = [p for p in points if p["codec"] == "codes"]
+    draw(ours, color=COLOURS["codes"], marker="*", markersize=15, linewidth=1.2, label="codes of the run", zorder=5)

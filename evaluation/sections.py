@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import UserError
-from volumes.volume import Box, Volume, moved
+from volumes.volume import ArrayVolume, Box, Volume, extent, moved, split
 
 SIZE_TOLERANCE = 1e-3  # relative, of two voxel sizes that are taken to be equal
 PLACE_TOLERANCE = 0.05  # voxels, of an in-plane offset that is taken to be whole
@@ -88,6 +90,14 @@ class Sections:
     def forget(self, section: int) -> None:
         """Sections before this one will not be asked for again within the band of rows."""
         self._needed = section
+
+    def copied(self, begin: int, end: int, rows: slice, columns: slice, path: Path, dtype: Any = np.float32) -> Sections:
+        """Sections [begin, end) of a reference window, from an uncompressed file that is written here."""
+        copy = np.memmap(path, dtype, "w+", shape=(end - begin, *extent((rows, columns))))
+        for part in split(slice(begin, end), max(1, 2**24 // copy[0].size)):
+            self.forget(part.start)
+            copy[part.start - begin : part.stop - begin] = self.read(part.start, part.stop, rows, columns)
+        return Sections(ArrayVolume(copy, path), self.position(begin), self.step, rows.start, columns.start, self.how)
 
     def _load(self, begin: int, end: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         rows, columns = moved((rows, columns), (-self.row, -self.column))

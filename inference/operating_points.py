@@ -15,6 +15,7 @@ from inference.outputs import Output
 from inference.run import Run
 from inference.source import Options, Source
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.volume import Box, Volume
 
 
@@ -56,7 +57,8 @@ class KeptPlanes(Volume):
         UserError: the run reads two channels, which no codec of single images is a match for.
     """
 
-    def __init__(self, run: Run, volume: Volume, options: Options) -> None:
+    def __init__(self, run: Run, path: Path, options: Options, channel: int | None = None) -> None:
+        volume = open_volume(path, channel=channel)
         if run.channels > 1:
             raise UserError(
                 f"{run.name} encodes two channels at once; compress compares the codes of one channel with other codecs"

@@ -135,7 +135,7 @@ def test_residual_codes_give_a_point_per_number_of_levels(run, volumes, tmp_path
     for level in quantizer.levels:
         level.embedding.weight.data.mul_(300)
     opened.model.G["quantize"] = quantizer.requires_grad_(False).eval()
-    kept, sizes, decoded = KeptPlanes(opened, open_volume(volumes / "thin.ome.tif"), Options()), [], []
+    kept, sizes, decoded = KeptPlanes(opened, volumes / "thin.ome.tif", Options()), [], []
     for found in operating_points(opened, kept, Options(), tmp_path / "s.codes.zarr", tmp_path):
         sizes.append(found.bytes)
         decoded.append(open_volume(found.slices.path)[:])

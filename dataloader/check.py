@@ -17,8 +17,8 @@ from dataloader.pairs import paired_names
 from dataloader.recommend import Measured, Recommendation, recommend
 from utils.errors import UserError
 from utils.files import write_json
+from utils.geometry import Geometry
 from utils.pictures import save_png
-from utils.settings.check_settings import geometry_of
 from utils.spectra import Anisotropy, anisotropy
 from volumes.open import open_volume
 from volumes.volume import Triple, Volume
@@ -283,7 +283,7 @@ def _recommendation_lines(found: Recommendation, data: Measured, settings: Mappi
         yield "no recommendation"
     yield from (f"  because: {reason}" for reason in found.reasons)
     try:
-        factor = geometry_of(settings).factor
+        factor = Geometry.from_settings(settings).factor
     except UserError:  # told among the problems
         return
     shape = (data.sampling or 0) * settings["dsp"] / settings["usp"] / factor

@@ -55,8 +55,7 @@ class Model(BaseModel):
         """As BaseModel."""
         super().__init__(settings, for_training)
         s = self.settings
-        names = ("cropsize", "cropz", "dsp", "usp", "skipl1")
-        self.geometry = Geometry.from_settings(**{name: s[name] for name in names}, free_factor=True)
+        self.geometry = Geometry.from_settings(s)
         self.cycle = for_training and not s["nocyc"]
         self._build_generators(s)
         if for_training:

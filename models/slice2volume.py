@@ -82,8 +82,7 @@ class SliceToVolume(BaseModel):
         """As BaseModel; ``settings["autoencoder"]`` is the resolved autoencoder (configure_autoencoder)."""
         super().__init__(settings, for_training)
         s = self.settings
-        names = ("cropsize", "cropz", "dsp", "usp", "downbranch", "resizebranch", "skipl1")
-        self.geometry = Geometry.from_settings(**{name: s[name] for name in names})
+        self.geometry = Geometry.from_settings(s)
         self.perceptual: PerceptualLoss | None = None
         self._build_generator(s, s["autoencoder"])
         if for_training:

@@ -13,8 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models.base import BaseModel
 from models.build import build_model
-from utils.geometry import LATENT_STRIDE
-from utils.settings.check_settings import geometry_of
+from utils.geometry import LATENT_STRIDE, Geometry
 
 _SIDE = 32  # of the crop that is measured, at least
 _STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
@@ -76,7 +75,7 @@ def training_requirements(settings: Mapping[str, Any]) -> Requirements:
 
 def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same networks and losses on the smallest crop from 32³ on, or on a smaller crop itself, that keeps its factor."""
-    geometry = geometry_of(settings)
+    geometry = Geometry.from_settings(settings)
     grain = math.lcm(LATENT_STRIDE, geometry.factor * geometry.downbranch)  # divides cropsize, as any valid side
     side = min(-(-_SIDE // grain) * grain, geometry.cropsize)
     slices = side // geometry.factor

@@ -1,1 +1,1 @@
-"""Settings, files, pictures, numbers: no imaging method, no package of ours imported."""
+"""What every room may use: settings, run folders, files, errors, geometry of crops, spectra, pictures, norms. Imports no room."""

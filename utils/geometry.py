@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from utils.errors import UserError
 
@@ -31,56 +33,46 @@ class Geometry:
     resizebranch: int = 1
 
     @classmethod
-    def from_settings(
-        cls,
-        *,
-        cropsize: int,
-        cropz: int,
-        dsp: int = 1,
-        usp: float = 1,
-        downbranch: int = 1,
-        resizebranch: int = 1,
-        skipl1: int = 1,
-        free_factor: bool = False,
-    ) -> Geometry:
-        """The geometry that the settings ask for.
+    def from_settings(cls, settings: Mapping[str, Any]) -> Geometry:
+        """The geometry that checked settings ask for.
 
-        Args:
-            free_factor: the factor is ``cropsize / slices``, any integer (IsoREF), instead of
-                ``8 * resizebranch / downbranch``.
+        Planes per slice are 8·resizebranch/downbranch, or for a model with ``uprate`` (IsoREF) cropsize/slices, any integer.
 
         Raises:
-            UserError: the result would not be a cube; the message prints the arithmetic and working values.
+            UserError: the result would not be a cube, or uprate says otherwise; the message prints the arithmetic and values
+                that work.
         """
-        given = {"cropsize": cropsize, "cropz": cropz, "dsp": dsp, "usp": usp, "skipl1": skipl1}
-        for name, value in (given | {"downbranch": downbranch, "resizebranch": resizebranch}).items():
-            if value <= 0:
-                raise UserError(f"{name}={value} must be positive")
+        s = {"dsp": 1, "usp": 1, "downbranch": 1, "resizebranch": 1, "skipl1": 1, **settings}
+        cropsize = s["cropsize"]
+        sources = f"(cropz·usp/dsp = {s['cropz']}·{s['usp']}/{s['dsp']})"
         if cropsize % LATENT_STRIDE:
             below = max(LATENT_STRIDE, cropsize // LATENT_STRIDE * LATENT_STRIDE)
             raise UserError(f"cropsize={cropsize} must be a multiple of {LATENT_STRIDE}; try {below} or {below + LATENT_STRIDE}")
-        slices = int(cropz * usp / dsp)
+        slices = int(s["cropz"] * s["usp"] / s["dsp"])
         if slices < 1:
-            least = math.ceil(dsp / usp)
-            raise UserError(f"cropz={cropz}·usp={usp}/dsp={dsp} leaves no slice to encode; raise cropz to at least {least}")
-        if free_factor:
-            if cropsize % slices:
-                near = _nearest_divisors(cropsize, slices)
-                raise UserError(
-                    f"cropsize={cropsize} must be a multiple of the {slices} slices of a crop "
-                    f"(cropz·usp/dsp = {cropz}·{usp}/{dsp}); slice counts that work: {near}"
-                )
-            factor = Fraction(cropsize, slices)
+            least = math.ceil(s["dsp"] / s["usp"])
+            given = f"cropz={s['cropz']}·usp={s['usp']}/dsp={s['dsp']}"
+            raise UserError(f"{given} leaves no slice to encode; raise cropz to at least {least}")
+        if "uprate" not in s:
+            factor = _factor(s, slices)
+        elif cropsize % slices:
+            near = _nearest_divisors(cropsize, slices)
+            raise UserError(
+                f"cropsize={cropsize} must be a multiple of the {slices} slices of a crop {sources}; "
+                f"slice counts that work: {near}"
+            )
         else:
-            factor = Fraction(LATENT_STRIDE * resizebranch, downbranch)
-            _check_cube(cropsize, slices, factor, cropz, dsp, usp, downbranch, resizebranch)
-        for name, value in {"downbranch": downbranch, "skipl1": skipl1}.items():
-            if slices % value:
+            factor = cropsize // slices
+            if s["uprate"] not in (None, factor):
                 raise UserError(
-                    f"{name}={value} must divide the {slices} slices of a crop (cropz·usp/dsp = {cropz}·{usp}/{dsp}); "
-                    f"values that work: {_nearest_divisors(slices, value)}"
+                    f"uprate={s['uprate']} disagrees with the crop: cropsize/slices = {cropsize}/{slices} = {factor}; "
+                    f"set uprate={factor} or leave it out"
                 )
-        return cls(cropsize, slices, int(factor), skipl1, downbranch, resizebranch)
+        for name in ("downbranch", "skipl1"):
+            if slices % s[name]:
+                near = _nearest_divisors(slices, s[name])
+                raise UserError(f"{name}={s[name]} must divide the {slices} slices of a crop {sources}; values that work: {near}")
+        return cls(cropsize, slices, factor, s["skipl1"], s["downbranch"], s["resizebranch"])
 
     @property
     def slab(self) -> int:
@@ -92,33 +84,32 @@ class Geometry:
         return k * self.factor + (self.factor // 2 if l1how == "dsp" else (self.factor - 1) / 2)
 
 
-def _check_cube(
-    cropsize: int, slices: int, factor: Fraction, cropz: int, dsp: int, usp: float, downbranch: int, resizebranch: int
-) -> None:
-    planes = slices * factor
-    if factor.denominator != 1:
+def _factor(s: Mapping[str, Any], slices: int) -> int:
+    """Planes per slice, 8·resizebranch/downbranch, where the crop becomes a cube."""
+    cropsize, dsp, usp = s["cropsize"], s["dsp"], s["usp"]
+    downbranch, resizebranch = s["downbranch"], s["resizebranch"]
+    factor, remainder = divmod(LATENT_STRIDE * resizebranch, downbranch)
+    if remainder:
         raise UserError(
             f"downbranch={downbranch} must divide 8·resizebranch = {LATENT_STRIDE * resizebranch}: a slice becomes a whole "
             f"number of planes; values that work: {_nearest_divisors(LATENT_STRIDE * resizebranch, downbranch)}"
         )
+    planes = slices * factor
     if planes == cropsize:
-        return
-    arithmetic = (
-        f"slices = int(cropz·usp/dsp) = int({cropz}·{usp}/{dsp}) = {slices}; planes per slice = 8·resizebranch/downbranch = "
-        f"8·{resizebranch}/{downbranch} = {factor}; {slices}·{factor} = {planes}, but cropsize = {cropsize}"
-    )
-    remedies = []
-    wanted = Fraction(cropsize) / factor  # slices
-    if wanted.denominator == 1:
-        least = math.ceil(wanted * dsp / Fraction(usp).limit_denominator(1000))
-        if int(least * usp / dsp) == wanted:
-            remedies.append(f"cropz={least}")
-    if planes % LATENT_STRIDE == 0:
-        remedies.append(f"cropsize={planes}")
+        return factor
+    remedies = [f"cropsize={planes}"] if planes % LATENT_STRIDE == 0 else []
+    if cropsize % factor == 0:
+        least = math.ceil(cropsize // factor * dsp / Fraction(usp).limit_denominator(1000))
+        if int(least * usp / dsp) * factor == cropsize:
+            remedies.insert(0, f"cropz={least}")
     for down, resize in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4)):
         if (down, resize) != (downbranch, resizebranch) and slices * LATENT_STRIDE * resize == cropsize * down:
             remedies.append(f"downbranch={down} resizebranch={resize}")
-    raise UserError(f"the output is not a cube: {arithmetic}. Try " + (" or ".join(remedies) or "cropz = cropsize·dsp/8"))
+    raise UserError(
+        f"the output is not a cube: slices = int(cropz·usp/dsp) = int({s['cropz']}·{usp}/{dsp}) = {slices}; planes per slice = "
+        f"8·resizebranch/downbranch = 8·{resizebranch}/{downbranch} = {factor}; {slices}·{factor} = {planes}, but cropsize = "
+        f"{cropsize}. Try " + (" or ".join(remedies) or "cropz = cropsize·dsp/8")
+    )
 
 
 def _nearest_divisors(number: int, value: int) -> str:

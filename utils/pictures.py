@@ -14,26 +14,21 @@ z runs downwards in both XZ and YZ, so that missing axial resolution shows as th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.axes import transposed
 from utils.files import replaced
 
-_DPI = 100
 _TARGET = 256  # planes are magnified to about this many pixels
 _LARGEST = 768  # larger planes are thinned to at most this
-_CHANNELS = (("magenta", (1.0, 0.0, 1.0)), ("green", (0.0, 1.0, 0.0)))
+_CHANNELS = (("magenta", (1, 0, 1)), ("green", (0, 1, 0)))
 _BAD = np.array([255, 0, 0], np.uint8)  # NaN and infinite values
 
 RGB = NDArray[np.uint8]
@@ -97,25 +92,29 @@ def orthogonal_planes(
     ranges = [_value_range(values, low, high) for values in shown]
     layout = _lay_out((size[0], size[1], size[2]))
     width = max(layout.bars + 150, layout.left + 9 * max(map(len, [title, *planes])))  # long names are not cut
-    figure = Figure(figsize=(width / _DPI, (layout.top + len(planes) * layout.row) / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    titles = _column_titles((size[0], size[1], size[2]), layout.thin)
+    picture = Image.new("RGB", (width, layout.top + len(planes) * layout.row), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((layout.left, 18), title, "black", _font(15), "ls")
+    ordinal = {2: "2nd", 3: "3rd"}.get(layout.thin, f"{layout.thin}th")
+    note = f", every {ordinal} pixel" if layout.thin > 1 else ""
+    places = (f"XY  (z = {size[2] // 2}{note})", f"XZ  (y = {size[0] // 2})", f"YZ  (x = {size[1] // 2})")
+    for column, place in enumerate(places):
+        draw.text((layout.column(column), layout.top - 24), place, "black", _font(12), "ls")
     for row, (name, triple) in enumerate(planes.items()):
         top = layout.top + row * layout.row
-        _text(figure, layout.left, top - 6, name, weight="bold")
+        draw.text((layout.left, top - 6), name, "black", _font(12, "-Bold"), "ls")
         for column, plane in enumerate(triple):
+            left, wide, high = layout.column(column), layout.widths[column], layout.heights[column]
             image = _colour(plane[:, :: layout.thin, :: layout.thin], ranges)
-            axes = _draw_plane(figure, layout, column, top, image)
-            axes.set_xlabel(("x →", "x →", "y →")[column], fontsize=8, labelpad=2)
-            axes.set_ylabel(("y\n↓", "z\n↓", "z\n↓")[column], fontsize=8, labelpad=8, rotation=0, va="center")
-            if row == 0:
-                _text(figure, layout.column(column), layout.top - 24, titles[column])
-                if voxel_um is not None:
-                    _scale_bar(axes, layout, column, voxel_um)
-    _text(figure, layout.left, 18, title, size=11)
-    _colour_bars(figure, layout, len(planes), ranges)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+            magnified = np.kron(image, np.ones((layout.magnify, layout.magnify, 1), np.uint8))
+            picture.paste(Image.fromarray(magnified), (left, top))
+            draw.text((left + wide / 2, top + high + 4), ("x →", "x →", "y →")[column], "black", _font(11), "mt")
+            draw.text((left - 12, top + high / 2), ("y\n↓", "z\n↓", "z\n↓")[column], "black", _font(11), "mm")
+            if row == 0 and voxel_um is not None:
+                pixel_um = (voxel_um[1] if column == 2 else voxel_um[2]) * layout.thin / layout.magnify
+                _scale_bar(draw, left + wide, top + high, _round_length(pixel_um * wide / 4), pixel_um)
+    _colour_bars(picture, layout, ranges)
+    return np.asarray(picture).copy()
 
 
 def _common_grid(panels: Mapping[str, NDArray], voxel_um: tuple[float, float, float] | None) -> dict[str, NDArray]:
@@ -162,12 +161,6 @@ def _lay_out(size: tuple[int, int, int]) -> _Layout:
     return _Layout(magnify, thin, (x, x, y), (y, z, z), max(y, z) + 48)
 
 
-def _column_titles(size: tuple[int, int, int], thin: int) -> list[str]:
-    rows, columns, depth = size
-    note = f", every {thin}{'nd' if thin == 2 else 'rd' if thin == 3 else 'th'} pixel" if thin > 1 else ""
-    return [f"XY  (z = {depth // 2}{note})", f"XZ  (y = {rows // 2})", f"YZ  (x = {columns // 2})"]
-
-
 def _colour(plane: NDArray, ranges: list[Range]) -> RGB:
     """(C, rows, columns) -> RGB (rows, columns, 3): grey, or magenta and green."""
     finite = np.isfinite(plane).all(0)
@@ -180,29 +173,12 @@ def _colour(plane: NDArray, ranges: list[Range]) -> RGB:
     return image
 
 
-def _draw_plane(figure: Figure, layout: _Layout, column: int, top: int, image: RGB) -> Axes:
-    """One plane in axes that are exactly as large as the magnified image."""
-    width, height = figure.get_size_inches() * _DPI
-    left = layout.column(column)
-    wide, high = layout.widths[column], layout.heights[column]
-    axes = figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-    axes.set(xticks=[], yticks=[], xlim=(0, wide), ylim=(high, 0))
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    magnified = np.kron(image, np.ones((layout.magnify, layout.magnify, 1), np.uint8))
-    axes.imshow(magnified, interpolation="none", extent=(0, wide, high, 0))
-    return axes
-
-
-def _scale_bar(axes: Axes, layout: _Layout, column: int, voxel_um: tuple[float, float, float]) -> None:
-    """A white bar with a round length of about a quarter of the plane."""
-    pixel_um = (voxel_um[1] if column == 2 else voxel_um[2]) * layout.thin / layout.magnify
-    wide, high = layout.widths[column], layout.heights[column]
-    length = _round_length(pixel_um * wide / 4)
-    bar = length / pixel_um
-    axes.add_patch(Rectangle((wide - 8 - bar, high - 10), bar, 4, facecolor="white", edgecolor="black", linewidth=0.8))
-    label = axes.text(wide - 8 - bar / 2, high - 13, f"{length:g} µm", color="white", fontsize=8, ha="center", va="bottom")
-    label.set_bbox({"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0})
+def _scale_bar(draw: ImageDraw.ImageDraw, right: int, bottom: int, length: float, pixel_um: float) -> None:
+    """A white bar of a length in µm in the corner of a plane."""
+    left, label = right - 8 - length / pixel_um, f"{length:g} µm"
+    draw.rectangle((left, bottom - 10, right - 9, bottom - 7), "white")
+    middle = ((left + right - 8) / 2, bottom - 14)
+    draw.text(middle, label, "white", _font(11), "ms", stroke_width=2, stroke_fill="black")
 
 
 def _round_length(length: float) -> float:
@@ -211,28 +187,25 @@ def _round_length(length: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= length * (1 + 1e-9)))
 
 
-def _colour_bars(figure: Figure, layout: _Layout, rows: int, ranges: list[Range]) -> None:
-    """One bar per channel at the right of the first row; arrows mean that values beyond are shown alike."""
-    width, height = figure.get_size_inches() * _DPI
-    left = layout.bars + 18
-    length = (layout.row - 48 - 24 * (len(ranges) - 1)) / len(ranges)
+def _colour_bars(picture: Image.Image, layout: _Layout, ranges: list[Range]) -> None:
+    """One bar per channel at the right of the first row; values beyond its ends are shown as they are."""
+    draw, left = ImageDraw.Draw(picture), layout.bars + 18
+    length = (layout.row - 48 - 24 * (len(ranges) - 1)) // len(ranges)
     for channel, (low, high) in enumerate(ranges):
         top = layout.top + channel * (length + 24)
-        axes = figure.add_axes((left / width, 1 - (top + length) / height, 14 / width, length / height))
-        bar = figure.colorbar(ScalarMappable(Normalize(low, high), _colour_map(channel, len(ranges))), cax=axes, extend="both")
-        bar.ax.tick_params(labelsize=8)
-        name = "grey value" if len(ranges) == 1 else f"{_CHANNELS[channel][0]}: channel {channel}"
-        _text(figure, left, top - 6, name, size=8)
+        name, colour = ("grey value", (1, 1, 1)) if len(ranges) == 1 else _CHANNELS[channel]
+        ramp = np.linspace(255, 0, length)[:, None, None] * np.ones((1, 14, 1)) * colour
+        picture.paste(Image.fromarray(np.rint(ramp).astype(np.uint8)), (left, top))
+        draw.rectangle((left, top, left + 13, top + length - 1), outline="black")
+        draw.text((left, top - 6), name if len(ranges) == 1 else f"{name}: channel {channel}", "black", _font(11), "ls")
+        for place, text in ((0, f"≥ {high:.3g}"), (length / 2, f"{(low + high) / 2:.3g}"), (length - 1, f"≤ {low:.3g}")):
+            draw.text((left + 19, top + place), text, "black", _font(11), "lm")
 
 
-def _colour_map(channel: int, channels: int) -> Colormap:
-    name, colour = ("grey", (1.0, 1.0, 1.0)) if channels == 1 else _CHANNELS[channel]
-    return LinearSegmentedColormap.from_list(name, [(0.0, 0.0, 0.0), colour])
-
-
-def _text(figure: Figure, left: float, bottom: float, text: str, *, size: float = 9, weight: str = "normal") -> None:
-    width, height = figure.get_size_inches() * _DPI
-    figure.text(left / width, 1 - bottom / height, text, fontsize=size, weight=weight, ha="left", va="bottom", parse_math=False)
+@cache
+def _font(size: int, kind: str = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib; it has arrows and µ."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{kind}.ttf"), size)
 
 
 def save_png(path: Path | str, image: RGB) -> None:

@@ -38,26 +38,9 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
     _check_run(settings)
     _check_folders(settings)
     _check_crop(settings)
-    _check_losses(settings, geometry_of(settings))
+    _check_losses(settings, Geometry.from_settings(settings))
     if autoencoder is not None:
         _check_autoencoder(settings, autoencoder)
-
-
-def geometry_of(settings: Settings) -> Geometry:
-    """The crop's geometry: IsoREF (the model with uprate) has a free factor, the others 8·resizebranch/downbranch.
-
-    Raises:
-        UserError: the output would not be a cube, or uprate says otherwise.
-    """
-    names = ("cropsize", "cropz", "dsp", "usp", "downbranch", "resizebranch", "skipl1")
-    free = "uprate" in settings
-    geometry = Geometry.from_settings(**{name: settings[name] for name in names if name in settings}, free_factor=free)
-    if free and settings["uprate"] not in (None, geometry.factor):
-        raise UserError(
-            f"uprate={settings['uprate']} disagrees with the crop: cropsize/slices = {geometry.cropsize}/{geometry.slices} = "
-            f"{geometry.factor}; set uprate={geometry.factor} or leave it out"
-        )
-    return geometry
 
 
 def _check_run(s: Settings) -> None:

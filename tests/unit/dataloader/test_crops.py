@@ -114,7 +114,7 @@ def test_usp_interpolates_along_z_like_torch(usp, values):
     [(32, 4, 1, 1), (32, 32, 8, 1), (32, 9, 2, 1), (32, 8, 4, 2), (24, 2, 1, 1.5), (16, 5, 2, 1)],
 )
 def test_slices_are_those_of_the_geometry(cropsize, cropz, dsp, usp):
-    geometry = Geometry.from_settings(cropsize=cropsize, cropz=cropz, dsp=dsp, usp=usp)
+    geometry = Geometry.from_settings({"cropsize": cropsize, "cropz": cropz, "dsp": dsp, "usp": usp})
     chosen = settings(cropsize=cropsize, cropz=cropz, dsp=dsp, usp=usp)
     volume = ArrayVolume(np.zeros((cropz, cropsize, cropsize), np.uint8))
     assert read_crop(volume, centre_crop(volume.shape, chosen), chosen).shape == (cropsize, cropsize, geometry.slices)

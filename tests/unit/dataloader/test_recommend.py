@@ -6,7 +6,7 @@ import pytest
 
 from dataloader.recommend import Measured, recommend
 from models.options import MODEL_OPTIONS
-from utils.settings.check_settings import geometry_of
+from utils.geometry import Geometry
 from utils.settings.get_args import default_settings
 
 
@@ -21,7 +21,7 @@ def measured(**changes):
 def test_every_recommendation_trains_with_cubic_voxels(sampling, resolution, side):
     data = measured(shape=(300, side, side), sampling=sampling, resolution=resolution)
     found = recommend(data)
-    geometry = geometry_of(default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **found.settings))
+    geometry = Geometry.from_settings(default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **found.settings))
     settings = found.settings
     assert geometry.factor == found.factor and settings["cropsize"] <= side and settings["cropz"] <= 300
     along_z = (sampling or 1) * settings["dsp"] / settings["usp"] / geometry.factor

@@ -44,6 +44,7 @@ def test_no_requirement_admits_a_version_that_must_not_be_used():
 
 
 def test_an_installation_that_is_not_editable_is_refused(monkeypatch):
+    pytest.importorskip("setuptools")
     monkeypatch.syspath_prepend(str(REPOSITORY / PROJECT["build-system"]["backend-path"][0]))
     backend = __import__(PROJECT["build-system"]["build-backend"])
     monkeypatch.delitem(sys.modules, backend.__name__)

@@ -6,7 +6,8 @@ import pytest
 
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.check_settings import check_settings, geometry_of
+from utils.geometry import Geometry
+from utils.settings.check_settings import check_settings
 from utils.settings.get_args import default_settings
 from utils.settings.make_config import read_autoencoder_yaml
 
@@ -46,9 +47,9 @@ def test_settings_that_work(model, settings):
 
 
 def test_geometry_of_the_models():
-    slices = geometry_of(check(VQ, cropz=32, downbranch=2))
+    slices = Geometry.from_settings(check(VQ, cropz=32, downbranch=2))
     assert (slices.factor, slices.slices, slices.slab) == (4, 32, 16)
-    free = geometry_of(check(ISOREF, cropsize=96, cropz=32, dsp=2))
+    free = Geometry.from_settings(check(ISOREF, cropsize=96, cropz=32, dsp=2))
     assert (free.factor, free.slices, free.skip) == (6, 16, 1)
 
 

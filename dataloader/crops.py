@@ -15,6 +15,7 @@ import numpy as np
 
 from utils import axes
 from utils.errors import UserError
+from volumes.resample import reflected, sample
 from volumes.volume import Volume
 
 MAX_ANGLE = 45  # degrees; every square orientation up to the symmetries of the grid
@@ -146,24 +147,6 @@ def rotation_margin(cropsize: int) -> int:
     return math.ceil(cropsize * (math.sqrt(2) - 1) / 2) + 1
 
 
-def sample(values: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
-    """Linear interpolation along an axis at fractional positions, clamped to the first and last value.
-
-    Resizing to n values is ``(k + 0.5) * size / n - 0.5``, the convention of OpenCV and of ``align_corners=False``.
-    Unlike a resize of the window, this puts a crop's pixels exactly where those of the resized whole plane lie.
-    """
-    last = values.shape[axis] - 1
-    clamped = np.clip(positions, 0, last)
-    low = np.floor(clamped).astype(np.intp)
-    weight = (clamped - low).astype(np.float32)
-    below = values.take(low, axis)
-    if not weight.any():
-        return below
-    above = values.take(np.minimum(low + 1, last), axis)
-    weight = weight.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
-    return below + (above - below) * weight
-
-
 def _grid(shape: tuple[int, int, int], settings: CropSettings) -> tuple[int, int, int]:
     side = settings.resize or settings.precrop
     return (shape[0], side, side) if side else shape
@@ -173,11 +156,8 @@ def _source_positions(corner: int, size: int, margin: int, settings: CropSetting
     """Pixels of the file (fractional when resized) under the pixels of a crop with its margin, along one axis."""
     region = settings.precrop or size
     grid = settings.resize or region
-    wanted = np.arange(corner - margin, corner + settings.cropsize + margin)
-    period = max(2 * (grid - 1), 1)
-    folded = wanted % period
-    reflected = np.minimum(folded, period - folded) if grid > 1 else np.zeros_like(wanted)
-    inside = np.clip((reflected + 0.5) * region / grid - 0.5, 0, region - 1)
+    places = reflected((corner - margin, corner + settings.cropsize + margin), grid)
+    inside = np.clip((places + 0.5) * region / grid - 0.5, 0, region - 1)
     return inside + (size - region) // 2
 
 

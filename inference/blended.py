@@ -15,10 +15,11 @@ from inference.encoding import GROUP, LOCAL_CORE, Codes
 from inference.passes import Number, Tiled
 from inference.run import Run
 from inference.source import Source, interpolated
-from inference.tiling import Axis, Tile3, reflected, round_up, training_axis, window_box
+from inference.tiling import Axis, Tile3, round_up, training_axis, window_box
 from inference.transfer import to_tensor
 from utils.axes import to_file
 from utils.geometry import LATENT_STRIDE
+from volumes.resample import reflected
 from volumes.volume import Box, extent
 
 Values = NDArray[np.float32]  # the network's, (C, z, y, x)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from inference.intensity import intensities
 from inference.passes import Recent
 from inference.run import Run
-from inference.tiling import reflected, round_up
+from inference.tiling import round_up
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
 from volumes.open import open_volume
+from volumes.resample import reflected, sample
 from volumes.volume import READABLE, ArrayVolume, Box, Triple, Volume
 
 log = logging.getLogger("isoscope")
@@ -228,13 +229,9 @@ def interpolated(positions: NDArray[np.float64], size: int, read: Callable[[slic
         size: planes there are.
         read: gives some planes, (n, ...).
     """
-    low = np.minimum(np.floor(positions).astype(np.intp), size - 1)
-    high = np.minimum(low + 1, size - 1)
-    first = int(low.min())
-    planes = np.asarray(read(slice(first, int(high.max()) + 1)), np.float32)
-    weight = (positions - low).astype(np.float32).reshape(-1, *[1] * (planes.ndim - 1))
-    below = planes[low - first]
-    return below + (planes[high - first] - below) * weight
+    first = int(positions.min())
+    planes = np.asarray(read(slice(first, min(int(positions.max()) + 2, size))), np.float32)
+    return sample(planes, positions - first, axis=0)
 
 
 def _opened(run: Run, given: Given) -> tuple[Volume, ...]:

@@ -129,13 +129,6 @@ def training_axis(size: int, tile: int, multiple: int = 1) -> Axis:
     return Axis(size, tile - overlap, before, overlap - before, full=True)
 
 
-def reflected(span: Span, size: int) -> NDArray[np.intp]:
-    """Places of an axis of ``size`` under a span that may reach beyond its end: mirrored at the border, which is not repeated."""
-    period = max(2 * (size - 1), 1)
-    folded = np.arange(*span) % period
-    return np.minimum(folded, period - folded) if size > 1 else np.zeros(span[1] - span[0], np.intp)
-
-
 def round_up(size: int, multiple: int) -> int:
     """The next multiple."""
     return math.ceil(size / multiple) * multiple

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
-from models.slice2volume import gradient_ratio
-from networks.losses import adversarial_views
+from networks.losses import adversarial_views, gradient_ratio
 from networks.registry import build_discriminator, build_generator
 from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices, to_volume
 from utils.geometry import Geometry

@@ -131,7 +131,8 @@ class BaseModel(pl.LightningModule):
             total = self.weigh(terms)
             with self._gradient_sync(window.closes):
                 self.manual_backward(total / window.size)
-            self._remember_finite(total, terms)
+            if self.settings["on_nan"] == "stop":
+                self._remember_finite(total, terms)
             self._log({f"{side}/{name}": value.detach() for name, value in terms.items()} | {f"{side}/total": total.detach()})
         self.untoggle_optimizer(optimizer)
         if terms and window.closes:

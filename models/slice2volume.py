@@ -23,7 +23,7 @@ from ldm.bottleneck import Code
 from ldm.losses import adaptive_weight, generator_term, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
-from networks.losses import adversarial_views, hinge_discriminator, ms_ssim_loss
+from networks.losses import adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
 from networks.registry import build_discriminator, build_generator
 from networks.views import (
     generated_slices,
@@ -331,9 +331,3 @@ class SliceToVolume(BaseModel):
             "reconstructed slices" + (" (channel 0)" if self.settings["tc"] else ""): resample_z(recon, depth)[0],
             "isotropic output": out.volume[0],
         }
-
-
-def gradient_ratio(volume: Tensor) -> Tensor:
-    """Gradient energy along Z over the mean of X and Y of (B, C, X, Y, Z); 1 is isotropic, less is blurred along Z."""
-    x, y, z = (volume.diff(dim=axis).square().mean() for axis in (2, 3, 4))
-    return z / ((x + y) / 2).clamp_min(1e-12)

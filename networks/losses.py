@@ -122,6 +122,15 @@ def ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
     return 1 - similarity
 
 
+def gradient_ratio(volume: Tensor) -> Tensor:
+    """RMS gradient along Z over the RMS of those along X and Y, (B, C, X, Y, Z) → a scalar, as evaluate.py reports it.
+
+    1 is isotropic, less is blurred along Z; nothing is optimised for it.
+    """
+    x, y, z = (volume.diff(dim=axis).square().mean() for axis in (2, 3, 4))
+    return (z / ((x + y) / 2).clamp_min(1e-12)).sqrt()
+
+
 def full_precision(values: Tensor) -> Tensor:
     """Half-precision values as float32, others as they are: means and differences of losses need more than 8 bits."""
     return values if values.dtype == torch.float64 else values.float()

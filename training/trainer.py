@@ -79,7 +79,7 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
         )
     _quieten()
     devices = device_count(settings["devices"])
-    parallel = devices * settings["num_nodes"] > 1
+    parallel = settings["strategy"] == "ddp" or devices * settings["num_nodes"] > 1
     return pl.Trainer(
         max_epochs=settings["n_epochs"],
         accelerator="gpu" if torch.cuda.is_available() else "cpu",

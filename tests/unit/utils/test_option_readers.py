@@ -51,10 +51,7 @@ def read():
     return {name for path in product for name in names_read(path)}
 
 
-AWAITED = {"on_nan", "strategy"}  # training/ and models/ are about to read them
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.xfail] if n in AWAITED else []) for n in OPTIONS])
+@pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_has_a_reader(read, name):
     assert name in read
 

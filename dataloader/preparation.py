@@ -30,6 +30,7 @@ from dataloader.dataset_record import claim_directions, merge_record
 from utils.errors import UserError
 from utils.files import writing
 from volumes.intensity import IntensityTransform, check_finite
+from volumes.open import stem_of
 from volumes.output_files import free_space
 from volumes.statistics import Normalisation, pooled, transform_of
 from volumes.volume import Box, Triple, Volume, extent, voxels_of, whole_box
@@ -170,8 +171,7 @@ def _paired(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> list[Source]:
                     f"{first.path} is {first.shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
                     "paired volumes are cut at the same places and must have the same grid"
                 )
-        stem = re.sub(r"(\.ome)?\.(tiff?|zarr|nii(\.gz)?|mrcs?|rec|map|czi|lif|nd2)$", "", first.path.name, flags=re.IGNORECASE)
-        stem = re.sub(r"[^\w.+-]+", "_", stem).strip("._") or "volume"
+        stem = re.sub(r"[^\w.+-]+", "_", stem_of(first.path)).strip("._") or "volume"
         taken = [source.name for source in sources]
         name = next(name for name in (stem, *(f"{stem}_{k}" for k in range(2, len(taken) + 3))) if name not in taken)
         sources.append(Source(name, pair, {TRAIN: whole_box(first.shape)}))

@@ -1,8 +1,7 @@
 """Volumes whose planes lie in a file as they are (TIFF, MRC, NIfTI, the latter also behind gzip), read by position.
 
-Not by a memory map: a disc that fails or a file that is shortened would end the process without a word, and what is not in the
-page cache yet is read more slowly (1 GiB of uint16, local disc, ms: crops of 16×128×128 13 mapped and 8 here, slabs of four
-planes 21 and 11; from the cache 1.2 and 1.7, 5.5 and 7.3).
+Not by a memory map: a disc that fails or a file that is shortened meanwhile would end the process without a word. A map gains
+only for whole planes that are cached already; crops are read as fast or faster without (benchmarks/results/reading_cpu.json).
 """
 
 from __future__ import annotations

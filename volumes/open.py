@@ -6,6 +6,7 @@ A new format is a module with an opener (path, choice) → Volume, and its suffi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def open_volume(
     if not 0 <= level < volume.levels:
         raise UserError(f"{file}: level {level} of {volume.levels}; only OME-Zarr images have several")
     return volume
+
+
+def stem_of(path: Path) -> str:
+    """A volume's name without the ending of its format: ``scan`` for scan.ome.zarr."""
+    endings = "|".join(map(re.escape, (*FORMATS, ".tif", ".tiff", ".zarr")))
+    return re.sub(rf"(\.ome)?({endings})$", "", path.name, flags=re.IGNORECASE)
 
 
 def _opener(file: Path) -> Opener:

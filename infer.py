@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,6 @@ several GPUs or machines share one volume; each process takes whole shards, and 
   srun --nodes 2 --ntasks-per-node 8 python infer.py enhance --run RUN ...
   (the lone -- is for torchrun: without it it takes our --run for an abbreviation of its own --run-path; srun needs none)
 a command that was stopped, even killed, continues when it is started again: finished shards are kept."""
-
-
-ABSENT: dict[str, Any] = {  # what a command without the option does
-    "region": None,
-    "voxel": None,
-    "normalise": "run",
-    "prepared": False,
-    "dsp": None,
-    "dtype": None,
-    "ignore_voxels": False,
-    "tile": None,
-    "approximate": False,
-    "dry_run": False,
-    "consistency": False,
-    "uncertainty": 0,
-    "preview": False,
-    "compression": "zstd",
-}
 
 
 def build_parser() -> Parser:
@@ -73,7 +55,7 @@ def build_parser() -> Parser:
 
 def _command(commands: Any, name: str, text: str) -> Parser:
     parser: Parser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(**ABSENT)
+    parser.set_defaults(region=None, voxel_um=None)
     return parser
 
 
@@ -100,7 +82,7 @@ def _add_input(parser: Parser) -> None:
     )
     add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
     add("--dsp", type=int, metavar="N", help="keep every N-th slice, instead of the run's dsp; 1: the input is thinned already")
-    add("--voxel", metavar="z,y,x", help="voxel size in µm where the input has none")
+    add("--voxel", dest="voxel_um", metavar="z,y,x", help="voxel size in µm where the input has none")
     add("--ignore-voxels", action="store_true", help="go on although voxel sizes of run and input differ")
     add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
 
@@ -144,7 +126,7 @@ def _add_engine(parser: Parser) -> None:
         "a GPU, in decoding as far as its memory has room. Out of memory, first the batch is halved, then the tile. Results are "
         "the same bit for bit at equal --batch and --tile; others round differently, in rare places to other codes",
     )
-    add("--keep-background", action="store_true", help="compute tiles of pure background too")
+    add("--keep-background", action="store_false", dest="skip_empty", help="compute tiles of pure background too")
 
 
 def _add_trust(parser: Parser) -> None:
@@ -157,7 +139,7 @@ def _add_trust(parser: Parser) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Reads the command line; torch is loaded after it is known to be good."""
     given = build_parser().parse_args(arguments)
-    region, voxel = parse_region(given.region), voxel_size(given.voxel)
+    given.region, given.voxel_um = parse_region(given.region), voxel_size(given.voxel_um)
     if given.command == "info":
         from inference.info import describe
 
@@ -166,35 +148,18 @@ def main(arguments: Sequence[str]) -> None:
         return
     from inference import Engine, Options, Output, Processes
 
-    options = Options(
-        normalise=given.normalise,
-        prepared=given.prepared,
-        dsp=given.dsp,
-        dtype=given.dtype,
-        voxel_um=voxel,
-        ignore_voxels=given.ignore_voxels,
-        region=region,
-        tile=given.tile,
-        skip_empty=not given.keep_background,
-        approximate=given.approximate,
-        batch=given.batch,
-    )
+    options = Options(**chosen(given, Options))
     processes = Processes.from_environment()
-    output = Output(
-        given.output,
-        overwrite=given.overwrite,
-        dry_run=given.dry_run,
-        consistency=given.consistency,
-        uncertainty=given.uncertainty,
-        preview=given.preview,
-        compression=given.compression,
-        processes=processes,
-    )
     try:
         engine = Engine.choose(given.device, given.precision, local_rank=processes.local_rank, compile=given.compile)
-        run_command(given, options, output, engine)
+        run_command(given, options, Output(given.output, processes=processes, **chosen(given, Output)), engine)
     finally:
         processes.leave()
+
+
+def chosen(given: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """What the command line says of a dataclass's fields; a command that lacks an option leaves its default."""
+    return {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
 
 
 def run_command(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:

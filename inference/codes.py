@@ -124,8 +124,7 @@ class CodeStore:
     def sizes(self) -> list[str]:
         """Lines on bytes on disc, bits per raw voxel and ratios."""
         about = self.about
-        names = [*level_names(about["levels"]), "empty"] + (["codebook"] if about["kind"] == "codebook" else [])
-        size = sum(self.bytes_of(name) for name in names)
+        size = sum(self.bytes_of(array.name) for array in self.path.iterdir() if array.is_dir())
         voxels = math.prod(about["input"]["shape"])
         raw = voxels * np.dtype(about["input"]["dtype"]).itemsize
         isotropic = about["shape"][0] * about["factor"] * math.prod(about["inner"]) * np.dtype(about["output_dtype"]).itemsize

@@ -30,6 +30,7 @@ Array = NDArray[Any]
 Part = Callable[[Box], Array]  # values of a part of a box
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
+_LOCAL_NORMS = ("batch", "none")  # without statistics of the whole volume
 _CORES = (64, 32, 16)
 # Of a tensor on a GPU. Beyond, convolutions may ask for many times their memory (PyTorch issue 95024), and some kernels have
 # counted wrongly without an error (141831).
@@ -156,7 +157,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         def part(box: Box) -> Array:
             out = np.empty((self.channels, *extent(box)), self.dtype)
             for core, tile in tiles:
-                if _meet(core, box):
+                if meet(core, box):
                     place(out, box, tile.wait(), core)
             return out
 
@@ -186,7 +187,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
 
     def wanted(self, tile: Tile3) -> bool:
         """Whether it meets the region."""
-        return _meet(core_box(tile, LATENT_STRIDE), self.region)
+        return meet(core_box(tile, LATENT_STRIDE), self.region)
 
     def _needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""
@@ -260,7 +261,7 @@ def decoded_field(run: Run, codes: Codes, dtype: np.dtype, options: Options, see
         skip_empty=options.skip_empty,
         seed=seed,
     )
-    if not run.local and not options.approximate and max(map(len, field.axes)) > 1:
+    if run.settings["norm"] not in _LOCAL_NORMS and not options.approximate and max(map(len, field.axes)) > 1:
         raise UserError(
             f"{run.name} uses norm {run.settings['norm']}, whose statistics are of the whole volume: tiles of it would differ. "
             "A volume of one tile is exact (--tile N, as memory allows); --approximate computes tiles all the same"
@@ -330,7 +331,8 @@ def _three(values: Iterable[Any]) -> tuple[Any, Any, Any]:
     return z, y, x
 
 
-def _meet(box: Box, other: Box) -> bool:
+def meet(box: Box, other: Box) -> bool:
+    """Whether two boxes have a voxel in common."""
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
 
 

@@ -90,7 +90,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         n, h, w = self.shape = (source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE)
         halo = run.model.slice_halo("encoder")
         if halo is None:
-            rows, columns = (training_axis(size, run.crop_latents) for size in (h, w))
+            rows, columns = (training_axis(size, int(run.settings["cropsize"]) // LATENT_STRIDE) for size in (h, w))
         else:
             before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
             rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))

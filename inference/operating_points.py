@@ -34,14 +34,12 @@ class OperatingPoint:
 
     Attributes:
         levels: levels of a residual codebook that were decoded; 1 for a plain one.
-        of_levels: levels that the store has.
         bytes: on disc, without the levels that were not decoded; everything else of the store counts.
         slices: the 2-D decoder's slices (``decode --grid raw``).
         isotropic: the volume (``decode``).
     """
 
     levels: int
-    of_levels: int
     bytes: int
     slices: Decoded
     isotropic: Decoded
@@ -114,7 +112,6 @@ def operating_points(
         spacing = source.spacing / factor
         yield OperatingPoint(
             count,
-            levels,
             size,
             Decoded(files["raw"], source.first, source.spacing),
             Decoded(files["isotropic"], source.first - run.plane_of_slice(0) * spacing, spacing),

@@ -12,18 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from training.precision import in_bf16
 from utils.errors import UserError
-from utils.geometry import LATENT_STRIDE, Geometry
+from utils.geometry import Geometry
 from utils.runs import RunFolder
 from utils.settings.read_mapping import read_mapping
-
-_LOCAL_NORMS = ("batch", "none")
 
 
 @dataclass(frozen=True)
@@ -161,16 +158,6 @@ class Run:
         """Paired translation: the output shows what lies in another folder than the input."""
         return len(self.directions) > 1 and not self.settings.get("tc")
 
-    @property
-    def crop_latents(self) -> int:
-        """In-plane latents of a training crop."""
-        return int(self.settings["cropsize"]) // LATENT_STRIDE
-
-    @property
-    def local(self) -> bool:
-        """Whether the volume generator has no statistics of the whole volume, so that tiles are exact."""
-        return self.settings["norm"] in _LOCAL_NORMS
-
     def plane_of_slice(self, k: int) -> float:
         """Isotropic plane (fractional) that encoded slice k is centred on: of an interpolated volume the middle of its planes."""
         return self.geometry.plane_of_slice(k, "mean" if self.restores else self.settings["l1how"])
@@ -197,11 +184,6 @@ class Run:
             "l1how": self.settings["l1how"],
             "isoscope_version": ours,
         }
-
-    @property
-    def dropout(self) -> bool:
-        """Whether it was trained with dropout, so that passes can differ."""
-        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.G["net_g"].modules())
 
 
 def weight_hash(model: BaseModel) -> str:

@@ -86,24 +86,15 @@ def compare(run: Run, source: Source, outputs: Sequence[Volume], path: Path, err
     work_through(target.boxes, prefetch=lambda box: None, begin=differences, write=write, title=path.name)
     target.finish()
     channels = []
-    for channel, of_slice in enumerate(squares / math.prod(source.inner)):
-        peak = grey_range(source, channel)
-        each = [_errors(math.sqrt(square), peak) for square in of_slice]
-        channels.append({"peak": peak, **_errors(math.sqrt(of_slice.mean()), peak), "slices": each})
+    for intensity, of_slices in zip(source.intensities, squares / math.prod(source.inner), strict=False):
+        low, peak = intensity.to_grey(torch.tensor([intensity.floor, 1.0])).tolist()
+        rmse = np.sqrt([of_slices.mean(), *of_slices]).tolist()
+        psnr = [20 * math.log10((peak - low) / error) if 0 < error and low < peak else None for error in rmse]
+        whole, *slices = ({"rmse": error, "psnr_db": ratio} for error, ratio in zip(rmse, psnr, strict=True))
+        channels.append({"peak": peak - low, **whole, "slices": slices})
     write_json(errors, {"projection": how, "planes_per_slice": factor, "channels": channels})
-    rmse, psnr = channels[0]["rmse"], channels[0]["psnr_db"]
-    said = "infinite" if psnr is None else f"{psnr:.4g} dB"
-    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse, said, path)
-
-
-def grey_range(source: Source, channel: int) -> float:
-    """Grey values between the ends of the network's range."""
-    low, high = source.intensities[channel].to_grey(torch.tensor([source.intensities[channel].floor, 1.0])).tolist()
-    return high - low
-
-
-def _errors(rmse: float, peak: float) -> dict[str, float | None]:
-    return {"rmse": rmse, "psnr_db": 20 * math.log10(peak / rmse) if rmse > 0 and peak > 0 else None}
+    said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
+    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse[0], said, path)
 
 
 def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:
@@ -125,9 +116,16 @@ def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:
         plane = volume[int(z) : int(z) + 1, slice(*windows[0]), slice(*windows[1])][0].astype(np.float32)
         for axis in (0, 1):
             changes[axis] = changes[axis] + np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)
-    found = {}
-    for name, core in _cores(attributes.get("lattice", {})).items():
-        border, other = _at_borders(changes, [o + w[0] + 1 for o, w in zip(origin, windows, strict=True)], core)
+    lattice = attributes.get("lattice", {})
+    encoding, decoding = lattice.get("encoding"), lattice.get("decoding", {})
+    sides = {} if encoding is None else {"encoding": LATENT_STRIDE * int(encoding["core"])}
+    if "core" in decoding:
+        sides["decoding"] = int(decoding["core"][1]) * (LATENT_STRIDE if "halo" in decoding else 1)
+    places = [np.arange(len(c)) + start + w[0] + 1 for c, start, w in zip(changes, origin, windows, strict=True)]
+    change, place = np.concatenate(changes), np.concatenate(places)
+    on_grid, found = place % LATENT_STRIDE == 0, {}
+    for name, side in sides.items():
+        border, other = change[on_grid & (place % side == 0)], change[on_grid & (place % side != 0)]
         if border.size and other.size and other.mean() > 0:
             found[name] = float(border.mean() / other.mean())
     return found
@@ -137,29 +135,6 @@ def said_of_seams(seams: Mapping[str, float]) -> Iterator[str]:
     """One line for each kind of tiles."""
     for name, value in seams.items():
         yield f"seams of {name} tiles: grey values change {value:.3g} times as much across their borders as elsewhere"
-
-
-def _at_borders(changes: Sequence[NDArray[Any]], first: Sequence[int], core: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Changes at the borders of cores, and at the other multiples of 8; ``first`` is the place of the first of each axis."""
-    places = [np.arange(len(change)) + start for change, start in zip(changes, first, strict=True)]
-    on_grid = [place % LATENT_STRIDE == 0 for place in places]
-    at_border = [place % core == 0 for place in places]
-    border = [change[g & b] for change, g, b in zip(changes, on_grid, at_border, strict=True)]
-    other = [change[g & ~b] for change, g, b in zip(changes, on_grid, at_border, strict=True)]
-    return np.concatenate(border), np.concatenate(other)
-
-
-def _cores(lattice: Mapping[str, Any]) -> dict[str, int]:
-    """In-plane sides of the tiles' cores in voxels."""
-    cores = {}
-    if "encoding" in lattice:
-        cores["encoding"] = LATENT_STRIDE * int(lattice["encoding"]["core"])
-    decoding = lattice.get("decoding", {})
-    if "halo" in decoding:
-        cores["decoding"] = LATENT_STRIDE * int(decoding["core"][1])
-    elif "core" in decoding:
-        cores["decoding"] = int(decoding["core"][1])
-    return cores
 
 
 def save_preview(path: Path, source: Source, outputs: Sequence[Volume], factor: int, voxel_um: Any, title: str) -> None:

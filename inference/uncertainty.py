@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.decoding import Field, Part, decoded_field, parts_of
 from inference.encoding import SliceEncoder
@@ -31,7 +31,7 @@ def spread_job(run: Run, source: Source, options: Options, job: Job, passes: int
         raise UserError(f"--uncertainty {passes}: at least 2 passes have a standard deviation")
     single = np.dtype(np.float32)
     fields: list[Field]
-    if run.dropout and not run.restores:
+    if not run.restores and any(isinstance(module, nn.Dropout) and module.p > 0 for module in run.model.G["net_g"].modules()):
         encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
         fields = [decoded_field(run, encoder, single, options, seed) for seed in range(passes)]
         return job.of(SpreadField(fields), "standard deviation over passes with dropout")

@@ -1,4 +1,4 @@
-"""Reading, network and writing at the same time, piece by piece, with few pieces in memory; shared by several processes."""
+"""Reading, network and writing at the same time, piece by piece, with few pieces in memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from inference.processes import Processes
-from volumes.volume import Box, boxes, corner, voxels_of
+from volumes.volume import Box, voxels_of
 
 _WAITING = 1  # pieces that are being written while the next one is computed
 _WRITERS = 4  # threads that put pieces together, compress and write them
-_SHARD = 256
 
 Piece = TypeVar("Piece")
 
@@ -55,35 +53,8 @@ def work_through(
             begun = begin(box)
             writing.append([writers.submit(write, part, begun) for part in (split(box) if split else [box])])
             del begun
-            if len(writing) > _WAITING:
-                _wait(writing.popleft())
+            while len(writing) > (_WAITING if number + 1 < len(pieces) else 0):
+                for future in writing.popleft():
+                    future.result()
             bar.update(size)
-        while writing:
-            _wait(writing.popleft())
     return sum(sizes)
-
-
-def _wait(futures: Sequence[Future[None]]) -> None:
-    for future in futures:
-        future.result()
-
-
-def shard_of(unit: Sequence[int]) -> tuple[int, int, int]:
-    """Shards that fit tiles with cores of ``unit`` voxels: whole cores up to about 256, or a part of a larger one."""
-    z, y, x = (_SHARD if size % _SHARD == 0 else size if size > _SHARD else size * (_SHARD // size) for size in unit)
-    return z, y, x
-
-
-def pieces_of(shape: Sequence[int], unit: Sequence[int], shard: Sequence[int], processes: Processes) -> list[Box]:
-    """This process's pieces: whole shards and whole cores each."""
-    size = [max(a, b) for a, b in zip(unit, shard, strict=True)]
-    every = boxes(shape, size)
-    return [every[n] for n in processes.share(len(every))]
-
-
-def unfinished(pieces: Sequence[Box], pending: Sequence[Box]) -> list[Box]:
-    """The pieces in which some shard is still to be written."""
-    corners = [corner(box) for box in pending]
-    return [
-        box for box in pieces if any(all(p.start <= c < p.stop for p, c in zip(box, first, strict=True)) for first in corners)
-    ]

@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.codes import CodeTarget
-from inference.decoding import Part
+from inference.decoding import Part, meet
 from inference.encoding import SliceEncoder
 from inference.jobs import Job
 from inference.outputs import Output
 from inference.processes import Processes
 from inference.trust import said_of_seams, seam
-from inference.work import pieces_of, shard_of, unfinished, work_through
+from inference.work import work_through
 from volumes.output_files import estimate_bytes, free_space, partial_path, refuse_existing
 from volumes.target_plan import plan_target
 from volumes.volume import Box, boxes, corner, moved, parts
 from volumes.volume_target import create_target
 
 log = logging.getLogger("isoscope")
+
+_SHARD = 256
 
 
 def compute(job: Job, progress: bool) -> NDArray[Any]:
@@ -56,7 +58,8 @@ def write(job: Job, output: Output) -> None:
         voxel_um=job.voxel_um,
         translation_um=job.translation_um,
         channel_names=job.channel_names,
-        shard=shard_of(field.unit),
+        # whole cores up to about 256 voxels, or a part of a larger one
+        shard=[_SHARD if side % _SHARD == 0 else side if side > _SHARD else side * (_SHARD // side) for side in field.unit],
         attributes=job.attributes,
         compression=None if output.compression == "none" else output.compression,
     )
@@ -67,9 +70,11 @@ def write(job: Job, output: Output) -> None:
         values = begun(box)
         target.write_region(box, values if target.channels else values[0])
 
+    pieces = boxes(shape, [max(sides) for sides in zip(field.unit, target.shard, strict=True)])  # whole shards, whole cores
+    missing = [target.boxes[n] for n in target.pending()]
     started = time.monotonic()
     done = work_through(
-        unfinished(pieces_of(shape, field.unit, target.shard, processes), [target.boxes[n] for n in target.pending()]),
+        [pieces[n] for n in processes.share(len(pieces)) if any(meet(pieces[n], shard) for shard in missing)],
         prefetch=job.prefetch,
         begin=job.begin,
         write=write_part,

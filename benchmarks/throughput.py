@@ -164,7 +164,7 @@ def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
     import torch
 
     tiles = math.prod(len(axis) for axis in encoder.axes)
-    pixels, _ = encoder.see(encoder.tile((0, 0, 0)))
+    pixels, _ = encoder.see(tuple(axis[0] for axis in encoder.axes))
     window = torch.from_numpy(pixels).to(run.engine.device)
     stack = window.repeat(encoder.passes.size, 1, 1, 1)
     seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.passes.size
@@ -177,8 +177,8 @@ def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     kinds: Counter[Any] = Counter()
-    for group in field.groups(field.numbers(tuple(slice(0, size) for size in field.shape))):
-        tile = field.tile(group[0])
+    for group in field.groups(field.tiles(tuple(slice(0, size) for size in field.shape))):
+        tile = group[0]
         kinds[len(group), tuple(b - a for a, b in (side.core for side in tile)), tuple(side.margins for side in tile)] += 1
     width = run.model.G["decoder"].conv_in.in_channels
     seconds, needed, computed = 0.0, 0, 0

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.decoding import Field, Part, parts_of, place
-from inference.encoding import GROUP, LOCAL_CORE, Codes
-from inference.passes import Number, Tiled
+from inference.decoding import Codes, Field, Part, parts_of, place
+from inference.encoding import GROUP, LOCAL_CORE
+from inference.passes import Tiled
 from inference.run import Run
 from inference.source import Source, interpolated
 from inference.tiling import Axis, Tile3, round_up, training_axis, window_box
@@ -32,14 +32,15 @@ class BlendedField(Tiled[Values, Values], Field):
         axes: the lattice (z, y, x) in voxels; along an axis whose tiles do not overlap nothing is blended.
     """
 
-    def numbers(self, box: Box) -> list[Number]:
+    def tiles(self, box: Box) -> list[Tile3]:
         """The tiles whose windows meet a box."""
-        z, y, x = (axis.reaching((side.start, side.stop)) for axis, side in zip(self.axes, box, strict=True))
+        spans = zip(self.axes, box, strict=True)
+        z, y, x = ([axis[n] for n in axis.reaching((side.start, side.stop))] for axis, side in spans)
         return list(product(z, y, x))
 
     def cost(self, box: Box) -> float:
         """From a trial with a tile of the box."""
-        return self.seconds(self.numbers(box))
+        return self.seconds(self.tiles(box))
 
     def lattice(self) -> dict[str, Any]:
         """Cores and overlaps in voxels."""
@@ -51,11 +52,11 @@ class BlendedField(Tiled[Values, Values], Field):
         """The box, summed tile by tile in the lattice's order."""
         total = np.zeros((self.channels, *extent(box)), np.float32)
         weight = np.zeros((1, *extent(box)), np.float32)
-        for number, values in self.computed(self.numbers(box)).items():
+        for tile, values in self.computed(self.tiles(box)).items():
             ramp = np.ones((), np.float32)
-            for axis, n in zip(self.axes, number, strict=True):
-                ramp = ramp[..., None] * axis.weights(n)
-            window = window_box(self.tile(number))
+            for axis, side in zip(self.axes, tile, strict=True):
+                ramp = ramp[..., None] * axis.weights(side.core[0] // axis.core)
+            window = window_box(tile)
             place(total, box, values * ramp, window, add=True)
             place(weight, box, ramp[None], window, add=True)
         return parts_of(self.to_grey(torch.from_numpy(total / weight[0])).numpy(), box)
@@ -74,7 +75,7 @@ class SliceField(BlendedField):
     channels = 1
 
     def __init__(self, run: Run, codes: Codes, dtype: np.dtype, batch: int | None = None) -> None:
-        super().__init__(run, batch, recent=codes.recent)
+        super().__init__(run, batch, codes.recent)
         self.codes, self.intensities, self.dtype = codes, codes.intensities, dtype
         n, h, w = codes.shape
         self.shape = (n, codes.inner[0], codes.inner[1])
@@ -137,7 +138,7 @@ class RestoredField(BlendedField):
     smallest = ("one cube of the training's crop", "--batch 1")
 
     def __init__(self, run: Run, source: Source, dtype: np.dtype, batch: int | None = None) -> None:
-        super().__init__(run, batch, recent=source.recent)
+        super().__init__(run, batch, source.recent)
         self.source, self.intensities, self.dtype = source, source.intensities, dtype
         self.factor = run.geometry.factor
         self.channels = int(run.settings["output_nc"])

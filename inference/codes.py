@@ -46,7 +46,7 @@ SUFFIX = ".codes.zarr"
 
 @dataclass(frozen=True)
 class CodeStore:
-    """Codes on disc; what :class:`inference.decoding.IsotropicField` decodes from.
+    """Codes on disc, to be decoded as those of an encoder at work.
 
     Attributes:
         path: the group.
@@ -63,8 +63,7 @@ class CodeStore:
     @property
     def inner(self) -> tuple[int, int]:
         """Rows and columns of pixels, without padding."""
-        rows, columns = self.about["inner"]
-        return int(rows), int(columns)
+        return tuple(self.about["inner"])
 
     @property
     def intensities(self) -> list[Intensity]:

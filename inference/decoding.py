@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.encoding import Codes
-from inference.passes import Number, Tiled
+from inference.codes import CodeStore
+from inference.encoding import SliceEncoder
+from inference.passes import Tiled
 from inference.run import Run
 from inference.source import Options
 from inference.tiling import Axis, Tile3, core_box, window_box
@@ -28,6 +29,7 @@ from volumes.volume import Box, extent, overlap, relative
 
 Array = NDArray[Any]
 Part = Callable[[Box], Array]  # values of a part of a box
+Codes = SliceEncoder | CodeStore
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _LOCAL_NORMS = ("batch", "none")  # without statistics of the whole volume
@@ -128,7 +130,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         skip_empty: bool = True,
         seed: int | None = None,
     ) -> None:
-        super().__init__(run, batch, fill=False, skip_empty=skip_empty, recent=codes.recent)
+        super().__init__(run, batch, codes.recent, fill=False, skip_empty=skip_empty)
         self.codes, self.intensities, self.dtype, self.seed = codes, codes.intensities, dtype, seed
         self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape
@@ -151,14 +153,14 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         """The box, from the tiles that meet it; they are kept where the box is not made of whole blocks."""
         sides = zip(box, self.unit, self.shape, strict=True)
         aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
-        made = self.computed(self.numbers(box), keep=not aligned)
-        tiles = [(core_box(self.tile(number), LATENT_STRIDE), tile) for number, tile in made.items()]
+        made = self.computed(self.tiles(box), keep=not aligned)
+        tiles = [(core_box(tile, LATENT_STRIDE), values) for tile, values in made.items()]
 
         def part(box: Box) -> Array:
             out = np.empty((self.channels, *extent(box)), self.dtype)
-            for core, tile in tiles:
+            for core, values in tiles:
                 if meet(core, box):
-                    place(out, box, tile.wait(), core)
+                    place(out, box, values.wait(), core)
             return out
 
         # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
@@ -167,17 +169,17 @@ class IsotropicField(Tiled[Array, Arriving], Field):
     def cost(self, box: Box) -> float:
         """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
         encoding = self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
-        return self.seconds(self.numbers(box)) / LATENT_STRIDE**3 + encoding
+        return self.seconds(self.tiles(box)) / LATENT_STRIDE**3 + encoding
 
-    def groups(self, numbers: Iterable[Number]) -> list[list[Number]]:
+    def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
         """For each tile those of its block that are like it."""
-        found: dict[Number, list[Number]] = {}
-        for number in numbers:
-            starts = [n // side * side for n, side in zip(number, self.block, strict=True)]
-            sides = zip(starts, self.block, self.axes, strict=True)
-            block = product(*(range(first, min(first + side, len(axis))) for first, side, axis in sides))
-            kind = self.kind(self.tile(number))
-            group = [(z, y, x) for z, y, x in block if self.kind(self.tile((z, y, x))) == kind]
+        found: dict[Tile3, list[Tile3]] = {}
+        for tile in tiles:
+            block = []
+            for side, axis, count in zip(tile, self.axes, self.block, strict=True):
+                first = side.core[0] // axis.core // count * count
+                block.append([axis[n] for n in range(first, min(first + count, len(axis)))])
+            group = [(z, y, x) for z, y, x in product(*block) if self.kind((z, y, x)) == self.kind(tile)]
             found[group[0]] = group
         return list(found.values())
 

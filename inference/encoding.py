@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.passes import Recent, Tiled
+from inference.passes import Tiled
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
 from inference.transfer import to_tensor
 from utils.geometry import LATENT_STRIDE
-from volumes.intensity import Intensity
 from volumes.volume import Box, extent, overlap, relative
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
@@ -43,49 +42,19 @@ class Packed(NamedTuple):
         return self.codes.nbytes + self.empty.nbytes
 
 
-class Codes(Protocol):
-    """Where decoding takes codes from: an encoder at work, or a store on disc. Boxes are of slices and latents."""
-
-    @property
-    def recent(self) -> Recent:
-        """Tiles that networks made of it lately."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Slices, latents along rows and columns."""
-
-    @property
-    def inner(self) -> tuple[int, int]:
-        """Rows and columns of pixels, without padding."""
-
-    @property
-    def intensities(self) -> Sequence[Intensity]:
-        """Of the channels."""
-
-    def lattice(self) -> dict[str, Any]:
-        """The tiles of the encoding, for the metadata: all in latents."""
-
-    def prefetch(self, box: Box) -> None:
-        """Begin to read what :meth:`read` of the same box will need."""
-
-    def read(self, box: Box) -> Packed:
-        """The codes of a box."""
-
-    def cost(self) -> float:
-        """Seconds that a code takes, from a trial."""
-
-
 class SliceEncoder(Tiled[Window, Packed]):
-    """Codes of a volume's slices, computed when they are asked for.
+    """Codes of a volume's slices, computed when they are asked for; boxes are of slices and latents.
 
     Rounding can tip a code between two that are equally near, so every pass is filled up.
 
     Attributes:
         shape: slices, latents along rows and columns.
+        inner: rows and columns of pixels, without padding.
+        intensities: of the channels.
     """
 
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
-        super().__init__(run, batch, skip_empty=skip_empty, recent=source.recent)
+        super().__init__(run, batch, source.recent, skip_empty=skip_empty)
         self.source, self.inner, self.intensities = source, source.inner, source.intensities
         n, h, w = self.shape = (source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE)
         halo = run.model.slice_halo("encoder")
@@ -108,19 +77,18 @@ class SliceEncoder(Tiled[Window, Packed]):
 
     def read(self, box: Box) -> Packed:
         """The codes of a box of slices and latents; tiles that are missing are computed."""
-        tiles = self.computed(self.numbers(box))
+        tiles = self.computed(self.tiles(box))
         some = next(iter(tiles.values())).codes
         packed = Packed(np.empty((*extent(box), *some.shape[3:]), some.dtype), np.empty(extent(box), bool))
-        for number, tile in tiles.items():
-            core = core_box(self.tile(number))
-            met = overlap(box, core)
-            for whole, part in zip(packed, tile, strict=True):
-                whole[relative(met, box)] = part[relative(met, core)]
+        for tile, part in tiles.items():
+            met = overlap(box, core_box(tile))
+            for whole, values in zip(packed, part, strict=True):
+                whole[relative(met, box)] = values[relative(met, core_box(tile))]
         return packed
 
     def cost(self) -> float:
         """From the tile in the middle."""
-        z, y, x = (len(axis) // 2 for axis in self.axes)
+        z, y, x = (axis[len(axis) // 2] for axis in self.axes)
         return self.seconds([(z, y, x)])
 
     def read_ahead(self, tile: Tile3) -> None:

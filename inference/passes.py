@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import product
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -23,23 +23,13 @@ log = logging.getLogger("isoscope")
 CACHE_BYTES = 2**30  # of recent tiles, of all networks that a command applies
 
 
-class Sized(Protocol):
-    """Anything that knows its bytes."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-
-
 Given = TypeVar("Given")
 Seen = TypeVar("Seen")
 Made = TypeVar("Made")
-MadeTile = TypeVar("MadeTile", bound=Sized)
-Number = tuple[int, int, int]  # of a tile along z, y, x
 
 
 class Recent:
-    """Values by key, the least recently used ones forgotten when together they exceed a number of bytes."""
+    """Values by key, the least recently used ones forgotten when together they exceed ``limit`` bytes."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit, self.size = limit, 0
@@ -53,12 +43,11 @@ class Recent:
         self._values.move_to_end(key)
         return self._values[key]
 
-    def put(self, key: Hashable, value: Sized) -> None:
-        """Keeps a value."""
-        if key in self._values:
-            return
-        self._values[key] = value
-        self.size += value.nbytes
+    def put(self, key: Hashable, value: Any) -> None:
+        """Keeps a value, which knows its ``nbytes``."""
+        if key not in self._values:
+            self._values[key] = value
+            self.size += value.nbytes
         while self.size > self.limit and len(self._values) > 1:
             self.size -= self._values.popitem(last=False)[1].nbytes
 
@@ -104,7 +93,7 @@ class Passes:
         return made
 
 
-class Tiled(ABC, Generic[Seen, MadeTile]):
+class Tiled(ABC, Generic[Seen, Made]):
     """What a network computes tile by tile, with the same bits for a tile whatever else is asked for.
 
     Arithmetic rounds otherwise for another number of tiles in a pass. So that number is a matter of the lattice: either all
@@ -127,12 +116,9 @@ class Tiled(ABC, Generic[Seen, MadeTile]):
     divisible: tuple[int, ...] = (0,)
     smallest = ("one slice of a tile", "--batch 1")
 
-    def __init__(
-        self, run: Run, batch: int | None, *, fill: bool = True, skip_empty: bool = True, recent: Recent | None = None
-    ) -> None:
-        self.run, self.passes = run, Passes(batch or run.engine.batch, fill=fill)
+    def __init__(self, run: Run, batch: int | None, recent: Recent, *, fill: bool = True, skip_empty: bool = True) -> None:
+        self.run, self.recent, self.passes = run, recent, Passes(batch or run.engine.batch, fill=fill)
         self.skip_empty, self.skipped = skip_empty, 0
-        self.recent = Recent() if recent is None else recent
         self._largest: int | None = None  # side of a core that fitted into memory, after one did not
 
     # What a network is -----------------------------------------------------------------------------------------------
@@ -142,14 +128,14 @@ class Tiled(ABC, Generic[Seen, MadeTile]):
         """What the network reads of a tile; None where that is nothing but background and ``skip_empty``."""
 
     @abstractmethod
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[MadeTile]:
-        """One pass over tiles that are alike; what it makes of each."""
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[Made]:
+        """One pass over tiles that are alike; what it makes of each, which knows its ``nbytes``."""
 
     @abstractmethod
-    def join(self, parts: Sequence[MadeTile], axis: int) -> MadeTile:
+    def join(self, parts: Sequence[Made], axis: int) -> Made:
         """A tile from its parts along an axis."""
 
-    def blank(self, tile: Tile3) -> MadeTile:
+    def blank(self, tile: Tile3) -> Made:
         """What a tile of pure background is."""
         raise NotImplementedError
 
@@ -163,57 +149,43 @@ class Tiled(ABC, Generic[Seen, MadeTile]):
         """Whether a tile that shares a pass is of any use."""
         return True
 
-    def groups(self, numbers: Iterable[Number]) -> list[list[Number]]:
+    def tiles(self, box: Box) -> list[Tile3]:
+        """The tiles whose cores meet a box."""
+        spans = [(side.start // self.scale, -(-side.stop // self.scale)) for side in box]
+        z, y, x = ([axis[n] for n in axis.covering(span)] for axis, span in zip(self.axes, spans, strict=True))
+        return list(product(z, y, x))
+
+    def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
         """The tiles that share passes with some tiles."""
-        alike: dict[Hashable, list[Number]] = {}
-        for number in numbers:
-            alike.setdefault(self.kind(self.tile(number)), []).append(number)
+        alike: dict[Hashable, list[Tile3]] = {}
+        for tile in tiles:
+            alike.setdefault(self.kind(tile), []).append(tile)
         return list(alike.values())
 
     # Tiles -----------------------------------------------------------------------------------------------------------
 
-    def tile(self, number: Number) -> Tile3:
-        """A tile of the lattice."""
-        z, y, x = (axis[n] for axis, n in zip(self.axes, number, strict=True))
-        return z, y, x
-
-    def numbers(self, box: Box) -> list[Number]:
-        """The tiles whose cores meet a box."""
-        spans = [(side.start // self.scale, -(-side.stop // self.scale)) for side in box]
-        z, y, x = (axis.covering(span) for axis, span in zip(self.axes, spans, strict=True))
-        return list(product(z, y, x))
-
     def prefetch(self, box: Box) -> None:
         """Begins to read what the missing tiles of a box need."""
-        for group in self.groups(n for n in self.numbers(box) if (self, n) not in self.recent):
-            for number in group:
-                if (self, number) not in self.recent and self.wanted(self.tile(number)):
-                    self.read_ahead(self.tile(number))
+        for group in self.groups(tile for tile in self.tiles(box) if (self, tile) not in self.recent):
+            for tile in group:
+                if (self, tile) not in self.recent and self.wanted(tile):
+                    self.read_ahead(tile)
 
-    def computed(self, numbers: Sequence[Number], *, keep: bool = True) -> dict[Number, MadeTile]:
-        """Tiles by their numbers, in this order; those that were not kept go through the network."""
-        found = {n: self.recent.get((self, n)) for n in numbers if (self, n) in self.recent}
-        for group in self.groups(n for n in numbers if n not in found):
-            made = self._through_network([self.tile(n) for n in group])
-            new = {n: made[self.tile(n)] for n in group if self.tile(n) in made}
-            found |= new
-            for n, tile in new.items() if keep else ():
-                self.recent.put((self, n), tile)
-        return {n: found[n] for n in numbers}
+    def computed(self, tiles: Sequence[Tile3], *, keep: bool = True) -> dict[Tile3, Made]:
+        """What the network makes of tiles, in this order; those that were not kept go through it."""
+        found = {tile: self.recent.get((self, tile)) for tile in tiles if (self, tile) in self.recent}
+        for group in self.groups(tile for tile in tiles if tile not in found):
+            made = self._through_network(group)
+            found |= made
+            for tile in made if keep else ():
+                self.recent.put((self, tile), made[tile])
+        return {tile: found[tile] for tile in tiles}
 
-    def _through_network(self, tiles: Sequence[Tile3]) -> dict[Tile3, MadeTile]:
+    def _through_network(self, tiles: Sequence[Tile3]) -> dict[Tile3, Made]:
         """The wanted ones of tiles that may share a pass."""
-        made: dict[Tile3, MadeTile] = {}
+        made: dict[Tile3, Made] = {}
         waiting: dict[Tile3, Seen | None] = {}
-
-        def compute() -> None:
-            other = next((seen for seen in waiting.values() if seen is not None), None)
-            if other is not None:  # what is not computed keeps its place in the pass
-                results = self._run([(tile, other if seen is None else seen) for tile, seen in waiting.items()])
-                made.update((t, result) for (t, seen), result in zip(waiting.items(), results, strict=True) if seen is not None)
-            waiting.clear()
-
-        for tile in tiles:
+        for number, tile in enumerate(tiles, 1):
             wanted = self.wanted(tile)
             seen = self.see(tile) if wanted else None
             if wanted and seen is None:
@@ -221,17 +193,21 @@ class Tiled(ABC, Generic[Seen, MadeTile]):
                 made[tile] = self.blank(tile)
             if seen is not None or not self.passes.fill:
                 waiting[tile] = seen
-            if self.passes.fill and len(waiting) >= self.passes.size:
-                compute()
-        compute()
+            if number < len(tiles) and not (self.passes.fill and len(waiting) >= self.passes.size):
+                continue
+            other = next((seen for seen in waiting.values() if seen is not None), None)
+            if other is not None:  # what is not computed keeps its place in the pass
+                results = self._run([(tile, other if seen is None else seen) for tile, seen in waiting.items()])
+                made |= {t: result for (t, seen), result in zip(waiting.items(), results, strict=True) if seen is not None}
+            waiting.clear()
         return made
 
-    def _run(self, items: Sequence[tuple[Tile3, Seen]]) -> list[MadeTile]:
+    def _run(self, items: Sequence[tuple[Tile3, Seen]]) -> list[Made]:
         return self.passes(self._pass, items, self._in_parts)
 
     @torch.inference_mode()
-    def _pass(self, items: Sequence[tuple[Tile3, Seen]]) -> list[MadeTile]:
-        tiles, seen = [tile for tile, _ in items], [what for _, what in items]
+    def _pass(self, items: Sequence[tuple[Tile3, Seen]]) -> list[Made]:
+        tiles, seen = zip(*items, strict=True)
         if self._largest is not None and max(self._sides(tiles[0])) > self._largest:
             return [self._in_parts(item) for item in items]
         with self.run.engine.computing():
@@ -241,7 +217,7 @@ class Tiled(ABC, Generic[Seen, MadeTile]):
         """Places of the core along the axes that may be divided."""
         return [tile[axis].core[1] - tile[axis].core[0] for axis in self.divisible]
 
-    def _in_parts(self, item: tuple[Tile3, Seen]) -> MadeTile:
+    def _in_parts(self, item: tuple[Tile3, Seen]) -> Made:
         """A tile that does not fit into memory, from its halves along its longest axis.
 
         Raises:
@@ -256,22 +232,22 @@ class Tiled(ABC, Generic[Seen, MadeTile]):
         axis = self.divisible[self._sides(tile).index(longest)]
         start, stop = tile[axis].core
         middle = (start + stop + 1) // 2
-        parts = []
+        parts: list[Made] = []
         for core in ((start, middle), (middle, stop)):
             z, y, x = (self.axes[n].around(core) if n == axis else side for n, side in enumerate(tile))
-            parts.append(self._through_network([(z, y, x)])[z, y, x])
+            parts += self._through_network([(z, y, x)]).values()
         return self.join(parts, axis)
 
-    def seconds(self, numbers: Sequence[Number]) -> float:
+    def seconds(self, tiles: Sequence[Tile3]) -> float:
         """What a place of a core takes in the network, from a trial with some tiles once it is warm."""
         before, self.skip_empty = self.skip_empty, False
-        tiles = [self.tile(n) for n in max(self.groups(numbers), key=len)[: self.passes.size]]
-        items = [(tile, seen) for tile in tiles if (seen := self.see(tile)) is not None]
+        group = max(self.groups(tiles), key=len)[: self.passes.size]
+        items = [(tile, seen) for tile in group if (seen := self.see(tile)) is not None]
         self.skip_empty = before
         for _ in range(2):  # the first time memory is asked for
             started = time.perf_counter()
             self._run(items)
             if self.run.engine.device.type == "cuda":
                 torch.cuda.synchronize(self.run.engine.device)
-        places = (self.passes.size if self.passes.fill else len(tiles)) * voxels_of(core_box(tiles[0]))
+        places = (self.passes.size if self.passes.fill else len(group)) * voxels_of(core_box(group[0]))
         return (time.perf_counter() - started) / places

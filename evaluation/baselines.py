@@ -26,23 +26,20 @@ class Candidate:
 
     Args:
         sections: where it comes from.
-        method: ``exact`` (planes lie on the grid and are read as they are), or a method of METHODS.
+        method: of METHODS; planes that lie on the grid are read as they are.
         limits: results are clipped to this range (an interpolating spline overshoots); None for no limits.
     """
 
-    def __init__(self, sections: Sections, method: str = "exact", limits: tuple[float, float] | None = None) -> None:
-        if method == "exact" and not sections.on_grid:
-            raise ValueError(f"planes at {sections.first} + k·{sections.step} do not lie on the grid; interpolate them")
+    def __init__(self, sections: Sections, method: str = "cubic", limits: tuple[float, float] | None = None) -> None:
         self.sections, self.method, self.limits = sections, method, limits
 
     def block(self, box: Box) -> NDArray[np.float32]:
         """The voxels of a box in reference coordinates, float32 (z, y, x)."""
         depth, rows, columns = box
-        if self.method == "exact":
-            start = round(self.sections.first)
-            self.sections.forget(depth.start - start)
-            return self.sections.read(depth.start - start, depth.stop - start, rows, columns)
         self.sections.forget(self.sections.span(depth.start, depth.stop, HALO)[0])  # the widest halo of all methods
+        if self.sections.on_grid and self.sections.first <= depth.start and depth.stop <= self.sections.last + 1:
+            start = round(self.sections.first)
+            return self.sections.read(depth.start - start, depth.stop - start, rows, columns)
         begin, end = self.sections.span(depth.start, depth.stop - 1, HALO if self.method == "cubic" else 1)
         begin -= begin % 2  # the matrix counts from here, and nearest's ties go by even and odd
         positions = self.sections.first + self.sections.step * np.arange(begin, end, dtype=np.float64)

@@ -123,14 +123,13 @@ def check_codable(dtype: np.dtype[Any]) -> None:
         raise UserError(f"codecs need volumes of 8 or 16 bit unsigned integers, not {dtype}; convert the files")
 
 
-def finest_within(codec: Codec, pixels: Pixels, limit: float, tolerance: float = TOLERANCE) -> tuple[bytes, float] | None:
+def finest_within(codec: Codec, pixels: Pixels, limit: float) -> tuple[bytes, float] | None:
     """The largest stream of at most so many bytes, found by bisecting the codec's setting, and that setting.
 
     Args:
         codec: the codec.
         pixels: (rows, columns).
         limit: bytes.
-        tolerance: a stream that stays below the limit by less than this share is large enough.
 
     Returns:
         None where not even the coarsest setting fits.
@@ -148,7 +147,7 @@ def finest_within(codec: Codec, pixels: Pixels, limit: float, tolerance: float =
             high = middle
             continue
         low, best = middle, (stream, setting)
-        if len(stream) >= (1 - tolerance) * limit:
+        if len(stream) >= (1 - TOLERANCE) * limit:
             break
     return best
 

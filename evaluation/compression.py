@@ -132,14 +132,13 @@ class RateDistortion:
         """
         volume = open_volume(slices.path)
         placed = Sections(volume, _whole((slices.first - self._first) / self._step), _whole(slices.step / self._step))
-        exact = placed.step == 1 and placed.first == 0
-        if not exact and not self.points:
+        if (placed.first, placed.step) != (0, 1) and not self.points:
             self.notes.append(
                 f"The store holds {volume.shape[0]} encoded slices for {self._kept.shape[0]} slices of the input (usp); for the "
                 "comparison with the slices they were interpolated linearly at the input's positions."
             )
         point = {"codec": "codes", "stream": "store", "levels": levels, **self._rate(size)}
-        point["slices"] = self.slices.distortion(Candidate(placed, "exact" if exact else "linear", self._limits))
+        point["slices"] = self.slices.distortion(Candidate(placed, "linear", self._limits))
         if self.isotropic is not None:
             point["isotropic"] = {"decoded": self.isotropic.distortion(self._on_truth(isotropic, self.isotropic))}
         self.points.append(point)

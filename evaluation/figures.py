@@ -13,14 +13,6 @@ from numpy.typing import NDArray
 from evaluation.grid import Comparison
 from volumes.volume import Triple
 
-FSC_CAPTION = (
-    "Fourier shell correlation: how well detail of each size agrees with the truth (1 is identical, 0 unrelated). Further right "
-    "is finer detail; a curve that stays high for longer is better. The two lines are the usual thresholds."
-)
-SPECTRA_CAPTION = (
-    "Power spectra: how much detail of each size a volume holds, right or wrong. Where a truth is known a good restoration "
-    "follows it; otherwise z should look like in-plane. Too little is blur; too much is noise, steps or invented texture."
-)
 INK, MUTED = "#1c2430", "#6b7480"
 STYLES: dict[str, tuple[str, Any, float]] = {
     "truth": ("#1c2430", "-", 1.6),
@@ -57,27 +49,21 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
 
 def draw_figures(
     comparison: Comparison, volumes: dict[str, Any], boxes: dict[str, NDArray[np.float32]], folder: Path
-) -> dict[str, tuple[Path, str]]:
-    """The figures of a report as PNG.
+) -> dict[str, Path]:
+    """The figures of a report: PNGs ``planes``, ``spectra`` and, with a truth, ``fsc``.
 
     Args:
         comparison: what was compared.
         volumes: numbers per volume, as in metrics.json.
         boxes: the central box of every volume.
         folder: where they go.
-
-    Returns:
-        File and caption of ``planes``, ``spectra`` and, with a truth, ``fsc``.
     """
-    draw_planes(boxes, comparison.spacing, folder / "planes.png")
-    shape = "×".join(map(str, next(iter(boxes.values())).shape))
-    shown = f"Middle planes of the central box of {shape} voxels (z, y, x). z runs downwards in XZ and YZ; all grey panels share "
-    figures = {"planes": (folder / "planes.png", shown + "one scale.")}
-    if comparison.truth is not None:
-        draw_fsc(volumes, folder / "fsc.png")
-        figures["fsc"] = (folder / "fsc.png", FSC_CAPTION)
-    draw_spectra(volumes, None if comparison.sections is None else comparison.sections.step, folder / "spectra.png")
-    return figures | {"spectra": (folder / "spectra.png", SPECTRA_CAPTION)}
+    figures = {name: folder / f"{name}.png" for name in ("planes", *(["fsc"] if comparison.truth else []), "spectra")}
+    draw_planes(boxes, comparison.spacing, figures["planes"])
+    if "fsc" in figures:
+        draw_fsc(volumes, figures["fsc"])
+    draw_spectra(volumes, None if comparison.sections is None else comparison.sections.step, figures["spectra"])
+    return figures
 
 
 def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple, path: Path) -> None:

@@ -190,12 +190,11 @@ def restored_candidate(sections: Sections, dtype: np.dtype[Any], notes: list[str
         dtype: of the reference; interpolated values are clipped to its range.
         notes: gets a sentence where it has to be interpolated.
     """
-    if sections.on_grid:
-        return Candidate(sections)
-    notes.append(
-        f"The planes of the reconstruction lie at {sections.first:g} + k·{sections.step:g} of the truth's grid; they were "
-        "brought onto it by a cubic spline along z."
-    )
+    if not sections.on_grid:
+        notes.append(
+            f"The planes of the reconstruction lie at {sections.first:g} + k·{sections.step:g} of the truth's grid; they were "
+            "brought onto it by a cubic spline along z."
+        )
     return Candidate(sections, "cubic", grey_limits(dtype))
 
 

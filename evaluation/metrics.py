@@ -100,25 +100,23 @@ class Moments:
         for z in range(depth):  # plane by plane, so that float64 copies stay in the processor's cache
             longer = block[z].astype(np.float64)
             plane = np.ascontiguousarray(longer[:rows, :columns])
-            self._add_plane(plane, None if truth is None else truth[z].astype(np.float64))
+            self.voxels += plane.size
+            self.total += float(plane.sum())
+            self.squares += float(np.vdot(plane, plane))
+            self.low, self.high = min(self.low, float(plane.min())), max(self.high, float(plane.max()))
             steps = [np.diff(longer[:, :columns], axis=0), np.diff(longer[:rows], axis=1)]
             if z + 1 < len(block):
                 steps.append(block[z + 1, :rows, :columns] - plane)
             for axis, step in zip((1, 2, 0), steps, strict=False):
                 self.gradient[axis] += np.vdot(step, step)
                 self.steps[axis] += step.size
-
-    def _add_plane(self, plane: NDArray[np.float64], truth: NDArray[np.float64] | None) -> None:
-        self.voxels += plane.size
-        self.total += float(plane.sum())
-        self.squares += float(np.vdot(plane, plane))
-        self.low, self.high = min(self.low, float(plane.min())), max(self.high, float(plane.max()))
-        if truth is not None:
-            error = plane - truth
-            self.error += float(np.vdot(error, error))
-            self.cross += float(np.vdot(plane, truth))
-            self.truth_total += float(truth.sum())
-            self.truth_squares += float(np.vdot(truth, truth))
+            if truth is not None:
+                known = truth[z].astype(np.float64)
+                error = plane - known
+                self.error += float(np.vdot(error, error))
+                self.cross += float(np.vdot(plane, known))
+                self.truth_total += float(known.sum())
+                self.truth_squares += float(np.vdot(known, known))
 
     def fidelity(self, data_range: float) -> dict[str, float]:
         """PSNR (dB), RMSE (grey values), NRMSE (RMSE over the truth's standard deviation), Pearson correlation."""

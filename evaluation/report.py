@@ -49,12 +49,12 @@ def slice_text(part: slice) -> str:
     return ":".join("" if number is None else str(number) for number in (part.start, part.stop, part.step))
 
 
-def render(document: dict[str, Any], figures: dict[str, tuple[Path, str]]) -> str:
+def render(document: dict[str, Any], figures: dict[str, Path]) -> str:
     """The report as HTML; whatever stems from files and users is escaped.
 
     Args:
         document: what metrics.json holds, with NaN and infinity for null.
-        figures: PNG and caption by name: ``planes``, ``spectra``, and ``fsc`` where there is a truth.
+        figures: PNG files ``planes``, ``spectra``, and ``fsc`` where there is a truth.
     """
 
     def cells_of(key: str, form: str, best: str, bound: float | None) -> list[dict[str, Any]]:
@@ -62,10 +62,7 @@ def render(document: dict[str, Any], figures: dict[str, tuple[Path, str]]) -> st
 
     return PAGES.get_template("report.html").render(
         document=document,
-        figures={
-            name: {"png": base64.b64encode(path.read_bytes()).decode(), "caption": caption}
-            for name, (path, caption) in figures.items()
-        },
+        figures={name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()},
         cells_of=cells_of,
         nyquist=NYQUIST,
         times=_times,

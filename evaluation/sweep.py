@@ -56,18 +56,19 @@ def sweep(comparison: Comparison, box: Box, folder: Path) -> dict[str, Swept]:
     truth_first = sorted(swept.values(), key=lambda volume: volume.name != REFERENCE)
     with tqdm(total=voxels_of(comparison.region), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
         for core, longer in blocks(comparison.region, behind=behind):
-            size, shared, truth = extent(core), overlap(core, box), None
+            truth = None
             for volume in truth_first:
                 block = volume.candidate.block(longer)
                 if not np.isfinite(block).all():
                     raise UserError(f"the {volume.name} holds NaN or infinite values; mask or replace them before evaluating")
-                volume.moments.add(block, size, truth)
+                volume.moments.add(block, extent(core), truth)
                 if volume.consistency is not None:
                     volume.consistency.add(block, core)
+                shared = overlap(core, box)
                 if min(extent(shared)) > 0:
                     volume.box[relative(shared, box)] = block[relative(shared, core)]
                 if volume.name == REFERENCE:
-                    truth = block[: size[0], : size[1], : size[2]]
+                    truth = block[relative(core, longer)]
             bar.update(voxels_of(core))
     for name in (REFERENCE, "reconstruction"):
         if name in swept and swept[name].moments.low == swept[name].moments.high:
@@ -110,14 +111,13 @@ def central_box(region: Box, side: int) -> Box:
     """
     if side < 16:
         raise UserError(f"--sample {side}: the central box needs sides of at least 16 voxels")
-    lengths = [min(side, size) for size in extent(region)]
-    z, y, x = (
-        slice(start, start + length)
-        for start, length in ((p.start + (p.stop - p.start - n) // 2, n) for p, n in zip(region, lengths, strict=True))
-    )
-    if min(extent((z, y, x))) < 2:
-        sides = "×".join(map(str, extent((z, y, x))))
-        raise UserError(f"the compared box is {sides} voxels (z, y, x); every side needs at least 2. Widen --region")
+    sides = [min(side, size) for size in extent(region)]
+    if min(sides) < 2:
+        raise UserError(
+            f"the compared box is {'×'.join(map(str, sides))} voxels (z, y, x); every side needs at least 2. Widen --region"
+        )
+    starts = [part.start + (part.stop - part.start - size) // 2 for part, size in zip(region, sides, strict=True)]
+    z, y, x = (slice(start, start + size) for start, size in zip(starts, sides, strict=True))
     return z, y, x
 
 

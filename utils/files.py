@@ -45,7 +45,8 @@ def replaced(path: Path) -> Iterator[Path]:
         UserError: the disc is full or refuses; whatever was at ``path`` is untouched.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        stale.unlink(missing_ok=True)
+        if stale.name.removeprefix(f".{path.name}.").removesuffix(".partial").isdigit():  # not of PATH.something
+            stale.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
         try:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -88,7 +89,8 @@ class BlockArray:
             "codecs": list(codecs),
             "dimension_names": list(axes),
         }
-        self._do(lambda: self._open(metadata=metadata, create=True, delete_existing=False))
+        with self._writing():
+            self._open(metadata=metadata, create=True)
 
     def _open(self, **how: Any) -> Any:
         import tensorstore  # a quarter of a second that only commands that write volumes wait for
@@ -136,7 +138,8 @@ class BlockArray:
         self.blocks_of(box)
         if values.shape != extent(box) or values.dtype != self.dtype:
             raise ValueError(f"values {values.shape} {values.dtype} for a box of {extent(box)} {self.dtype}")
-        self._do(lambda: self._store[box].write(values, can_reference_source_data_indefinitely=True).result())
+        with self._writing():
+            self._store[box].write(values, can_reference_source_data_indefinitely=True).result()
 
     def read(self, box: tuple[slice | int, ...]) -> np.ndarray:
         """The values of any non-empty box, without the axes of which one place is named; 0 where nothing was written.
@@ -149,11 +152,12 @@ class BlockArray:
         except ValueError as error:
             raise UserError(f"{self.folder} is damaged ({error}); copy or write the volume again") from error
 
-    def _do(self, action: Any) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         """Tensorstore says only in its message what the operating system has against a write."""
         with writing(self.folder, CONTINUES):
             try:
-                action()
+                yield
             except ValueError as error:
                 code = re.search(r"os_error_code='(\d+)'", str(error))
                 raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error

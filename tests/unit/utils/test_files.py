@@ -15,13 +15,15 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_a_file_appears_whole_and_what_was_there_survives_a_failure(tmp_path):
     file = tmp_path / "a[1].json"
     (tmp_path / ".a[1].json.99.partial").touch()  # of a process that was killed
+    other = tmp_path / ".a[1].json.partial.zarr.12ab.partial"  # of one that begins another output, a folder
+    other.mkdir()
     write_json(file, {"µ": 1})
     assert file.read_text(encoding="utf-8") == '{\n  "µ": 1\n}\n'
     with pytest.raises(RuntimeError), replaced(file) as partial:
         partial.write_text("half of i")
         raise RuntimeError
     assert file.read_text(encoding="utf-8") == '{\n  "µ": 1\n}\n'
-    assert list(tmp_path.iterdir()) == [file]
+    assert set(tmp_path.iterdir()) == {file, other}
 
 
 def test_content_and_name_are_on_disc_before_anyone_goes_on(tmp_path, monkeypatch):

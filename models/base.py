@@ -94,7 +94,7 @@ class BaseModel(pl.LightningModule):
         raise NotImplementedError
 
     def load_frozen(self) -> None:
-        """Loads the fixed networks of loss terms, whose weights come with no run and belong to no checkpoint.
+        """Loads the fixed networks of loss terms (utils.frozen), whose weights come with no run and belong to no checkpoint.
 
         Raises:
             UserError: weights are missing or damaged.

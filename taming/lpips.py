@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.errors import UserError
+from utils.frozen import Frozen
 
 WEIGHTS = "vgg16-397923af.pth"  # torchvision's name; the hexadecimal part begins the file's sha256
 
@@ -67,15 +67,8 @@ def _unit(features: Tensor) -> Tensor:
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
-def _at_least_float32(features: Sequence[Tensor]) -> list[Tensor]:
-    return [f.to(torch.promote_types(f.dtype, torch.float32)) for f in features]
-
-
-class PerceptualLoss(nn.Module):
-    """LPIPS of images in [-1, 1]; always in evaluation mode.
-
-    The network is no registered child: its 14.7 M frozen weights belong in no optimiser, no checkpoint and no parameter count.
-    ``.to()`` and its kin carry it all the same.
+class PerceptualLoss(Frozen):
+    """LPIPS of images in [-1, 1]; ``network`` is the package's module, of 14.7 M weights.
 
     Args:
         random_weights: for tests, where no VGG16 weights are at hand.
@@ -85,41 +78,25 @@ class PerceptualLoss(nn.Module):
     """
 
     def __init__(self, random_weights: bool = False) -> None:
-        super().__init__()
         if not random_weights:
             find_weights()
-        self._hidden = (_build_network(random_weights),)  # a tuple, which nn.Module does not look into
+        import lpips  # here, because torchvision and scipy make it slow
 
-    @property
-    def network(self) -> Any:
-        """The package's module: ``scaling_layer``, ``net`` and the channel weights ``lin0`` ... ``lin4``."""
-        return self._hidden[0]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PerceptualLoss:
-        """Moves and casts the hidden network along with the module."""
-        self.network._apply(fn)
-        return super()._apply(fn, recurse)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
+            warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
+            super().__init__(lpips.LPIPS(net="vgg", pnet_rand=random_weights, verbose=False))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Images (N, 1 or 3, H, W), H and W at least 16 → distances (N, 1, 1, 1); one channel is taken as grey."""
         features_a, features_b = self.network.net(self.scale(a)), self.network.net(self.scale(b))
         weights = [layer.model[-1].weight for layer in self.network.lins]
         with torch.autocast(a.device.type, enabled=False):
-            return lpips_head(_at_least_float32(features_a), _at_least_float32(features_b), weights)
+            wide_a, wide_b = ([f.to(torch.promote_types(f.dtype, torch.float32)) for f in fs] for fs in (features_a, features_b))
+            return lpips_head(wide_a, wide_b, weights)
 
     def scale(self, images: Tensor) -> Tensor:
         """(N, 1 or 3, H, W) in [-1, 1] → the standardised colours (N, 3, H, W) that VGG16 was trained on."""
         if images.shape[1] not in (1, 3):
             raise ValueError(f"LPIPS takes 1 or 3 channels, not {images.shape[1]}; pass one channel at a time")
         return self.network.scaling_layer(images)
-
-
-def _build_network(random_weights: bool) -> nn.Module:
-    """The ``lpips`` package's module, imported here because torchvision and scipy make its import slow."""
-    import lpips
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
-        warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
-        network = lpips.LPIPS(net="vgg", pnet_rand=random_weights, verbose=False)
-    return network.eval().requires_grad_(False)

@@ -72,16 +72,9 @@ def asked(options: argparse.Namespace, rest: Sequence[str], model: str) -> tuple
 def main(arguments: Sequence[str]) -> None:
     """Files → settings → model of ours → run."""
     options, rest = build_parser().parse_known_args(arguments)
-    from reference.reference_import import (
-        as_report,
-        component_files,
-        fill,
-        fresh_model,
-        read_reference,
-        refuse_existing,
-        write_run,
-    )
-    from reference.reference_settings import check_family, model_of, settle
+    from reference.files import component_files, read_reference
+    from reference.run import as_report, build_filled, refuse_existing, write_run
+    from reference.settings import check_family, model_of, settle
 
     files = component_files(options.folder, options.epoch)
     settings, given, folder = asked(options, rest, options.models or model_of(files, options.folder))
@@ -90,8 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     sources = read_reference(files)
     autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None
     settled, notes = settle(settings, given, sources, autoencoder)
-    model = fresh_model(settled)
-    fitted = fill(model, sources)
+    model, fitted = build_filled(settled, sources)
     report = as_report(files, options.epoch, fitted, notes)
     write_run(folder, settled, model, options.epoch, report)
     for line in [f"{options.folder}, epoch {options.epoch}: {settled['models']}", *notes]:

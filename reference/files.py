@@ -1,17 +1,31 @@
-"""Files of ``torch.save`` read as data: nothing that they name is imported or called, but for torch's makers of tensors."""
+"""The reference's component files, read as data.
+
+Nothing that a file names is imported or called, but for torch's makers of tensors.
+"""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from utils.errors import UserError
+
+COMPONENTS = frozenset(
+    "encoder decoder quantize quant_conv post_quant_conv net_g net_gback netF net_d net_dzy net_dzx discriminator".split()
+)
+ALIAS = "second name"
+
+# The reference's generators register their stages twice.
+_ALIASES = {f"encoder.{i}.": f"down{i}." for i in range(4)}
+_ALIASES |= {f"decoder.{i}.": f"{stage}." for i, stage in enumerate(("up3", "conv5", "up2", "conv6", "up1"))}
 
 _DEEPEST = 100  # modules inside modules
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -35,26 +49,98 @@ class StandIn:
         self.state = state
 
 
-class Weights(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """What one file holds.
 
     Attributes:
-        tensors: the state dict; every tensor on the CPU, with memory of its own.
-        modules: the stand-ins of all submodules by path (``""`` is the whole); empty for a file that holds a state dict.
+        path: the file.
+        tensors: its state dict; every tensor on the CPU, with memory of its own.
+        modules: stand-ins of all submodules by path (``""`` is the whole), if the file held a whole module.
+        dropped: keys of the file that are not in ``tensors``, with the reason.
     """
 
-    tensors: dict[str, Tensor]
-    modules: dict[str, StandIn]
+    path: Path
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    modules: dict[str, StandIn] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        if key not in self.tensors:
+            raise UserError(f"{self.path} has no {key}; is it the component that its name says?")
+        return tuple(self.tensors[key].shape)
+
+    def numbers(self, pattern: str) -> set[int]:
+        """The numbers that the group in a pattern finds at the beginning of keys."""
+        return {int(found.group(1)) for key in self.tensors if (found := re.match(pattern, key))}
 
 
-def read_weights(path: Path) -> Weights:
+def component_files(folder: Path, epoch: int) -> dict[str, Path]:
+    """The files ``<component>_model_epoch_<epoch>.pth`` of a folder by component.
+
+    A file of the whole autoencoder loss counts as the component ``discriminator`` that is in it, if there is no other.
+
+    Raises:
+        UserError: not a folder, or there are none; the message lists the epochs that there are.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--from {folder} is not a folder")
+    found: dict[int, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if parts := re.fullmatch(r"(\w+)_model_epoch_(\d+)\.pth", path.name):
+            found.setdefault(int(parts.group(2)), {})[parts.group(1)] = path
+    if not COMPONENTS & found.get(epoch, {}).keys():
+        others = f"it has the epochs {', '.join(map(str, sorted(found)))}" if found else "it has none of any epoch"
+        raise UserError(f"--from {folder} has no files <component>_model_epoch_{epoch}.pth; {others}")
+    files = found[epoch]
+    if "loss" in files and "discriminator" not in files:
+        files["discriminator"] = files.pop("loss")
+    return files
+
+
+def read_reference(files: Mapping[str, Path]) -> dict[str, Source]:
+    """The components in files of the reference: keys without second names, and without what a wrapper has put before them.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    return {name: _unwrapped(name, read_weights(path)) for name, path in files.items() if name in COMPONENTS}
+
+
+def _unwrapped(component: str, source: Source) -> Source:
+    def plain(key: str) -> str:
+        for prefix in ("module.", "loss.", f"{component}."):
+            key = key.removeprefix(prefix)
+        return key
+
+    made = Source(source.path, modules={plain(f"{module}.").rstrip("."): found for module, found in source.modules.items()})
+    tensors = {plain(key): value for key, value in source.tensors.items()}
+    aliases = _ALIASES if component.startswith("net_g") else {}
+    for key, value in tensors.items():
+        first = next((name + key.removeprefix(alias) for alias, name in aliases.items() if key.startswith(alias)), key)
+        if first == key or first not in tensors:
+            made.tensors[first] = value
+        elif torch.equal(tensors[first], value):
+            made.dropped[key] = f"{ALIAS} of {first}"
+        else:
+            raise UserError(
+                f"{source.path}: {key} must equal {first}, whose second name it is, but does not; the file is not consistent"
+            )
+    return made
+
+
+def read_weights(path: Path) -> Source:
     """The state dict in a file that holds one, or a whole pickled ``nn.Module``, whose classes need not exist.
 
     Raises:
         UserError: the file cannot be read, is damaged or older than torch 1.6, or holds something else.
     """
-    value = _read(path)
-    found = Weights({}, {})
+    value, found = _read(path), Source(path)
     try:
         if isinstance(value, StandIn):
             _walk(value, "", found, 0)
@@ -94,7 +180,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as a file of torch.save: {reason}") from error
 
 
-def _walk(module: StandIn, path: str, found: Weights, depth: int) -> None:
+def _walk(module: StandIn, path: str, found: Source, depth: int) -> None:
     """Collects what ``state_dict()`` would, in the same order."""
     state = module.state
     if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in _PARTS):
@@ -114,7 +200,7 @@ def _walk(module: StandIn, path: str, found: Weights, depth: int) -> None:
             raise ValueError(f"{prefix}{name} is a {_kind(child)} and not a module")
 
 
-def _take(values: Mapping[Any, Any], prefix: str, found: Weights) -> None:
+def _take(values: Mapping[Any, Any], prefix: str, found: Source) -> None:
     for name, value in values.items():
         if not isinstance(name, str):
             raise ValueError(f"it names a part by a {_kind(name)}")

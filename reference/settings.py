@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from reference.torch_file import StandIn
+from reference.files import Source
 from utils.errors import UserError
 from utils.settings.check_settings import check_settings
 from utils.settings.make_config import configure_autoencoder
@@ -22,37 +18,6 @@ _NORMS = {"BatchNorm3d": "batch", "InstanceNorm3d": "instance", "GroupNorm": "gr
 _DIMENSIONS = {3: "1d", 4: "2d", 5: "3d"}  # rank of a convolution's weight
 _MAY_DIFFER = frozenset({"nocut", "nocyc", "mc"})  # the user may leave these parts out
 _UNTOLD = """cropsize cropz dsp usp downbranch resizebranch uprate skipl1 l1how hbranch nm""".split()  # no weight depends on them
-
-
-@dataclass(frozen=True)
-class Source:
-    """One component of the reference.
-
-    Attributes:
-        path: its file.
-        tensors: its state dict, keys without aliases and prefixes.
-        modules: stand-ins of its submodules by path, if the file held a whole module.
-        dropped: keys of the file that are not in ``tensors``, with the reason.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
-    modules: dict[str, StandIn] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of a tensor.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        if key not in self.tensors:
-            raise UserError(f"{self.path} has no {key}; is it the component that its name says?")
-        return tuple(self.tensors[key].shape)
-
-    def numbers(self, pattern: str) -> int:
-        """How many different numbers the group in a pattern finds at the beginning of keys."""
-        return len({found.group(1) for key in self.tensors if (found := re.match(pattern, key))})
 
 
 Sources = Mapping[str, Source]
@@ -162,7 +127,7 @@ def _with_weights(autoencoder: Settings, sources: Sources) -> Settings:
 def _autoencoder(sources: Sources, resolution: int) -> Settings:
     encoder, decoder = need(sources, "encoder"), need(sources, "decoder")
     ch, in_channels = encoder.shape("conv_in.weight")[:2]
-    levels = range(encoder.numbers(r"down\.(\d+)\."))
+    levels = range(len(encoder.numbers(r"down\.(\d+)\.")))
     widths = [encoder.shape(f"down.{level}.block.0.conv1.weight")[0] for level in levels]
     if any(width % ch for width in widths):
         raise UserError(f"{encoder.path}: the widths {widths} of its levels are no multiples of its base width {ch}")
@@ -175,7 +140,7 @@ def _autoencoder(sources: Sources, resolution: int) -> Settings:
         "out_ch": decoder.shape("conv_out.weight")[0],
         "z_channels": z_channels,
         "double_z": encoder.shape("conv_out.weight")[0] == 2 * z_channels,
-        "num_res_blocks": encoder.numbers(r"down\.0\.block\.(\d+)\."),
+        "num_res_blocks": len(encoder.numbers(r"down\.0\.block\.(\d+)\.")),
         "attn_resolutions": [resolution // 2**level for level in attention],
         "norm": "group",  # the reference knows no other, and always attends in the middle
         "mid_attention": True,
@@ -225,7 +190,7 @@ def _discriminator(sources: Sources) -> Settings:
     if "net_d" not in sources:
         return {}
     net_d = sources["net_d"]
-    last = max((int(found.group(1)) for key in net_d.tensors if (found := re.match(r"model\.(\d+)\.", key))), default=-1)
+    last = max(net_d.numbers(r"model\.(\d+)\."), default=-1)
     if last not in _PATCHES:
         raise UserError(f"{net_d.path} is none of the known discriminators {', '.join(_PATCHES.values())}")
     return {"netD": _PATCHES[last], "ndf": net_d.shape("model.0.weight")[0]}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from reference.torch_file import read_weights
+from reference.files import read_weights
 from utils.errors import UserError
 
 LOOK_ALIKES = """

@@ -91,13 +91,11 @@ class Option:
     def _converted(self, value: Any) -> Any:
         if self.type is bool and value in ("true", "false"):
             return value == "true"
-        if isinstance(value, bool) or self.type is bool:
-            if self.type is bool and isinstance(value, bool):
-                return value
-            if value is not False or self.type not in (int, float) or self.default != 0:
-                raise ValueError
-            value = 0  # an option that is off at 0 may be switched off by false
-        if not isinstance(value, (str, int, float)) or (self.type is int and isinstance(value, float) and value % 1):
+        if value is False and self.type in (int, float) and self.default == 0:
+            value = 0  # what is off at 0 may be switched off by false
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool) != (self.type is bool):
+            raise ValueError
+        if self.type is int and isinstance(value, float) and value % 1:
             raise ValueError
         converted = str(value) if isinstance(self.type, tuple) else self.type(value)
         if isinstance(converted, float) and not math.isfinite(converted):

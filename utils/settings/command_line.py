@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.command_line import Parser, as_declared
 from utils.errors import UserError
@@ -17,19 +16,12 @@ FIRST_PASS = ("jsn", "models", "env")  # decide which options there are, so they
 USAGE = "python train.py --jsn NAME --prj SUBDIR [option ...]"
 
 
-@dataclass
-class CommandLine:
-    """What the command line says.
+class CommandLine(NamedTuple):
+    """What the command line says."""
 
-    Attributes:
-        values: checked values by option name, only those given.
-        abbreviations: ``{"--crops": "--cropsize"}``.
-        retired: retired options given.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    abbreviations: dict[str, str] = field(default_factory=dict)
-    retired: list[str] = field(default_factory=list)
+    values: dict[str, Any]  # checked, by option name, only those given
+    abbreviations: dict[str, str]  # {"--crops": "--cropsize"}
+    retired: list[str]  # retired options given
 
 
 def first_pass(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,9 +42,9 @@ def read_command_line(argv: Sequence[str], options: Sequence[Option], foreign: M
         foreign: options of other models → the model that has them, for messages.
 
     Raises:
-        UserError: anything on it that is not understood.
+        UserError: an option is unknown or ambiguous, abbreviates one of FIRST_PASS, or refuses its value.
     """
-    spelled, abbreviations = expand(argv, options, foreign)
+    spelled, abbreviations = _spelled_out(argv, options, foreign)
     found, rest = make_parser(options, {}).parse_known_args(spelled)
     if rest:
         raise UserError(f"not understood: {' '.join(rest)}; booleans are written --name or --no-name, without a value")
@@ -61,54 +53,37 @@ def read_command_line(argv: Sequence[str], options: Sequence[Option], foreign: M
     return CommandLine(values, abbreviations, [name.removeprefix("retired ") for name in vars(found) if name not in by_name])
 
 
-def expand(argv: Sequence[str], options: Sequence[Option], foreign: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The command line with every abbreviated option spelled out, and what was read as what.
-
-    Raises:
-        UserError: an option is unknown or ambiguous, or abbreviates one of FIRST_PASS.
-    """
-    known = _flags(options)
+def _spelled_out(argv: Sequence[str], options: Sequence[Option], foreign: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The command line with every abbreviated option written in full, and what was read as what."""
+    known = dict.fromkeys(["--help", *(f"--{name}" for name in RETIRED)], True)  # flag → whether users knew it before us
+    for option in options:
+        known |= {f"--{key}": key in ESTABLISHED for key in option.keys}
+        known |= {f"--no-{option.name}": False} if option.type is bool else {}
     spelled: list[str] = []
     read: dict[str, str] = {}
     unknown: list[str] = []
     for word in (as_declared(word, known) for word in argv):
         flag, equals, value = word.partition("=")
-        # dashes that a text program has made longer are meant as an option too
+        name = flag.lstrip("-–—")  # dashes that a text program has made longer are meant as an option too
         if flag in known or len(word) < 3 or not word.startswith(("--", "–", "—")):
             spelled.append(word)
             continue
         found = [full for full in known if flag.startswith("--") and full.replace("-", "_").startswith(flag.replace("-", "_"))]
-        # names of ours take no abbreviation away from those that users knew before
-        found = [full for full in found if known[full]] or found
+        found = [full for full in found if known[full]] or found  # names of ours take no abbreviation away
         if len(found) > 1:
             raise UserError(f"{flag} is ambiguous: it may mean {', '.join(sorted(found))}; write more of it")
-        if not found:
-            unknown.append(_unknown(flag, known, foreign))
-            continue
-        if found[0][2:] in FIRST_PASS:
+        if not found and name in foreign:
+            unknown.append(f"{flag} is an option of {foreign[name]}, not of this model")
+        elif not found:
+            unknown.append(f"{flag} is not an option{did_you_mean(name, known, '; --help lists them all')}")
+        elif found[0][2:] in FIRST_PASS:
             raise UserError(f"{flag}: write {found[0]} in full; it decides which options there are")
-        read[flag] = found[0]
-        spelled.append(found[0] + equals + value)
+        else:
+            read[flag] = found[0]
+            spelled.append(found[0] + equals + value)
     if unknown:
         raise UserError(". ".join(unknown))
     return spelled, read
-
-
-def _flags(options: Iterable[Option]) -> dict[str, bool]:
-    """Every long flag, and whether users knew it before us."""
-    known = dict.fromkeys(["--help", *(f"--{name}" for name in RETIRED)], True)
-    for option in options:
-        known |= {f"--{key}": key in ESTABLISHED for key in option.keys}
-        if option.type is bool:
-            known[f"--no-{option.name}"] = False
-    return known
-
-
-def _unknown(flag: str, known: Iterable[str], foreign: Mapping[str, str]) -> str:
-    name = flag.lstrip("-–—")
-    if name in foreign:
-        return f"{flag} is an option of {foreign[name]}, not of this model"
-    return f"{flag} is not an option{did_you_mean(name, known, '; --help lists them all')}"
 
 
 def make_parser(options: Iterable[Option], defaults: Mapping[str, tuple[Any, str]]) -> Parser:

@@ -79,15 +79,9 @@ _AUTOENCODER: dict[str, Any] = {
     "embed_dim": _entry(int),
     "n_embed": _entry(int, _ABSENT, ">=2 <=65536"),  # a code is stored in two bytes
     "ddconfig": {
+        **dict.fromkeys(("z_channels", "resolution", "in_channels", "out_ch", "ch", "num_res_blocks"), _entry(int)),
+        **dict.fromkeys(("ch_mult", "attn_resolutions"), _entry(int, nargs="*")),
         "double_z": _entry(bool),
-        "z_channels": _entry(int),
-        "resolution": _entry(int),
-        "in_channels": _entry(int),
-        "out_ch": _entry(int),
-        "ch": _entry(int),
-        "ch_mult": _entry(int, nargs="*"),
-        "num_res_blocks": _entry(int),
-        "attn_resolutions": _entry(int, nargs="*"),
         "dropout": _entry(float),
         "interpolator": _entry(str, "ed023e"),
         "branch_point": _entry(("mid", "z"), _ABSENT),
@@ -96,12 +90,9 @@ _AUTOENCODER: dict[str, Any] = {
     },
     "loss": {
         "disc_conditional": _entry(bool),
-        "disc_in_channels": _entry(int),
-        "disc_ndf": _entry(int),
-        "disc_start": _entry(int),
+        **dict.fromkeys(("disc_in_channels", "disc_ndf", "disc_start"), _entry(int)),
         "disc_weight": _entry(float),
-        "codebook_weight": _entry(float, _ABSENT),
-        "kl_weight": _entry(float, _ABSENT),
+        **dict.fromkeys(("codebook_weight", "kl_weight"), _entry(float, _ABSENT)),
         "perceptual_weight": _entry(float, 1.0),
     },
     "codebook": {
@@ -187,11 +178,7 @@ def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mappin
 
 
 def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: bool, where: str) -> None:
-    """Checks that the autoencoder has the entries of a Gaussian posterior, or else those of a codebook.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """Refuses an autoencoder without the entries of a Gaussian posterior, or else those of a codebook."""
     codebook = [("", "n_embed"), ("", "codebook"), ("loss", "codebook_weight")]
     for section, key in [("loss", "kl_weight")] if gaussian else codebook:
         if key not in (autoencoder[section] if section else autoencoder):
@@ -234,11 +221,7 @@ def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str,
 
 
 def parse_duration(text: str | None) -> float | None:
-    """Seconds of a duration written DD:HH:MM:SS; None stays None.
-
-    Raises:
-        UserError: it is not written so, or is zero.
-    """
+    """Seconds of a duration written DD:HH:MM:SS, which may not be zero (UserError); None stays None."""
     if text is None:
         return None
     parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", text)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,13 @@ class RunFolder:
         """
         self.check(resume=resume, overwrite=overwrite)
         if self.trained() and not resume:
-            self._set_aside()
+            aside = next(path for n in count(1) if not (path := self.path.with_name(f"{self.path.name}.{n}")).exists())
+            self.path.rename(aside)
+            self.path.mkdir()
+            if (lock := aside / self._lock.name).exists():
+                lock.rename(self._lock)
         for folder in (self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-
-    def _set_aside(self) -> None:
-        number = 1
-        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        self.path.rename(target)
-        self.path.mkdir()
-        if (lock := target / self._lock.name).exists():
-            lock.rename(self._lock)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -157,18 +153,18 @@ class RunFolder:
         Raises:
             UserError: the folder is not a run; see also :func:`utils.settings.get_args.stored_settings`.
         """
-        numbered = self._settings_files()
-        if not numbered:
+        starts = self._starts()
+        if not starts:
             raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
-        return stored_settings(numbered[-1], models)
+        return stored_settings(self.path / f"{max(starts)}.json", models)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Writes the resolved settings of this start as the next N.json."""
-        content = {"settings_version": SETTINGS_VERSION, **settings}
-        write_json(self.path / f"{len(self._settings_files())}.json", content)
+        number = max(self._starts(), default=-1) + 1
+        write_json(self.path / f"{number}.json", {"settings_version": SETTINGS_VERSION, **settings})
 
-    def _settings_files(self) -> list[Path]:
-        return sorted((p for p in self.path.glob("*.json") if p.stem.isdigit()), key=lambda p: int(p.stem))
+    def _starts(self) -> list[int]:
+        return [int(path.stem) for path in self.path.glob("*.json") if path.stem.isdigit()]
 
     def copy_source(self, source: Path) -> None:
         """Keeps a copy of the model's source file for the record."""
@@ -189,13 +185,11 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
     """
     typed_before = {k for k, source in stored["given"].items() if source == COMMAND_LINE}
     asked = [k for k, source in given.items() if source == COMMAND_LINE or (k in stored and k not in typed_before)]
-    changed = {k: (stored.get(k), new[k]) for k in asked if stored.get(k) != new[k]}
-    refused = {k: v for k, v in changed.items() if k not in RESUME_MAY_CHANGE}
-    if refused:
-        lines = "; ".join(f"{k}: {old!r} in the run, {now!r} in {given[k]}" for k, (old, now) in sorted(refused.items()))
+    changed = {k: new[k] for k in asked if stored.get(k) != new[k]}
+    if refused := sorted(changed.keys() - RESUME_MAY_CHANGE):
+        lines = "; ".join(f"{k}: {stored.get(k)!r} in the run, {new[k]!r} in {given[k]}" for k in refused)
         raise UserError(f"--resume keeps the run's settings, but these differ: {lines}. Undo them or start a new --prj")
-    one_shot = {k: new[k] for k in ("resume", "overwrite", "strict", "debug") if k in new}
-    return {**stored, **{k: now for k, (_, now) in changed.items()}, **one_shot}
+    return {**stored, **changed, **{k: new[k] for k in ("resume", "overwrite", "strict", "debug") if k in new}}
 
 
 def higher_is_better(metric: str) -> bool:

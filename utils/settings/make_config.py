@@ -174,7 +174,7 @@ def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mappin
             made[key] = entry.checked(found[key], f"{label}: {inside}{key}")
         elif key in found:
             made[key] = complete_autoencoder(found[key], label, f"{inside}{key}.", entry)
-    return made
+    return {key: made[key] for key in {**found, **made}}  # in the order of the file
 
 
 def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: bool, where: str) -> None:

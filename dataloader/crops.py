@@ -13,7 +13,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from utils import axes
+from utils.axes import to_memory
 from utils.errors import UserError
 from volumes.resample import reflected, sample
 from volumes.volume import Volume
@@ -127,7 +127,7 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
     window = _read_planes(volume, crop, settings, rows, columns)
     window = sample(window, rows - np.floor(rows.min()), axis=1)
     window = sample(window, columns - np.floor(columns.min()), axis=2)
-    image = to_memory(window)
+    image = np.ascontiguousarray(to_memory(window))
     if crop.rotation is not None:
         turn = _rotation(settings.cropsize)
         turn.set_random_seed(crop.rotation)
@@ -135,11 +135,6 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
     if settings.usp != 1:
         image = sample(image, (np.arange(settings.slices) + 0.5) / settings.usp - 0.5, axis=2)
     return image
-
-
-def to_memory(planes: np.ndarray) -> np.ndarray:
-    """(Z, rows, columns) of a file → (X=rows, Y=columns, Z), contiguous; nothing is transposed in-plane."""
-    return np.ascontiguousarray(axes.to_memory(planes))
 
 
 def rotation_margin(cropsize: int) -> int:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.optim import SGD
 
-from dataloader.crops import to_memory
 from dataloader.cutting import Lattice, whole_box
 from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
+from utils.axes import to_memory
 from volumes.intensity import IntensityTransform
 from volumes.statistics import Normalisation, transform_of
 from volumes.volume import ArrayVolume, Volume

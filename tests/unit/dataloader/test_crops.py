@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop, rotation_margin, to_memory
+from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop, rotation_margin
+from utils.axes import to_memory
 from utils.errors import UserError
 from utils.geometry import Geometry
 from volumes.resample import sample

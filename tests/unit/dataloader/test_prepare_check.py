@@ -89,6 +89,12 @@ def test_good_data(repository, caplog):
         assert picture.width == 1500 and np.asarray(picture).std() > 20
 
 
+def test_planes_per_slice_that_do_not_divide_the_measured_crop(repository, caplog):
+    caplog.set_level("INFO")
+    check("--models", "IsoREF", "--cropsize", "40", "--cropz", "8", "--nocyc")
+    assert "memory: at least" in caplog.text
+
+
 def test_faults_of_files_are_named(repository, caplog, tmp_path):
     caplog.set_level("INFO")
     place(repository, "empty.tif", np.full((12, 48, 40), 7, np.uint16))

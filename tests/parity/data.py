@@ -41,7 +41,7 @@ def intensities(c: Comparison) -> None:
 def _compare_tiles(
     c: Comparison, name: str, volume: Volume, transform: IntensityTransform, order: Sequence[int] = (0, 1, 2)
 ) -> None:
-    for place, box in Lattice(TILE, incomplete="drop").patches(whole_box(volume)):
+    for place, box in Lattice(TILE, incomplete="drop").patches(whole_box(volume.shape)):
         c.close(f"tiles_{name}.p{place}", transform.apply(volume[box]).transpose(order), absolute=INTENSITY)
 
 

@@ -11,6 +11,7 @@ The path of one volume through ``infer.py enhance``::
         encoding.py     slices → codes, when somebody asks for them
         decoding.py     codes → any box of the isotropic volume, from exact tiles
         blended.py      the same where tiles must overlap: IsoREF, and the raw grid
+        lateral.py      the lateral model, which reads planes from the side
           passes.py       the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
           tiling.py       the lattice of these tiles: cores, windows, halos
           transfer.py     arrays to the device and back, without waiting

@@ -42,7 +42,7 @@ def _run(path: Path) -> Iterator[str]:
     sizes = ", ".join(f"{n} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for n, part in run.model.G.items())
     yield f"parameters: {sizes}"
     yield f"crops of {geometry.cropsize}² x {geometry.slices} slices; {geometry.factor} planes per slice"
-    yield f"dsp {s['dsp']}, usp {s['usp']}, l1how {s['l1how']}, norm {s['norm']}"
+    yield f"dsp {s['dsp']}, usp {s['usp']}, l1how {run.projection}, norm {s.get('norm', 'none')}"
     if not run.restores:
         yield from _codes(run)
     if run.record is None:

@@ -13,6 +13,7 @@ from inference.blended import RestoredField, SliceField
 from inference.codes import CodeStore
 from inference.decoding import Field, Part, decoded_field, region_of
 from inference.encoding import SliceEncoder, code_dtype
+from inference.lateral import LateralField
 from inference.run import Run
 from inference.source import Options, Source, checked_dtype
 from utils.errors import UserError
@@ -68,6 +69,8 @@ def enhance_job(run: Run, source: Source, options: Options) -> Job:
 
 def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
     """The field that :func:`enhance_job` computes."""
+    if run.settings["models"] == "lateral":
+        return LateralField(run, source, dtype, options)
     if run.restores:
         return RestoredField(run, source, dtype, options.batch)
     encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
@@ -125,7 +128,7 @@ def encode_job(run: Run, source: Source, options: Options) -> tuple[SliceEncoder
         UserError: the run makes no codes.
     """
     if run.restores:
-        raise UserError(f"{run.name} is of IsoREF, which makes no codes; use enhance")
+        raise UserError(f"{run.name} is of {run.settings['models']}, which makes no codes; use enhance")
     if run.model.from_encoder:
         raise UserError(
             f"{run.name} decodes from the encoder's features (hbranch mid), which are larger than the volume; encode needs a run "

@@ -140,7 +140,7 @@ class Run:
 
     @property
     def restores(self) -> bool:
-        """IsoREF: volume to volume, no codes."""
+        """IsoREF and lateral: volume to volume, no codes."""
         return "encoder" not in self.model.G
 
     @property
@@ -158,9 +158,16 @@ class Run:
         """Paired translation: the output shows what lies in another folder than the input."""
         return len(self.directions) > 1 and not self.settings.get("tc")
 
+    @property
+    def projection(self) -> str:
+        """How slabs of the output become slices, as ``l1how`` says it."""
+        if "axial_sampling" in self.settings:
+            return {"pick": "dsp", "mean": "mean"}[self.settings["axial_sampling"]]
+        return str(self.settings["l1how"])
+
     def plane_of_slice(self, k: int) -> float:
         """Isotropic plane (fractional) that encoded slice k is centred on: of an interpolated volume the middle of its planes."""
-        return self.geometry.plane_of_slice(k, "mean" if self.restores else self.settings["l1how"])
+        return self.geometry.plane_of_slice(k, "mean" if self.settings["models"] == "IsoREF" else self.projection)
 
     def codebook(self) -> np.ndarray | None:
         """(levels, codes, dimensions) float32; None for a model without one."""
@@ -181,7 +188,7 @@ class Run:
             "weights": self.weight_hash,
             "model": self.settings["models"],
             "factor": self.geometry.factor,
-            "l1how": self.settings["l1how"],
+            "l1how": self.projection,
             "isoscope_version": ours,
         }
 

@@ -60,7 +60,7 @@ def compare(run: Run, source: Source, outputs: Sequence[Volume], path: Path, err
         errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
         attributes: recorded with the differences.
     """
-    factor, how, centre = run.geometry.factor, run.settings["l1how"], run.plane_of_slice(0)
+    factor, how, centre = run.geometry.factor, run.projection, run.plane_of_slice(0)
     squares = np.zeros((len(outputs), source.count))
     place: dict[str, Any] = {}
     voxel, position = outputs[0].voxel_um, outputs[0].translation_um

@@ -109,9 +109,15 @@ class Turned:
             sides.reverse()
         return self._back(self.model.expand(self._there(stack), (*sides, margins[2])))
 
-    def restore(self, slices: Tensor, batch: int) -> Tensor:
-        """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z)."""
-        return self._back(self.model.restore(self._there(slices), batch))
+    def restore(self, slices: Tensor, batch: int, parts: Sequence[tuple[int, int]] = ()) -> Tensor:
+        """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z), of parts along X and Y where they are given."""
+        if not parts:
+            return self._back(self.model.restore(self._there(slices), batch))
+        sides = [
+            (size - stop, size - start) if self.turn >> axis & 1 else (start, stop)
+            for axis, ((start, stop), size) in enumerate(zip(parts, slices.shape[2:4], strict=True))
+        ]
+        return self._back(self.model.restore(self._there(slices), batch, tuple(reversed(sides) if self.turn & 4 else sides)))
 
     def _there(self, values: Tensor) -> Tensor:
         """(B, C, rows, columns, ...) into this orientation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from models.schedules import apply_now, build_scheduler, carried_over
 from utils.errors import UserError
@@ -263,8 +263,18 @@ class BaseModel(pl.LightningModule):
             self._start_ema()
 
     def _start_ema(self) -> None:
-        self.ema_G = AveragedModel(self.G, multi_avg_fn=get_ema_multi_avg_fn(self.settings["ema"]), use_buffers=True)
+        self.ema_G = AveragedModel(self.G, multi_avg_fn=self._average, use_buffers=True)
         self.ema_G.requires_grad_(False)
+
+    @torch.no_grad()
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        """Moves averages towards current values; the first steps weigh more, lest a short training keeps its random start."""
+        decay = min(self.settings["ema"], (1 + self.generator_steps) / (10 + self.generator_steps))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
 
     def on_train_start(self) -> None:
         """A fresh training sees its data once before the first step; a resumed one follows the schedule that it has now."""

@@ -101,7 +101,8 @@ def make_fast(model: BaseModel) -> BaseModel:
     """
     model.requires_grad_(False).eval()
     fold_batch_norm(model.G["net_g"])
-    model.G["net_g"].to(memory_format=torch.channels_last_3d)
+    plane = any(parameter.dim() == 4 for parameter in model.G["net_g"].parameters())  # the 2-D network of the lateral model
+    model.G["net_g"].to(memory_format=torch.channels_last if plane else torch.channels_last_3d)
     if "encoder" in model.G:
         model.G["encoder"].to(memory_format=torch.channels_last)
     return model

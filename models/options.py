@@ -82,7 +82,10 @@ def _with(options: tuple[Option, ...], **changes: dict[str, Any]) -> tuple[Optio
     return tuple(replace(option, **changes.get(option.name, {})) for option in options)
 
 
-_DSP_HOW = tuple(option for option in BASE_OPTIONS if option.name == "dsp_how")
+def _base(*names: str) -> tuple[Option, ...]:
+    """Options that every model shares, for a model that has other defaults."""
+    return tuple(option for option in BASE_OPTIONS if option.name in names)
+
 
 VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + CUT
 KL = (
@@ -90,7 +93,7 @@ KL = (
     _network("hbranch", ("mid", "z"), None, "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's"),
 )
 ISOREF = _with(
-    _DSP_HOW + UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
+    _base("dsp_how") + UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
     dsp_how={"default": "mean"},
     skipl1={"default": 1},
     lbNCE={"default": 1.0},
@@ -98,9 +101,32 @@ ISOREF = _with(
     ngf={"help": "width of the volume generator"},
 )
 
+SECTIONS = (
+    _geometry("uprate", float, None, "pixels between two slices, vz / vxy, such as 8 or 4.6 (required)", ">=1 <=16"),
+    _geometry("axial_sampling", ("pick", "mean"), "pick", "what a slice sees of the planes it stands for: one, or their mean"),
+    _geometry("axial_sigma", float, 0.0, "blur along z before the slices are taken: sigma of a Gaussian in pixels", ">=0"),
+    _geometry("axial_taps", float, None, "the same, measured: an odd number of taps one pixel apart", ">=0", nargs="+"),
+    _geometry("axial_noise", bool, True, "give degraded slices the noise again that blur and mean remove, as measured"),
+)
+LATERAL = SECTIONS + _with(
+    _base(*"cropz rotate batch_size lr ema gradient_clip n_epochs_decay monitor".split())
+    + tuple(option for option in NETWORKS + AUTOENCODER if option.name in ("ngf", "input_nc", "output_nc", "tc")),
+    cropz={"default": 2},
+    rotate={"default": False},
+    batch_size={"default": 4},
+    lr={"default": 5e-4},
+    ema={"default": 0.995},
+    gradient_clip={"default": 1.0},
+    n_epochs_decay={"default": 0},
+    monitor={"default": "val/lateral"},
+    ngf={"default": 64, "help": "features of the 2-D network"},
+)
+LATERAL += (_network("blocks", int, 8, "residual blocks of the 2-D network", ">=1"),)
+
 MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {
     "ae0iso0tccutvqq": VQ,
     "ae0iso0tccut": KL,
     "ae0iso0tccutvqqssim": _with(VQ, lbm_ms_ssim={"default": 1.0}),
     "IsoREF": ISOREF,
+    "lateral": LATERAL,
 }

@@ -50,6 +50,31 @@ def swap_in_plane(volume: Tensor) -> Tensor:
     return rearrange(volume, "b c x y z -> b c y x z")
 
 
+def xz_planes(volume: Tensor) -> Tensor:
+    """All planes across Y seen with Z upright, (B, C, X, Y, Z) -> (B·Y, C, Z, X)."""
+    return rearrange(volume, SIX_PLANES[2].layout)
+
+
+def yz_planes(volume: Tensor) -> Tensor:
+    """All planes across X seen with Z upright, (B, C, X, Y, Z) -> (B·X, C, Z, Y)."""
+    return rearrange(volume, SIX_PLANES[0].layout)
+
+
+def xz_volume(planes: Tensor, batch: int) -> Tensor:
+    """The inverse of :func:`xz_planes`, (batch·Y, C, Z, X) -> (batch, C, X, Y, Z)."""
+    return rearrange(planes, "(b y) c z x -> b c x y z", b=batch)
+
+
+def yz_volume(planes: Tensor, batch: int) -> Tensor:
+    """The inverse of :func:`yz_planes`, (batch·X, C, Z, Y) -> (batch, C, X, Y, Z)."""
+    return rearrange(planes, "(b x) c z y -> b c x y z", b=batch)
+
+
+def spread_pixels(features: Tensor, rows: int, columns: int) -> Tensor:
+    """Sub-pixel channels side by side (Shi et al. 2016), (N, c·rows·columns, H, W) -> (N, c, H·rows, W·columns)."""
+    return rearrange(features, "n (c r q) h w -> n c (h r) (w q)", r=rows, q=columns)
+
+
 def zy_planes(volume: Tensor) -> Tensor:
     """All ZY planes, (B, C, X, Y, Z) -> (B·X, C, Z, Y): the first of the six views."""
     return rearrange(volume, SIX_PLANES[0].layout)

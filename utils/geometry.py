@@ -36,7 +36,8 @@ class Geometry:
     def from_settings(cls, settings: Mapping[str, Any]) -> Geometry:
         """The geometry that checked settings ask for.
 
-        Planes per slice are 8·resizebranch/downbranch, or for a model with ``uprate`` (IsoREF) cropsize/slices, any integer.
+        Planes per slice are 8·resizebranch/downbranch, or for a model with ``uprate`` (IsoREF) cropsize/slices, any integer. The
+        lateral model, which takes slices by themselves, has crops of any depth, and ``uprate`` rounded up.
 
         Raises:
             UserError: the result would not be a cube, or uprate says otherwise; the message prints the arithmetic and values
@@ -53,6 +54,10 @@ class Geometry:
             least = math.ceil(s["dsp"] / s["usp"])
             given = f"cropz={s['cropz']}·usp={s['usp']}/dsp={s['dsp']}"
             raise UserError(f"{given} leaves no slice to encode; raise cropz to at least {least}")
+        if "axial_sampling" in s:
+            if s["uprate"] is None:
+                raise UserError("uprate is not set: how many pixels two slices lie apart (vz / vxy), such as --uprate 8")
+            return cls(cropsize, slices, math.ceil(s["uprate"] - 1e-6))
         if "uprate" not in s:
             factor = _factor(s, slices)
         elif cropsize % slices:

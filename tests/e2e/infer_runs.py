@@ -9,6 +9,7 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from utils.files import write_json
 from utils.runs import RunFolder
+from utils.settings.base_options import BASE_OPTIONS
 from utils.settings.get_args import default_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
@@ -22,12 +23,13 @@ def make_run(
     folder, model="ae0iso0tccutvqq", *, nm="11", pooled=(0.0, 1000.0), voxel_um=None, network=(), codebook=(), **overrides
 ):
     """A finished training: settings, dataset.json and component checkpoints of epoch 3."""
-    small = {key: value for key, value in SMALL.items() if model != "IsoREF" or key != "perceptual_weight"}
+    known = {option.name for option in (*BASE_OPTIONS, *MODEL_OPTIONS[model])}
+    small = {key: value for key, value in SMALL.items() if key in known}
     if model == "ae0iso0tccut":
         small["ldmyaml"] = "ldmaex2"
     settings = default_settings(MODEL_OPTIONS, model, **{**small, "nm": nm, **overrides})
     autoencoder = None
-    if model != "IsoREF":
+    if "ldmyaml" in settings:
         autoencoder = read_autoencoder_yaml(ROOT, settings["ldmyaml"])
         autoencoder["ddconfig"] |= {"ch": 8, **dict(network)}
         if codebook:
@@ -58,7 +60,9 @@ def _lively(model):
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.3, 0.6)
-    if model.settings["norm"] == "none":
+    if "last" in dict(model.G["net_g"].named_children()):
+        model.G["net_g"].last.weight.normal_(0, 0.1)  # of an untrained lateral model it is zero
+    if model.settings.get("norm") == "none":
         for module in model.G["net_g"].modules():
             if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
                 module.weight.mul_(2)

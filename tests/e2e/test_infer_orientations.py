@@ -20,6 +20,7 @@ KINDS = {
     "features": {"model": "ae0iso0tccut", "hbranch": "mid"},
     "posterior means": {"model": "ae0iso0tccut", "hbranch": "z"},
     "restoration": {"model": "IsoREF", "cropz": 4, "nocyc": True},
+    "planes from the side": {"model": "lateral", "cropz": 2, "uprate": 8.0, "blocks": 1},
 }
 SHAPE = (2, 24, 40)
 
@@ -35,7 +36,8 @@ def turned(values, turn, back=False):
 @pytest.fixture(params=KINDS)
 def run(request, tmp_path):
     kind = {"model": "ae0iso0tccutvqq", "cropz": 8, **KINDS[request.param]}
-    return Run.load(make_run(tmp_path / "D" / "P", mc=False, cropsize=64, **kind))
+    dropout = {} if kind["model"] == "lateral" else {"mc": False}
+    return Run.load(make_run(tmp_path / "D" / "P", cropsize=64, **dropout, **kind))
 
 
 def field_of(run, values, **options):

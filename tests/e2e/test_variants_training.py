@@ -58,12 +58,13 @@ def test_resume_is_bit_identical_and_components_reload(workspace, monkeypatch, n
         load(model)
         with model.evaluating():
             torch.manual_seed(0)
-            outputs.append(model.generate(example(model.settings)).volume)
+            made = model.generate(example(model.settings))
+            outputs.append(made.planes if name == "lateral" else made.volume)
     assert torch.equal(*outputs) and outputs[0].std() > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "ssim"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("ssim", "lateral")])  # lateral draws in every step
 def test_two_processes_equal_one_with_the_doubled_batch(workspace, name):
     """One step, where nothing is drawn or shared within a batch; later a code or a maximum that ties amplifies rounding."""
     for file in ("tiny.yaml", "gaussian.yaml"):

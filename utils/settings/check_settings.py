@@ -38,7 +38,9 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
     _check_run(settings)
     _check_folders(settings)
     _check_crop(settings)
-    _check_losses(settings, Geometry.from_settings(settings))
+    geometry = Geometry.from_settings(settings)
+    if "adv" in settings:
+        _check_losses(settings, geometry)
     if autoencoder is not None:
         _check_autoencoder(settings, autoencoder)
 
@@ -109,7 +111,7 @@ def _check_losses(s: Settings, geometry: Geometry) -> None:
             f"cropsize={s['cropsize']} is too small for MS-SSIM (its 7-pixel window at all scales needs > {MS_SSIM_SIDE}); "
             f"set cropsize to {least} or more, or lbm_ms_ssim 0"
         )
-    if s["fWhich"] is not None and len(s["fWhich"]) != LEVELS:
+    if s.get("fWhich") is not None and len(s["fWhich"]) != LEVELS:
         raise UserError(f"fWhich has {len(s['fWhich'])} weights; the features have {LEVELS} levels: give {LEVELS}")
 
 

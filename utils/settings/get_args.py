@@ -216,11 +216,11 @@ def _checked_keys(
 def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     """What has no effect, or another one than its name says."""
     found = []
-    if settings["final"] != "tanh":
+    if settings.get("final", "tanh") != "tanh":
         found.append(f"final={settings['final']} is overridden: the last activation is tanh")
     if "save_d" in given and not settings["save_d"]:
         found.append("save_d=false is overridden: discriminators are always saved")
-    if not settings["nocut"] and not settings["lbNCE"]:
+    if not settings.get("nocut", True) and not settings["lbNCE"]:
         found.append("the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect")
     return found
 

@@ -1,0 +1,158 @@
+"""Lateral self-supervision: slices that are degraded once more along one in-plane axis teach how to undo it along z.
+
+A slice is sharp along both of its axes; the volume is not along its third. The operator that made the sections
+(networks.sections) is applied to the rows of slices, and a 2-D network learns to restore them (Weigert et al. 2018; Deng et al.
+2020). In use it reads the XZ and the YZ planes of the volume, whose rows are its sections, and both results are averaged. Nothing
+judges the texture: the result is the one that is closest on average, and blurred where the sections do not tell.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import BaseModel, Terms
+from networks.noise import Noise, measured_noise
+from networks.plane_restorer import PlaneRestorer
+from networks.sections import Sections, profile_of
+from networks.views import resample_z, swap_in_plane, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
+from utils.errors import UserError
+from utils.geometry import LATENT_STRIDE, Geometry
+
+log = logging.getLogger("isoscope")
+
+_LEAST_SECTIONS = 4  # of a patch, for the network to have something to learn from
+_MEASURED = 32  # samples in which noise is measured
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What one pass makes of a batch of N slices, each flipped and transposed at random in training.
+
+    Attributes:
+        sections: the slices seen as sections, (N, C, n, W).
+        truth: the rows that the sections stand for, (N, C, n·planes, W) in [-1, 1].
+        planes: what the network makes of the sections, of the same shape.
+    """
+
+    sections: Tensor
+    truth: Tensor
+    planes: Tensor
+
+
+class Model(BaseModel):
+    """One 2-D network, L1 to the slices themselves."""
+
+    betas = (0.9, 0.99)
+
+    def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
+        """As BaseModel."""
+        super().__init__(settings, for_training)
+        s = self.settings
+        self.sections = Sections(s["uprate"], s["axial_sampling"], profile_of(s["axial_sigma"], s["axial_taps"]))
+        self.geometry = Geometry.from_settings(s)
+        seen = int((s["cropsize"] - 2 * self.sections.margin) / s["uprate"])
+        if seen < _LEAST_SECTIONS:
+            least = _LEAST_SECTIONS * s["uprate"] + 2 * self.sections.margin
+            raise UserError(
+                f"cropsize={s['cropsize']} holds {max(seen, 0)} sections of {s['uprate']:g} pixels beside a margin of "
+                f"{self.sections.margin} for the profile; raise it to at least {math.ceil(least / LATENT_STRIDE) * LATENT_STRIDE}"
+            )
+        network = PlaneRestorer(self.sections, channels=s["input_nc"], width=s["ngf"], blocks=s["blocks"])
+        self.G["net_g"] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss_weights = {"lateral": 1.0}
+
+    def initialise(self) -> None:
+        """Measures the noise of the training's first slices, the same on every process."""
+        if not (self.settings["axial_noise"] and self.sections.noise_removed):
+            return
+        dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        numbers = np.linspace(0, len(dataset) - 1, min(len(dataset), _MEASURED)).astype(int)
+        volumes = [self.volume({"img": [image[None] for image in dataset[0, int(n)]["img"]]}) for n in numbers]
+        self.sections = replace(self.sections, noise=measured_noise(torch.cat([to_slices(v).flatten(0, 1) for v in volumes])))
+        log.info("noise of the slices: %s", self.sections.noise)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the noise that was measured."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["noise"] = asdict(self.sections.noise)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        super().on_load_checkpoint(checkpoint)
+        self.sections = replace(self.sections, noise=Noise(**checkpoint["noise"]))
+
+    def volume(self, batch: Mapping[str, Any]) -> Tensor:
+        """The crops of a batch, (B, C, X, Y, n)."""
+        return torch.cat(batch["img"], dim=1) if self.settings["tc"] else batch["img"][0]
+
+    def generate(self, batch: Mapping[str, Any]) -> Restored:
+        """Degrades the rows of every slice, and restores them."""
+        volume = self.volume(batch)
+        if self.training:
+            turn = torch.rand(3) < 0.5
+            volume = swap_in_plane(volume) if turn[0] else volume
+            volume = volume.flip([axis for axis, flipped in ((2, turn[1]), (3, turn[2])) if flipped])
+        sections, truth = self.sections.pair(to_slices(volume))
+        return Restored(sections, truth, self.G["net_g"](sections))
+
+    def generator_losses(self, out: Restored) -> Terms:
+        """Mean absolute error of the restored rows."""
+        return {"lateral": F.l1_loss(out.planes, out.truth)}
+
+    def discriminator_losses(self, out: Any) -> Terms:
+        """There is no discriminator."""
+        return {}
+
+    def validation_metrics(self, out: Restored) -> dict[str, Tensor]:
+        """L1 and PSNR (peak 2, the range of [-1, 1]) of the restored rows, and what cubic interpolation has."""
+        interpolated = self.sections.interpolated(out.sections)
+        return {
+            "lateral": F.l1_loss(out.planes, out.truth),
+            "lateral_psnr": _psnr(out.planes, out.truth),
+            "interpolation_psnr": _psnr(interpolated, out.truth),
+        }
+
+    # In use ----------------------------------------------------------------------------------------------------------
+
+    def restore(self, slices: Tensor, batch: int, parts: Sequence[tuple[int, int | None]] = ((0, None), (0, None))) -> Tensor:
+        """Sections of volumes → the isotropic volumes, the mean of what XZ and YZ planes give.
+
+        Args:
+            slices: (B·n, C, X, Y), X and Y even.
+            batch: B.
+            parts: start and stop along X and along Y of what is wanted; the rest is only looked at.
+
+        Returns:
+            (B, C, part of X, part of Y, n·planes).
+        """
+        net, volume = self.G["net_g"], to_volume(slices, batch)
+        x, y = (slice(*part) for part in parts)
+        across_y = xz_volume(net(xz_planes(volume[:, :, :, y])), batch)[:, :, x]
+        across_x = yz_volume(net(yz_planes(volume[:, :, x])), batch)[:, :, :, y]
+        return (across_y + across_x) / 2
+
+    @property
+    def restore_halo(self) -> tuple[int, int, int]:
+        """Sections, pixels along X and along Y on each side of a part that :meth:`restore` needs to make it as in the whole."""
+        sections, pixels = self.G["net_g"].halo  # type: ignore[misc]
+        return sections, pixels, pixels
+
+    def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Volumes (C, X, Y, Z) of the first item: the input interpolated, and the isotropic output."""
+        with self.evaluating():
+            volume = self.volume(batch)[:1]
+            restored = self.restore(to_slices(volume), 1)
+            return {"input (interpolated)": resample_z(volume, restored.shape[-1])[0], "isotropic output": restored[0]}
+
+
+def _psnr(made: Tensor, truth: Tensor) -> Tensor:
+    return -10 * torch.log10(F.mse_loss(made, truth) / 4)

@@ -1,0 +1,109 @@
+"""The lateral model through the commands: it learns, it is applied in any tiles, and what cannot work is refused at once."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from infer_commands import read
+from infer_runs import grey, make_run
+from scipy.ndimage import gaussian_filter
+
+import infer
+from inference import Options, Run, enhance
+from inference.jobs import enhance_job
+from inference.source import Source
+from utils.errors import UserError
+from volumes.volume import ArrayVolume
+
+OPTIONS = "--models lateral --uprate 4 --cropsize 64 --cropz 2 --blocks 2 --crops_per_volume 40 --nm 11".split()
+
+
+def blobs(shape, seed):
+    """Isotropic structure that a network can know again."""
+    values = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2.5, mode="wrap")
+    return (np.tanh(4 * values / values.std()) * 1000 + 2000).astype(np.uint16)
+
+
+def test_it_learns_to_undo_what_the_microscope_did(workspace):
+    """On a volume that it never saw it is clearly better than cubic interpolation, its start."""
+    for number, name in enumerate(("a.tif", "b.tif")):
+        tifffile.imwrite(workspace.data / "train" / "x3d0" / name, blobs((64, 80, 80), number)[2::4])
+    workspace.settings(ngf=32, lr=3e-3, n_epochs=12, epoch_save=12)
+    run = workspace.train("lateral", *OPTIONS)
+    truth = blobs((48, 72, 72), 9)
+    made = enhance(run.path, truth[2::4], Options(voxel_um=(0.4, 0.1, 0.1))).astype(float)
+    start = interpolated(run).astype(float)
+    inner = (slice(4, -4),) * 3
+    errors = [np.mean((values - truth)[inner] ** 2) for values in (made, start)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def interpolated(run):
+    """What interpolation makes of the same volume: the trained run with its last layer set to zero."""
+    opened = Run.load(run.path)
+    opened.model.G["net_g"].last.weight.zero_()
+    opened.model.G["net_g"].last.bias.zero_()
+    return enhance(opened, blobs((48, 72, 72), 9)[2::4])
+
+
+@pytest.mark.parametrize("values", [{"uprate": 8.0}, {"uprate": 300 / 65}, {"uprate": 1.0, "axial_sigma": 2.0}])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_tiles_regions_and_batches_are_the_whole(tmp_path, values, channels):
+    two = {"tc": True, "direction": "x3d0_x3d1", "input_nc": 2, "output_nc": 2} if channels == 2 else {}
+    run = Run.load(make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, blocks=1, **values, **two))
+    raw = [grey((5, 70, 75), seed) for seed in range(channels)]
+    given = [ArrayVolume(one) for one in raw]
+    whole = enhance(run, given, Options(tile=128))
+    assert whole.shape[-3:] == (5 * int(np.ceil(values["uprate"])), 70, 75)
+    difference = enhance(run, given, Options(tile=16, batch=2)).astype(int) - whole
+    assert np.abs(difference).max() <= 1  # the grey values of one rounding
+    region = (slice(3, 5), slice(10, 50), slice(20, 75))
+    part = enhance(run, given, Options(tile=16, region=region))
+    assert np.array_equal(part, enhance(run, given, Options(tile=16))[(..., *region)])
+
+
+@pytest.mark.parametrize(("sampling", "place"), [("pick", 4), ("mean", 3.5)])
+def test_planes_lie_where_the_sections_say(tmp_path, sampling, place):
+    run = Run.load(make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, uprate=8.0, axial_sampling=sampling))
+    options = Options()
+    with Source(run, ArrayVolume(grey((3, 16, 16)), voxel_um=(0.8, 0.1, 0.1)), options) as source:
+        job = enhance_job(run, source, options)
+    assert job.voxel_um == pytest.approx((0.1, 0.1, 0.1)) and job.translation_um[0] == pytest.approx(-0.1 * place)
+
+
+def test_background_is_filled_and_codes_are_refused(tmp_path):
+    folder = make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, uprate=8.0, blocks=1)
+    raw = np.zeros((20, 64, 64), np.uint16)
+    raw[:2, :8, :8] = 900
+    tifffile.imwrite(tmp_path / "in.tif", raw)
+    common = ["--run", str(folder), "--input", str(tmp_path / "in.tif"), "--device", "cpu", "--output"]
+    infer.main(["enhance", *common, str(tmp_path / "all.tif"), "--tile", "16", "--keep-background"])
+    infer.main(["enhance", *common, str(tmp_path / "some.tif"), "--tile", "16"])
+    made, filled = read(tmp_path / "all.tif"), read(tmp_path / "some.tif")
+    assert (filled[-16:] == 0).all() and np.array_equal(made[:16, :16, :16], filled[:16, :16, :16])
+    with pytest.raises(UserError, match="makes no codes"):
+        infer.main(["encode", *common, str(tmp_path / "x.codes.zarr")])
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ("--uprate 1", "--axial_sigma"),
+        ("--axial_sigma 2 --axial_taps 0.2 0.6 0.2", "leave one of them out"),
+        ("--axial_taps 0.5 0.5", "odd number"),
+        ("--axial_sigma 6", "raise it to at least"),
+        ("--uprate 20", "<=16"),
+        ("--cropsize 60", "multiple of 8"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(workspace, options, rule):
+    with pytest.raises(UserError, match=rule):
+        workspace.train("lateral", *OPTIONS, "--cropsize", 40, *options.split())
+    assert not workspace.run("lateral").path.exists()
+
+
+def test_uprate_has_to_be_said(workspace):
+    (workspace.root / "tiny.json").write_text(json.dumps({"train": {"dataset": "tiny", "models": "lateral"}}))
+    with pytest.raises(UserError, match="such as --uprate 8"):
+        workspace.train("lateral")

@@ -33,9 +33,7 @@ _MEMBER = 2**22  # voxels that are compressed at once
 Blocks = Iterator[np.ndarray]
 
 
-def write_single_file(
-    output: Path, plan: TargetPlan, channels: Sequence[Volume], attributes: Mapping[str, Any], *, show: bool
-) -> None:
+def write_single_file(output: Path, plan: TargetPlan, channels: Sequence[Volume], attributes: Mapping[str, Any]) -> None:
     """Stream a volume, or several as channels, into a file; an existing one is replaced.
 
     Args:
@@ -43,10 +41,9 @@ def write_single_file(
         plan: what it is to be.
         channels: the volumes, of the plan's shape and dtype; one for a NIfTI file.
         attributes: plain JSON about the run: in a MapAnnotation of a TIFF, in a comment of a NIfTI file.
-        show: a progress bar.
     """
     voxels = len(channels) * math.prod(plan.shape)
-    with replaced(output) as file, tqdm(total=voxels, desc=output.name, unit="voxel", unit_scale=True, disable=not show) as bar:
+    with replaced(output) as file, tqdm(total=voxels, desc=output.name, unit="voxel", unit_scale=True) as bar:
 
         def blocks(volume: Volume, **size: int) -> Blocks:
             for box in volume.in_plane_order(**size):

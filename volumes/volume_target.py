@@ -90,7 +90,6 @@ class VolumeTarget(Target):
         world: int = 1,
         barrier: Callable[[], None] | None = None,
         extra: Mapping[str, Any] | None = None,
-        show: bool = True,
     ) -> Path:
         """Complete the output and give it its name; every process of the command calls this.
 
@@ -102,7 +101,6 @@ class VolumeTarget(Target):
             world: how many processes call.
             barrier: waits until all have called it; needed when there are several.
             extra: joined to the attributes in the output: counts, times, names of machines.
-            show: a progress bar of the first process's share.
 
         Returns:
             The output.
@@ -116,18 +114,18 @@ class VolumeTarget(Target):
         wait()  # no process is still writing
         self.require_whole(len(self.boxes))
         wait()  # all have looked before the first renames
-        self._build_pyramid(rank, world, wait, show and rank == 0)
+        self._build_pyramid(rank, world, wait)
         if rank == 0:
-            self._complete({**self.plan.attributes, **(extra or {})}, show)
+            self._complete({**self.plan.attributes, **(extra or {})})
         wait()
         return self.output
 
-    def _build_pyramid(self, rank: int, world: int, wait: Callable[[], None], show: bool) -> None:
-        """This process's share of all coarser levels, shard by shard from the level before, a few at once."""
+    def _build_pyramid(self, rank: int, world: int, wait: Callable[[], None]) -> None:
+        """This process's share of all coarser levels, shard by shard from the level before; the first process shows its own."""
         levels = range(1, len(self._arrays))
         mine = {level: [n for n in self.missing(len(self._arrays[level].boxes), level) if n % world == rank] for level in levels}
         total = sum(voxels_of(self._arrays[level].boxes[n]) for level, numbers in mine.items() for n in numbers)
-        bar = tqdm(total=total, desc=f"{self.output.name}: pyramid", unit="voxel", unit_scale=True, disable=not (show and total))
+        bar = tqdm(total=total, desc=f"{self.output.name}: pyramid", unit="voxel", unit_scale=True, disable=rank > 0 or not total)
 
         def build(level: int, box: tuple[slice, ...]) -> int:
             self._write(level, box, reduced(self._arrays[level - 1], box, self.plan.pyramid[level].step, self.plan.chunk))
@@ -144,7 +142,7 @@ class VolumeTarget(Target):
             builders.shutdown(cancel_futures=True)
             bar.close()
 
-    def _complete(self, attributes: dict[str, Any], show: bool) -> None:
+    def _complete(self, attributes: dict[str, Any]) -> None:
         plan = self.plan
         if plan.kind == "zarr":
             ome = image_metadata(
@@ -158,7 +156,7 @@ class VolumeTarget(Target):
             self.put_in_place({"ome": ome, RUN_KEY: attributes})
         else:
             channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
-            write_single_file(self.output, plan, channels, attributes, show=show)
+            write_single_file(self.output, plan, channels, attributes)
             self.discard()
 
     def volume(self, channel: int = 0) -> Volume:

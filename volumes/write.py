@@ -1,4 +1,4 @@
-"""Whole volumes to disc in one call.
+"""A plain TIFF in one call, as trainings read it.
 
 Outputs that several processes fill, that are larger than memory or that survive being killed: volumes.volume_target.
 """
@@ -6,7 +6,7 @@ Outputs that several processes fill, that are larger than memory or that survive
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +14,9 @@ import numpy as np
 import tifffile
 
 from utils.files import replaced
-from volumes.output_files import refuse_existing
-from volumes.single_file import CLASSIC_LIMIT, ome_metadata, write_single_file
-from volumes.target_plan import plan_target
-from volumes.volume import ArrayVolume, Volume
-from volumes.volume_target import create_target
+from volumes.single_file import CLASSIC_LIMIT, ome_metadata
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
-
-
-def write_volume(
-    output: Path | str,
-    source: np.ndarray | Volume | Sequence[Volume],
-    *,
-    voxel_um: Sequence[float] | None = None,
-    translation_um: Sequence[float] | None = None,
-    channel_names: Sequence[str] | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    compression: str | None = "zstd",
-    overwrite: bool = False,
-) -> Path:
-    """Write a whole volume from one process; memory does not depend on its size.
-
-    Args:
-        output: ``.zarr``, ``.ome.tif``, ``.ome.tiff``, ``.tif``, ``.tiff``, ``.nii`` or ``.nii.gz``.
-        source: array (Z, Y, X), a volume, or one volume for each of ``channel_names``.
-        voxel_um: voxel size (z, y, x) in µm; by default the source's.
-        translation_um: position (z, y, x) in µm of the centre of the first voxel; by default the source's.
-        channel_names: names of the channels; None writes no axis of channels.
-        attributes: plain JSON about the run, kept in the file.
-        compression: of a TIFF: ``"zstd"``, ``"zlib"`` or None.
-        overwrite: replace an existing output, once this one is whole.
-
-    Returns:
-        The output.
-
-    Raises:
-        UserError: the output exists, cannot be written or cannot hold the volume.
-        ValueError: the sources differ in shape or dtype, or do not match the names.
-    """
-    whole = ArrayVolume(source) if isinstance(source, np.ndarray) else source
-    sources = [whole] if isinstance(whole, Volume) else list(whole)
-    if len(sources) != len(channel_names or "1") or len({(s.shape, s.dtype) for s in sources}) > 1:
-        raise ValueError(f"{len(sources)} sources for channel_names={channel_names}: one each, of one shape and dtype")
-    first, output = sources[0], Path(output)
-    refuse_existing(output, overwrite)
-    plan = plan_target(
-        output,
-        shape=first.shape,
-        dtype=first.dtype,
-        voxel_um=first.voxel_um if voxel_um is None else voxel_um,
-        translation_um=first.translation_um if translation_um is None else translation_um,
-        channel_names=channel_names,
-        attributes=attributes,
-        compression=compression,
-    )
-    if plan.kind != "zarr":
-        write_single_file(output, plan, sources, plan.attributes, show=False)
-        return output
-    target = create_target(output, plan, overwrite=overwrite)
-    for box in target.boxes:  # all of them: what an earlier call left may stem from other values
-        target.write_region(box, first[box] if channel_names is None else np.stack([source[box] for source in sources]))
-    return target.finish(show=False)
 
 
 def write_tiff(

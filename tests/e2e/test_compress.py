@@ -13,8 +13,9 @@ from inference import Options, Run, decode
 from inference.codes import CodeStore
 from inference.operating_points import KeptPlanes, operating_points
 from taming.quantize import ResidualVectorQuantizer
+from tests.unit.volumes.target_volumes import write_volume
 from volumes.open import open_volume
-from volumes.write import write_tiff, write_volume
+from volumes.write import write_tiff
 
 FACTOR = 8
 TRUTH = grey((40, 34, 36), high=4000)

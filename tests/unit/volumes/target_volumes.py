@@ -18,6 +18,13 @@ def begin(path, dtype=np.uint16, *, overwrite=False, **options):
     return create_target(path, plan_target(path, **settings), overwrite=overwrite)
 
 
+def write_volume(path, values, **options):
+    settings = {"shape": values.shape, "voxel_um": None, "translation_um": None, "shard": None, **options}
+    target = begin(path, values.dtype, **settings)
+    fill(target, values, range(len(target.boxes)))
+    return target.finish()
+
+
 def fill(target, values, numbers=None):
     for number in target.pending() if numbers is None else numbers:
         target.write_region(target.boxes[number], values[(..., *target.boxes[number])])

@@ -5,10 +5,10 @@ import pytest
 import tifffile
 from format_volumes import SHAPE, VALUES, check
 from PIL import Image
+from target_volumes import write_volume
 
 from utils.errors import UserError
 from volumes.open import expand_inputs, open_volume
-from volumes.write import write_volume
 
 
 def save_slices(folder, values=VALUES, name="slice_{}.tif", start=8, **options):

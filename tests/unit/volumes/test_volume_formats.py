@@ -11,11 +11,11 @@ import pytest
 import tifffile
 import zarr
 from format_volumes import VALUES, nifti
+from target_volumes import write_volume
 
 import volumes.optional_package
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_volume
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,7 +48,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_nothing_optional_or_slow_is_imported_for_a_tiff():
     code = (
         "import sys, volumes.open, volumes.write\n"
-        "assert not {'torch', 'zarr', 'numcodecs', 'nibabel', 'mrcfile'} & set(sys.modules), sorted(sys.modules)"
+        "assert not {'torch', 'zarr', 'numcodecs', 'tensorstore', 'nibabel', 'mrcfile'} & set(sys.modules), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,13 +12,12 @@ import pytest
 import tifffile
 import yaozarrs
 import zarr
-from target_volumes import PLACE, SHAPE, VOXEL, begin, fill, random_values
+from target_volumes import PLACE, SHAPE, VOXEL, begin, fill, random_values, write_volume
 
 from utils.errors import UserError
 from volumes.block_array import BlockArray, sharded
 from volumes.open import open_volume
 from volumes.pyramid import halved, plan_levels
-from volumes.write import write_volume
 
 ROOT = Path(__file__).resolve().parents[3]
 OUTPUTS = ["v.ome.zarr", "v.zarr", "v.ome.tif", "v.tif", "v.nii", "v.nii.gz"]

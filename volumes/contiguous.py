@@ -1,16 +1,17 @@
 """Volumes whose planes lie in a file as they are (TIFF, MRC, NIfTI, the latter also behind gzip), read by position.
 
-Not by a memory map: a disc that fails or a file that is shortened meanwhile would end the process without a word. A map gains
-only for whole planes that are cached already; crops are read as fast or faster without (benchmarks/results/reading_cpu.json).
+Not by a memory map: a disc that fails or a file that is shortened meanwhile would end the process without a word, and nothing
+would be gained (benchmarks/results/reading_cpu.json).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,56 +61,60 @@ class ContiguousVolume(Volume):
         size = self.dtype.itemsize
         pitch, length = self.shape[2] * size, out.shape[2] * size
         band = 1 if pitch - length > _GAP else max(_BAND // pitch, 1)
-        where = each_plane(self._files, planes)
-        if self._packed is not None:
-            where = ((k, z, self._packed.read) for k, z in enumerate(planes))
-        for k, z, read in where:
+        whole = pitch == length and self._stored == self.dtype and self._packed is None
+        for k, z, file in each_plane(self._files, planes):
             start = self._starts[z] + rows.start * pitch + columns.start * size
             for row in range(0, out.shape[1], band):
                 part = out[k, row : row + band]
-                data = read(start + row * pitch, (len(part) - 1) * pitch + length)
+                if whole:
+                    file.fill(start + row * pitch, part)
+                    continue
+                data = (self._packed or file).read(start + row * pitch, (len(part) - 1) * pitch + length)
                 part[...] = np.ndarray(part.shape, self._stored, data, strides=(pitch, size))
         return out
 
 
-Read = Callable[[int, int], bytes]  # start, count → exactly so many bytes
+@dataclass(frozen=True)
+class OpenFile:
+    """A file that is open, read by position."""
 
+    path: Path
+    handle: int
 
-@contextmanager
-def opened(path: Path) -> Iterator[Read]:
-    """A function that reads from a file by position; the file is open as long as the block runs.
+    def fill(self, start: int, values: Any) -> None:
+        """Read as many bytes as a contiguous array or a bytearray has into it.
 
-    Raises:
-        UserError: the file ends before.
-    """
-    handle = os.open(path, os.O_RDONLY)
+        Raises:
+            UserError: the file ends before.
+        """
+        left = memoryview(values).cast("B")
+        while left:  # a single read is limited to 2 GiB
+            count = os.preadv(self.handle, [left], start)
+            if not count:
+                raise UserError(f"{self.path}: ends at byte {start}; it was changed while in use, copy it again")
+            left, start = left[count:], start + count
 
-    def read(start: int, count: int) -> bytes:
-        data = os.pread(handle, count, start)
-        while len(data) < count:  # a single read is limited to 2 GiB
-            more = os.pread(handle, count - len(data), start + len(data))
-            if not more:
-                raise UserError(f"{path}: ends at byte {start + len(data)}; it was changed while in use, copy it again")
-            data += more
+    def read(self, start: int, count: int) -> bytearray:
+        """So many bytes."""
+        data = bytearray(count)
+        self.fill(start, data)
         return data
 
-    try:
-        yield read
-    finally:
-        os.close(handle)
 
-
-def each_plane(files: Sequence[Path], planes: range) -> Iterator[tuple[int, int, Read]]:
-    """Plane by plane: its place among ``planes``, its number, and the reader of its file, which is open meanwhile.
+def each_plane(files: Sequence[Path], planes: range) -> Iterator[tuple[int, int, OpenFile]]:
+    """Plane by plane: its place among ``planes``, its number, and its file, which is open meanwhile.
 
     Args:
         files: the file of every plane of the volume.
         planes: which ones.
     """
-    for file, group in groupby(enumerate(planes), key=lambda item: files[item[1]]):
-        with opened(file) as read:
+    for path, group in groupby(enumerate(planes), key=lambda item: files[item[1]]):
+        handle = os.open(path, os.O_RDONLY)
+        try:
             for k, z in group:
-                yield k, z, read
+                yield k, z, OpenFile(path, handle)
+        finally:
+            os.close(handle)
 
 
 def refuse_truncated(files: Sequence[Path], ends: Sequence[int]) -> None:

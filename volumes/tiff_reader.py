@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from utils.errors import UserError
-from volumes.contiguous import ContiguousVolume, Read, each_plane, refuse_truncated
+from volumes.contiguous import ContiguousVolume, OpenFile, each_plane, refuse_truncated
 from volumes.tiff_voxels import stated_in
 from volumes.volume import Choice, Volume, check_dtype, choose, extent, overlap, relative
 
@@ -113,24 +113,24 @@ class SegmentedVolume(Volume):
         out = np.empty((len(planes), *extent((rows, columns))), self.dtype)
         height, width = self._segment
         across = math.ceil(self.shape[2] / width)
-        for k, z, read in each_plane(self._files, planes):
+        for k, z, file in each_plane(self._files, planes):
             for i in range(rows.start // height, math.ceil(rows.stop / height)):
                 for j in range(columns.start // width, math.ceil(columns.stop / width)):
                     own = slice(i * height, (i + 1) * height), slice(j * width, (j + 1) * width)
                     common = overlap(own, (rows, columns))
-                    values = self._decoded(read, z, i * across + j)
+                    values = self._decoded(file, z, i * across + j)
                     out[k][relative(common, (rows, columns))] = 0 if values is None else values[relative(common, own)]
         return out
 
-    def _decoded(self, read: Read, z: int, number: int) -> np.ndarray | None:
+    def _decoded(self, file: OpenFile, z: int, number: int) -> np.ndarray | None:
         """A segment (rows, columns) of a plane; None where it was never written."""
         count = int(self._counts[z, number])
         if count == 0:
             return None
-        data = read(int(self._starts[z, number]), count)
+        data = file.read(int(self._starts[z, number]), count)
         if self._decode is None:  # found again after pickling, from one directory of the file
-            file, offset = self._keyframe
-            with tifffile.TiffFile(file) as tif:
+            path, offset = self._keyframe
+            with tifffile.TiffFile(path) as tif:
                 tif.filehandle.seek(offset)
                 self._decode = tifffile.TiffPage(tif, index=0).decode
         try:

@@ -315,8 +315,8 @@ def test_rows_are_read_together_where_little_lies_between_them(gap, rows, tmp_pa
     volume = open_volume(tmp_path / "v.tif")
     monkeypatch.setattr(contiguous, "_GAP", gap)
     monkeypatch.setattr(contiguous, "_BAND", 1000)  # bytes: twenty rows
-    asked, pread = [], os.pread
-    monkeypatch.setattr(os, "pread", lambda handle, count, start: asked.append(count) or pread(handle, count, start))
+    asked, preadv = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda handle, into, start: asked.append(into[0].nbytes) or preadv(handle, into, start))
     for columns in (slice(0, 11), slice(7, 18), slice(39, 50)):
         asked.clear()
         np.testing.assert_array_equal(volume[:, 10:60, columns], values[:, 10:60, columns])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,6 @@ from volumes.volume import Volume
 Advance = Callable[[int], object]
 
 _BINS = 2**16
-_SIGN = np.uint32(2**31)
 _MOST_KEPT = 2**25  # float values kept to find a percentile in one pass
 
 
@@ -112,37 +111,52 @@ def scan(volume: Volume, clip: Sequence[float] | None = None, advance: Advance =
     Raises:
         UserError: NaN or infinite voxels.
     """
-    floats = volume.dtype.kind == "f"
-    if floats and clip and max(sizes := _tails(volume, clip)) <= _MOST_KEPT:
-        return _kept_percentiles(volume, sizes, advance)
-    first = 0 if floats else int(np.iinfo(volume.dtype).min)
-    counts = np.zeros(_BINS, np.int64)
-    low, high = np.inf, -np.inf
-    for box in volume.blocks():
-        values = _finite(volume[box], f"{volume.path} (planes {box[0].start} to {box[0].stop - 1})")
-        if clip:
-            bins = _ordered(values) >> 16 if floats else values.ravel().astype(np.intp) - first
-            counts += np.bincount(bins, minlength=_BINS)
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-        advance(values.size)
     if clip is None:
-        return low, high
-    cumulative = counts.cumsum()
-    ranks = np.maximum(np.ceil(np.array(clip) / 100 * cumulative[-1]), 1)
-    upper = np.searchsorted(cumulative, ranks)
-    if not floats:
-        return float(upper[0] + first), float(upper[1] + first)
+        ends = [(float(values.min()), float(values.max())) for values in _blocks(volume, advance)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+    sizes = _tails(volume, clip)
+    ranks = np.array([sizes[0], math.prod(volume.shape) - sizes[1] + 1])
+    if volume.dtype.kind != "f":
+        first = int(np.iinfo(volume.dtype).min)
+        counts = _counted(values.astype(np.intp) - first for values in _blocks(volume, advance))
+        low, high = (np.searchsorted(counts.cumsum(), ranks) + first).tolist()
+        return float(low), float(high)
+    if max(sizes) <= _MOST_KEPT:
+        smallest, largest = map(_Smallest, sizes)
+        for values in _blocks(volume, advance):
+            smallest.add(values)
+            largest.add(-values)
+        return smallest.last(), -largest.last()
+    counts = _counted(_ordered(values) >> 16 for values in _blocks(volume, advance))
+    upper = np.searchsorted(counts.cumsum(), ranks)
+    ranks -= (counts.cumsum() - counts)[upper]
     lower = np.zeros((2, _BINS), np.int64)
-    for box in volume.blocks():
-        keys = _ordered(volume[box])
-        for count, bits in zip(lower, upper, strict=True):
-            count += np.bincount(keys[keys >> 16 == bits] & (_BINS - 1), minlength=_BINS)
-        advance(keys.size)
-    ranks -= (cumulative - counts)[upper]
-    found = [bits << 16 | np.searchsorted(count.cumsum(), rank) for bits, count, rank in zip(upper, lower, ranks, strict=True)]
-    keys = np.array(found, np.uint32)
-    low, high = np.where(keys >> 31, keys ^ _SIGN, ~keys).view(np.float32).tolist()
+    for values in _blocks(volume, advance):
+        keys = _ordered(values)
+        lower += [np.bincount(keys[keys >> 16 == bits] & (_BINS - 1), minlength=_BINS) for bits in upper]
+    keys = upper << 16 | [np.searchsorted(count.cumsum(), rank) for count, rank in zip(lower, ranks, strict=True)]
+    low, high = np.where(keys >> 31, keys ^ 2**31, ~keys).astype(np.uint32).view(np.float32).tolist()
     return low, high
+
+
+def _blocks(volume: Volume, advance: Advance) -> Iterator[NDArray]:
+    """All values of a volume, flat, block by block; floats as float32, whose range they must keep, and finite."""
+    for box in volume.blocks():
+        values = volume[box].ravel()
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32, copy=False)
+            check_finite(values, f"{volume.path} (planes {box[0].start} to {box[0].stop - 1})")
+        yield values
+        advance(values.size)
+
+
+def _counted(blocks: Iterable[NDArray]) -> NDArray[np.int64]:
+    """How often each number of 16 bits occurs."""
+    counts = np.zeros(_BINS, np.int64)
+    for numbers in blocks:
+        counts += np.bincount(numbers, minlength=_BINS)
+    return counts
 
 
 def _tails(volume: Volume, clip: Sequence[float]) -> tuple[int, int]:
@@ -171,30 +185,10 @@ class _Smallest:
         return float(np.partition(np.concatenate(self.found), self.size - 1)[self.size - 1])
 
 
-def _kept_percentiles(volume: Volume, sizes: tuple[int, int], advance: Advance) -> tuple[float, float]:
-    """Percentiles of floats in one pass: the last of so many smallest values, and of so many largest ones."""
-    smallest, largest = map(_Smallest, sizes)
-    for box in volume.blocks():
-        values = _finite(volume[box], f"{volume.path} (planes {box[0].start} to {box[0].stop - 1})").ravel()
-        smallest.add(values)
-        largest.add(-values)
-        advance(values.size)
-    return smallest.last(), -largest.last()
-
-
-def _ordered(values: NDArray) -> NDArray[np.uint32]:
-    """Floats as float32 → unsigned integers of the same order, flat: the bits of negative numbers run backwards."""
-    bits = np.ascontiguousarray(values, np.float32).ravel().view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | _SIGN)
-
-
-def _finite(values: NDArray, where: str) -> NDArray:
-    """The values, of float64 as float32, whose range they must keep."""
-    if values.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32, copy=False)
-        check_finite(values, where)
-    return values
+def _ordered(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Float32 → unsigned integers of the same order: the bits of negative numbers run backwards."""
+    bits = values.view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
 
 
 def _log_moments(volume: Volume, low: float, high: float, advance: Advance) -> tuple[float, float]:

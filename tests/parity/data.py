@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch.optim import SGD
 
-from dataloader.cutting import Lattice, whole_box
+from dataloader.cutting import Lattice
 from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
 from utils.axes import to_memory
 from volumes.intensity import IntensityTransform
 from volumes.statistics import Normalisation, transform_of
-from volumes.volume import ArrayVolume, Volume
+from volumes.volume import ArrayVolume, Volume, whole_box
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32
 TILE = (4, 8, 8)

@@ -41,7 +41,8 @@ class MicroscopeVolume(PlaneVolume):
     """
 
     package: str
-    name: str
+    opener: str  # of the package; path → a context in which the file is open
+    name: str  # of the format
 
     def __init__(self, path: Path, choice: Choice) -> None:
         self.path = path
@@ -71,7 +72,7 @@ class MicroscopeVolume(PlaneVolume):
     def _open(self) -> Iterator[Any]:
         package = optional_package(self.package, self.path)
         try:
-            with self._reader(package) as file:
+            with getattr(package, self.opener)(str(self.path)) as file:
                 yield file
         except UserError:
             raise
@@ -84,10 +85,6 @@ class MicroscopeVolume(PlaneVolume):
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with self._open() as file:
             yield from self._windows(file, planes, rows, columns)
-
-    @abstractmethod
-    def _reader(self, package: Any) -> Any:
-        """A context in which the file is open."""
 
     @abstractmethod
     def _scenes(self, file: Any) -> Sequence[str]:
@@ -109,10 +106,7 @@ class MicroscopeVolume(PlaneVolume):
 class CziVolume(MicroscopeVolume):
     """Zeiss CZI; the tiles of a mosaic are put together, at full resolution."""
 
-    package, name = "pylibCZIrw.czi", "CZI"
-
-    def _reader(self, package: Any) -> Any:
-        return package.open_czi(str(self.path))
+    package, opener, name = "pylibCZIrw.czi", "open_czi", "CZI"
 
     def _scenes(self, file: Any) -> Sequence[str]:
         found = sorted(file.scenes_bounding_rectangle_no_pyramid.items())
@@ -145,10 +139,7 @@ class CziVolume(MicroscopeVolume):
 class LifVolume(MicroscopeVolume):
     """Leica LIF; every image of the file is a scene."""
 
-    package, name = "liffile", "LIF"
-
-    def _reader(self, package: Any) -> Any:
-        return package.LifFile(str(self.path))
+    package, opener, name = "liffile", "LifFile", "LIF"
 
     def _scenes(self, file: Any) -> Sequence[str]:
         if not len(file.images):
@@ -176,10 +167,7 @@ class LifVolume(MicroscopeVolume):
 class Nd2Volume(MicroscopeVolume):
     """Nikon ND2; every position is a scene."""
 
-    package, name = "nd2", "ND2"
-
-    def _reader(self, package: Any) -> Any:
-        return package.ND2File(self.path)
+    package, opener, name = "nd2", "ND2File", "ND2"
 
     def _scenes(self, file: Any) -> Sequence[str]:
         return [f"position {n}" for n in range(file.sizes.get("P", 1))]

@@ -128,13 +128,9 @@ def _inside(folder: Path) -> list[Path]:
     """The volumes of a folder that is no Zarr folder; the folder itself where it holds slices."""
     flat, volumes = _slices_and_stacks(listed(folder))
     for path in folder.iterdir():
-        if path.name[0] == ".":
-            continue
-        if path.is_file():
-            is_volume = path.name.lower().endswith(tuple(FORMATS))
-        else:
-            is_volume = not path.name.endswith(PARTIAL) and (is_zarr(path) or bool(listed(path)))
-        volumes += [path] if is_volume else []
+        known = path.is_file() and path.name.lower().endswith(tuple(FORMATS))
+        if known or (path.is_dir() and not path.name.endswith(PARTIAL) and (is_zarr(path) or listed(path))):
+            volumes += [path] if path.name[0] != "." else []
     volumes.sort(key=natural)
     if flat and volumes:
         raise UserError(

@@ -14,8 +14,7 @@ from evaluation.measure import evaluate
 from evaluation.report import refuse_outputs
 from utils.command_line import Parser
 from utils.errors import reported
-from utils.geometry import voxel_size
-from utils.region import parse_region, parse_slice
+from utils.region import parse_region, parse_slice, voxel_size
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
@@ -37,25 +36,17 @@ def build_parser() -> Parser:
         description="Compare a restored volume with its truth, its input and interpolation; write a report.",
         epilog=EPILOG,
     )
-    files = parser.add_argument_group("files")
-    files.add_argument(
-        "--reconstruction", type=Path, metavar="R", help="the restored volume; without it the baselines are evaluated"
-    )
-    files.add_argument("--truth", type=Path, metavar="T", help="the isotropic truth; its voxels are the grid")
-    files.add_argument("--input", type=Path, metavar="I", help="the anisotropic volume that was restored")
-    files.add_argument(
-        "--output", type=Path, metavar="DIR", required=True, help="folder for metrics.json, report.html and figures"
-    )
-    files.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in that folder")
-    files.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel files, counted from 0")
+    add = parser.add_argument_group("files").add_argument
+    add("--reconstruction", type=Path, metavar="R", help="the restored volume; without it the baselines are evaluated")
+    add("--truth", type=Path, metavar="T", help="the isotropic truth; its voxels are the grid")
+    add("--input", type=Path, metavar="I", help="the anisotropic volume that was restored")
+    add("--output", type=Path, metavar="DIR", required=True, help="folder for metrics.json, report.html and figures")
+    add("--overwrite", action="store_true", help="replace an earlier evaluation in that folder")
+    add("--channel", type=int, metavar="N", help="channel of multi-channel files, counted from 0")
     places = parser.add_argument_group("positions (taken from voxel size and translation of the files where they state them)")
-    simulated = places.add_mutually_exclusive_group()
-    simulated.add_argument(
-        "--thin", type=int, metavar="F", help="simulate the input from the truth: section k is plane F·k + F//2"
-    )
-    simulated.add_argument(
-        "--average", type=int, metavar="F", help="simulate it: section k is the mean of F planes, from plane F·k on"
-    )
+    add = places.add_mutually_exclusive_group().add_argument
+    add("--thin", type=int, metavar="F", help="simulate the input from the truth: section k is plane F·k + F//2")
+    add("--average", type=int, metavar="F", help="simulate it: section k is the mean of F planes, from plane F·k on")
     _add_positions(places)
     places.add_argument("--voxel", metavar="z,y,x", help="voxel size in µm of truth and reconstruction where the files have none")
     how = parser.add_argument_group("measuring")
@@ -87,53 +78,44 @@ def build_compress_parser() -> Parser:
     apply("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     _add_positions(parser.add_argument_group("position of --input in --truth (taken from the files where they state it)"))
     _add_measuring(parser.add_argument_group("measuring"), planes="4::8")
+    parser.set_defaults(reconstruction=None, thin=None, average=None, voxel=None, codec=None, bpp=0.0)
     return parser
 
 
 def _add_positions(places: argparse._ArgumentGroup) -> None:
-    places.add_argument("--input-position", choices=("pick", "average"), help="how the sections of --input relate to the planes")
-    places.add_argument("--factor", type=int, metavar="F", help="planes per section of --input, with --input-position")
-    places.add_argument("--region", metavar="z0:z1,y0:y1,x0:x1", help="evaluate this box of the truth only")
+    add = places.add_argument
+    add("--input-position", choices=("pick", "average"), help="how the sections of --input relate to the planes")
+    add("--factor", type=int, metavar="F", help="planes per section of --input, with --input-position")
+    add("--region", metavar="z0:z1,y0:y1,x0:x1", help="evaluate this box of the truth only")
 
 
 def _add_measuring(how: argparse._ArgumentGroup, planes: str) -> None:
-    how.add_argument(
-        "--data-range",
-        default="auto",
-        metavar="WHAT",
-        help="auto (uint8: 255, else the truth's range), dtype, reference, or a number; default auto",
-    )
-    how.add_argument(
-        "--planes", default=planes, metavar="a:b:s", help=f"planes of each orientation for SSIM and MS-SSIM; default {planes}"
-    )
-    how.add_argument(
-        "--sample", type=int, default=256, metavar="N", help="longest side of the central box for SSIM and spectra; default 256"
-    )
+    add = how.add_argument
+    what = "auto (uint8: 255, else the truth's range), dtype, reference, or a number; default auto"
+    add("--data-range", default="auto", metavar="WHAT", help=what)
+    what = f"planes of each orientation for SSIM and MS-SSIM; default {planes}"
+    add("--planes", default=planes, metavar="a:b:s", help=what)
+    what = "longest side of the central box for SSIM and spectra; default 256"
+    add("--sample", type=int, default=256, metavar="N", help=what)
 
 
 def request_of(options: argparse.Namespace) -> Request:
     """The request that the command line makes."""
-    degrade = (
-        ("pick", options.thin)
-        if options.thin is not None
-        else ("average", options.average)
-        if options.average is not None
-        else None
-    )
+    simulated = {"pick": options.thin, "average": options.average}
     return Request(
         reconstruction=options.reconstruction,
         truth=options.truth,
         input=options.input,
-        degrade=degrade,
+        degrade=next(((how, factor) for how, factor in simulated.items() if factor is not None), None),
         input_position=options.input_position,
         factor=options.factor,
         region=parse_region(options.region),
         voxel_um=voxel_size(options.voxel),
+        planes=parse_slice(options.planes, "--planes"),
         channel=options.channel,
         data_range=options.data_range,
         codec=options.codec,
         bpp=options.bpp,
-        planes=parse_slice(options.planes, "--planes"),
         sample=options.sample,
     )
 
@@ -148,17 +130,7 @@ def evaluate_volume(options: argparse.Namespace) -> None:
 
 def compress(options: argparse.Namespace) -> None:
     """A run's codes beside standard codecs."""
-    request = Request(
-        truth=options.truth,
-        input=options.input,
-        input_position=options.input_position,
-        factor=options.factor,
-        region=parse_region(options.region),
-        channel=options.channel,
-        data_range=options.data_range,
-        planes=parse_slice(options.planes, "--planes"),
-        sample=options.sample,
-    )
+    request = request_of(options)
     from evaluation.compression import RateDistortion
     from evaluation.compression_report import OUTPUTS, write_compression
     from inference import Engine, Options, Run

@@ -12,8 +12,7 @@ from typing import Any
 
 from utils.command_line import Parser
 from utils.errors import reported
-from utils.geometry import voxel_size
-from utils.region import parse_region
+from utils.region import parse_region, voxel_size
 
 EPILOG = """examples:
   infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr

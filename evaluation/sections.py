@@ -91,6 +91,10 @@ class Sections:
         """Sections before this one will not be asked for again within the band of rows."""
         self._needed = section
 
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._kept, self._window = self._kept[:0, :0, :0].copy(), (slice(0, 0),) * 3
+
     def copied(self, begin: int, end: int, rows: slice, columns: slice, path: Path, dtype: Any = np.float32) -> Sections:
         """Sections [begin, end) of a reference window, from an uncompressed file that is written here."""
         copy = np.memmap(path, dtype, "w+", shape=(end - begin, *extent((rows, columns))))

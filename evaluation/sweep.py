@@ -70,6 +70,8 @@ def sweep(comparison: Comparison, box: Box, folder: Path) -> dict[str, Swept]:
                 if volume.name == REFERENCE:
                     truth = block[relative(core, longer)]
             bar.update(voxels_of(core))
+    for volume in swept.values():
+        volume.candidate.sections.close()
     for name in (REFERENCE, "reconstruction"):
         if name in swept and swept[name].moments.low == swept[name].moments.high:
             raise UserError(

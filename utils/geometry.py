@@ -120,20 +120,3 @@ def _factor(s: Mapping[str, Any], slices: int) -> int:
 def _nearest_divisors(number: int, value: int) -> str:
     divisors = sorted((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - value), d))
     return ", ".join(str(d) for d in sorted(divisors[:3]))
-
-
-def voxel_size(text: str | None) -> tuple[float, float, float] | None:
-    """The value of ``--voxel``: ``z,y,x`` in µm.
-
-    Raises:
-        UserError: it is not written so.
-    """
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 2,0.25,0.25") from None
-    if not 0 < min(z, y, x) <= max(z, y, x) < float("inf"):
-        raise UserError(f"--voxel {text!r}: sizes must be positive")
-    return z, y, x

@@ -1,4 +1,4 @@
-"""Parts of a volume as a user writes them: ``a:b`` along one axis, ``z0:z1,y0:y1,x0:x1`` for a box."""
+"""Parts and sizes as a user writes them: ``a:b`` along one axis, ``z0:z1,y0:y1,x0:x1`` for a box, ``z,y,x`` in µm for a voxel."""
 
 from __future__ import annotations
 
@@ -39,4 +39,21 @@ def parse_region(text: str | None) -> tuple[slice, slice, slice] | None:
     if len(spans) != 3 or any(span.count(":") != 1 for span in spans):
         raise UserError(f"--region {text!r} must look like z0:z1,y0:y1,x0:x1, for example 0:128,0:512,0:512")
     z, y, x = (parse_slice(span, "--region") for span in spans)
+    return z, y, x
+
+
+def voxel_size(text: str | None) -> tuple[float, float, float] | None:
+    """The value of ``--voxel``: ``z,y,x`` in µm.
+
+    Raises:
+        UserError: it is not written so.
+    """
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 2,0.25,0.25") from None
+    if not 0 < min(z, y, x) <= max(z, y, x) < float("inf"):
+        raise UserError(f"--voxel {text!r}: sizes must be positive")
     return z, y, x

@@ -6,6 +6,7 @@ applied to whatever block is asked for, so that nothing has to fit in memory.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ METHODS = ("nearest", "linear", "cubic")
 HALO = 14  # sections on either side of a block; the influence of a section on a cubic spline falls by 0.27 per section: 1e-8
 
 
+@dataclass(frozen=True)
 class Candidate:
     """A volume on the reference grid, computed block by block: down a band of rows, then down the next.
 
-    Args:
+    Attributes:
         sections: where it comes from.
         method: of METHODS; planes that lie on the grid are read as they are.
         limits: results are clipped to this range (an interpolating spline overshoots); None for no limits.
     """
 
-    def __init__(self, sections: Sections, method: str = "cubic", limits: tuple[float, float] | None = None) -> None:
-        self.sections, self.method, self.limits = sections, method, limits
+    sections: Sections
+    method: str = "cubic"
+    limits: tuple[float, float] | None = None
 
     def block(self, box: Box) -> NDArray[np.float32]:
         """The voxels of a box in reference coordinates, float32 (z, y, x)."""

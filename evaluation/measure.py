@@ -18,7 +18,7 @@ from evaluation.grid import Comparison, Request, open_comparison
 from evaluation.metrics import choose_range
 from evaluation.report import plain, refuse_outputs, render, slice_text
 from evaluation.spectra import Spectra
-from evaluation.sweep import REFERENCE, central_box, sweep
+from evaluation.sweep import REFERENCE, sweep
 from evaluation.verdict import verdict
 from utils.files import put_files
 from utils.runs import program_version
@@ -83,8 +83,7 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
         UserError: bad input: files that do not go together, NaN, infinite values, a volume that holds one value only.
     """
     comparison = open_comparison(request, folder)
-    box = central_box(comparison.region, request.sample)
-    swept = sweep(comparison, box, folder)
+    box, swept = sweep(comparison, request.sample, folder)
     judged = swept.get(REFERENCE) or next(iter(swept.values()))
     scope = choose_range(request.data_range, comparison.dtype, judged.name, judged.moments.low, judged.moments.high)
     shells = FourierShells(extent(box), comparison.spacing)

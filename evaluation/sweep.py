@@ -41,12 +41,21 @@ class Swept:
     moments: Moments = field(default_factory=Moments)
 
 
-def sweep(comparison: Comparison, box: Box, folder: Path) -> dict[str, Swept]:
-    """Reads every file once, block by block; the truth comes last in what it returns.
+def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[str, Swept]]:
+    """Reads every file once, block by block.
+
+    Args:
+        comparison: what is read.
+        side: longest side of the central box.
+        folder: for the boxes.
+
+    Returns:
+        The central box, and what is known of every volume, the truth last.
 
     Raises:
-        UserError: NaN, infinite values, or a volume that holds one value only.
+        UserError: NaN, infinite values, a volume that holds one value only, or a region that is too small.
     """
+    box = central_box(comparison.region, side)
     swept: dict[str, Swept] = {}
     for name, candidate in (comparison.candidates | ({REFERENCE: comparison.truth} if comparison.truth else {})).items():
         central = np.asarray(np.memmap(folder / f"box_{len(swept)}", np.float32, "w+", shape=extent(box)))
@@ -78,7 +87,7 @@ def sweep(comparison: Comparison, box: Box, folder: Path) -> dict[str, Swept]:
                 f"the {name} holds one value only ({swept[name].moments.low:g}) in the compared region; check the file, its "
                 "channel and --region"
             )
-    return swept
+    return box, swept
 
 
 def blocks(region: Box, voxels: int = 2**23, behind: int = 1) -> Iterator[tuple[Box, Box]]:

@@ -16,8 +16,8 @@ The path of one volume through ``infer.py enhance``::
           tiling.py       the lattice of these tiles: cores, windows, halos
           transfer.py     arrays to the device and back, without waiting
         uncertainty.py  the spread over passes
-      writing.py      the values to an array, or to a file that appears when it is whole (volumes)
-        work.py         the next piece is read, the last ones are stitched and written while one is computed
+      work.py         piece after piece to an array, or to a file that appears when it is whole (volumes): the next one is read,
+                      the last ones are stitched and written while one is computed
         processes.py    which of several processes this is
       trust.py        what speaks for the result: seams, consistency with the input, a picture
 

@@ -14,9 +14,9 @@ from inference.jobs import decode_job, encode_job, enhance_job
 from inference.outputs import Output
 from inference.run import Engine, Run
 from inference.source import Given, Options, Source
-from inference.trust import compare, save_preview
+from inference.trust import save_preview
 from inference.uncertainty import spread_job
-from inference.writing import compute, write, write_codes
+from inference.work import compute, write, write_codes, write_consistency
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.output_files import refuse_existing
@@ -80,7 +80,7 @@ def enhance(
             return None
         made = [open_volume(output.path, channel=c) for c in range(job.field.channels)]
         for path in records.keys() - jobs.keys() - finished:
-            compare(run, source, made, path, output.beside("consistency", ".json"), records[path])
+            write_consistency(run, source, made, path, output.beside("consistency", ".json"), records[path])
         if output.preview and options.region is None:
             save_preview(output.beside("preview", ".png"), source, made, run.geometry.factor, job.voxel_um, output.path.name)
         elif output.preview:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,12 @@ class CodeStore:
         if self.about["kind"] == "gaussian":
             return Packed(levels_last(self._array("codes", (slice(None), *box))), empty)
         levels = [self._array(name, box) for name in level_names(self.about["levels"])]
-        return Packed(levels[0] if len(levels) == 1 else np.stack(levels, axis=-1), empty)
+        residual = self.about.get("of_levels", self.about["levels"]) > 1
+        return Packed(np.stack(levels, axis=-1) if residual else levels[0], empty)
+
+    def first_levels(self, count: int) -> CodeStore:
+        """The store of a residual codebook as if it ended after some of its levels."""
+        return replace(self, about={**self.about, "levels": count, "of_levels": self.about["levels"]}, recent=Recent())
 
     def cost(self) -> float:
         """Reading codes takes next to no time."""

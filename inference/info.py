@@ -15,7 +15,6 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.runs import RunFolder
 from volumes.open import open_volume
-from volumes.volume import Volume
 
 
 def describe(path: Path) -> Iterator[str]:
@@ -93,12 +92,7 @@ def _volume(path: Path) -> Iterator[str]:
     yield f"{path}: {volume.shape} {np.dtype(volume.dtype).name} (Z, Y, X)"
     yield f"{volume.channels} channel(s), {volume.levels} level(s)"
     yield _placement(volume.voxel_um, volume.translation_um)
-    yield from _made_by(volume)
-
-
-def _made_by(volume: Volume) -> Iterator[str]:
     about = volume.attributes
-    if "run" not in about:
-        return
-    yield f"made by {about['run']}, weights {about['weights']}, from {', '.join(about['input']['files'])}"
-    yield from said_of_seams(about["seams"] if "seams" in about else seam(volume, about))
+    if "run" in about:
+        yield f"made by {about['run']}, weights {about['weights']}, from {', '.join(about['input']['files'])}"
+        yield from said_of_seams(about["seams"] if "seams" in about else seam(volume, about))

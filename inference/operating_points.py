@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from inference.api import decode, encode
-from inference.codes import CodeStore, level_names
-from inference.encoding import Packed
+from inference.codes import level_names
 from inference.outputs import Output
 from inference.run import Run
 from inference.source import Options, Source
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import Box, Volume
+from volumes.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,6 @@ class KeptPlanes(Volume):
         return values if values.dtype == self.dtype else np.rint(values).astype(self.dtype)
 
 
-class FirstLevels(CodeStore):
-    """The store of a residual codebook as if it ended after some of its levels."""
-
-    def read(self, box: Box) -> Packed:
-        """As :meth:`CodeStore.read`, always with an axis of levels, which a residual codebook needs."""
-        packed = super().read(box)
-        return packed if self.about["levels"] > 1 else packed._replace(codes=packed.codes[..., None])
-
-
 def operating_points(
     run: Run, kept: KeptPlanes, options: Options, store: Path, folder: Path, *, overwrite: bool = False
 ) -> Iterator[OperatingPoint]:
@@ -103,7 +93,7 @@ def operating_points(
     assert whole is not None
     levels, options = whole.about["levels"], replace(options, region=None)
     for count in range(1, levels + 1):
-        part = whole if count == levels else FirstLevels(whole.path, {**whole.about, "levels": count}, whole.shape)
+        part = whole.first_levels(count)
         names = level_names(levels)[count:]
         size = sum(file.stat().st_size for file in whole.path.rglob("*") if file.is_file()) - sum(map(whole.bytes_of, names))
         files = {grid: folder / f"{grid}_{count}.ome.tif" for grid in ("raw", "isotropic")}

@@ -121,10 +121,10 @@ class Source:
             log.info(
                 "the training resized its planes to %d pixels; the input is taken to be sampled like them", settings["resize"]
             )
-        self.intensities = intensities(run, self.volumes, options.normalise, prepared=options.prepared)
         foreign = run.record if run.translates and options.normalise == "run" else None
         shown = foreign["directions"][run.directions[-1]]["dtype"] if foreign else None
         self.dtype = checked_dtype(options.dtype or shown or np.result_type(*(v.dtype for v in self.volumes)).name)
+        self.intensities = intensities(run, self.volumes, options.normalise, prepared=options.prepared)
         self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
 
     def __enter__(self) -> Source:

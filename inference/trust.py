@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from inference.run import Run
 from inference.source import Source
-from inference.work import work_through
 from utils.axes import to_memory
-from utils.files import write_json
 from utils.geometry import LATENT_STRIDE
 from utils.pictures import orthogonal_planes, save_png
-from volumes.target_plan import plan_target
-from volumes.volume import Box, Volume
-from volumes.volume_target import create_target
+from volumes.volume import Volume
 
 log = logging.getLogger("isoscope")
 
@@ -47,54 +41,6 @@ def projected(volume: NDArray[Any], factor: int, how: str, centre: float) -> NDA
     if how == "max":
         return slabs.max(axis=1)
     return slabs.min(axis=1) if how == "min" else slabs.mean(axis=1)
-
-
-def compare(run: Run, source: Source, outputs: Sequence[Volume], path: Path, errors: Path, attributes: Mapping[str, Any]) -> None:
-    """Writes the output projected onto the encoded slices, minus these, in grey values; and the errors of every slice as JSON.
-
-    Args:
-        run: says how the training projected.
-        source: the input.
-        outputs: the finished output, one volume per channel. One process is enough: nothing is computed but sums.
-        path: of the differences, float32.
-        errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
-        attributes: recorded with the differences.
-    """
-    factor, how, centre = run.geometry.factor, run.projection, run.plane_of_slice(0)
-    squares = np.zeros((len(outputs), source.count))
-    place: dict[str, Any] = {}
-    voxel, position = outputs[0].voxel_um, outputs[0].translation_um
-    if voxel is not None and position is not None:
-        place["voxel_um"] = (voxel[0] * factor, *voxel[1:])
-        place["translation_um"] = (position[0] + voxel[0] * centre, *position[1:])
-    names = run.directions if len(outputs) > 1 else None
-    shape = (source.count, *source.inner)
-    plan = plan_target(path, shape=shape, dtype="float32", channel_names=names, attributes=attributes, **place)
-    target = create_target(path, plan, overwrite=True)
-
-    def differences(box: Box) -> NDArray[np.float32]:
-        k, rows, columns = box
-        given = source.grey(k, rows, columns)
-        planes = [output[k.start * factor : k.stop * factor, rows, columns] for output in outputs]
-        values = np.stack([projected(made, factor, how, centre) - grey for made, grey in zip(planes, given, strict=False)])
-        squares[:, k] += np.square(values, dtype=np.float64).sum(axis=(2, 3))
-        return values
-
-    def write(box: Box, values: NDArray[np.float32]) -> None:
-        target.write_region(box, values if target.channels else values[0])
-
-    work_through(target.boxes, prefetch=lambda box: None, begin=differences, write=write, title=path.name)
-    target.finish()
-    channels = []
-    for intensity, of_slices in zip(source.intensities, squares / math.prod(source.inner), strict=False):
-        low, peak = intensity.to_grey(torch.tensor([intensity.floor, 1.0])).tolist()
-        rmse = np.sqrt([of_slices.mean(), *of_slices]).tolist()
-        psnr = [20 * math.log10((peak - low) / error) if 0 < error and low < peak else None for error in rmse]
-        whole, *slices = ({"rmse": error, "psnr_db": ratio} for error, ratio in zip(rmse, psnr, strict=True))
-        channels.append({"peak": peak - low, **whole, "slices": slices})
-    write_json(errors, {"projection": how, "planes_per_slice": factor, "channels": channels})
-    said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
-    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse[0], said, path)
 
 
 def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:

@@ -1,20 +1,178 @@
-"""Reading, network and writing at the same time, piece by piece, with few pieces in memory."""
+"""Piece after piece to an array, a file or a code store: reading, network and writing at the same time, few pieces in memory."""
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from volumes.volume import Box, voxels_of
+from inference.codes import CodeTarget
+from inference.decoding import Part, meet
+from inference.encoding import SliceEncoder
+from inference.jobs import Job
+from inference.outputs import Output
+from inference.processes import Processes
+from inference.run import Run
+from inference.source import Source
+from inference.trust import projected, said_of_seams, seam
+from utils.files import write_json
+from volumes.output_files import estimate_bytes, free_space, partial_path, refuse_existing
+from volumes.target_plan import plan_target
+from volumes.volume import Box, Volume, boxes, corner, moved, parts, voxels_of
+from volumes.volume_target import create_target
 
+log = logging.getLogger("isoscope")
+
+_SHARD = 256
 _WAITING = 1  # pieces that are being written while the next one is computed
 _WRITERS = 4  # threads that put pieces together, compress and write them
 
+
 Piece = TypeVar("Piece")
+
+
+def compute(job: Job, progress: bool) -> NDArray[Any]:
+    """A job's values, (Z, Y, X) or (C, Z, Y, X)."""
+    out = np.empty((job.field.channels, *job.shape), job.field.dtype)
+
+    def put(box: Box, begun: Part) -> None:
+        out[(slice(None), *box)] = begun(box)
+
+    pieces = boxes(job.shape, job.field.unit)
+    work_through(pieces, prefetch=job.prefetch, begin=job.begin, write=put, title="enhance", show=progress)
+    return out if job.channel_names else out[0]
+
+
+def write(job: Job, output: Output) -> None:
+    """Computes this process's share of an output and helps to finish it; a dry run only says what that would be."""
+    shape, field, processes = job.shape, job.field, output.processes
+    refuse_existing(output.path, output.overwrite)
+    if output.dry_run:
+        _dry_run(job, output.path)
+        return
+    if processes.rank == 0 and not partial_path(output.path).exists():
+        needed = estimate_bytes(output.path, shape, field.dtype, field.channels)
+        free_space(output.path, needed // 4)  # compressed to a quarter at best
+    plan = plan_target(
+        output.path,
+        shape=shape,
+        dtype=field.dtype,
+        voxel_um=job.voxel_um,
+        translation_um=job.translation_um,
+        channel_names=job.channel_names,
+        # whole cores up to about 256 voxels, or a part of a larger one
+        shard=[_SHARD if side % _SHARD == 0 else side if side > _SHARD else side * (_SHARD // side) for side in field.unit],
+        attributes=job.attributes,
+        compression=None if output.compression == "none" else output.compression,
+    )
+    with processes.first_alone(output.overwrite):  # who may have to remove an unfinished output
+        target = create_target(output.path, plan, overwrite=output.overwrite)
+
+    def write_part(box: Box, begun: Part) -> None:
+        values = begun(box)
+        target.write_region(box, values if target.channels else values[0])
+
+    pieces = boxes(shape, [max(sides) for sides in zip(field.unit, target.shard, strict=True)])  # whole shards, whole cores
+    missing = [target.boxes[n] for n in target.pending()]
+    started = time.monotonic()
+    done = work_through(
+        [pieces[n] for n in processes.share(len(pieces)) if any(meet(pieces[n], shard) for shard in missing)],
+        prefetch=job.prefetch,
+        begin=job.begin,
+        write=write_part,
+        split=lambda box: parts(box, target.shard),
+        title=output.path.name,
+        show=processes.rank == 0,
+    )
+    seconds = time.monotonic() - started
+    voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
+    counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
+    seams = seam(target.volume(), job.attributes) if processes.rank == 0 else {}
+    extra = {"work": counts, "seams": seams}
+    target.finish(rank=processes.rank, world=processes.world, barrier=processes.barrier, extra=extra)
+    if processes.rank == 0:
+        rate = voxels / seconds / 1e6 if voxels else 0.0
+        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output.path, shape, rate, background)
+        for line in said_of_seams(seams):
+            log.info(line)
+
+
+def _dry_run(job: Job, path: Path) -> None:
+    field = job.field
+    pieces = boxes(job.shape, field.unit)
+    minutes = field.cost(moved(pieces[len(pieces) // 2], corner(job.region))) * math.prod(job.shape) / 60
+    tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
+    size = math.prod(job.shape) * field.channels * field.dtype.itemsize
+    log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, job.shape, field.dtype, size / 1e9)
+    log.info("%d tiles of %s voxels, up to %d at once", len(boxes(job.shape, tile)), tuple(tile), math.prod(field.block))
+    log.info("the network takes about %.2g minutes for one process", minutes)
+
+
+def write_codes(target: CodeTarget, encoder: SliceEncoder, processes: Processes, progress: bool) -> None:
+    """This process's share of a code store."""
+    own = {corner(target.units[n]) for n in processes.share(len(target.units))}
+    mine = [box for box in target.pending() if corner(box) in own]
+    work_through(mine, prefetch=encoder.prefetch, begin=encoder.read, write=target.write, title="encode", show=progress)
+
+
+def write_consistency(
+    run: Run, source: Source, outputs: Sequence[Volume], path: Path, errors: Path, attributes: Mapping[str, Any]
+) -> None:
+    """Writes the output projected onto the encoded slices, minus these, in grey values; and the errors of all slices as JSON.
+
+    Args:
+        run: says how the training projected.
+        source: the input.
+        outputs: the finished output, one volume per channel. One process is enough: nothing is computed but sums.
+        path: of the differences, float32.
+        errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
+        attributes: recorded with the differences.
+    """
+    factor, how, centre = run.geometry.factor, run.projection, run.plane_of_slice(0)
+    squares = np.zeros((len(outputs), source.count))
+    place: dict[str, Any] = {}
+    voxel, position = outputs[0].voxel_um, outputs[0].translation_um
+    if voxel is not None and position is not None:
+        place["voxel_um"] = (voxel[0] * factor, *voxel[1:])
+        place["translation_um"] = (position[0] + voxel[0] * centre, *position[1:])
+    names = run.directions if len(outputs) > 1 else None
+    shape = (source.count, *source.inner)
+    plan = plan_target(path, shape=shape, dtype="float32", channel_names=names, attributes=attributes, **place)
+    target = create_target(path, plan, overwrite=True)
+
+    def differences(box: Box) -> NDArray[np.float32]:
+        k, rows, columns = box
+        given = source.grey(k, rows, columns)
+        planes = [output[k.start * factor : k.stop * factor, rows, columns] for output in outputs]
+        values = np.stack([projected(made, factor, how, centre) - grey for made, grey in zip(planes, given, strict=False)])
+        squares[:, k] += np.square(values, dtype=np.float64).sum(axis=(2, 3))
+        return values
+
+    def write(box: Box, values: NDArray[np.float32]) -> None:
+        target.write_region(box, values if target.channels else values[0])
+
+    work_through(target.boxes, prefetch=lambda box: None, begin=differences, write=write, title=path.name)
+    target.finish()
+    channels = []
+    for intensity, of_slices in zip(source.intensities, squares / math.prod(source.inner), strict=False):
+        low, peak = intensity.to_grey(torch.tensor([intensity.floor, 1.0])).tolist()
+        rmse = np.sqrt([of_slices.mean(), *of_slices]).tolist()
+        psnr = [20 * math.log10((peak - low) / error) if 0 < error and low < peak else None for error in rmse]
+        whole, *slices = ({"rmse": error, "psnr_db": ratio} for error, ratio in zip(rmse, psnr, strict=True))
+        channels.append({"peak": peak - low, **whole, "slices": slices})
+    write_json(errors, {"projection": how, "planes_per_slice": factor, "channels": channels})
+    said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
+    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse[0], said, path)
 
 
 def work_through(

@@ -17,15 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import RESULTS, machine, write_result
 
 BATCH, SIDE, STRIDE, AT_LEAST = 2, 64, 16, 10
 ROTATION = "plain, rotation trick"
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="generator steps of each training")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with seeds 1, 2, ...")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these variants alone")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "codebooks.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "codebooks.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -177,7 +177,7 @@ def main() -> None:
             runs = result["variants"].setdefault(name, {})
             if str(seed) not in runs:
                 runs[str(seed)] = in_a_process(name, options.data, options.steps, seed)
-                write(result, options.output)
+                write_result(options.output, result | {"setting": __doc__.split("\n\n")[1].replace("\n", " ")})
     show(result)
 
 
@@ -188,23 +188,7 @@ def in_a_process(name: str, data: Path, steps: int, seed: int) -> dict:
         raise SystemExit(f"{name}, seed {seed}: {done.stderr[-3000:]}")
     found = json.loads(done.stdout.rpartition("RESULT")[2])
     print(f"{name}, seed {seed}: {found['psnr_db']:.2f} dB, codes used {found['codes_used']}", flush=True)
-    return found | {"commit": commit()}
-
-
-def commit() -> str:
-    return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
-
-
-def write(result: dict, output: Path) -> None:
-    import torch
-
-    result |= {
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": "cpu"},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "setting": __doc__.split("\n\n")[1].replace("\n", " "),
-    }
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    return found | {"commit": machine()["commit"]}
 
 
 def show(result: dict) -> None:

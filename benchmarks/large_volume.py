@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import machine  # noqa: E402
-from volumes.open import open_volume  # noqa: E402
-from volumes.write import write_tiff  # noqa: E402
+from benchmarks.machine import ROOT, write_result
+from volumes.open import open_volume
+from volumes.write import write_tiff
 
 GIB = 2**30
 _FIELDS = ("VmRSS", "RssAnon", "VmData")
@@ -53,28 +52,11 @@ def main() -> None:
     if not source.exists():
         write_tiff(source, textured(given.texture, given.shape), shape=given.shape, dtype="uint16", voxel_um=(0.08, 0.01, 0.01))
     output = given.folder / f"isotropic{given.format}"
-    words = [
-        sys.executable,
-        str(ROOT / "infer.py"),
-        "enhance",
-        "--run",
-        str(given.run),
-        "--input",
-        str(source),
-        "--output",
-        str(output),
-        "--normalise",
-        "volume",
-        "--dtype",
-        given.dtype,
-        "--precision",
-        given.precision,
-    ]
-    found = {**watched(words, given.limit, given.folder / "peaks.json"), **described(output)}
-    found = {**machine(), "run": given.run.name, "texture": given.texture.name, "precision": given.precision, **found}
-    logging.info("%s", json.dumps(found, indent=1))
-    if given.results:
-        given.results.write_text(json.dumps(found, indent=1) + "\n")
+    words = [sys.executable, ROOT / "infer.py", "enhance", "--run", given.run, "--input", source, "--output", output]
+    words += ["--normalise", "volume", "--dtype", given.dtype, "--precision", given.precision]
+    found = {**watched([str(word) for word in words], given.limit, given.folder / "peaks.json"), **described(output)}
+    head = {"run": given.run.name, "texture": given.texture.name, "precision": given.precision}
+    write_result(given.results or given.folder / "result.json", {**head, **found})
 
 
 def textured(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:

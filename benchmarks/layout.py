@@ -8,7 +8,6 @@ process's threads, which other work on the machine disturbs less than the clock 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -17,10 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import RESULTS, small_model, write_result
 
 LATENTS, HALO = 16, ((4, 4), (4, 4), (3, 3))  # a decoding tile of 128³ voxels
 SLICES, SIDE = 8, 128
@@ -30,28 +28,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latents", type=int, default=LATENTS, help="side of the decoding tile's core")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "layout_cpu.json")
+    parser.add_argument("--results", type=Path, default=RESULTS / "layout_cpu.json")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    content = {**machine(), "rounds": given.rounds, **ratios(variants(given.latents), given.rounds)}
-    given.results.write_text(json.dumps(content, indent=1) + "\n")
-    logging.info("%s", json.dumps(content, indent=1))
+    write_result(given.results, {"rounds": given.rounds, **ratios(variants(given.latents), given.rounds)})
 
 
 def variants(latents: int) -> dict[str, dict[str, Callable[[], Any]]]:
     """Calls of the encoder and of the volume generator, plain and as inference uses them, in both precisions."""
     import torch
 
-    from models.build import build_model, make_fast
-    from models.options import MODEL_OPTIONS
-    from utils.settings.get_args import default_settings
-    from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+    from models.build import make_fast
 
-    sizes = {"cropsize": 64, "cropz": 8, "ldmyaml": "vqgan_small", "ngf": 16, "ndf": 16}
-    settings = default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **sizes, perceptual_weight=0.0, adv=0.0)
-    autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, settings["ldmyaml"]), settings)
-    built = [build_model({**settings, "autoencoder": autoencoder}) for _ in range(2)]
-    models = {"plain": built[0].requires_grad_(False).eval(), "folded, channels last": make_fast(built[1])}
+    models = {
+        "plain": small_model(for_training=False).requires_grad_(False).eval(),
+        "folded, channels last": make_fast(small_model(for_training=False)),
+    }
     slices = torch.rand(SLICES, 1, SIDE, SIDE) * 2 - 1
     stack = torch.randn(1, 4, *(latents + a + b for a, b in HALO))
     dense = {"plain": stack, "folded, channels last": stack.contiguous(memory_format=torch.channels_last_3d)}

@@ -8,16 +8,16 @@ memory (CPU); with 16 planes per view instead of all; in bf16. Writes benchmarks
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import logging
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import RESULTS, small_model, write_result
 
 VARIANTS = {
     "as trained": {},
@@ -32,20 +32,11 @@ def measure(variant: dict, device: str) -> float:
     """Seconds per step, the median of a few after one that warms up."""
     import torch
 
-    from models.build import build_model
-    from models.options import MODEL_OPTIONS
     from training.memory import keep_freed_memory
-    from utils.settings.get_args import default_settings
-    from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
     if variant.get("keep", True):
         keep_freed_memory()
-    sizes = {"cropsize": 64, "cropz": 8, "ldmyaml": "vqgan_small", "ngf": 16, "ndf": 16}
-    settings = default_settings(
-        MODEL_OPTIONS, "ae0iso0tccutvqq", **sizes, perceptual_weight=0.0, adv_planes=variant.get("adv_planes", 0)
-    )
-    autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, settings["ldmyaml"]), settings)
-    model = build_model({**settings, "autoencoder": autoencoder}).to(device)
+    model = small_model(adv_planes=variant.get("adv_planes", 0)).to(device)
     optimizers = model.configure_optimizers()[0]
     volume = torch.rand(1, 1, 64, 64, 8, device=device) * 2 - 1
     times = []
@@ -76,8 +67,7 @@ def main() -> None:
     if options.variant:
         print(measure(VARIANTS[options.variant], options.device))
         return
-    import torch
-
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = [name for name in VARIANTS if options.device == "cpu" or "memory" not in name]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
@@ -85,23 +75,13 @@ def main() -> None:
             command = [sys.executable, __file__, "--variant", name, "--device", options.device]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             seconds[name].append(float(done.stdout.split()[-1]))
-    first = seconds[names[0]]
-    result = {
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "device": options.device},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
-        "setting": "crop 64, 8 slices, ch 32, ngf 16, ndf 16, batch 1, one generator and one discriminator step",
-        "seconds": seconds,
-        "ratio_to_as_trained": {
-            name: statistics.median(value / reference for value, reference in zip(seconds[name], first, strict=True))
-            for name in names
-        },
+    ratios = {
+        name: statistics.median(value / reference for value, reference in zip(values, seconds[names[0]], strict=True))
+        for name, values in seconds.items()
     }
-    target = ROOT / "benchmarks" / "results" / f"step_time_{options.device}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
-    for name in names:
-        print(f"{name:32s} {statistics.median(seconds[name]):7.2f} s   x {result['ratio_to_as_trained'][name]:.2f}")
+    setting = "crop 64, 8 slices, ch 32, ngf 16, ndf 16, batch 1, one generator and one discriminator step"
+    content = {"on": options.device, "setting": setting, "seconds": seconds, "ratio_to_as_trained": ratios}
+    write_result(RESULTS / f"step_time_{options.device}.json", content)
 
 
 if __name__ == "__main__":

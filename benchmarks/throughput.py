@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import RESULTS, write_result
 
 SCALES = (1, 4, 16)
 VERBS = ("enhance", "encode", "decode")
@@ -57,12 +56,9 @@ def main() -> None:
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         sizes.append(json.loads(done.stdout.splitlines()[-1]))
         logging.info("%s", json.dumps(sizes[-1], indent=1))
-    content = {**machine(), "run": given.run.name, **summary(sizes), "sizes": sizes}
     device, precision = sizes[0]["device"].partition(":")[0], sizes[0]["precision"]
-    results = given.results or ROOT / "benchmarks" / "results" / f"throughput_{device}_{precision}.json"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(content, indent=1) + "\n")
-    logging.info("%s\nwritten: %s", json.dumps(summary(sizes), indent=1), results)
+    results = given.results or RESULTS / f"throughput_{device}_{precision}.json"
+    write_result(results, {"run": given.run.name, **summary(sizes), "sizes": sizes})
 
 
 def summary(sizes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def training_requirements(settings: Mapping[str, Any]) -> Requirements:
 def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same networks and losses on the smallest crop from 32³ on, or on a smaller crop itself, that keeps its factor."""
     geometry = Geometry.from_settings(settings)
-    if geometry.slices * geometry.factor != geometry.cropsize:  # slices by themselves (lateral): small as they are
+    if "axial_sampling" in settings:  # slices by themselves (lateral): small as they are
         return {**settings, "cropz": geometry.slices, "dsp": 1, "usp": 1, "batch_size": 1}
     grain = math.lcm(LATENT_STRIDE, geometry.factor * geometry.downbranch)  # divides cropsize, as any valid side
     side = min(-(-_SIDE // grain) * grain, geometry.cropsize)

@@ -158,7 +158,8 @@ def test_large_files_are_sampled(tmp_path, monkeypatch):
 
 
 def needs(model, **changes):
-    settings = default_settings(MODEL_OPTIONS, model, ngf=16, ndf=16, **changes)
+    narrow = {"ngf": 16} if model == "lateral" else {"ngf": 16, "ndf": 16}
+    settings = default_settings(MODEL_OPTIONS, model, **narrow, **changes)
     if "ldmyaml" in settings:
         read = read_autoencoder_yaml(prepare.REPOSITORY, "vqgan_small")
         settings |= {"perceptual_weight": 0, "ldmyaml": "vqgan_small"}
@@ -182,6 +183,14 @@ def test_needs_follow_crop_and_width(model, geometry):
     assert small.parameters == large.parameters and small.component_files == 4 * small.parameters
     states = 16 * small.parameters
     assert large.memory - states == pytest.approx(8 * (small.memory - states), rel=0.01)
+
+
+@pytest.mark.parametrize("cropz", [8, 5])
+def test_needs_of_a_model_of_single_slices(cropz):
+    """Also where so many slices would make a cube."""
+    small, large = (needs("lateral", cropsize=64, cropz=n, uprate=8) for n in (cropz, 2 * cropz))
+    states = 16 * small.parameters
+    assert large.memory - states == pytest.approx(2 * (small.memory - states), rel=0.01)
 
 
 def test_a_sheet_shows_planes_at_their_proportions():

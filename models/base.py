@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,8 @@ class BaseModel(pl.LightningModule):
         terms = losses()
         if terms:
             total = self.weigh(terms)
-            with self._gradient_sync(window.closes):
+            strategy = self.trainer.strategy
+            with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not window.closes else nullcontext():
                 self.manual_backward(total / window.size)
             if self.settings["on_nan"] == "stop":
                 self._remember_finite(total, terms)
@@ -146,14 +147,8 @@ class BaseModel(pl.LightningModule):
         return self.loss_weights.get(term, 0) != 0
 
     def weigh(self, terms: Terms) -> Tensor:
-        """The weighted sum: the only place where weights are applied."""
+        """The sum of terms, each with its weight."""
         return torch.stack([self.loss_weights[name] * value.float() for name, value in terms.items()]).sum()
-
-    def _gradient_sync(self, now: bool) -> AbstractContextManager[Any]:
-        strategy = self.trainer.strategy
-        if now or not isinstance(strategy, DDPStrategy):
-            return nullcontext()
-        return strategy.model.no_sync()  # type: ignore[union-attr, operator]
 
     def _log(self, values: Mapping[str, Tensor | float]) -> None:
         if values:
@@ -213,12 +208,21 @@ class BaseModel(pl.LightningModule):
         return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item, return-value]
 
     def on_train_epoch_end(self) -> None:
-        """Lightning never steps schedulers under manual optimisation."""
+        """Lightning never steps schedulers under manual optimisation.
+
+        Raises:
+            UserError: the schedule waits for a metric that is not logged.
+        """
+        monitor = self.settings["monitor"]
         for scheduler in self._schedulers():
             if not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
-            elif self._monitor_is_new():
-                scheduler.step(self._monitored())
+            elif not monitor.startswith("val/") or (self.current_epoch + 1) % self.settings["val_epochs"] == 0:
+                value = self.metric(monitor)  # between two validations a metric of theirs is an earlier epoch's
+                if value is None:
+                    known = ", ".join(sorted(self.trainer.callback_metrics))
+                    raise UserError(f"lr_policy plateau watches --monitor {monitor!r}, which is not logged; known: {known}")
+                scheduler.step(value)
         images = self.settings["batch_size"] * self._epoch_batches * self.trainer.world_size
         self.log("samples_per_second", images / max(1e-9, time.monotonic() - self._epoch_start))
         for name, optimizer in zip("gd", self.trainer.optimizers, strict=False):
@@ -227,18 +231,6 @@ class BaseModel(pl.LightningModule):
     def _schedulers(self) -> list[LRScheduler | ReduceLROnPlateau]:
         schedulers = self.lr_schedulers()
         return schedulers if isinstance(schedulers, list) else [schedulers]  # type: ignore[list-item, return-value]
-
-    def _monitor_is_new(self) -> bool:
-        """Between two validations a validation metric is that of an earlier epoch, or not there yet."""
-        return not self.settings["monitor"].startswith("val/") or (self.current_epoch + 1) % self.settings["val_epochs"] == 0
-
-    def _monitored(self) -> float:
-        name = self.settings["monitor"]
-        value = self.metric(name)
-        if value is None:
-            known = ", ".join(sorted(self.trainer.callback_metrics))
-            raise UserError(f"lr_policy plateau watches --monitor {name!r}, which is not logged; known: {known}")
-        return value
 
     def metric(self, name: str) -> float | None:
         """A logged metric, averaged over the processes, which must decide alike by it; None where it is not logged.
@@ -260,11 +252,8 @@ class BaseModel(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Starts averaging, unless a checkpoint has it already."""
         if self.settings["ema"] and self.ema_G is None:
-            self._start_ema()
-
-    def _start_ema(self) -> None:
-        self.ema_G = AveragedModel(self.G, multi_avg_fn=self._average, use_buffers=True)
-        self.ema_G.requires_grad_(False)
+            self.ema_G = AveragedModel(self.G, multi_avg_fn=self._average, use_buffers=True)
+            self.ema_G.requires_grad_(False)
 
     @torch.no_grad()
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
@@ -309,8 +298,7 @@ class BaseModel(pl.LightningModule):
         self.weights_loaded = checkpoint["weights_loaded"]
         policy = self.settings["lr_policy"]
         checkpoint["lr_schedulers"] = [carried_over(state, policy) for state in checkpoint.get("lr_schedulers", [])]
-        if self.settings["ema"] and self.ema_G is None:
-            self._start_ema()
+        self.on_fit_start()  # the averages of the checkpoint need their place
 
     # Components ------------------------------------------------------------------------------------------------------
 

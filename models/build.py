@@ -19,19 +19,8 @@ from utils.runs import RunFolder
 log = logging.getLogger("isoscope")
 
 
-def model_class(name: str) -> type[BaseModel]:
-    """The class in models/<name>.py.
-
-    Raises:
-        UserError: no such model.
-    """
-    if name not in MODEL_OPTIONS:
-        raise UserError(f"models={name!r} is not a model; known: {', '.join(sorted(MODEL_OPTIONS))}")
-    return importlib.import_module(f"models.{name}").Model
-
-
 def build_model(settings: Mapping[str, Any], for_training: bool = True, *, frozen: bool = True) -> BaseModel:
-    """The model that the settings name, with fresh weights.
+    """The model that the settings name, from models/<name>.py, with fresh weights.
 
     Args:
         settings: complete, with the resolved ``autoencoder``.
@@ -41,7 +30,10 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
     Raises:
         UserError: no such model, or the weights of a fixed network are missing.
     """
-    model = model_class(settings["models"])(settings, for_training)
+    name = settings["models"]
+    if name not in MODEL_OPTIONS:
+        raise UserError(f"models={name!r} is not a model; known: {', '.join(sorted(MODEL_OPTIONS))}")
+    model: BaseModel = importlib.import_module(f"models.{name}").Model(settings, for_training)
     if for_training and frozen:
         model.load_frozen()
     return model

@@ -87,11 +87,6 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return 0.5 * (adversarial(real_logits, True, "hinge") + adversarial(fake_logits, False, "hinge"))
 
 
-def vanilla_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """½ [mean softplus(-D(real)) + mean softplus(D(fake))], a scalar."""
-    return 0.5 * (adversarial(real_logits, True, "vanilla") + adversarial(fake_logits, False, "vanilla"))
-
-
 def ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang, Simoncelli & Bovik 2003) with three scales, mean over images and channels.
 

@@ -181,18 +181,9 @@ def pool_z(volume: Tensor, n: int) -> Tensor:
     return volume if n == 1 else _reduce_z(volume, n, "max")
 
 
-def generated_slices(volume: Tensor, factor: int, offset: int | None = None) -> Tensor:
-    """The generated planes that lie where the encoded slices were: one every ``factor``, beginning at ``offset``.
-
-    Args:
-        volume: (B, C, X, Y, n·factor).
-        factor: isotropic planes per encoded slice.
-        offset: the first plane; the middle of the first slice, ``factor // 2``, if None.
-
-    Returns:
-        (B, C, X, Y, n), plane k for encoded slice k.
-    """
-    return volume[..., factor // 2 if offset is None else offset :: factor]
+def generated_slices(volume: Tensor, factor: int) -> Tensor:
+    """The generated planes in the middle of the encoded slices, (B, C, X, Y, n·factor) -> (B, C, X, Y, n)."""
+    return volume[..., factor // 2 :: factor]
 
 
 def gather_voxels(volume: Tensor, ids: Tensor) -> Tensor:

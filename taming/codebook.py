@@ -162,7 +162,7 @@ class CodebookLife(nn.Module):
             )
         for codebook, inputs in quantizer.stages(vectors):
             centres = torch.empty_like(codebook.weight)
-            if _rank() == 0:
+            if not _distributed() or dist.get_rank() == 0:
                 centres = kmeans(inputs, codebook.num_embeddings, generator)
             _assign(codebook.weight, slice(None), centres)
         self.unused_steps.zero_()
@@ -250,7 +250,3 @@ def _gather(vectors: Tensor) -> Tensor:
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _rank() -> int:
-    return dist.get_rank() if _distributed() else 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm.autoencoder import Decoder, Encoder
 from ldm.blocks import Attention, Downsample, ResBlock, Upsample
 from ldm.bottleneck import DiagonalGaussian
-from ldm.losses import adaptive_weight, disc_factor, generator_term, kl_reconstruction, vq_reconstruction
+from ldm.losses import adaptive_weight, generator_term, kl_reconstruction, vq_reconstruction
 from networks.losses import hinge_discriminator
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss, lpips_head
@@ -159,7 +159,7 @@ def _weigh(
     nll: Tensor, target: Tensor, recon: Tensor, last: Tensor, step: int, *, ndf: int, start: int, weight: float
 ) -> dict[str, Any]:
     """The adversarial parts, composed as the models do; every pass of the discriminator begins with fresh statistics."""
-    network, factor = NLayerDiscriminator(1, ndf), disc_factor(step, start)
+    network, factor = NLayerDiscriminator(1, ndf), float(step >= start)
     state = {key: recipe(f"loss.discriminator.{key}", list(value.shape)) for key, value in network.state_dict().items()}
     network.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
     g = generator_term(network(recon))

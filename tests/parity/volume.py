@@ -117,7 +117,9 @@ def adversarial(c: Comparison) -> None:
     c.close("adv_wgangp_True", critic, relative=LOSS)
     c.close("adv_wgangp_False", -critic, relative=LOSS)
     c.close("hinge_d", losses.hinge_discriminator(real, fake), relative=LOSS)
-    c.close("vanilla_d", losses.vanilla_discriminator(real, fake), relative=LOSS)
+    c.close(
+        "vanilla_d", 0.5 * (losses.adversarial(real, True, "vanilla") + losses.adversarial(fake, False, "vanilla")), relative=LOSS
+    )
 
 
 def structural(c: Comparison) -> None:

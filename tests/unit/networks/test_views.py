@@ -162,11 +162,6 @@ def test_generated_slices_are_the_middle_planes(factor, planes):
     assert views.generated_slices(volume, factor)[0, 0, 1, 2].tolist() == planes
 
 
-def test_generated_slices_begin_at_the_offset():
-    volume = torch.arange(8.0).expand(1, 1, 2, 3, 8)
-    assert views.generated_slices(volume, 4, offset=0)[0, 0, 0, 0].tolist() == [0.0, 4.0]
-
-
 def test_gathered_voxels_are_those_of_the_row_order(volume):
     ids = torch.tensor([0, (1 * Y + 2) * Z + 3, (2 * Y + 3) * Z + 4])
     vectors = views.gather_voxels(volume, ids)

@@ -68,7 +68,7 @@ class Model(BaseModel):
             )
         network = PlaneRestorer(self.sections, channels=s["input_nc"], width=s["ngf"], blocks=s["blocks"])
         self.G["net_g"] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss_weights = {"lateral": 1.0}
+        self.loss_weights = {"lateral": 1.0} if for_training else {}
 
     def initialise(self) -> None:
         """Measures the noise of the training's first slices, the same on every process."""

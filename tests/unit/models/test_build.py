@@ -6,12 +6,16 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from taming import lpips
 from utils.errors import UserError
+from utils.settings.base_options import BASE_OPTIONS
 from utils.settings.get_args import default_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 
 def every_term(name, repository):
-    settings = default_settings(MODEL_OPTIONS, name, cropsize=32, cropz=4, ngf=4, ndf=4, nocut=False, lbNCE=1.0)
+    asked = {"cropsize": 64 if name == "lateral" else 32, "cropz": 4, "ngf": 4, "ndf": 4, "nocut": False, "lbNCE": 1.0}
+    asked |= {"uprate": 4} if name == "lateral" else {}
+    known = {option.name for option in (*BASE_OPTIONS, *MODEL_OPTIONS[name])}
+    settings = default_settings(MODEL_OPTIONS, name, **{key: value for key, value in asked.items() if key in known})
     if "ldmyaml" not in settings:
         return {**settings, "autoencoder": None}
     settings |= {"lbm_ms_ssim": 1.0, "perceptual_weight": 1.0}

@@ -14,27 +14,23 @@ from evaluation.grid import Comparison
 from volumes.volume import Triple
 
 INK, MUTED = "#1c2430", "#6b7480"
-STYLES: dict[str, tuple[str, Any, float]] = {
-    "truth": ("#1c2430", "-", 1.6),
-    "reconstruction": ("#d1495b", "-", 2.4),
-    "nearest": ("#8d99ae", ":", 1.5),
-    "linear": ("#2a9d8f", "--", 1.5),
-    "cubic": ("#2667b8", "-.", 1.5),
-    "input": ("#2667b8", "-.", 1.5),
+CODED = (0, (4, 1, 1, 1, 1, 1))
+STYLES: dict[str, tuple[str, Any, float, int]] = {  # colour, dash, width, order
+    "truth": ("#1c2430", "-", 1.6, 3),
+    "reconstruction": ("#d1495b", "-", 2.4, 4),
+    "nearest": ("#8d99ae", ":", 1.5, 3),
+    "linear": ("#2a9d8f", "--", 1.5, 3),
+    "cubic": ("#2667b8", "-.", 1.5, 3),
+    "input": ("#2667b8", "-.", 1.5, 3),
+    "jpeg2000 + linear": ("#c08a1e", CODED, 1.3, 2),
+    "jpeg2000 + cubic": ("#7a5c9e", CODED, 1.3, 2),
 }
-CODED = ("#c08a1e", "#7a5c9e")
 ORIENTATIONS = (("XY", 0, "x", "y"), ("XZ", 1, "x", "z"), ("YZ", 2, "y", "z"))
 
 
-def style(name: str, volumes: list[str]) -> dict[str, Any]:
+def style(name: str) -> dict[str, Any]:
     """Line style of a volume, the same in every figure."""
-    if name in STYLES:
-        colour, dash, width = STYLES[name]
-    else:
-        coded = [other for other in volumes if other not in STYLES]
-        colour, dash, width = CODED[coded.index(name) % len(CODED)], (0, (4, 1, 1, 1, 1, 1)), 1.3
-    order = {"reconstruction": 4}.get(name, 3 if name in STYLES else 2)
-    return {"color": colour, "linestyle": dash, "linewidth": width, "label": name, "zorder": order}
+    return dict(zip(("color", "linestyle", "linewidth", "zorder"), STYLES[name], strict=True)) | {"label": name}
 
 
 def plain_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
@@ -120,7 +116,7 @@ def draw_fsc(volumes: dict[str, Any], path: Path) -> None:
             curves = [volumes[name]["fsc"][direction] for direction in directions]
             length = min(len(curve["correlation"]) for curve in curves)
             value = np.mean([np.array(curve["correlation"][:length], float) for curve in curves], axis=0)
-            axes.plot(curves[0]["cycles_per_voxel"][:length], value, **style(name, names))
+            axes.plot(curves[0]["cycles_per_voxel"][:length], value, **style(name))
         for threshold in (0.5, 0.143):
             axes.axhline(threshold, color=MUTED, linewidth=0.8)
             axes.text(0.498, threshold + 0.012, f"{threshold}", ha="right", color=MUTED, fontsize=8)
@@ -147,7 +143,7 @@ def draw_spectra(volumes: dict[str, Any], step: float | None, path: Path) -> Non
             spectra = [volumes[name]["power"][direction] for direction in directions]
             length = min(len(spectrum["power"]) for spectrum in spectra)
             value = np.mean([np.array(spectrum["power"][:length], float) for spectrum in spectra], axis=0)
-            axes.loglog(spectra[0]["frequency"][:length], np.maximum(value, 1e-30), **style(name, names))
+            axes.loglog(spectra[0]["frequency"][:length], np.maximum(value, 1e-30), **style(name))
         plain_axes(axes, "frequency (cycles per voxel)", "", title)
         axes.set_xlim(1 / 64, 0.5)
         ticks = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]

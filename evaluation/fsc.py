@@ -90,18 +90,18 @@ class FourierShells:
             weight[-1] = 1
         return weight
 
-    def _labels(self, axis: int | None) -> tuple[NDArray[np.int32], int]:
-        """Shell of every coefficient, and the number of shells; coefficients outside get that number."""
-        nyquist = min(self._nyquist) if axis is None else self._nyquist[axis]
-        shells = int(np.floor(nyquist / self.width + 1e-6)) + 1
-        labels = np.minimum(np.floor(self._radius / self.width + 0.5), shells).astype(np.int32)
-        if axis is not None:
-            labels[np.abs(self._axes[axis]) < self._cone * self._radius - 1e-9] = shells
-        return labels, shells
-
     @cached_property
-    def _all_labels(self) -> dict[int | None, tuple[NDArray[np.int32], int]]:
-        return {axis: self._labels(axis) for axis in (None, 0, 1, 2)}
+    def _labels(self) -> dict[int | None, tuple[NDArray[np.int32], int]]:
+        """Of the whole and of every cone the shell of each coefficient, and the number of shells, which stands for "outside"."""
+        result: dict[int | None, tuple[NDArray[np.int32], int]] = {}
+        for axis in (None, 0, 1, 2):
+            nyquist = min(self._nyquist) if axis is None else self._nyquist[axis]
+            shells = int(np.floor(nyquist / self.width + 1e-6)) + 1
+            labels = np.minimum(np.floor(self._radius / self.width + 0.5), shells).astype(np.int32)
+            if axis is not None:
+                labels[np.abs(self._axes[axis]) < self._cone * self._radius - 1e-9] = shells
+            result[axis] = labels, shells
+        return result
 
     def transform(self, volume: NDArray[np.generic]) -> NDArray[np.complex64]:
         """Half-spectrum of a volume (Z, Y, X) whose mean was removed, (Z, Y, X // 2 + 1).
@@ -116,7 +116,7 @@ class FourierShells:
 
     def total(self, quantity: NDArray[np.floating], axis: int | None = None) -> NDArray[np.float64]:
         """Sum of a half-spectrum quantity over every shell, or over its part within the cone about an axis."""
-        labels, shells = self._all_labels[axis]
+        labels, shells = self._labels[axis]
         weighted = quantity * self._weight
         sums = np.bincount(labels.ravel(), weighted.ravel(), shells + 1)
         return np.asarray(sums[:shells], np.float64)
@@ -127,7 +127,7 @@ class FourierShells:
 
     def frequency(self, axis: int | None = None) -> NDArray[np.float64]:
         """Radius of the shells, cycles per unit of the spacing."""
-        return np.arange(self._all_labels[axis][1], dtype=np.float64) * self.width
+        return np.arange(self._labels[axis][1], dtype=np.float64) * self.width
 
     def correlation(self, a: NDArray[np.complexfloating], b: NDArray[np.complexfloating], axis: int | None = None) -> ShellCurve:
         """Fourier shell correlation of two half-spectra from transform()."""

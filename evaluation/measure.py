@@ -109,7 +109,7 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
             f"MS-SSIM was left out where planes have sides below {metrics.MS_SSIM_SIDE} voxels: its five scales do not fit."
         )
     subject = request.reconstruction or request.truth
-    assert subject is not None  # open_files refuses a request without either
+    assert subject is not None  # a request without either was refused
     document = {
         "schema": SCHEMA,
         "version": program_version(),

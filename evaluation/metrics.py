@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,11 +176,6 @@ def ssim(
     return result
 
 
-def _stacks(volume: NDArray[np.generic], axis: int, planes: slice) -> NDArray[np.generic]:
-    """Planes of one orientation as a batch (N, 1, rows, columns)."""
-    return np.ascontiguousarray(planes_across(volume, axis)[planes])[:, None]
-
-
 def ms_ssim(
     volume: NDArray[np.generic], truth: NDArray[np.generic], data_range: float, planes: slice = slice(None)
 ) -> dict[str, float | None]:
@@ -188,20 +184,10 @@ def ms_ssim(
     Returns:
         Keys ``xy``, ``xz``, ``yz``; None where a side of the planes is shorter than the 161 pixels that five scales need.
     """
-    import torch
     from pytorch_msssim import ms_ssim as plane_ms_ssim
 
-    result: dict[str, float | None] = {}
-    for name, axis in PLANES.items():
-        a, b = _stacks(volume, axis, planes), _stacks(truth, axis, planes)
-        result[name] = None
-        if min(a.shape[2:]) >= MS_SSIM_SIDE and len(a):
-            values = [
-                plane_ms_ssim(torch.from_numpy(x), torch.from_numpy(y), data_range=data_range, size_average=False)
-                for x, y in zip(np.array_split(a, -(-len(a) // 8)), np.array_split(b, -(-len(b) // 8)), strict=True)
-            ]
-            result[name] = float(torch.cat(values).mean())
-    return result
+    measure = partial(plane_ms_ssim, data_range=data_range, size_average=False)
+    return _over_planes((volume, truth), dict.fromkeys(PLANES, planes), MS_SSIM_SIDE, 8, measure)
 
 
 def lpips(
@@ -218,19 +204,23 @@ def lpips(
     Returns:
         Keys ``xy``, ``xz``, ``yz``; None where a side of the planes is shorter than 64 pixels.
     """
+    planes = {name: slice(None, None, -(-volume.shape[axis] // LPIPS_PLANES)) for name, axis in PLANES.items()}
+    scaled = [(x.astype(np.float32) - data_range.low) * (2 / data_range.width) - 1 for x in (volume, truth)]
+    return _over_planes(scaled, planes, LPIPS_SIDE, 1, lambda a, b: network(a, b).flatten())
+
+
+def _over_planes(
+    pair: Sequence[NDArray[Any]], planes: dict[str, slice], shortest: int, batch: int, measure: Callable[[Any, Any], Any]
+) -> dict[str, float | None]:
+    """Mean over planes of each orientation of what is measured of batches (N, 1, rows, columns); None where a side is shorter."""
     import torch
 
-    scale = 2 / data_range.width
     result: dict[str, float | None] = {}
     for name, axis in PLANES.items():
+        stacks = [np.ascontiguousarray(planes_across(volume, axis)[planes[name]])[:, None] for volume in pair]
         result[name] = None
-        step = slice(None, None, -(-volume.shape[axis] // LPIPS_PLANES))
-        images = [
-            torch.from_numpy((_stacks(x, axis, step).astype(np.float32) - data_range.low) * scale - 1) for x in (volume, truth)
-        ]
-        if min(images[0].shape[2:]) < LPIPS_SIDE:
-            continue
-        with torch.inference_mode():  # one pair of planes at a time: memory does not grow with their number
-            distances = [network(a, b).item() for a, b in zip(*(stack.split(1) for stack in images), strict=True)]
-        result[name] = float(np.mean(distances))
+        if len(stacks[0]) and min(stacks[0].shape[2:]) >= shortest:
+            batches = zip(*(torch.from_numpy(x).split(batch) for x in stacks), strict=True)
+            with torch.inference_mode():
+                result[name] = float(torch.cat([measure(a, b) for a, b in batches]).mean())
     return result

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
-CONE_DEGREES = 20.0
+CONE_DEGREES = 20.0  # half the opening angle of the double cones about the axes
 TAPER = 0.25  # share of every side, half at each end, that falls to zero before a transform
 
 
@@ -53,21 +53,18 @@ class FourierShells:
     Args:
         shape: (Z, Y, X), odd or even.
         spacing: voxel size along each axis in any unit; frequencies are cycles per that unit.
-        cone_degrees: half the opening angle of the double cones about the axes.
 
     Shells are one frequency step of the coarsest axis wide and centred on its multiples. They end at the smallest Nyquist
     frequency for the whole, at its own Nyquist frequency for an axis.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1, 1, 1), cone_degrees: float = CONE_DEGREES
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1, 1, 1)) -> None:
         if len(shape) != 3 or min(shape) < 2:
             raise ValueError(f"shape={shape} must be three sizes of at least 2")
         if min(spacing) <= 0:
             raise ValueError(f"spacing={spacing} must be positive")
         self.shape, self.spacing = shape, spacing
-        self._cone = np.cos(np.deg2rad(cone_degrees))
+        self._cone = np.cos(np.deg2rad(CONE_DEGREES))
         self.width = max(1 / (size * step) for size, step in zip(shape, spacing, strict=True))
         self._nyquist = [0.5 / step for step in spacing]
 

@@ -101,6 +101,7 @@ class Sections:
         for part in split(slice(begin, end), max(1, 2**24 // copy[0].size)):
             self.forget(part.start)
             copy[part.start - begin : part.stop - begin] = self.read(part.start, part.stop, rows, columns)
+        self.close()
         return Sections(ArrayVolume(copy, path), self.position(begin), self.step, rows.start, columns.start, self.how)
 
     def _load(self, begin: int, end: int, rows: slice, columns: slice) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ EXACT_F64 = 1e-6  # relative, of losses in double precision, which the fixtures 
 # implementations. As shares of the largest norm of the same pass: below the first, both count as zero; the second is the
 # resolution of all others.
 ZERO_GRADIENT, GRADIENT_RESOLUTION = 1e-5, 1e-7
+SPREADS = 3  # of an allowance for rounding, see Check
 RUNNING_KEYS = ("running_mean", "running_var", "num_batches_tracked")
 
 Values = Tensor | np.ndarray | float | int
@@ -27,13 +28,17 @@ Values = Tensor | np.ndarray | float | int
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity: ours, the fixture's and how far apart they may be, ``absolute + relative * |fixture's|`` for each entry."""
+    """One quantity: ours, the fixture's and how far apart they may be, ``absolute + relative * |fixture's|`` for each entry.
+
+    To this comes :data:`SPREADS` times ``rounding``, the most that other rounding was seen to change.
+    """
 
     key: str
     ours: np.ndarray
     reference: np.ndarray
     absolute: float
     relative: float
+    rounding: np.ndarray | float = 0.0
 
     @property
     def deviation(self) -> float:
@@ -44,7 +49,7 @@ class Check:
     def share(self) -> float:
         """The largest difference as a share of what is allowed; the check passes up to 1."""
         difference = self._difference()
-        allowed = self.absolute + self.relative * np.abs(self.reference.astype(np.float64))
+        allowed = self.absolute + self.relative * np.abs(self.reference.astype(np.float64)) + SPREADS * self.rounding
         if difference.shape != allowed.shape:
             return np.inf
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,6 +59,11 @@ class Check:
     def against(self, reference: np.ndarray) -> Check:
         """The same check with another reference."""
         return replace(self, reference=reference)
+
+    def rounded(self, other: Check) -> Check:
+        """The same check, knowing what the same replay gave with other rounding. What must be equal must stay equal."""
+        seen = other.against(self.ours)._difference() if self.absolute or self.relative else np.zeros(())
+        return replace(self, rounding=np.maximum(self.rounding, np.where(np.isfinite(seen), seen, 0.0)))
 
     def _difference(self) -> np.ndarray:
         if self.ours.shape != self.reference.shape:
@@ -119,7 +129,7 @@ class Comparison:
         """Whether any entry begins with the prefix."""
         return any(key.startswith(prefix) for key in self.golden)
 
-    def gradient_norms(self, prefix: str, gradients: Mapping[str, Tensor | float | None], relative: float = NORM) -> float:
+    def gradient_norms(self, prefix: str, gradients: Mapping[str, Tensor | float | None]) -> float:
         """Compares the L2 norm of every parameter's gradient; entry and parameter must both exist. Returns the largest one."""
         stored = {key.removeprefix(prefix) for key in self.golden if key.startswith(prefix)}
         largest = max(float(self.golden[prefix + name]) for name in stored)
@@ -128,7 +138,7 @@ class Comparison:
             norm = float(gradient.double().norm()) if isinstance(gradient, Tensor) else gradient or 0.0
             both = max(norm, float(self.golden.get(prefix + name, np.inf)))
             share = ZERO_GRADIENT if both <= ZERO_GRADIENT * largest else GRADIENT_RESOLUTION
-            self.close(prefix + name, norm, absolute=share * largest, relative=relative)
+            self.close(prefix + name, norm, absolute=share * largest, relative=NORM)
         return largest
 
     def load(

@@ -18,7 +18,7 @@ from models.CUT import Draw, PatchContrast, patch_nce
 from models.options import MODEL_OPTIONS
 from models.slice2volume import Generated, SliceToVolume
 from networks.views import resample_z, to_slices, to_volume
-from tests.parity.comparison import EXACT_F64, LOSS, NORM, Comparison
+from tests.parity.comparison import EXACT_F64, LOSS, Comparison
 from tests.parity.golden import Golden
 from tests.parity.volume import numpy_draw
 from utils.settings.get_args import default_settings
@@ -169,8 +169,6 @@ def compare_gradients(
     prefix: str,
     model: BaseModel,
     total: Tensor,
-    *,
-    relative: float = NORM,
     absent: Mapping[str, float] | None = None,
 ) -> None:
     """Norms of the gradients of one side, and the whole ones that the file holds.
@@ -180,7 +178,6 @@ def compare_gradients(
         model: whose gradients.
         prefix: of the side's entries, ending in ``g.`` or ``d.``.
         total: what the side descends.
-        relative: tolerance of the norms.
         absent: norms of what we do not have, computed otherwise.
     """
     if not c.has(f"{prefix}gnorm."):
@@ -194,7 +191,7 @@ def compare_gradients(
         for key, parameter in module.named_parameters()
         if component != "netF"  # only with MLPs has it parameters; the reference held some that it did not use
     }
-    largest = c.gradient_norms(f"{prefix}gnorm.", gradients | dict(absent or {}), relative)
+    largest = c.gradient_norms(f"{prefix}gnorm.", gradients | dict(absent or {}))
     for name, gradient in gradients.items():
         if f"{prefix}grad.{name}" in c.golden:
             c.gradient(f"{prefix}grad.{name}", gradient, relative=WHOLE_GRADIENT, largest_norm=largest)

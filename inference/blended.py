@@ -20,7 +20,7 @@ from inference.transfer import to_tensor
 from utils.axes import to_file
 from utils.geometry import LATENT_STRIDE
 from volumes.resample import reflected
-from volumes.volume import Box, extent
+from volumes.volume import Box, corner, extent, moved
 
 Values = NDArray[np.float32]  # the network's, (C, z, y, x)
 
@@ -66,7 +66,35 @@ class BlendedField(Tiled[Values, Values], Field):
         return np.concatenate(parts, axis=axis + 1)
 
 
-class SliceField(BlendedField):
+class HaloField(BlendedField):
+    """Tiles whose network reads what lies under a window, in units of its own, and a halo around it.
+
+    Attributes:
+        reach: (z, y, x): voxels of a unit, units that are read before and after the window, units that there are.
+    """
+
+    reach: tuple[tuple[int, int, int, int], ...]
+
+    def needed(self, tile: Tile3) -> Box:
+        """What a tile sees, in units."""
+        sides = zip(window_box(tile), self.reach, strict=True)
+        z, y, x = (
+            slice(max(0, side.start // unit - before), min(count, -(-side.stop // unit) + after))
+            for side, (unit, before, after, count) in sides
+        )
+        return z, y, x
+
+    def inside(self, tile: Tile3) -> Box:
+        """The window in the voxels of what its tile sees."""
+        by = [-unit * side.start for side, (unit, *_) in zip(self.needed(tile), self.reach, strict=True)]
+        return moved(window_box(tile), by)
+
+    def kind(self, tile: Tile3) -> Hashable:
+        """Sizes of the window and of what is seen, and where the one lies in the other."""
+        return extent(window_box(tile)), extent(self.needed(tile)), corner(self.inside(tile))
+
+
+class SliceField(HaloField):
     """The 2-D decoder's output on the grid of the encoded slices; one channel, the first where there are two.
 
     The tiles of a local autoencoder read its halo of codes instead: they are those of the whole slice, nothing is blended.
@@ -80,7 +108,7 @@ class SliceField(BlendedField):
         n, h, w = codes.shape
         self.shape = (n, codes.inner[0], codes.inner[1])
         halo = run.model.slice_halo("decoder")
-        self._halo = halo or (0, 0)
+        self.reach = ((1, 0, 0, n), *((LATENT_STRIDE, *(halo or (0, 0)), size) for size in (h, w)))
         if halo is None:
             rows, columns = (training_axis(LATENT_STRIDE * size, int(run.settings["cropsize"]), LATENT_STRIDE) for size in (h, w))
         else:
@@ -92,43 +120,20 @@ class SliceField(BlendedField):
         """That of the codes, too."""
         return {**super().lattice(), "encoding": self.codes.lattice()}
 
-    def _needed(self, tile: Tile3) -> Box:
-        """The codes that a tile sees: those under its window, and the halo."""
-        (before, after), sizes = self._halo, self.codes.shape[1:]
-        k, *in_plane = window_box(tile)
-        y, x = (
-            slice(max(0, side.start // LATENT_STRIDE - before), min(size, side.stop // LATENT_STRIDE + after))
-            for side, size in zip(in_plane, sizes, strict=True)
-        )
-        return k, y, x
-
     def read_ahead(self, tile: Tile3) -> None:
         """Lets its codes be read."""
-        self.codes.prefetch(self._needed(tile))
+        self.codes.prefetch(self.needed(tile))
 
     def see(self, tile: Tile3) -> NDArray[Any]:
         """Its codes."""
-        return self.codes.read(self._needed(tile)).codes
-
-    def kind(self, tile: Tile3) -> Hashable:
-        """Sizes of the window and of what is read of codes, and where the one lies in the other."""
-        y, x = self._inside(tile)
-        return extent(window_box(tile)), extent(self._needed(tile)), y.start, x.start
-
-    def _inside(self, tile: Tile3) -> tuple[slice, slice]:
-        """Rows and columns of the window in what is computed from the codes that a tile sees."""
-        windows, needed = window_box(tile)[1:], self._needed(tile)[1:]
-        y, x = (
-            slice(w.start - LATENT_STRIDE * read.start, w.stop - LATENT_STRIDE * read.start)
-            for w, read in zip(windows, needed, strict=True)
-        )
-        return y, x
+        return self.codes.read(self.needed(tile)).codes
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[NDArray[Any]]) -> list[Values]:
         """Slices of tiles, without their halo."""
         model, device = self.run.model, self.run.engine.device
         slices = model.reconstruct(model.unpack(to_tensor(np.concatenate(seen), device)))
-        return [part[None] for part in np.split(slices[:, 0, *self._inside(tiles[0])].float().cpu().numpy(), len(tiles))]
+        _, y, x = self.inside(tiles[0])
+        return [part[None] for part in np.split(slices[:, 0, y, x].float().cpu().numpy(), len(tiles))]
 
 
 class RestoredField(BlendedField):

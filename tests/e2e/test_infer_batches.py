@@ -205,7 +205,7 @@ def test_out_of_memory_in_slices(raw, patched_on):
 
 def test_out_of_memory_in_cubes(restored, patched_on):
     run, make = restored
-    calls = patched_on(run, "restore", len, most=0)
+    calls = patched_on(run, "restore", lambda slices, batch: batch, most=0)
     with pytest.raises(UserError, match="not even one cube"):
         rendered(make(2))
     assert calls == [2, 1]

@@ -14,6 +14,7 @@ from models.base import BaseModel, Window
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from models.schedules import build_scheduler, multiplier
+from utils.settings.base_options import BASE_OPTIONS
 from utils.settings.get_args import default_settings, read_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
@@ -26,22 +27,21 @@ def model_of(settings):
     if "ldmyaml" in settings:
         autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, settings["ldmyaml"]), settings)
     with torch.device("meta"):
-        return build_model({**settings, "autoencoder": autoencoder})
+        return build_model({**settings, "autoencoder": autoencoder}, frozen=False)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_experiments_build(name, tmp_path):
-    experiment = read_settings(
-        ["--jsn", name, "--prj", "x", "--perceptual_weight", "0", "--logs", str(tmp_path)], MODEL_OPTIONS, ROOT
-    )
+    experiment = read_settings(["--jsn", name, "--prj", "x", "--logs", str(tmp_path)], MODEL_OPTIONS, ROOT)
     assert sum(p.numel() for p in model_of(experiment.settings).parameters()) > 1e5
 
 
 @pytest.mark.parametrize("changes", [{}, {"nocut": False, "use_mlp": True, "lbNCE": 1.0}, {"adv": 0.0}, {"ema": 0.9}])
 @pytest.mark.parametrize("name", sorted(MODEL_OPTIONS))
 def test_every_trainable_parameter_is_in_exactly_one_optimiser(name, changes):
-    no_weights = {} if name == "IsoREF" else {"perceptual_weight": 0.0}
-    model = model_of(default_settings(MODEL_OPTIONS, name, **no_weights, **changes))
+    known = {option.name for option in (*BASE_OPTIONS, *MODEL_OPTIONS[name])}
+    changes = {key: value for key, value in changes.items() if key in known} | ({"uprate": 4} if name == "lateral" else {})
+    model = model_of(default_settings(MODEL_OPTIONS, name, **changes))
     model.on_fit_start()
     optimizers, schedulers = model.configure_optimizers()
     assert len(optimizers) == len(schedulers) == (2 if len(model.D) else 1)

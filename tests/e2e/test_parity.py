@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import parity
+from tests.parity import replay as parity
 from tests.parity import vq
 from tests.parity.comparison import Comparison
 from tests.parity.golden import Golden, load, save

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import parity
 from tests.e2e import reference_networks as networks
 from tests.e2e import reference_training as reference
 from tests.e2e.reference_training import as_array
 from tests.e2e.test_parity import GOLDENS, flipped, says_nothing
 from tests.parity import models
+from tests.parity import replay as parity
 from tests.parity.golden import Golden, load
 
 TAPS = {"1d": [3], "2d": [3, 3], "3d": [3, 3, 3]}

@@ -25,7 +25,7 @@ from utils.settings.get_args import default_settings
 from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "net_g.down", "netF.", "loss.logvar")  # see parity.MENDED and load_recipe
+ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "net_g.down", "netF.", "loss.logvar")  # see replay.MENDED and load_recipe
 SLICE_DISCRIMINATOR = "loss.discriminator."  # the reference's name for our component `discriminator`
 WHOLE_GRADIENT = 1e-3  # relative to its largest entry: single entries scatter more than norms when float32 sums are reordered
 CASE = re.compile(r"(?P<f64>f64\.)?(?P<cut>cut|nocut)\.(?P<how>\w+)\.step(?P<step>\d+)\.[gd]\.")

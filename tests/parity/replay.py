@@ -1,22 +1,17 @@
-"""``python benchmarks/parity.py DIR`` replays every fixture of the reference in DIR with our code and compares the numbers.
+"""Replays the fixtures of the reference in a folder with our code and compares the numbers: benchmarks/parity.py DIR.
 
-A fixture is an .npz that describes itself under ``__meta__``. How each kind is replayed, and at which tolerances, is told in
-tests/parity; what is not compared, below.
+A fixture is an .npz that describes itself under ``__meta__``. How each kind is replayed, and at which tolerances, is told beside;
+what is not compared, below.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks beside the script only
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine two threads that wait actively starve each other
 
 from tests.parity import autoencoder, data, isoref, kl, volume, vq
 from tests.parity.comparison import Check, Comparison
@@ -186,11 +181,7 @@ def main(arguments: Sequence[str], write: Callable[[str], object] = sys.stdout.w
         results.append(replay_file(path))
         write(describe(results[-1]))
     mended = sum(len(result.mended) for result in results)
-    write(f"{mended} entries not compared because they are mended: see MENDED in benchmarks/parity.py\n")
+    write(f"{mended} entries not compared because they are mended: see MENDED in tests/parity/replay.py\n")
     failed = sum(not result.passed for result in results)
     write(f"{len(results) - failed} passed, {failed} failed\n")
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

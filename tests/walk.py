@@ -1,0 +1,52 @@
+"""How far a reader has to walk: the functions of other files that a command enters before it computes anything."""
+
+import inspect
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class _Arrived(BaseException):
+    """The walk has reached what it looks for."""
+
+
+def walk(command, until):
+    """Runs a command up to a function (``Class.method``); returns ``file function`` for those entered from another file.
+
+    Each counts once, in order. What happens inside volumes/ (which format opens a file) is one step; properties are read, not
+    visited.
+    """
+    steps = []
+
+    def file_of(frame):
+        path = Path(frame.f_code.co_filename)
+        known = path.is_relative_to(ROOT) and "tests" not in path.parts and not frame.f_code.co_name.startswith("<")
+        return path.relative_to(ROOT).as_posix() if known else None
+
+    def profile(frame, event, _):
+        here = file_of(frame) if event == "call" else None
+        if here is None:
+            return
+        caller = frame.f_back
+        while caller is not None and file_of(caller) is None:
+            caller = caller.f_back
+        there = None if caller is None else file_of(caller)
+        step = f"{here} {frame.f_code.co_qualname}"
+        inside = there is None or there == here or there.startswith("volumes/")
+        owner = type(frame.f_locals.get("self"))
+        read = isinstance(inspect.getattr_static(owner, frame.f_code.co_name, None), property)
+        if not inside and not read and step not in steps:
+            steps.append(step)
+        if frame.f_code.co_qualname == until:
+            raise _Arrived
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        command()
+    except _Arrived:
+        return steps
+    finally:
+        sys.setprofile(before)
+    raise AssertionError(f"{until} was never called")

@@ -110,10 +110,9 @@ class RateDistortion:
         self.points: list[Point] = []
         self.notes: list[str] = []
         self._first, self._step, self._request, self._folder = first, step, request, folder
-        self._limits = grey_limits(kept.dtype)
         scratch, everything = folder / "slices.raw", whole_box(kept.shape)
         self.slices = _Reference(Sections(kept, 0, 1), everything, request, ("xy",), slice(None), scratch)
-        self._kept = self.slices.copy
+        self._kept, self._limits = self.slices.copy, grey_limits(kept.dtype)
         self.isotropic: _Reference | None = None
         if request.truth is not None:
             found = open_comparison(request, folder)

@@ -14,15 +14,19 @@ class _Arrived(BaseException):
 def walk(command, until):
     """Runs a command up to a function (``Class.method``); returns ``file function`` for those entered from another file.
 
-    Each counts once, in order. What happens inside volumes/ (which format opens a file) is one step; properties are read, not
-    visited.
+    Each counts once, in order. What happens inside volumes/ (which format opens a file) is one step, and so is opening a run;
+    properties are read, not visited.
     """
     steps = []
 
     def file_of(frame):
         path = Path(frame.f_code.co_filename)
-        known = path.is_relative_to(ROOT) and "tests" not in path.parts and not frame.f_code.co_name.startswith("<")
+        function = frame.f_code.co_flags & inspect.CO_OPTIMIZED and not frame.f_code.co_name.startswith("<")
+        known = function and path.is_relative_to(ROOT) and "tests" not in path.parts
         return path.relative_to(ROOT).as_posix() if known else None
+
+    def opening(frame):
+        return frame is not None and (frame.f_code.co_qualname == "Run.load" or opening(frame.f_back))
 
     def profile(frame, event, _):
         here = file_of(frame) if event == "call" else None
@@ -33,7 +37,7 @@ def walk(command, until):
             caller = caller.f_back
         there = None if caller is None else file_of(caller)
         step = f"{here} {frame.f_code.co_qualname}"
-        inside = there is None or there == here or there.startswith("volumes/")
+        inside = there is None or there == here or there.startswith("volumes/") or opening(caller)
         owner = type(frame.f_locals.get("self"))
         read = isinstance(inspect.getattr_static(owner, frame.f_code.co_name, None), property)
         if not inside and not read and step not in steps:

@@ -14,6 +14,7 @@ from inference.codes import CodeStore
 from inference.operating_points import KeptPlanes, operating_points
 from taming.quantize import ResidualVectorQuantizer
 from tests.unit.volumes.target_volumes import write_volume
+from tests.walk import walk
 from volumes.open import open_volume
 from volumes.write import write_tiff
 
@@ -149,6 +150,12 @@ def test_residual_codes_give_a_point_per_number_of_levels(run, volumes, tmp_path
     np.testing.assert_array_equal(decoded[-1], decode(store, opened, grid="raw"))
     assert not np.array_equal(decoded[0], decoded[1]) and not np.array_equal(decoded[1], decoded[2])
     assert [path.name for path in tmp_path.iterdir()] == ["s.codes.zarr"]
+
+
+def test_few_steps_to_the_first_slices(run, volumes, tmp_path):
+    files = ["--input", volumes / "thin.ome.tif", "--truth", volumes / "truth.ome.tif"]
+    steps = walk(lambda: compress(tmp_path / "out", run, *files), "Sections.read")
+    assert len(steps) <= 25, steps
 
 
 BAD = {

@@ -91,10 +91,5 @@ def anisotropy(volume: NDArray[np.generic]) -> Anisotropy | None:
     floor = min(float(power[frequency >= _TAIL].mean()) for frequency, power in spectra)
     if floor <= 0:
         floor = float(np.finfo(np.float32).tiny)
-    z, y, x = (_cutoff(frequency, power, floor) for frequency, power in spectra)
+    z, y, x = (float(frequency[power > SIGNAL * floor].max(initial=frequency[0])) for frequency, power in spectra)
     return Anisotropy(tuple(f for f, _ in spectra), tuple(p for _, p in spectra), floor, (z, y, x))
-
-
-def _cutoff(frequency: NDArray[np.float64], power: NDArray[np.float64], floor: float) -> float:
-    above = frequency[power > SIGNAL * floor]
-    return float(above.max()) if above.size else float(frequency[0])

@@ -13,6 +13,8 @@ import tifffile
 import torch
 
 import infer
+from models.options import MODEL_OPTIONS
+from utils.settings.get_args import SETTINGS_VERSION
 
 MADE = Path(__file__).parents[1] / "data" / "made_by_6ea4a28"
 ON_CPU = ["--device", "cpu", "--precision", "32"]
@@ -63,4 +65,6 @@ def test_an_old_run_resumes(old):
     assert run.epochs() == [2, 3]
     state = torch.load(run.component("net_g", 3), weights_only=True)
     assert all(bool(value.isfinite().all()) for value in state.values())
-    assert json.loads((run.path / "1.json").read_text())["n_epochs"] == 3
+    stored = json.loads((run.path / "1.json").read_text())
+    assert (stored["n_epochs"], stored["settings_version"]) == (3, SETTINGS_VERSION)
+    assert run.stored_settings(MODEL_OPTIONS) == {key: value for key, value in stored.items() if key != "settings_version"}

@@ -305,11 +305,9 @@ def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[i
         codes: slices, latents along rows and columns.
 
     Raises:
-        UserError: ``--tile`` is no multiple of 8, or a single tile is too large for a GPU.
+        UserError: a single tile is too large for a GPU.
     """
     tile, batch = options.tile, options.batch or run.engine.batch
-    if tile is not None and (tile < LATENT_STRIDE or tile % LATENT_STRIDE):
-        raise UserError(f"--tile {tile} must be a multiple of {LATENT_STRIDE}, such as 128")
     if run.engine.device.type != "cuda":
         return (tile or LATENT_STRIDE * _CORES[-1]) // LATENT_STRIDE, batch
     width, memory = run.settings["ngf"], torch.cuda.get_device_properties(run.engine.device).total_memory

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from inference.run import Run
 from utils.errors import UserError
@@ -34,42 +33,39 @@ def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: boo
             f"{run.name} has no dataset.json, so the grey values of its training are not known; use --normalise volume or "
             "percentile"
         )
-    found = []
-    for direction, volume in zip(run.directions, volumes, strict=False):
-        if mode == "run":
-            assert run.record is not None
-            into = _of_run(run.record, direction, prepared, run.name)
-            out = _of_run(run.record, run.directions[-1], prepared, run.name) if run.translates else into
-            found.append(Intensity(into, out))
-        else:
-            into = _of_volume(run.record, direction, volume, mode, run.name)
-            found.append(Intensity(into, into))
-    return found
+    inputs = list(zip(run.directions, volumes, strict=False))
+    if mode == "run":
+        into = [_of_run(run, direction, prepared) for direction, _ in inputs]
+        out = [_of_run(run, run.directions[-1], prepared)] if run.translates else into
+    else:
+        into = out = [
+            _of_volume(run, direction, volume, mode) for direction, volume in zip(run.directions, volumes, strict=False)
+        ]
+    return [Intensity(*both) for both in zip(into, out, strict=True)]
 
 
-def _of_run(record: Mapping[str, Any], direction: str, prepared: bool, where: str) -> tuple[IntensityTransform, ...]:
-    first = None if prepared else _preparation(record, direction, where)
+def _of_run(run: Run, direction: str, prepared: bool) -> tuple[IntensityTransform, ...]:
+    assert run.record is not None
+    first = None if prepared else _preparation(run, direction)
     maps = [] if first is None else [first]
-    if record["nm"] != "00":
-        pooled = record["directions"][direction]["pooled"]
-        maps.append(IntensityTransform(record["nm"], pooled["low"], pooled["high"]))
+    if run.record["nm"] != "00":
+        pooled = run.record["directions"][direction]["pooled"]
+        maps.append(IntensityTransform(run.record["nm"], pooled["low"], pooled["high"]))
     return tuple(maps)
 
 
-def _preparation(record: Mapping[str, Any], direction: str, where: str) -> IntensityTransform | None:
+def _preparation(run: Run, direction: str) -> IntensityTransform | None:
     """What prepare.py did to the raw data of a direction."""
-    dataset = record.get("dataset") or {}
+    dataset = (run.record or {}).get("dataset") or {}
     entry = dataset.get("directions", {}).get(direction)
-    return None if entry is None else IntensityTransform.from_json(entry["transform"], f"{where}: dataset.json")
+    return None if entry is None else IntensityTransform.from_json(entry["transform"], f"{run.name}: dataset.json")
 
 
-def _of_volume(
-    record: Mapping[str, Any] | None, direction: str, volume: Volume, mode: str, where: str
-) -> tuple[IntensityTransform, ...]:
-    nm = record["nm"] if record is not None else "11"
-    prepared = None if record is None else _preparation(record, direction, where)
-    kind = nm if nm != "00" else "01" if prepared is not None and prepared.normalisation == "01" else "11"
-    if mode == "volume" and prepared is not None and prepared.normalisation == "zrescale":
-        raise UserError(f"{where}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
-    clip = PERCENTILES if mode == "percentile" else record and record.get("nm_clip")
+def _of_volume(run: Run, direction: str, volume: Volume, mode: str) -> tuple[IntensityTransform, ...]:
+    record, prepared = run.record or {"nm": "11"}, _preparation(run, direction)
+    before = "11" if prepared is None else prepared.normalisation
+    if mode == "volume" and before == "zrescale":
+        raise UserError(f"{run.name}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
+    kind = record["nm"] if record["nm"] != "00" else "01" if before == "01" else "11"
+    clip = PERCENTILES if mode == "percentile" else record.get("nm_clip")
     return (transform_of(volume, Normalisation(kind, percentile=(float(clip[0]), float(clip[1])) if clip else None)),)

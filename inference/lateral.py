@@ -12,8 +12,6 @@ from inference.source import Options, Source
 from inference.tiling import Axis, Tile3, round_up, window_box
 from inference.transfer import to_tensor
 from utils.axes import to_file
-from utils.errors import UserError
-from utils.geometry import LATENT_STRIDE
 from volumes.volume import extent
 
 _CORE = 128  # voxels along each side of a tile
@@ -38,8 +36,6 @@ class LateralField(HaloField):
         self.factor = run.geometry.factor
         self.channels = run.channels
         side = options.tile or _CORE
-        if side < LATENT_STRIDE or side % LATENT_STRIDE:
-            raise UserError(f"--tile {side} must be a multiple of {LATENT_STRIDE}, such as {_CORE}")
         self.shape = (source.count * self.factor, *source.inner)
         halos = zip((self.factor, 1, 1), run.model.restore_halo, source.shape, strict=True)
         self.reach = tuple((unit, halo, halo, count) for unit, halo, count in halos)

@@ -53,7 +53,7 @@ class Options:
         batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
 
     Raises:
-        UserError: ``dsp`` or ``batch`` are no counts.
+        UserError: ``dsp`` or ``batch`` are no counts, ``tile`` is no multiple of 8.
     """
 
     normalise: str = "run"
@@ -72,6 +72,8 @@ class Options:
         for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
             if count is not None and count < 1:
                 raise UserError(f"--{name} {count} must be at least 1")
+        if self.tile is not None and (self.tile < LATENT_STRIDE or self.tile % LATENT_STRIDE):
+            raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
 
 
 class Source:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from models.options import MODEL_OPTIONS
 from training.precision import in_bf16
 from utils.errors import UserError
 from utils.geometry import Geometry
-from utils.runs import RunFolder
+from utils.runs import RunFolder, program_version
 from utils.settings.read_mapping import read_mapping
 
 
@@ -177,10 +176,6 @@ class Run:
 
     def record_of_outputs(self) -> dict[str, Any]:
         """What everything that it makes records about it."""
-        try:
-            ours = version("isoscopexx")
-        except PackageNotFoundError:
-            ours = "unknown"
         return {
             "run": self.name,
             "epoch": self.epoch,
@@ -189,7 +184,7 @@ class Run:
             "model": self.settings["models"],
             "factor": self.geometry.factor,
             "l1how": self.projection,
-            "isoscope_version": ours,
+            "isoscope_version": program_version(),
         }
 
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from utils.axes import to_memory
 from utils.errors import UserError
-from volumes.resample import reflected, sample
-from volumes.volume import Volume
+from volumes.volume import Volume, reflected, sample
 
 MAX_ANGLE = 45  # degrees; every square orientation up to the symmetries of the grid
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a worker process

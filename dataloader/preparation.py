@@ -31,8 +31,8 @@ from utils.errors import UserError
 from utils.files import writing
 from volumes.intensity import IntensityTransform, check_finite
 from volumes.open import stem_of
-from volumes.output_files import free_space
 from volumes.statistics import Normalisation, pooled, transform_of
+from volumes.target_plan import free_space
 from volumes.volume import Box, Triple, Volume, extent, voxels_of, whole_box
 from volumes.write import write_tiff
 

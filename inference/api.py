@@ -19,7 +19,7 @@ from inference.uncertainty import spread_job
 from inference.work import compute, write, write_codes, write_consistency
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.output_files import refuse_existing
+from volumes.target_plan import refuse_existing
 
 log = logging.getLogger("isoscope")
 

@@ -19,8 +19,7 @@ from inference.tiling import Axis, Tile3, round_up, training_axis, window_box
 from inference.transfer import to_tensor
 from utils.axes import to_file
 from utils.geometry import LATENT_STRIDE
-from volumes.resample import reflected
-from volumes.volume import Box, corner, extent, moved
+from volumes.volume import Box, corner, extent, moved, reflected
 
 Values = NDArray[np.float32]  # the network's, (C, z, y, x)
 

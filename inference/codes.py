@@ -31,10 +31,10 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.block_array import BlockArray, plain_zstd
 from volumes.intensity import Intensity
-from volumes.ome_zarr_metadata import image_metadata
-from volumes.output_files import PARTIAL
+from volumes.ome_zarr import image_metadata
 from volumes.pyramid import Level
 from volumes.target import Target, begin
+from volumes.target_plan import PARTIAL
 from volumes.volume import Box, boxes
 
 KEY = "isoscope_codes"

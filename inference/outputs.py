@@ -13,7 +13,7 @@ from inference.processes import Processes
 from inference.run import Run
 from utils.errors import UserError
 from volumes.open import expand_inputs, open_volume
-from volumes.output_files import SUFFIXES, refuse_existing
+from volumes.target_plan import SUFFIXES, refuse_existing
 from volumes.volume import Volume
 
 log = logging.getLogger("isoscope")

@@ -22,8 +22,7 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
 from volumes.open import open_volume
-from volumes.resample import reflected, sample
-from volumes.volume import READABLE, ArrayVolume, Box, Triple, Volume
+from volumes.volume import READABLE, ArrayVolume, Box, Triple, Volume, reflected, sample
 
 log = logging.getLogger("isoscope")
 

@@ -26,10 +26,9 @@ from inference.run import Run
 from inference.source import Source
 from inference.trust import projected, said_of_seams, seam
 from utils.files import write_json
-from volumes.output_files import estimate_bytes, free_space, partial_path, refuse_existing
-from volumes.target_plan import plan_target
+from volumes.target import create_target
+from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing
 from volumes.volume import Box, Volume, boxes, corner, moved, parts, voxels_of
-from volumes.volume_target import create_target
 
 log = logging.getLogger("isoscope")
 

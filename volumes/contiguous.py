@@ -1,12 +1,15 @@
 """Volumes whose planes lie in a file as they are (TIFF, MRC, NIfTI, the latter also behind gzip), read by position.
 
 Not by a memory map: a disc that fails or a file that is shortened meanwhile would end the process without a word, and nothing
-would be gained (benchmarks/results/reading_cpu.json).
+would be gained (benchmarks/results/reading_cpu.json). Nor by indexed_gzip, which nibabel would use: from a damaged file it gives
+wrong values without a word (it compares checksums in some orders of reading only), and reading onwards takes it twice as long.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from volumes.gzip_bytes import GzipBytes
 from volumes.volume import Volume, check_dtype, extent
 
 _GAP = 2**14  # bytes between two rows that are read with them: half of what costs as much as another call
 _BAND = 2**20  # bytes of rows that are read at once
+_GZIP = 31  # zlib's number for a gzip header and the largest window
+_INPUT, _OUTPUT = 2**16, 2**20  # most bytes of the file and of its content in one step
 
 
 class ContiguousVolume(Volume):
@@ -134,3 +138,63 @@ def refuse_truncated(files: Sequence[Path], ends: Sequence[int]) -> None:
         size = file.stat().st_size
         if end > size:
             raise UserError(f"{file}: truncated: its planes end at byte {end}, the file at byte {size}; copy it again")
+
+
+class GzipBytes:
+    """Reads a gzip file at constant memory, forwards at the cost of what is read; the file is open only meanwhile.
+
+    For going back the state of the decompressor is kept every few megabytes; at most ``_MOST_MARKS`` such marks (13 MB) are kept,
+    and they are thinned out as the file turns out longer. Every checksum on the way is compared, also on the way back.
+    """
+
+    _MOST_MARKS = 256
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()  # volumes are read ahead in other threads
+        self._content = self._position = 0  # bytes of the content and of the file that have been read
+        self._state: Any = zlib.decompressobj(_GZIP)
+        self._piece = b""  # the last ones of the content
+        self._marks = [(0, 0, self._state.copy())]
+        self._spacing = 2**22
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GzipBytes, (self.path,)
+
+    def read(self, start: int, count: int) -> bytes:
+        """Exactly ``count`` bytes of the content from ``start`` on.
+
+        Raises:
+            UserError: the file is damaged, or its content ends before.
+        """
+        with self._lock:
+            if start < self._content - len(self._piece):
+                self._content, self._position, state = max((mark for mark in self._marks if mark[0] <= start), key=lambda m: m[0])
+                self._state, self._piece = state.copy(), b""
+            parts = []
+            while True:
+                begin = self._content - len(self._piece)
+                parts.append(self._piece[max(start - begin, 0) : max(start + count - begin, 0)])
+                if self._content >= start + count:
+                    return b"".join(parts)
+                self._step()
+
+    def _step(self) -> None:
+        if self._content >= self._marks[-1][0] + self._spacing:
+            self._marks.append((self._content, self._position, self._state.copy()))
+            if len(self._marks) > self._MOST_MARKS:
+                self._marks = self._marks[::2]
+                self._spacing *= 2
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read(_INPUT)
+        try:
+            self._piece = self._state.decompress(data, _OUTPUT)
+        except zlib.error as error:
+            raise UserError(f"{self.path}: damaged near byte {self._position} ({error}); copy it again") from error
+        if not data and not self._piece:
+            raise UserError(f"{self.path}: truncated: its content ends at byte {self._content}; copy it again")
+        self._content += len(self._piece)
+        self._position += len(data) - len(self._state.unconsumed_tail) - len(self._state.unused_data)
+        if self._state.eof:
+            self._state = zlib.decompressobj(_GZIP)  # another member follows, or nothing

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from volumes.optional_package import optional_package
-from volumes.volume import Choice, PlaneVolume, check_dtype, choose, positive
+from volumes.volume import Choice, PlaneVolume, check_dtype, choose, optional_package, positive
 
 log = logging.getLogger("isoscope")
 

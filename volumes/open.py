@@ -12,14 +12,12 @@ from pathlib import Path
 
 from utils.errors import UserError
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
-from volumes.mrc import open_mrc
-from volumes.nifti import open_nifti
-from volumes.output_files import PARTIAL
-from volumes.pillow_image import PillowVolume
-from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_plane
+from volumes.nifti_mrc import open_mrc, open_nifti
+from volumes.ome_zarr import ZarrVolume, is_zarr
+from volumes.slice_folder import SLICE_SUFFIXES, PillowVolume, SliceFolder, listed, natural, open_plane
+from volumes.target_plan import PARTIAL
 from volumes.tiff_reader import open_tiff
 from volumes.volume import Choice, Volume, choose
-from volumes.zarr_volume import ZarrVolume, is_zarr
 
 Opener = Callable[[Path, Choice], Volume]
 # Everything else is opened as a TIFF, or by Pillow.

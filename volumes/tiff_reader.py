@@ -5,26 +5,29 @@ Compressed and tiled files are decoded by tifffile's own functions, without zarr
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from utils.errors import UserError
 from volumes.contiguous import ContiguousVolume, OpenFile, each_plane, refuse_truncated
-from volumes.tiff_voxels import stated_in
-from volumes.volume import Choice, Volume, check_dtype, choose, extent, overlap, relative
+from volumes.volume import MICROMETRES, Choice, Triple, Volume, check_dtype, choose, extent, overlap, positive, relative
 
 # What tifffile would log about damaged files is raised here, as one message.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _MOST_CHANNELS = 4  # a longer lone axis of "channels" is a stack of planes
 _JPEG = {6, 7, 33007, 34892}
+NAMESPACE = "isoscopexx/run"  # of the annotation in which our files say how they were made
+_CENTIMETRE = 3  # value of the tag ResolutionUnit
 
 
 def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
@@ -233,3 +236,60 @@ def _adjoin(page: Any) -> bool:
     """Whether the strips of a page follow each other (tifffile asks only the first page of a series)."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     return ends[:-1] == list(page.dataoffsets[1:])
+
+
+def stated_in(tif: tifffile.TiffFile, choice: Choice) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
+    """Voxel size of the first image and position of the chosen first plane, (z, y, x) in µm; what our writer kept of the run.
+
+    Sizes and position are None where the file does not state all three, attributes empty for other programs' files.
+    """
+    if tif.is_ome and tif.ome_metadata:
+        try:
+            root = ElementTree.fromstring(tif.ome_metadata)
+        except ElementTree.ParseError:
+            return None, None, {}
+        return positive(_ome_sizes(root)), _ome_position(root, choice), _run_attributes(root)
+    if tif.is_imagej and tif.imagej_metadata:
+        return positive(_imagej_sizes(tif.imagej_metadata, tif.pages.first)), None, {}
+    return None, None, {}
+
+
+def _ome_sizes(root: ElementTree.Element) -> Sequence[float | None]:
+    pixels = root.find(".//{*}Pixels")
+    stated = {} if pixels is None else pixels.attrib
+    sizes = [(stated.get(f"PhysicalSize{axis}"), stated.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
+    return [float(size) * MICROMETRES[unit] if size and unit in MICROMETRES else None for size, unit in sizes]
+
+
+def _ome_position(root: ElementTree.Element, choice: Choice) -> Triple | None:
+    wanted = ("0", str(choice.channel or 0), str(choice.time or 0))
+    for plane in root.iterfind(".//{*}Plane"):
+        if (plane.get("TheZ"), plane.get("TheC"), plane.get("TheT")) == wanted:
+            stated = [(plane.get(f"Position{axis}"), plane.get(f"Position{axis}Unit", "")) for axis in "ZYX"]
+            if all(value and unit in MICROMETRES for value, unit in stated):
+                z, y, x = (float(value) * MICROMETRES[unit] for value, unit in stated if value)
+                return z, y, x
+            return None
+    return None
+
+
+def _run_attributes(root: ElementTree.Element) -> dict[str, Any]:
+    for annotation in root.iterfind(".//{*}MapAnnotation"):
+        if annotation.get("Namespace") == NAMESPACE:
+            try:
+                return {str(entry.get("K")): json.loads(entry.text or "null") for entry in annotation.iterfind(".//{*}M")}
+            except ValueError:
+                return {}  # written by another program under our name
+    return {}
+
+
+def _imagej_sizes(description: Mapping[str, Any], page: tifffile.TiffPage) -> Sequence[float | None]:
+    unit = str(description.get("unit", "")).replace("\\u00B5", "µ").strip('"').lower()
+    scale = MICROMETRES.get(unit)
+    if scale is None:
+        return [None, None, None]
+    # As ImageJ reads it: resolution per cm beside a unit of µm.
+    in_plane = MICROMETRES["cm"] if page.tags.valueof(296) == _CENTIMETRE and scale == 1.0 else scale
+    pixels = [page.tags.valueof(tag) for tag in (283, 282)]  # YResolution, XResolution: pixels per unit
+    sizes = [in_plane * value[1] / value[0] if value and value[0] else None for value in pixels]
+    return [float(description.get("spacing", 1.0)) * scale, *sizes]  # ImageJ leaves a spacing of 1 out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.errors import UserError
 
@@ -20,6 +22,13 @@ Box = tuple[slice, slice, slice]  # z, y, x, each with start and stop
 AnyBox = TypeVar("AnyBox", bound=tuple[slice, ...])  # a Box, or one of an array of any number of axes
 Triple = tuple[float, float, float]
 READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
+_PREFIXES = "exa peta tera giga mega kilo hecto deca deci centi milli micro nano pico femto atto zepto yocto".split()
+_POWERS = (18, 15, 12, 9, 6, 3, 2, 1, -1, -2, -3, -6, -9, -12, -15, -18, -21, -24)  # of ten, in metres
+MICROMETRES: Mapping[str, float] = {
+    **{f"{prefix}meter": float(f"1e{power + 6}") for prefix, power in zip(["", *_PREFIXES], (0, *_POWERS), strict=True)},
+    **{"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "pm": 1e-6},
+    **{"angstrom": 1e-4, "Å": 1e-4, "in": 25.4e3, "inch": 25.4e3, "foot": 304.8e3, "yard": 914.4e3},
+}
 
 
 class Volume(ABC):
@@ -252,3 +261,51 @@ def parts(box: Box, unit: Sequence[int]) -> list[Box]:
 def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
     """A volume (z, y, x) in boxes of ``unit``, x fastest; those at the end are smaller."""
     return parts(whole_box(shape), unit)
+
+
+def optional_package(name: str, path: Path) -> Any:
+    """Import a package of the extra ``formats``.
+
+    Args:
+        name: the package.
+        path: the file that needs it, for the message.
+
+    Raises:
+        UserError: it is not installed; the message names the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise UserError(
+            f"{path}: this format needs the package {package}, which is not installed; run "
+            ".venv/bin/pip install -e '.[formats]' in the project's folder"
+        ) from error
+
+
+def sample(values: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+    """Linear interpolation along an axis at fractional positions, clamped to the first and last value.
+
+    Resizing to n values is ``(k + 0.5) * size / n - 0.5``, the convention of OpenCV and of ``align_corners=False``.
+    Unlike a resize of the window, this puts a crop's pixels exactly where those of the resized whole plane lie.
+
+    Returns:
+        float32 for positions between values, else values of the array's own type.
+    """
+    last = values.shape[axis] - 1
+    clamped = np.clip(positions, 0, last)
+    low = np.floor(clamped).astype(np.intp)
+    weight = (clamped - low).astype(np.float32)
+    below = values.take(low, axis)
+    if not weight.any():
+        return below
+    above = values.take(np.minimum(low + 1, last), axis)
+    weight = weight.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+    return below + (above - below) * weight
+
+
+def reflected(span: tuple[int, int], size: int) -> NDArray[np.intp]:
+    """Places of an axis of ``size`` under a span that may reach beyond its ends: mirrored there, the border is not repeated."""
+    period = max(2 * (size - 1), 1)
+    folded = np.arange(*span) % period
+    return np.minimum(folded, period - folded) if size > 1 else np.zeros(span[1] - span[0], np.intp)

@@ -9,8 +9,7 @@ from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop, 
 from utils.axes import to_memory
 from utils.errors import UserError
 from utils.geometry import Geometry
-from volumes.resample import sample
-from volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume, sample
 
 
 class Recording(ArrayVolume):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from volumes.target import create_target
 from volumes.target_plan import plan_target
-from volumes.volume_target import create_target
 
 SHAPE = (37, 45, 53)
 VOXEL, PLACE = (2.0, 0.5, 0.4), (10.0, -3.0, 0.25)

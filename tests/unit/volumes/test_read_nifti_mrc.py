@@ -12,7 +12,7 @@ import pytest
 from format_volumes import VALUES, check, nifti
 
 from utils.errors import UserError
-from volumes.gzip_bytes import GzipBytes
+from volumes.contiguous import GzipBytes
 from volumes.open import open_volume
 
 

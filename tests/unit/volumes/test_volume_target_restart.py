@@ -17,12 +17,13 @@ import pytest
 from target_volumes import SHAPE, begin, fill, random_values, write_volume
 
 from utils.errors import UserError
-from volumes import pyramid, volume_target
+from volumes import pyramid
+from volumes import target as target_module
 from volumes.block_array import BlockArray
 from volumes.open import open_volume
-from volumes.output_files import estimate_bytes, free_space, partial_path
 from volumes.pyramid import halved
-from volumes.volume_target import VolumeTarget
+from volumes.target import VolumeTarget
+from volumes.target_plan import estimate_bytes, free_space, partial_path
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -112,11 +113,11 @@ def test_finishing_can_be_killed_and_repeated(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return reduced(*arguments)
 
-    monkeypatch.setattr(volume_target, "reduced", killed)
+    monkeypatch.setattr(target_module, "reduced", killed)
     with pytest.raises(KeyboardInterrupt):
         target.finish()
     again = []
-    monkeypatch.setattr(volume_target, "reduced", lambda *arguments: again.append(1) or reduced(*arguments))
+    monkeypatch.setattr(target_module, "reduced", lambda *arguments: again.append(1) or reduced(*arguments))
     monkeypatch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         VolumeTarget(target.output).finish()

@@ -132,33 +132,26 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
     """
     block = read_mapping(path, "file of a run's settings")
     version = Option("settings_version", int).checked(block.pop("settings_version", 0), f"{path}: settings_version")
-    given, stored = block.pop("given", {}), block.pop("autoencoder", None)
+    newer = version > SETTINGS_VERSION
+    label = (
+        f"{path} (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else str(path)
+    )
+    given, autoencoder = block.pop("given", {}), block.pop("autoencoder", None)
     if not isinstance(given, dict):
-        raise UserError(f"{path}: given must be an object of keys and where they were given")
+        raise UserError(f"{label}: given must be an object of keys and where they were given")
     if "models" not in block:
         raise UserError(f"{path.parent} is not a training's folder: its settings ({path.name}) name no model")
-    model = _model(block["models"], f"{path}: models", models)
+    model = _model(block["models"], f"{label}: models", models)
     options = model_options(models, model)
-    try:
-        values = _checked_keys(block, options, str(path), ignored=() if version > SETTINGS_VERSION else RETIRED)
-        autoencoder = None if stored is None else complete_autoencoder(stored, str(path), "autoencoder.")
-    except UserError as error:
-        if version > SETTINGS_VERSION:
-            hint = f"the run was made by a newer version (settings {version}, here {SETTINGS_VERSION}); update this program"
-            raise UserError(f"{error}. {hint}") from error
-        raise
+    values = _checked_keys(block, options, label, ignored=() if newer else RETIRED)
     settings = {option.name: option.default for option in options} | values
-    damaged = [
-        option.name
-        for option in options
-        if option.name in ESTABLISHED - block.keys() and option.group in ("data", "geometry", "networks")
-    ]
-    if "ldmyaml" in settings and autoencoder is None:
-        damaged.append("autoencoder")
-    if damaged:
-        raise UserError(f"{path} does not say {', '.join(damaged)}, which every run's settings do; copy the file again")
+    needed = {option.name for option in options if option.group in ("data", "geometry", "networks")} & ESTABLISHED
+    missing = sorted(needed - block.keys()) + (["autoencoder"] if "ldmyaml" in settings and autoencoder is None else [])
+    if missing:
+        raise UserError(f"{label} does not say {', '.join(missing)}, which every run's settings do; copy the file again")
     if autoencoder is not None:
-        require_bottleneck(autoencoder, model, gaussian="hbranch" in settings, where=f"{path}: autoencoder.")
+        autoencoder = complete_autoencoder(autoencoder, label, "autoencoder.")
+        require_bottleneck(autoencoder, model, gaussian="hbranch" in settings, where=f"{label}: autoencoder.")
     if added := [f"{name} {as_text(value)}" for name, value in settings.items() if name not in block]:
         log.info("%s is of an older version; taken from today's defaults: %s", path, ", ".join(added))
     return {**settings, "autoencoder": autoencoder, "given": given}

@@ -88,7 +88,7 @@ def test_entries_of_the_autoencoder_that_older_runs_lack_get_their_defaults(tmp_
         ({"cropsise": 32}, r"0.json: unknown key cropsise; did you mean cropsize\?$"),
         (
             {"settings_version": 9, "texture": 1, "port": 8},
-            r"unknown key texture.*, port.* newer version \(settings 9, here \d+\)",
+            r"version 9, newer than .* update it\): unknown key texture.*, port",
         ),
         ({"cropsize": "wide"}, r"0.json: cropsize=wide must be a whole number"),
         ({"cropsize": 4}, r"0.json: cropsize=4 must be >=8"),

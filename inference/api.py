@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,9 @@ def _loaded(run: Run | Path | str, epoch: int | None, engine: Engine | None) -> 
     return run if isinstance(run, Run) else Run.load(run, epoch, engine)
 
 
-def _source(run: Run, volume: Given | Source, options: Options) -> Source:
-    return volume if isinstance(volume, Source) else Source(run, volume, options)
+def _source(run: Run, volume: Given | Source, options: Options) -> AbstractContextManager[Source]:
+    """The source as a context; one that the caller has made is his to close."""
+    return nullcontext(volume) if isinstance(volume, Source) else Source(run, volume, options)
 
 
 def _output(output: Output | Path | str | None) -> Output | None:

@@ -51,6 +51,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         shape: slices, latents along rows and columns.
         inner: rows and columns of pixels, without padding.
         intensities: of the channels.
+        dtype: of codes: one byte up to 256 of them, else two; float16 for a posterior's mean, float32 for features.
     """
 
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
@@ -67,7 +68,10 @@ class SliceEncoder(Tiled[Window, Packed]):
         self._ahead: dict[Tile3, Future[Window]] = {}
         self._floors = np.array([i.floor for i in source.intensities], np.float32)[:, None, None]
         self._blank: NDArray[Any] | None = None
-        self._dtype = code_dtype(run)
+        kind = "float32" if run.model.from_encoder else "float16"
+        if "quantize" in run.model.G:
+            kind = "uint8" if run.settings["autoencoder"]["n_embed"] <= 256 else "uint16"
+        self.dtype = np.dtype(kind)
 
     def lattice(self) -> dict[str, Any]:
         """Slices that are encoded at once, core and window of a tile."""
@@ -116,7 +120,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         slices = to_tensor(np.concatenate([pixels for pixels, _ in seen]), self.run.engine.device)
         packed: Tensor = self.run.model.pack(slices)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
-        codes = codes.astype(self._dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
+        codes = codes.astype(self.dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
         return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]
 
     def blank(self, tile: Tile3) -> Packed:
@@ -136,13 +140,6 @@ class SliceEncoder(Tiled[Window, Packed]):
     def join(self, parts: Sequence[Packed], axis: int) -> Packed:
         """A tile from parts of its slices."""
         return Packed(*(np.concatenate(arrays, axis) for arrays in zip(*parts, strict=True)))
-
-
-def code_dtype(run: Run) -> np.dtype:
-    """How codes are held: one byte up to 256 codes, else two; float16 for a posterior's mean, float32 for features."""
-    if "quantize" in run.model.G:
-        return np.dtype(np.uint8 if run.settings["autoencoder"]["n_embed"] <= 256 else np.uint16)
-    return np.dtype(np.float32 if run.model.from_encoder else np.float16)
 
 
 def _blocks_empty(pixels: NDArray[np.float32], floors: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import numpy as np
 from inference.blended import RestoredField, SliceField
 from inference.codes import CodeStore
 from inference.decoding import Field, Part, decoded_field, region_of
-from inference.encoding import SliceEncoder, code_dtype
+from inference.encoding import SliceEncoder
 from inference.lateral import LateralField
 from inference.run import Run
 from inference.source import Options, Source, checked_dtype
@@ -145,7 +145,7 @@ def encode_job(run: Run, source: Source, options: Options) -> tuple[SliceEncoder
         **kind,
         "shape": list(encoder.shape),
         "inner": list(source.inner),
-        "dtype": code_dtype(run).name,
+        "dtype": encoder.dtype.name,
         "output_dtype": source.dtype.name,
         "slice_voxel_um": source.voxel_um,
         "slice_translation_um": source.translation_um,

@@ -88,8 +88,9 @@ def operating_points(
     Raises:
         UserError: the run makes no codes, or does not fit the volume.
     """
-    source, factor = kept.source, run.geometry.factor
-    whole = encode(run, source, store, options, overwrite=overwrite, progress=True)
+    factor = run.geometry.factor
+    with kept.source as source:
+        whole = encode(run, source, store, options, overwrite=overwrite, progress=True)
     assert whole is not None
     levels, options = whole.about["levels"], replace(options, region=None)
     for count in range(1, levels + 1):

@@ -133,9 +133,8 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
     block = read_mapping(path, "file of a run's settings")
     version = Option("settings_version", int).checked(block.pop("settings_version", 0), f"{path}: settings_version")
     newer = version > SETTINGS_VERSION
-    label = (
-        f"{path} (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else str(path)
-    )
+    remedy = f" (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else ""
+    label = f"{path}{remedy}"
     given, autoencoder = block.pop("given", {}), block.pop("autoencoder", None)
     if not isinstance(given, dict):
         raise UserError(f"{label}: given must be an object of keys and where they were given")

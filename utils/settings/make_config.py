@@ -151,10 +151,8 @@ def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mappin
     """Autoencoder settings with their values checked, and with defaults for what older ones do not have.
 
     Args:
-        found: the content of a file, or the block of a run.
-        label: the file, for messages.
-        inside: where in it, with a dot at the end.
-        table: what may stand there.
+        found: the content of a file, or the block of a run; ``label`` names it in messages.
+        inside: in which section, with a dot at its end; ``table`` says what may stand there.
 
     Raises:
         UserError: an unknown or missing key, or a value of the wrong type.

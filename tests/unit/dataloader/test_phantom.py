@@ -8,9 +8,17 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dataloader.phantom.microscope import CAMERA_OFFSET, FULL_SCALE, ForwardModel, gaussian, to_uint16
-from dataloader.phantom.phantom import PhantomScene, observe, write_phantom_dataset
-from dataloader.phantom.random_fields import rotations, uniform
+from dataloader.phantom.phantom import (
+    CAMERA_OFFSET,
+    FULL_SCALE,
+    ForwardModel,
+    PhantomScene,
+    gaussian,
+    observe,
+    to_uint16,
+    write_phantom_dataset,
+)
+from dataloader.phantom.scene import rotations, uniform
 from utils.errors import UserError
 from volumes.open import open_volume
 

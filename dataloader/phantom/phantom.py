@@ -1,7 +1,7 @@
 """A procedural fluorescence volume whose isotropic truth is known, and the microscope that records it.
 
     scene = PhantomScene(seed=1, shape=(128, 256, 256))
-    truth = scene.truth_slab(0, 128)                     # (128, 256, 256) float32 in [0, 1]
+    truth = np.stack(list(scene.planes(0, 128)))         # (128, 256, 256) float32 in [0, 1]
     slices = list(observe(scene, ForwardModel(factor=8)))  # 16 slices, uint16
 
 Cells with textured nuclei lie between thin membranes, branching tubules of varying calibre run through them, and a smooth
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,7 @@ _SLAB_VOXELS = 48_000_000  # of a slab that is drawn at once, at most 192 MB
 _SLABS = (60, 40, 20, 10, 5, 4, 2, 1)  # planes that go well with the blocks of the scene
 _VERSION = 1  # of the scene and the forward model; raise it when the same settings give other voxels
 
-Planes = Iterator[NDArray[np.float32]]
-Slices = Iterator[tuple[int, NDArray[np.uint16]]]
+Slices = Iterator[NDArray[np.uint16]]
 
 
 @dataclass(frozen=True)
@@ -64,32 +62,13 @@ class PhantomScene:
     def _scene(self) -> Scene:
         return Scene(self.seed)
 
-    def truth_slab(self, z0: int, z1: int, *, channel: int | None = None) -> NDArray[np.float32]:
-        """The planes z0 <= z < z1 of the truth.
-
-        Args:
-            z0: first plane.
-            z1: plane after the last.
-            channel: None for everything in one channel, 0 for nuclei and cytoplasm, 1 for tubules and membranes.
-
-        Returns:
-            (z1 - z0, Y, X) float32 in [0, 1]; the values do not depend on where slabs begin and end.
-
-        Raises:
-            ValueError: planes outside the volume, unknown channel.
-        """
-        if not 0 <= z0 < z1 <= self.shape[0]:
-            raise ValueError(f"planes {z0}:{z1} must lie within 0:{self.shape[0]} and be at least one")
-        return self._scene.draw((z0, 0, 0), (z1, *self.shape[1:]), channel)
-
-    def planes(self, z0: int, z1: int, *, channel: int | None = None, slab: int | None = None, margin: int = 0) -> Planes:
-        """Planes one by one, drawn in slabs.
+    def planes(self, z0: int, z1: int, *, channel: int | None = None, margin: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Planes of the truth one by one, drawn in slabs of about 200 MB that have no influence on the values.
 
         Args:
             z0: first plane; the scene goes on beyond the volume, so it may be negative.
             z1: plane after the last.
-            channel: as in `truth_slab`.
-            slab: planes drawn at once; by default what fits into about 200 MB. Has no influence on the values.
+            channel: None for everything in one channel, 0 for nuclei and cytoplasm, 1 for tubules and membranes.
             margin: voxels drawn in addition at the four sides.
 
         Yields:
@@ -97,7 +76,7 @@ class PhantomScene:
         """
         _, height, width = self.shape
         area = (height + 2 * margin) * (width + 2 * margin)
-        slab = slab or next((planes for planes in _SLABS if planes * area <= _SLAB_VOXELS), 1)
+        slab = next((planes for planes in _SLABS if planes * area <= _SLAB_VOXELS), 1)
         while z0 < z1:
             stop = min(z1, (z0 // slab + 1) * slab)
             yield from self._scene.draw((z0, -margin, -margin), (stop, height + margin, width + margin), channel)
@@ -182,7 +161,7 @@ def gaussian(sigma: float) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
-def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = None, slab: int | None = None) -> Slices:
+def observe(scene: PhantomScene, model: ForwardModel, channel: int | None = None) -> Slices:
     """Record the slices of a scene.
 
     The scene continues beyond the volume, so the first and the last slice are blurred like all others. Memory holds one slab
@@ -191,11 +170,10 @@ def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = N
     Args:
         scene: the scene; its number of planes is a multiple of the factor.
         model: the microscope.
-        channel: as in `PhantomScene.truth_slab`.
-        slab: planes drawn at once; has no influence on the values.
+        channel: as in `PhantomScene.planes`.
 
     Yields:
-        (k, slice (Y, X) uint16) in order.
+        The slices (Y, X) uint16 in order.
 
     Raises:
         UserError: the planes do not make whole slices (told at the call, before the first slice is asked for).
@@ -208,7 +186,7 @@ def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = N
         first, weights = model.axial_weights()
         last = depth - factor + first + len(weights)
         exposed: dict[int, NDArray[np.float64]] = {}  # slices that are not complete yet
-        for z, plane in enumerate(scene.planes(first, last, channel=channel, slab=slab, margin=model.margin), first):
+        for z, plane in enumerate(scene.planes(first, last, channel=channel, margin=model.margin), first):
             blurred = model.blur_in_plane(plane)
             earliest = max(0, -((first + len(weights) - 1 - z) // factor))
             for k in range(earliest, min((z - first) // factor + 1, depth // factor)):
@@ -216,7 +194,7 @@ def observe(scene: PhantomScene, model: ForwardModel, *, channel: int | None = N
                 exposed[k] = exposed.get(k, 0) + weights[j] * blurred
                 if j == len(weights) - 1:
                     rng = np.random.default_rng([scene.seed, model.noise_seed, 0 if channel is None else channel + 1, k])
-                    yield k, model.record(exposed.pop(k), rng)
+                    yield model.record(exposed.pop(k), rng)
 
     return slices()
 
@@ -230,8 +208,7 @@ def write_phantom_dataset(
     seed: int = 0,
     channels: int = 1,
     voxel_um: float = 0.25,
-    model: ForwardModel | None = None,
-    progress: bool = True,
+    model: ForwardModel = ForwardModel(),
 ) -> list[Path]:
     """Write phantoms as a data set: what was recorded for training, the truth for evaluation.
 
@@ -249,7 +226,6 @@ def write_phantom_dataset(
         channels: 1, or 2 for nuclei (x3d0) and tubules with membranes (x3d1) of the same scenes.
         voxel_um: side of the truth's voxels in µm.
         model: the microscope, default ``ForwardModel()``.
-        progress: show a bar where there is something to do.
 
     Returns:
         The files written now.
@@ -257,53 +233,41 @@ def write_phantom_dataset(
     Raises:
         UserError: settings that make no volume; a folder that holds other data.
     """
-    model = model or ForwardModel()
     root = Path(root)
     if channels not in (1, 2) or volumes < 0 or validation < 0 or volumes + validation < 1:
         raise UserError(f"channels={channels} must be 1 or 2; volumes={volumes} and validation={validation} make at least one")
     if seed < 0:
         raise UserError(f"seed={seed} must not be negative")
-    jobs: list[tuple[Path, PhantomScene, ForwardModel | None, int | None]] = []  # without a model: the truth
+    jobs: list[tuple[Path, Slices, int]] = []  # file, its planes (drawn when they are asked for) and their number
     for number in range(volumes + validation):
         own_seed = np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]  # neighbouring data sets share none
         scene = PhantomScene(int(own_seed), shape, voxel_um)
-        observe(scene, model)  # complains before anything is written
         split, name = "train" if number < volumes else "val", f"phantom_{number:03d}.tif"
-        for channel in range(channels):
-            chosen = channel if channels > 1 else None
-            jobs.append((root / split / f"x3d{channel}" / name, scene, model, chosen))
-            jobs.append((root / "truth" / f"x3d{channel}" / name, scene, None, chosen))
-    made_of: dict[str, Any] = {"version": _VERSION, "volumes": volumes, "validation": validation, "shape": shape, "seed": seed}
-    _claim(root, made_of | {"channels": channels, "voxel_um": voxel_um, "model": asdict(model)})
+        for k in range(channels):
+            channel = k if channels > 1 else None
+            jobs.append((root / split / f"x3d{k}" / name, observe(scene, model, channel), shape[0] // model.factor))
+            truth = map(to_uint16, scene.planes(0, shape[0], channel=channel))
+            jobs.append((root / "truth" / f"x3d{k}" / name, truth, shape[0]))
+    settings = {"version": _VERSION, "volumes": volumes, "validation": validation, "shape": shape, "seed": seed}
+    text = json.dumps({**settings, "channels": channels, "voxel_um": voxel_um, "model": asdict(model)}, indent=2)
+    note = root / "phantom.json"
+    if not note.exists():
+        if any(root.glob("*/*/*")):
+            raise UserError(f"{root}: holds data that are no phantoms; write to another folder")
+        root.mkdir(parents=True, exist_ok=True)
+        write_text(note, text)
+    elif json.loads(note.read_text()) != json.loads(text):
+        raise UserError(f"{note}: this folder holds phantoms of other settings; remove the folder or write to another one")
     missing = [job for job in jobs if not job[0].exists()]
-    depths = [shape[0] // (microscope.factor if microscope else 1) for _, _, microscope, _ in missing]
-    with tqdm(total=sum(depths), unit="plane", desc="phantom", disable=not (progress and missing)) as bar:
+    with tqdm(total=sum(depth for *_, depth in missing), unit="plane", desc="phantom", disable=not missing) as bar:
 
-        def planes(scene: PhantomScene, microscope: ForwardModel | None, channel: int | None) -> Iterator[NDArray[np.uint16]]:
-            if microscope:
-                images = (image for _, image in observe(scene, microscope, channel=channel))
-            else:
-                images = (to_uint16(plane) for plane in scene.planes(0, shape[0], channel=channel))
-            for image in images:
-                yield image
+        def counted(planes: Slices) -> Slices:
+            for plane in planes:
+                yield plane
                 bar.update()
 
-        for (path, scene, microscope, chosen), depth in zip(missing, depths, strict=True):
+        for path, planes, depth in missing:
             path.parent.mkdir(parents=True, exist_ok=True)
             voxel = voxel_um * (shape[0] // depth), voxel_um, voxel_um
-            write_tiff(path, planes(scene, microscope, chosen), shape=(depth, *shape[1:]), dtype=np.uint16, voxel_um=voxel)
+            write_tiff(path, counted(planes), shape=(depth, *shape[1:]), dtype=np.uint16, voxel_um=voxel)
     return [job[0] for job in missing]
-
-
-def _claim(root: Path, settings: dict[str, Any]) -> None:
-    """Note the settings in the folder, or find that the same ones are there."""
-    note = root / "phantom.json"
-    text = json.dumps(settings, indent=2)
-    if note.exists():
-        if json.loads(note.read_text()) != json.loads(text):
-            raise UserError(f"{note}: this folder holds phantoms of other settings; remove the folder or write to another one")
-        return
-    if any(root.glob("*/*/*")):
-        raise UserError(f"{root}: holds data that are no phantoms; write to another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(note, text)

@@ -11,7 +11,6 @@ Positions and lengths are in voxels, arrays are (Z, Y, X).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -56,18 +55,15 @@ class Scene:
         Returns:
             Intensities in [0, 1], float32 of shape high - low. Working memory grows with the planes and columns of the region,
             not with its rows.
-
-        Raises:
-            ValueError: unknown channel.
         """
-        if channel not in (None, 0, 1):
-            raise ValueError(f"channel={channel} must be None, 0 (nuclei) or 1 (tubules and membranes)")
         light = np.empty([h - a for a, h in zip(low, high, strict=True)], np.float32)
         for top in range(low[1] // BAND * BAND, high[1], BAND):
             first, last = (low[0], max(top, low[1]), low[2]), (high[0], min(top + BAND, high[1]), high[2])
             band = light[:, first[1] - low[1] : last[1] - low[1]]
             distance = self._tubule_distance(first, last)
-            for block, axes in _blocks(first, last):
+            touched = (range(a // BLOCK, (h - 1) // BLOCK + 1) for a, h in zip(first, last, strict=True))
+            for block in map(np.array, itertools.product(*touched)):  # of a fixed lattice
+                axes = _axes(np.maximum(block * BLOCK, first), np.minimum((block + 1) * BLOCK, last))
                 region = tuple(slice(int(a[0]) - start, int(a[-1]) + 1 - start) for a, start in zip(axes, first, strict=True))
                 band[region] = np.clip(self._draw_block(distance[region], block, axes, channel), 0, 1)
         return light
@@ -171,13 +167,6 @@ class _Cells(NamedTuple):
     nucleoli: Double  # (N, 3, 3) three positions in units of the semi-axes
 
 
-def _blocks(low: Triple, high: Triple) -> Iterator[tuple[Integers, Axes]]:
-    """Blocks of the fixed lattice that the region touches, with the voxel coordinates that they share with it."""
-    for block in itertools.product(*(range(a // BLOCK, (h - 1) // BLOCK + 1) for a, h in zip(low, high, strict=True))):
-        index = np.array(block)
-        yield index, _axes(np.maximum(index * BLOCK, low), np.minimum((index + 1) * BLOCK, high))
-
-
 def _axes(first: Integers, last: Integers) -> Axes:
     z, y, x = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
     return z, y, x
@@ -191,17 +180,9 @@ def _grid(axes: Axes, origin: Integers | Double) -> tuple[Float, Float, Float]:
 
 def _borders(position: list[Float], centres: Float) -> tuple[Float, NDArray[np.intp]]:
     """Voronoi cells: distance to the second-nearest centre minus that to the nearest (0 on a border), and the nearest's index."""
-    first = np.full(position[0].shape, np.inf, np.float32)
-    second = first.copy()
-    owner = np.zeros(first.shape, np.intp)
-    for i, centre in enumerate(centres):
-        squared = np.square(position[0] - centre[0])
-        squared += np.square(position[1] - centre[1])
-        squared += np.square(position[2] - centre[2])
-        np.copyto(owner, i, where=squared < first)
-        np.minimum(second, np.maximum(squared, first), out=second)
-        np.minimum(first, squared, out=first)
-    return np.sqrt(second) - np.sqrt(first), owner
+    squared = sum(np.square(p - c[:, None, None, None]) for p, c in zip(position, centres.T, strict=True))
+    first, second = np.sqrt(np.partition(squared, 1, axis=0)[:2])
+    return second - first, squared.argmin(0)
 
 
 def _nucleus(position: list[Float], cells: _Cells, i: int, chromatin: Float) -> Float:

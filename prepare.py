@@ -152,8 +152,9 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
         UserError: anything that would stop a training, after everything else was said.
     """
-    from dataloader.check import file_lines, report, survey
+    from dataloader.check import report
     from dataloader.data_multi import DataModule
+    from dataloader.survey import survey
     from training.requirements import training_requirements
 
     experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
@@ -172,8 +173,8 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     else:
         needs = training_requirements(complete).lines(settings, sum(file.nbytes for file in files))
     place = Path(options.report or experiment.logs / settings["dataset"] / "check")
-    said = report(files, problems, settings, needs, place) if files else []
-    for line in [f"{folder}: {len(files)} files", *file_lines(files), *said]:
+    log.info("%s: %d files", folder, len(files))
+    for line in report(files, problems, settings, needs, place) if files else ():
         log.info(line)
     if problems:
         raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))

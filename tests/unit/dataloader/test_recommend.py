@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dataloader.recommend import Measured, recommend
+from dataloader.check import Measured, recommend
 from models.options import MODEL_OPTIONS
 from utils.geometry import Geometry
 from utils.settings.get_args import default_settings

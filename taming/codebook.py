@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from taming.quantize import ResidualVectorQuantizer, VectorQuantizer
+
+    Quantizer: TypeAlias = VectorQuantizer | ResidualVectorQuantizer
 
 CHUNK = {"cpu": 512, "cuda": 65536}  # vectors compared at a time: the table fits a core's cache, or bounds a GPU's memory
 VECTORS_PER_CODE = 10  # the least that k-means is asked to place a code from
@@ -90,19 +95,6 @@ def _means(points: Tensor, centres: Tensor, nearest: Tensor) -> Tensor:
     distances = (points - centres[nearest]).square().sum(dim=1)
     means[empty] = points[distances.argsort(descending=True, stable=True)[: len(empty)]]
     return means
-
-
-class Quantizer(Protocol):
-    """What a codebook's life has to know of a quantiser."""
-
-    @property
-    def codebooks(self) -> list[nn.Embedding]:
-        """One per level."""
-        ...
-
-    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
-        """Each level's codebook with the vectors (M, d) that it quantises, one level after the other."""
-        ...
 
 
 class CodebookLife(nn.Module):

@@ -101,14 +101,11 @@ class RunKeeper(Checkpoint):
         if due:
             self._write_components(trainer, pl_module, completed)
         self._write_best(trainer, pl_module)
-        if due or self._minutes_passed(trainer):
+        late = time.monotonic() - self._saved >= self.save_seconds
+        if trainer.strategy.reduce_boolean_decision(due or late, all=False):
             self._write_last(trainer, pl_module)
         if stop:
             self.stopped = trainer.should_stop = True
-
-    def _minutes_passed(self, trainer: pl.Trainer) -> bool:
-        passed = time.monotonic() - self._saved >= self.save_seconds
-        return trainer.strategy.reduce_boolean_decision(passed, all=False)
 
     def _write_components(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
         pl_module.require_savable()
@@ -124,18 +121,16 @@ class RunKeeper(Checkpoint):
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
         value = pl_module.metric(self.monitor)
         if value is None:
-            self._say_once_what_is_logged(trainer)
+            known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            if known and not self._said and trainer.is_global_zero:
+                logged = ", ".join(known)
+                log.warning("monitor=%s is not logged, so there will be no best.ckpt; logged are %s", self.monitor, logged)
+                self._said = True
             return
         sign = -1 if higher_is_better(self.monitor) else 1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best):
             self.best = value
             self._write(trainer, pl_module, self.run.best)
-
-    def _say_once_what_is_logged(self, trainer: pl.Trainer) -> None:
-        known = [name for name in trainer.callback_metrics if name.startswith("val/")]
-        if known and not self._said and trainer.is_global_zero:
-            log.warning("monitor=%s is not logged, so there will be no best.ckpt; logged are %s", self.monitor, ", ".join(known))
-            self._said = True
 
     def _write_last(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._write(trainer, pl_module, self.run.last)

@@ -185,7 +185,7 @@ class PictureWriter(Callback):
 class Progress(Callback):
     """One bar for the whole training: epochs are often too short for a bar each."""
 
-    SHOWN = ("g/projection", "g/recon", "codes_used")
+    SHOWN = ("g/projection", "g/recon", "g/lateral", "codes_used")
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None

@@ -12,9 +12,8 @@ from pathlib import Path
 from evaluation.grid import Request
 from evaluation.measure import evaluate
 from evaluation.report import refuse_outputs
-from utils.command_line import Parser
+from utils.command_line import Parser, parse_region, parse_slice, voxel_size
 from utils.errors import reported
-from utils.region import parse_region, parse_slice, voxel_size
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report

@@ -12,9 +12,9 @@ from typing import Any
 from training.options import MODEL_OPTIONS
 from utils.command_line import Parser
 from utils.errors import UserError, reported
+from utils.settings.autoencoder import read_autoencoder_yaml
 from utils.settings.command_line import read_command_line
-from utils.settings.get_args import COMMAND_LINE, default_settings, model_options, read_settings
-from utils.settings.make_config import read_autoencoder_yaml
+from utils.settings.reading import COMMAND_LINE, default_settings, model_options, read_settings
 
 REPOSITORY = Path(__file__).resolve().parent
 

@@ -10,9 +10,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import Parser
+from utils.command_line import Parser, parse_region, voxel_size
 from utils.errors import reported
-from utils.region import parse_region, voxel_size
 
 EPILOG = """examples:
   infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training.options import MODEL_OPTIONS
-from utils.command_line import Parser
+from utils.command_line import Parser, voxel_size
 from utils.errors import UserError, reported
-from utils.region import voxel_size
-from utils.settings.check_settings import settings_to_train
-from utils.settings.get_args import check_data_root, data_folder, read_settings
+from utils.settings.reading import check_data_root, data_folder, read_settings
+from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
 

@@ -13,8 +13,8 @@ from training.options import MODEL_OPTIONS
 from utils.errors import UserError, reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
-from utils.settings.check_settings import settings_to_train
-from utils.settings.get_args import Experiment, check_data_root, read_settings
+from utils.settings.reading import Experiment, check_data_root, read_settings
+from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
 log = logging.getLogger("isoscope")

@@ -51,8 +51,8 @@ def small_model(for_training: bool = True, **changes: Any) -> Any:
     """The primary model at the widths of vqgan_small (ch 32, ngf 16, ndf 16) on crops of 64, fresh and without LPIPS."""
     from models.build import build_model
     from models.options import MODEL_OPTIONS
-    from utils.settings.get_args import default_settings
-    from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+    from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+    from utils.settings.reading import default_settings
 
     sizes = {"cropsize": 64, "cropz": 8, "ldmyaml": "vqgan_small", "ngf": 16, "ndf": 16, "perceptual_weight": 0.0}
     settings = default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **sizes, **changes)

@@ -18,7 +18,7 @@ from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_
 from dataloader.pairs import paired_names
 from dataloader.sampler import CropSampler, done_so_far
 from utils.errors import UserError
-from utils.settings.read_mapping import read_mapping
+from utils.files import read_mapping
 from volumes.intensity import IntensityTransform, check_finite, share_outside
 from volumes.open import open_volume
 from volumes.statistics import Normalisation, pooled, scan, transform_of

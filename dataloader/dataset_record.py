@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import put_folder, write_json
-from utils.settings.read_mapping import read_mapping
+from utils.files import put_folder, read_mapping, write_json
 
 VERSION = 1
 SPLITS = ("train", "val")

@@ -17,9 +17,9 @@ from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from training.precision import in_bf16
 from utils.errors import UserError
+from utils.files import read_mapping
 from utils.geometry import Geometry
 from utils.runs import RunFolder, program_version
-from utils.settings.read_mapping import read_mapping
 
 
 @dataclass(frozen=True)

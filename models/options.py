@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from utils.settings.base_options import BASE_OPTIONS, Option
+from utils.settings.options import BASE_OPTIONS, Option
 
 _geometry = partial(Option, group="geometry")
 _network = partial(Option, group="networks")

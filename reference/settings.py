@@ -8,8 +8,8 @@ from typing import Any
 
 from reference.files import Source
 from utils.errors import UserError
-from utils.settings.check_settings import check_settings
-from utils.settings.make_config import configure_autoencoder
+from utils.settings.autoencoder import configure_autoencoder
+from utils.settings.rules import check_settings
 
 Settings = dict[str, Any]
 

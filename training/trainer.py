@@ -19,7 +19,7 @@ from training.callbacks import PictureWriter, Progress, RunKeeper
 from training.precision import in_bf16
 from utils.errors import UserError
 from utils.runs import RunFolder
-from utils.settings.make_config import parse_duration
+from utils.settings.rules import parse_duration
 
 
 def _quieten() -> None:

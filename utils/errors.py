@@ -1,7 +1,8 @@
 """The one exception for mistakes that a user can mend."""
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -13,6 +14,19 @@ class UserError(ValueError):
     """
 
     shows_traceback = False  # whether ``reported`` shows the traceback in any case: ``debug`` of an experiment file
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A question to append to an error message, or the words of otherwise when no known word is near, regardless of case.
+
+    Typing errors rarely change the first letter: a word that begins otherwise has to be very like the known one.
+    """
+    by_lower = {name.lower().lstrip("-"): name for name in known}
+    typed = word.lower().lstrip("-–—")
+    for near in difflib.get_close_matches(typed, by_lower, n=3, cutoff=0.6):
+        if near[:1] == typed[:1] or difflib.SequenceMatcher(None, typed, near).ratio() >= 0.8:
+            return f"; did you mean {by_lower[near]}?"
+    return otherwise
 
 
 @contextmanager

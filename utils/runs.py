@@ -29,7 +29,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import write_json
-from utils.settings.get_args import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
+from utils.settings.reading import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
 
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
@@ -151,7 +151,7 @@ class RunFolder:
             models: the models' options, models.options.MODEL_OPTIONS.
 
         Raises:
-            UserError: the folder is not a run; see also :func:`utils.settings.get_args.stored_settings`.
+            UserError: the folder is not a run; see also :func:`utils.settings.reading.stored_settings`.
         """
         starts = self._starts()
         if not starts:

@@ -9,9 +9,9 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from utils.files import write_json
 from utils.runs import RunFolder
-from utils.settings.base_options import BASE_OPTIONS
-from utils.settings.get_args import default_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.options import BASE_OPTIONS
+from utils.settings.reading import default_settings
 
 torch.set_num_threads(1)  # these networks are too small for more
 

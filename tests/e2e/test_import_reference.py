@@ -19,8 +19,8 @@ from models.options import MODEL_OPTIONS
 from training.initial import initialise_from
 from utils.errors import UserError
 from utils.runs import RunFolder
-from utils.settings.get_args import default_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.reading import default_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 16, "ndf": 4, "perceptual_weight": 0.0, "skipl1": 2}

@@ -14,7 +14,7 @@ import torch
 
 import infer
 from models.options import MODEL_OPTIONS
-from utils.settings.get_args import SETTINGS_VERSION
+from utils.settings.reading import SETTINGS_VERSION
 
 MADE = Path(__file__).parents[1] / "data" / "made_by_6ea4a28"
 ON_CPU = ["--device", "cpu", "--precision", "32"]

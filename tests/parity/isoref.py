@@ -17,7 +17,7 @@ from tests.parity import models
 from tests.parity.comparison import Comparison
 from tests.parity.rounding import reference_order
 from tests.parity.volume import numpy_draw
-from utils.settings.get_args import default_settings
+from utils.settings.reading import default_settings
 
 NAME = "IsoREF"
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "netF.")  # second heads; MLPs that no file uses

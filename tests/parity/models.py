@@ -21,8 +21,8 @@ from networks.views import resample_z, to_slices, to_volume
 from tests.parity.comparison import EXACT_F64, LOSS, Comparison
 from tests.parity.golden import Golden
 from tests.parity.volume import numpy_draw
-from utils.settings.get_args import default_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.reading import default_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "net_g.down", "netF.", "loss.logvar")  # see replay.MENDED and load_recipe

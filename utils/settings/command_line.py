@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from utils.command_line import Parser, as_declared
-from utils.errors import UserError
-from utils.settings.base_options import ESTABLISHED, GROUPS, RETIRED, Option, as_text
-from utils.settings.read_mapping import did_you_mean
+from utils.errors import UserError, did_you_mean
+from utils.settings.options import ESTABLISHED, GROUPS, RETIRED, Option, as_text
 
 FIRST_PASS = ("jsn", "models", "env")  # decide which options there are, so they are never abbreviated
 USAGE = "python train.py --jsn NAME --prj SUBDIR [option ...]"

@@ -13,7 +13,7 @@ import torch
 from dataloader.data_multi import DataModule, PairedImageDataset, check_unit_range
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.get_args import default_settings
+from utils.settings.reading import default_settings
 from volumes.write import write_tiff
 
 SHAPES = ((9, 30, 41), (12, 33, 28), (8, 24, 24))

@@ -15,8 +15,8 @@ from dataloader.check import summarised
 from dataloader.survey import Surveyed, contact_sheet, survey
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
-from utils.settings.get_args import default_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.reading import default_settings
 from volumes.volume import ArrayVolume
 from volumes.write import write_tiff
 

@@ -7,7 +7,7 @@ import pytest
 from dataloader.check import Measured, recommend
 from models.options import MODEL_OPTIONS
 from utils.geometry import Geometry
-from utils.settings.get_args import default_settings
+from utils.settings.reading import default_settings
 
 
 def measured(**changes):

@@ -6,9 +6,9 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from taming import lpips
 from utils.errors import UserError
-from utils.settings.base_options import BASE_OPTIONS
-from utils.settings.get_args import default_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.options import BASE_OPTIONS
+from utils.settings.reading import default_settings
 
 
 def every_term(name, repository):

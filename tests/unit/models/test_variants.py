@@ -15,9 +15,9 @@ from models.options import MODEL_OPTIONS
 from networks.views import project, resample_z, swap_in_plane
 from taming.quantize import to_vectors
 from utils.errors import UserError
-from utils.settings.check_settings import check_settings
-from utils.settings.get_args import default_settings
-from utils.settings.make_config import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.reading import default_settings
+from utils.settings.rules import check_settings
 
 SMALL = {"cropsize": 32, "ngf": 4, "ndf": 4, "mc": False}
 

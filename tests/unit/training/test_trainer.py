@@ -6,7 +6,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from models.options import MODEL_OPTIONS
 from training.trainer import build_trainer
 from utils.runs import RunFolder
-from utils.settings.get_args import default_settings
+from utils.settings.reading import default_settings
 
 
 @pytest.mark.parametrize(("strategy", "parallel"), [("auto", False), ("ddp", True)])

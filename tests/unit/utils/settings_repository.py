@@ -3,7 +3,7 @@
 import json
 
 from models.options import MODEL_OPTIONS
-from utils.settings.get_args import read_settings
+from utils.settings.reading import read_settings
 
 PROFILES = {
     "local": {"LOGS": "./logs/", "DATASET": "./data/"},

@@ -4,8 +4,8 @@ import pytest
 
 import evaluate
 import infer
+from utils.command_line import parse_region, parse_slice
 from utils.errors import UserError
-from utils.region import parse_region, parse_slice
 
 
 def test_numbers_that_are_left_out_reach_to_the_border():

@@ -8,15 +8,9 @@ from settings_repository import PROFILES, make_repository, read
 
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.check_settings import check_settings
-from utils.settings.get_args import check_data_root, default_settings, read_settings
-from utils.settings.make_config import (
-    configure_autoencoder,
-    known_experiments,
-    parse_duration,
-    read_autoencoder_yaml,
-    read_profiles,
-)
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.reading import check_data_root, default_settings, known_experiments, read_profiles, read_settings
+from utils.settings.rules import check_settings, parse_duration
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

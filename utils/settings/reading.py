@@ -15,19 +15,14 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from utils.errors import UserError
-from utils.settings.base_options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
+from utils.errors import UserError, did_you_mean
+from utils.files import read_mapping
+from utils.settings.autoencoder import complete_autoencoder, require_bottleneck
 from utils.settings.command_line import USAGE, first_pass, make_parser, read_command_line
-from utils.settings.make_config import (
-    PROFILE_KEYS,
-    complete_autoencoder,
-    known_experiments,
-    read_experiment,
-    read_profiles,
-    require_bottleneck,
-)
-from utils.settings.read_mapping import did_you_mean, read_mapping
+from utils.settings.options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
 
+SUFFIXES = (".json", ".yaml", ".yml")
+PROFILE_KEYS = ("LOGS", "DATASET")
 COMMAND_LINE = "command line"
 SETTINGS_VERSION = 1  # of the settings that a run stores; raised where a key changes its meaning
 
@@ -217,7 +212,54 @@ def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     return found
 
 
-# Where things are ----------------------------------------------------------------------------------------------------
+# Files and places ----------------------------------------------------------------------------------------------------
+
+
+def known_experiments(repository: Path) -> list[str]:
+    """The names of the experiments in env/jsn."""
+    return sorted({path.stem for path in (repository / "env" / "jsn").glob("*") if path.suffix in SUFFIXES})
+
+
+def read_experiment(repository: Path, name: str) -> tuple[str, dict[str, Any]]:
+    """The experiment ``--jsn NAME``: env/jsn/NAME.json|.yaml|.yml, or the path that NAME is (from here or the repository).
+
+    Returns:
+        The file as messages name it; its block "train", unchecked.
+
+    Raises:
+        UserError: there is no such file or there are several, it is unreadable, or it is more or less than such a block.
+    """
+    folder = repository / "env" / "jsn"
+    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+    if not found and Path(name).suffix in SUFFIXES:
+        found = [path for path in (Path(name).expanduser().absolute(), repository / name, folder / name) if path.is_file()][:1]
+    labels = [path.relative_to(repository).as_posix() if path.is_relative_to(repository) else str(path) for path in found]
+    if len(found) > 1:
+        raise UserError(f"--jsn {name} may be {' or '.join(labels)}; give the path")
+    if not found:
+        known = known_experiments(repository)
+        raise UserError(
+            f"there is no experiment {name}: expected env/jsn/{name}.json (.yaml, .yml) or the path of such a file"
+            f"{did_you_mean(name, known, '.')} Experiments: {', '.join(known) or 'none'}"
+        )
+    content = read_mapping(found[0], "experiment")
+    block, beside = content.pop("train", None), f"; found beside it: {', '.join(sorted(content))}" if content else ""
+    if beside or not isinstance(block, dict):
+        example = '{"train": {"dataset": ..., ...}}'
+        raise UserError(f'{found[0]}: an experiment is one object with the block "train": {example}{beside}')
+    return labels[0], block
+
+
+def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
+    """The machine profiles of env/env: profile → {"LOGS": path, "DATASET": path}; anything else in them is a UserError."""
+    path = repository / "env" / "env"
+    profiles = read_mapping(path, "list of machine profiles")
+    for name, profile in profiles.items():
+        if not isinstance(profile, dict) or profile.keys() != set(PROFILE_KEYS):
+            raise UserError(f"{path}: profile {name} must have the keys {' and '.join(PROFILE_KEYS)}, nothing else")
+        if not all(isinstance(value, str) and value for value in profile.values()):
+            raise UserError(f"{path}: profile {name}: {' and '.join(PROFILE_KEYS)} must be paths")
+    return profiles
 
 
 def check_data_root(experiment: Experiment) -> None:

@@ -1,70 +1,16 @@
-"""Files with settings: experiments, machine profiles, autoencoders (torch-free)."""
+"""Settings of autoencoders: ldm/*.yaml, checked and completed (torch-free)."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
-from utils.settings.base_options import Option
-from utils.settings.read_mapping import did_you_mean, read_mapping
-
-SUFFIXES = (".json", ".yaml", ".yml")
-PROFILE_KEYS = ("LOGS", "DATASET")
-
-
-def known_experiments(repository: Path) -> list[str]:
-    """The names of the experiments in env/jsn."""
-    return sorted({path.stem for path in (repository / "env" / "jsn").glob("*") if path.suffix in SUFFIXES})
-
-
-def read_experiment(repository: Path, name: str) -> tuple[str, dict[str, Any]]:
-    """The experiment ``--jsn NAME``: env/jsn/NAME.json|.yaml|.yml, or the path that NAME is (from here or the repository).
-
-    Returns:
-        The file as messages name it; its block "train", unchecked.
-
-    Raises:
-        UserError: there is no such file or there are several, it is unreadable, or it is more or less than such a block.
-    """
-    folder = repository / "env" / "jsn"
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
-    if not found and Path(name).suffix in SUFFIXES:
-        found = [path for path in (Path(name).expanduser().absolute(), repository / name, folder / name) if path.is_file()][:1]
-    labels = [path.relative_to(repository).as_posix() if path.is_relative_to(repository) else str(path) for path in found]
-    if len(found) > 1:
-        raise UserError(f"--jsn {name} may be {' or '.join(labels)}; give the path")
-    if not found:
-        known = known_experiments(repository)
-        raise UserError(
-            f"there is no experiment {name}: expected env/jsn/{name}.json (.yaml, .yml) or the path of such a file"
-            f"{did_you_mean(name, known, '.')} Experiments: {', '.join(known) or 'none'}"
-        )
-    content = read_mapping(found[0], "experiment")
-    block, beside = content.pop("train", None), f"; found beside it: {', '.join(sorted(content))}" if content else ""
-    if beside or not isinstance(block, dict):
-        example = '{"train": {"dataset": ..., ...}}'
-        raise UserError(f'{found[0]}: an experiment is one object with the block "train": {example}{beside}')
-    return labels[0], block
-
-
-def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
-    """The machine profiles of env/env: profile → {"LOGS": path, "DATASET": path}; anything else in them is a UserError."""
-    path = repository / "env" / "env"
-    profiles = read_mapping(path, "list of machine profiles")
-    for name, profile in profiles.items():
-        if not isinstance(profile, dict) or profile.keys() != set(PROFILE_KEYS):
-            raise UserError(f"{path}: profile {name} must have the keys {' and '.join(PROFILE_KEYS)}, nothing else")
-        if not all(isinstance(value, str) and value for value in profile.values()):
-            raise UserError(f"{path}: profile {name}: {' and '.join(PROFILE_KEYS)} must be paths")
-    return profiles
-
-
-# Autoencoders --------------------------------------------------------------------------------------------------------
+from utils.errors import UserError, did_you_mean
+from utils.files import read_mapping
+from utils.settings.options import Option
 
 _ABSENT = object()  # the default of entries that only some autoencoders have
 
@@ -216,15 +162,3 @@ def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str,
         loss["perceptual_weight"] = settings["perceptual_weight"]
     loss["disc_in_channels"] = network["out_ch"]
     return made
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Seconds of a duration written DD:HH:MM:SS, which may not be zero (UserError); None stays None."""
-    if text is None:
-        return None
-    parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", text)
-    days, hours, minutes, seconds = (int(part) for part in parts.groups()) if parts else (0, 0, 0, 0)
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    if not total or hours > 23 or minutes > 59 or seconds > 59:
-        raise UserError(f"max_time={text} must be a time written DD:HH:MM:SS, such as 00:12:00:00 for twelve hours")
-    return float(total)

@@ -10,8 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
-from utils.errors import UserError
-from utils.settings.read_mapping import did_you_mean
+from utils.errors import UserError, did_you_mean
 
 GROUPS = ("run", "data", "geometry", "networks", "losses", "CUT", "optimisation")
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}

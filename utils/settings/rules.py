@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
-from utils.settings.make_config import configure_autoencoder, parse_duration, read_autoencoder_yaml, require_bottleneck
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml, require_bottleneck
 
 Settings = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
 
 def _check_run(s: Settings) -> None:
     parse_duration(s["max_time"])
-    for name in ("prj", "dataset"):  # an imported run has none; a training cannot be without (get_args)
+    for name in ("prj", "dataset"):  # an imported run has none; a training cannot be without (reading)
         text = "none" if s[name] is None else s[name]
         if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
             raise UserError(
@@ -141,3 +142,15 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
                 f"layer without a projection; set embed_dim {z_channels}"
             )
     require_bottleneck(autoencoder, s["models"], gaussian=gaussian, where=f"{name}: ")
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of a duration written DD:HH:MM:SS, which may not be zero (UserError); None stays None."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", text)
+    days, hours, minutes, seconds = (int(part) for part in parts.groups()) if parts else (0, 0, 0, 0)
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not total or hours > 23 or minutes > 59 or seconds > 59:
+        raise UserError(f"max_time={text} must be a time written DD:HH:MM:SS, such as 00:12:00:00 for twelve hours")
+    return float(total)

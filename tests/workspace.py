@@ -28,7 +28,7 @@ VARIANTS = {
     "kl_z": "--models ae0iso0tccut --ldmyaml {root}/gaussian.yaml --hbranch z",
     "isoref": "--models IsoREF --cropz 8 --usp 2 --no-nocut --num_patches 8",
     "isoref_nocyc": "--models IsoREF --nocyc",
-    "lateral": "--models lateral --uprate 4 --axial_sampling mean --axial_sigma 0.8 --cropsize 40 --blocks 1 --ema 0",
+    "lateral": "--models lateral --uprate 4 --axial_sampling mean --axial_sigma 0.8 --cropsize 40 --blocks 1 --ema 0 -b 2",
     "ssim": "--models ae0iso0tccutvqqssim --cropsize 104 --cropz 13 --skipl1 1 --adv_planes 4 --crops_per_volume 1",
 }
 TINY = {

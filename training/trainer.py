@@ -117,7 +117,8 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
     geometry = model.geometry
     return [
         f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",
-        f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.cropsize}³, {geometry.factor} planes per slice",
+        f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.slices * geometry.factor} planes, "
+        f"{geometry.factor} of each",
         f"parameters: {sizes}",
         f"run folder: {run.path}",
         f"pictures: {run.pictures}",

@@ -22,13 +22,14 @@ from utils.settings.rules import check_settings
 SMALL = {"cropsize": 32, "ngf": 4, "ndf": 4, "mc": False}
 
 
-def without_lpips(name):
-    """Its weights are not there in a test."""
-    return {} if name == "IsoREF" else {"perceptual_weight": 0}
+def small(name):
+    """Sizes for a test, without LPIPS, whose weights are not there; as far as the model has such options."""
+    known = {option.name for option in MODEL_OPTIONS[name]} | {"cropsize"}
+    return {key: value for key, value in {**SMALL, "perceptual_weight": 0}.items() if key in known}
 
 
 def build(name, repository, **changes):
-    settings = default_settings(MODEL_OPTIONS, name, **SMALL | without_lpips(name) | changes)
+    settings = default_settings(MODEL_OPTIONS, name, **small(name) | changes)
     if "ldmyaml" not in settings:
         return build_model(settings)
     autoencoder = read_autoencoder_yaml(repository, settings["ldmyaml"])
@@ -181,7 +182,7 @@ def test_isorefs_contrast_has_the_published_direction(repository):
 )
 def test_every_value_of_an_option_trains(repository, name, options):
     """Through the rules between settings, and with a finite gradient for every parameter."""
-    options = {"cropz": 4, "skipl1": 2} | without_lpips(name) | options
+    options = {"cropz": 4, "skipl1": 2} | ({} if name == "IsoREF" else {"perceptual_weight": 0}) | options
     autoencoder = None
     if name != "IsoREF":
         autoencoder = read_autoencoder_yaml(repository, "vqgan")
@@ -223,6 +224,7 @@ def bf16_on_a_gpu():
         ("ae0iso0tccut", {"hbranch": "mid"}),
         ("ae0iso0tccut", {"hbranch": "z", "lbNCE": 1.0, "nocut": False}),
         ("IsoREF", {"cropz": 16, "nocut": False, "num_patches": 8, "adv_planes": 3}),
+        ("lateral", {"uprate": 2.5, "axial_sampling": "mean", "axial_sigma": 0.5, "blocks": 1}),
     ],
 )
 @pytest.mark.parametrize("bf16", [False, True])
@@ -230,7 +232,7 @@ def test_nothing_is_left_on_the_cpu_when_a_model_is_on_a_gpu(repository, name, o
     """With tensors without values, said to lie on a GPU: an operation that also gets one of the CPU fails, without any GPU."""
     with FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)):
         model = build(name, repository, **{"cropz": 4} | options)
-        model.draw_view_group, model.draw_swap = (lambda: 1), (lambda: True)
+        model.draw_view_group, model.draw_swap, model.draw_orientation = (lambda: 1), (lambda: True), (lambda: [True] * 3)
         for module in model.modules():  # what Module.to does, which takes no tensors without values
             module._parameters |= {k: nn.Parameter(p.to("cuda")) for k, p in module._parameters.items() if p is not None}
             module._buffers |= {k: b.to("cuda") for k, b in module._buffers.items() if b is not None}
@@ -238,8 +240,9 @@ def test_nothing_is_left_on_the_cpu_when_a_model_is_on_a_gpu(repository, name, o
         batch = {"img": [torch.rand(2, 1, side, side, model.geometry.slices, device="cuda")]}
         with bf16_on_a_gpu() if bf16 else nullcontext():
             out = model.generate(batch)
-            assert not bf16 or name == "IsoREF" or out.pyramid[0].dtype == torch.bfloat16, out.pyramid[0].dtype
-            made = [model.weigh(model.generator_losses(out)), model.weigh(model.discriminator_losses(out.detach()))]
+            assert not bf16 or name in ("IsoREF", "lateral") or out.pyramid[0].dtype == torch.bfloat16, out.pyramid[0].dtype
+            made = [model.weigh(model.generator_losses(out))]
+            made += [model.weigh(model.discriminator_losses(out.detach()))] if model.D else []
             made += [*model.validation_metrics(out).values(), *model.preview(batch).values()]
             if "quantize" in model.G:
                 made.append(model.revival.observe(out.code.indices))

@@ -120,8 +120,8 @@ def phantom(options: argparse.Namespace) -> None:
 def volumes(options: argparse.Namespace) -> None:
     """Makes training volumes of raw ones."""
     from dataloader.cutting import Lattice
-    from dataloader.pairs import open_sources
     from dataloader.preparation import Normalisation, Plan, prepare_volumes
+    from dataloader.sources import open_sources
 
     kind = options.normalise or ("00" if options.link else "11")
     plan = Plan(

@@ -136,3 +136,7 @@ class Window:
             self._box = slab if reach >= rows.stop - rows.start else box
             self._values = self.volume[self._box]
         yield self._values[relative(box, self._box)]
+
+    def mean(self, box: Box) -> float:
+        """The mean grey value of a box."""
+        return sum(float(piece.sum(dtype=np.float64)) for piece in self.pieces(box)) / voxels_of(box)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
-from dataloader.pairs import paired_names
+from dataloader.dataset_folders import paired_names
 from dataloader.sampler import CropSampler, done_so_far
 from utils.errors import UserError
 from utils.files import read_mapping

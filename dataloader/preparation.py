@@ -13,31 +13,28 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataloader.cutting import Lattice, Window, split_box
-from dataloader.dataset_record import claim_directions, merge_record
+from dataloader.dataset_folders import SUFFIXES, TRAIN, VAL, claim_directions, merge_record
+from dataloader.sources import Source, paired
 from utils.errors import UserError
 from utils.files import writing
 from volumes.intensity import IntensityTransform, check_finite
-from volumes.open import stem_of
 from volumes.statistics import Normalisation, pooled, transform_of
 from volumes.target_plan import free_space
-from volumes.volume import Box, Triple, Volume, extent, voxels_of, whole_box
+from volumes.volume import Box, Triple, Volume, extent, voxels_of
 from volumes.write import write_tiff
 
-TRAIN, VAL = "train", "val"
-_PARTIAL = ".prepare.partial"
 _DEFAULT_FRACTION = 0.1
 
 
@@ -60,14 +57,14 @@ class Plan:
 
     folder: Path
     directions: tuple[str, ...]
-    lattice: Lattice = field(default_factory=Lattice)
-    normalisation: Normalisation = field(default_factory=lambda: Normalisation("11"))
-    fraction: float | None = None
-    min_mean: float | None = None
-    scale: str = "volume"
-    voxel_um: Triple | None = None
-    overwrite: bool = False
-    link: bool = False
+    lattice: Lattice
+    normalisation: Normalisation
+    fraction: float | None
+    min_mean: float | None
+    scale: str
+    voxel_um: Triple | None
+    overwrite: bool
+    link: bool
 
     def __post_init__(self) -> None:
         names, wanted = self.directions, self.normalisation
@@ -78,18 +75,6 @@ class Plan:
         given = [f"--{name}" for name, value in changes.items() if value not in (None, (0, 0, 0), "00")]
         if self.link and given:
             raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")
-
-
-@dataclass
-class Source:
-    """A specimen: one volume per direction, the part of it for training and for validation, and what came of it."""
-
-    name: str
-    volumes: tuple[Volume, ...]
-    parts: dict[str, Box]
-    transforms: list[IntensityTransform] = field(default_factory=list)
-    written: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict[str, Any]) -> list[str]:
@@ -107,75 +92,33 @@ def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: d
         UserError: unequal volumes in a pair, patches that do not fit, nothing left, no room on disc, NaN, files in the way; files
             to be linked that the training cannot read as they are.
     """
-    if plan.link:
-        plan = _checked_links(plan, volumes)
-    sources = _paired(plan, volumes)
+    for volume in chain.from_iterable(volumes if plan.link else ()):
+        if volume.path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{volume.path}: only TIFF files can be linked; leave out --link, and it is converted")
+        if volume.channels > 1 or volume.times > 1:
+            raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
+    sources = paired(volumes, plan.directions, plan.voxel_um)
     notes = _split(plan, sources)
     claim_directions(plan.folder, plan.directions, plan.overwrite)
     voxels = [sum(plan.lattice.voxels(part) for part in source.parts.values()) for source in sources]
     if not plan.link:
-        types = [[4 if plan.normalisation.kind != "00" else volume.dtype.itemsize for volume in s.volumes] for s in sources]
-        free_space(plan.folder, sum(count * sum(sizes) for count, sizes in zip(voxels, types, strict=True)))
-        notes += _measure(plan, sources)
-    partial = plan.folder / _PARTIAL
+        sizes = [sum(v.dtype.itemsize if plan.normalisation.kind == "00" else 4 for v in s.volumes) for s in sources]
+        free_space(plan.folder, sum(count * size for count, size in zip(voxels, sizes, strict=True)))
+    notes += _measure(plan, sources)
+    partial = plan.folder / ".prepare.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with writing(plan.folder):
             title = "linking" if plan.link else "cutting"
             with tqdm(total=sum(voxels), desc=title, unit="voxel", unit_scale=True, delay=int(plan.link)) as bar:
-                for source, count in zip(sources, voxels, strict=True):
-                    if plan.link:
-                        notes += _linked(plan, source, partial)
-                        bar.update(count)
-                    else:
-                        _cut(plan, source, partial, bar)
+                for source in sources:
+                    notes += _cut(plan, source, partial, bar)
             notes += _counted(plan, sources)
             records = {direction: _record(plan, sources, k) for k, direction in enumerate(plan.directions)}
             merge_record(plan.folder, partial, records, settings)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return notes
-
-
-# What goes where -----------------------------------------------------------------------------------------------------
-
-
-def _checked_links(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> Plan:
-    """The plan for files that are linked, which cannot be split."""
-    for volume in (volume for group in volumes for volume in group):
-        if volume.path.suffix.lower() not in (".tif", ".tiff"):
-            raise UserError(f"{volume.path}: only TIFF files can be linked; leave out --link, and it is converted")
-        if volume.channels > 1 or volume.times > 1:
-            raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
-    single = max(map(len, volumes)) == 1
-    if plan.fraction and single:
-        raise UserError("a single linked file cannot be split; leave out --link, or give --val 0")
-    return replace(plan, fraction=0.0) if single else plan
-
-
-def _paired(plan: Plan, volumes: Sequence[Sequence[Volume]]) -> list[Source]:
-    """One source for the volumes in the same place of every direction."""
-    if len(set(map(len, volumes))) > 1:
-        found = ", ".join(f"{len(group)} for {direction}" for direction, group in zip(plan.directions, volumes, strict=True))
-        raise UserError(f"every direction needs the same number of volumes, in the same order; found {found}")
-    sources: list[Source] = []
-    for pair in zip(*volumes, strict=True):
-        first = pair[0]
-        for volume in pair:
-            if plan.voxel_um and volume.voxel_um and not np.allclose(plan.voxel_um, volume.voxel_um, rtol=0.01):
-                raise UserError(
-                    f"{volume.path} states the voxel size {volume.voxel_um} µm (z, y, x); leave out --voxel, or correct the file"
-                )
-            if volume.shape != first.shape:
-                raise UserError(
-                    f"{first.path} is {first.shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
-                    "paired volumes are cut at the same places and must have the same grid"
-                )
-        stem = re.sub(r"[^\w.+-]+", "_", stem_of(first.path)).strip("._") or "volume"
-        taken = [source.name for source in sources]
-        name = next(name for name in (stem, *(f"{stem}_{k}" for k in range(2, len(taken) + 3))) if name not in taken)
-        sources.append(Source(name, pair, {TRAIN: whole_box(first.shape)}))
-    return sources
 
 
 def _split(plan: Plan, sources: list[Source]) -> list[str]:
@@ -187,7 +130,9 @@ def _split(plan: Plan, sources: list[Source]) -> list[str]:
     if fraction and len(sources) > 1:
         for source in sources[-min(max(1, round(fraction * len(sources))), len(sources) - 1) :]:
             source.parts = {VAL: source.parts[TRAIN]}
-    elif fraction:
+    elif plan.link and plan.fraction:
+        raise UserError("a single linked file cannot be split; leave out --link, or give --val 0")
+    elif fraction and not plan.link:
         try:
             train, val = split_box(sources[0].volumes[0], plan.lattice, fraction)
             sources[0].parts = {TRAIN: train, VAL: val}
@@ -203,9 +148,6 @@ def _split(plan: Plan, sources: list[Source]) -> list[str]:
                 "lower --patch (0 takes a whole axis) or leave the file out"
             )
     return notes
-
-
-# Values --------------------------------------------------------------------------------------------------------------
 
 
 def _measure(plan: Plan, sources: list[Source]) -> list[str]:
@@ -241,12 +183,10 @@ def _pooled(sources: list[Source], direction: int) -> IntensityTransform:
     return pooled([s.transforms[direction] for s in sources], [math.prod(s.volumes[direction].shape) for s in sources])
 
 
-def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> None:
-    """Write the patches of a source that are not background."""
+def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> list[str]:
+    """Write the patches of a source that are not background, or link it; returns what was done where links cannot be made."""
     windows = [Window(volume) for volume in source.volumes]
-
-    def mean(box: Box) -> float:
-        return sum(float(piece.sum(dtype=np.float64)) for piece in windows[0].pieces(box)) / voxels_of(box)
+    notes = []
 
     def planes(window: Window, box: Box, transform: IntensityTransform) -> Iterator[NDArray]:
         for piece in window.pieces(box):
@@ -254,25 +194,37 @@ def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> None:
             yield from (transform.apply(plane) for plane in piece)
 
     for split, part in source.parts.items():
-        folders = [partial / split / direction for direction in plan.directions]
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
         source.written[split] = source.skipped[split] = 0
         for place, box in plan.lattice.patches(part):
-            if plan.min_mean is not None and mean(box) < plan.min_mean:
+            if plan.min_mean is not None and windows[0].mean(box) < plan.min_mean:
                 source.skipped[split] += 1
             else:
-                for window, transform, folder in zip(windows, source.transforms, folders, strict=True):
-                    volume = window.volume
-                    write_tiff(
-                        folder / f"{source.name}{place}.tif",
-                        planes(window, box, transform),
-                        shape=extent(box),
-                        dtype=transform.dtype(volume.dtype),
-                        voxel_um=volume.voxel_um or plan.voxel_um,
-                    )
+                for window, transform, direction in zip(windows, source.transforms, plan.directions, strict=True):
+                    volume, path = window.volume, partial / split / direction / f"{source.name}{place}.tif"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    if plan.link:
+                        notes += _linked(volume.path.absolute(), path)
+                    else:
+                        dtype, voxel_um = transform.dtype(volume.dtype), volume.voxel_um or plan.voxel_um
+                        write_tiff(path, planes(window, box, transform), shape=extent(box), dtype=dtype, voxel_um=voxel_um)
                 source.written[split] += 1
             bar.update(voxels_of(box))
+    return notes
+
+
+def _linked(original: Path, place: Path) -> list[str]:
+    """Make a file appear in another place: by symbolic link; else a note says how."""
+    with suppress(OSError, NotImplementedError):
+        os.symlink(original, place)
+        return []
+    how = "hard link"
+    try:
+        os.link(original, place)
+    except (OSError, NotImplementedError):
+        how = "copy"
+        free_space(place, original.stat().st_size)
+        shutil.copyfile(original, place)
+    return [f"{place.stem}: {how}, since symbolic links cannot be made there"]
 
 
 def _counted(plan: Plan, sources: list[Source]) -> list[str]:
@@ -289,35 +241,6 @@ def _counted(plan: Plan, sources: list[Source]) -> list[str]:
     if any(VAL in source.parts for source in sources) and not val:
         lines.insert(0, "no validation data: all patches of the validation part are background")
     return lines
-
-
-def _linked(plan: Plan, source: Source, partial: Path) -> list[str]:
-    """Make the files of a source appear in the layout, unchanged; returns what was done where symbolic links cannot be made."""
-    notes = []
-    source.transforms = [IntensityTransform("00") for _ in source.volumes]
-    for split in source.parts:
-        for volume, direction in zip(source.volumes, plan.directions, strict=True):
-            place = partial / split / direction / f"{source.name}.tif"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            how = put_file(volume.path.absolute(), place)
-            if how != "symbolic link":
-                notes.append(f"{source.name}: {how}, since symbolic links cannot be made there")
-        source.written[split] = 1
-    return notes
-
-
-def put_file(original: Path, place: Path) -> str:
-    """Make a file appear in another place; returns how: "symbolic link", "hard link" or "copy"."""
-    for make, how in ((os.symlink, "symbolic link"), (os.link, "hard link")):
-        with suppress(OSError, NotImplementedError):
-            make(original, place)
-            return how
-    free_space(place, original.stat().st_size)
-    shutil.copyfile(original, place)
-    return "copy"
-
-
-# Record --------------------------------------------------------------------------------------------------------------
 
 
 def _record(plan: Plan, sources: list[Source], direction: int) -> dict[str, Any]:

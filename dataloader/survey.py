@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dataloader.pairs import paired_names
+from dataloader.dataset_folders import paired_names
 from utils.errors import UserError
 from utils.files import replaced
 from utils.spectra import SIGNAL, Anisotropy, anisotropy

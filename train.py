@@ -61,7 +61,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
             run.write_settings(settings)
-            write_json(run.dataset_record, data.intensity_record())
+            write_json(run.dataset_record, data.train_set.intensity_record())
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
         trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
         for line in [*experiment.notes, *summary(trainer, model, run)]:

@@ -120,13 +120,18 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
         float32 array (cropsize, cropsize, slices) of the file's own values, axes (X, Y, Z).
     """
     margin = rotation_margin(settings.cropsize) if crop.rotation is not None else 0
-    _, height, width = volume.shape
-    rows = _source_positions(crop.row, height, margin, settings)
-    columns = _source_positions(crop.column, width, margin, settings)
-    window = _read_planes(volume, crop, settings, rows, columns)
-    window = sample(window, rows - np.floor(rows.min()), axis=1)
-    window = sample(window, columns - np.floor(columns.min()), axis=2)
-    image = np.ascontiguousarray(to_memory(window))
+    rows = _source_positions(crop.row, volume.shape[1], margin, settings)
+    columns = _source_positions(crop.column, volume.shape[2], margin, settings)
+    y, x = (slice(int(np.floor(at.min())), int(np.ceil(at.max())) + 1) for at in (rows, columns))
+    stop = crop.z + settings.kept * settings.dsp
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the intensity check reports
+        if settings.dsp_how == "pick":
+            planes = volume[crop.z + crop.offset : stop : settings.dsp, y, x].astype(np.float32, copy=False)
+        else:
+            planes = volume[crop.z : stop, y, x]
+            planes = planes.reshape(settings.kept, settings.dsp, *planes.shape[1:]).mean(axis=1, dtype=np.float32)
+    planes = sample(sample(planes, rows - y.start, axis=1), columns - x.start, axis=2)
+    image = np.ascontiguousarray(to_memory(planes))
     if crop.rotation is not None:
         turn = _rotation(settings.cropsize)
         turn.set_random_seed(crop.rotation)
@@ -153,17 +158,6 @@ def _source_positions(corner: int, size: int, margin: int, settings: CropSetting
     places = reflected((corner - margin, corner + settings.cropsize + margin), grid)
     inside = np.clip((places + 0.5) * region / grid - 0.5, 0, region - 1)
     return inside + (size - region) // 2
-
-
-def _read_planes(volume: Volume, crop: Crop, settings: CropSettings, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The kept planes under fractional rows and columns, float32."""
-    y, x = (slice(int(np.floor(at.min())), int(np.ceil(at.max())) + 1) for at in (rows, columns))
-    stop = crop.z + settings.kept * settings.dsp
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the intensity check reports
-        if settings.dsp_how == "pick":
-            return volume[crop.z + crop.offset : stop : settings.dsp, y, x].astype(np.float32, copy=False)
-        planes = volume[crop.z : stop, y, x]
-        return planes.reshape(settings.kept, settings.dsp, *planes.shape[1:]).mean(axis=1, dtype=np.float32)
 
 
 @cache

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from utils.errors import UserError
-from volumes.volume import Box, Volume, extent, overlap, relative, split, voxels_of, whole_box
+from volumes.volume import Box, Volume, overlap, relative, split, voxels_of, whole_box
 
 Triple = tuple[int, int, int]
 
-AXES = ("z", "y", "x")
 GAP = 8  # between training and validation lies one of this many parts of a patch
 LEAST = 128  # rows or planes of the validation part of a volume that is not cut into patches: the usual crop
 _BUDGET = 2**25  # voxels held at once
@@ -39,36 +39,27 @@ class Lattice:
             raise UserError(f"patch={self.patch} and step={self.step} must not be negative; 0 is the whole axis")
         if self.incomplete not in ("shift", "drop"):
             raise UserError(f"incomplete={self.incomplete} must be shift or drop")
-        for axis, patch, step in zip(AXES, self.patch, self.step, strict=True):
+        for axis, patch, step in zip("zyx", self.patch, self.step, strict=True):
             if step and (not patch or step > patch):
                 raise UserError(
                     f"step {step} along {axis} is larger than the patch ({patch or 'the whole axis'}), so voxels between patches "
                     f"would be left out; lower the step or give 0"
                 )
 
-    @property
-    def whole(self) -> bool:
-        """Whether a volume is one patch."""
-        return self.patch == (0, 0, 0)
-
-    def size(self, box: Box) -> Triple:
-        """Voxels of a patch in a box."""
-        z, y, x = (patch or side for patch, side in zip(self.patch, extent(box), strict=True))
-        return z, y, x
-
-    def starts(self, box: Box) -> tuple[list[int], list[int], list[int]]:
-        """First voxels of the patches along every axis; empty where a patch does not fit."""
+    def spans(self, box: Box) -> list[list[slice]]:
+        """Where the patches of a box lie along every axis; nowhere where a patch does not fit."""
         found = []
-        for part, patch, step in zip(box, self.size(box), self.step, strict=True):
-            starts = list(range(part.start, part.stop - patch + 1, step or patch))
-            if self.incomplete == "shift" and starts and starts[-1] + patch < part.stop:
-                starts.append(part.stop - patch)
-            found.append(starts)
-        return found[0], found[1], found[2]
+        for part, patch, step in zip(box, self.patch, self.step, strict=True):
+            side = patch or part.stop - part.start
+            starts = list(range(part.start, part.stop - side + 1, step or side))
+            if self.incomplete == "shift" and starts and starts[-1] + side < part.stop:
+                starts.append(part.stop - side)
+            found.append([slice(start, start + side) for start in starts])
+        return found
 
     def voxels(self, box: Box) -> int:
         """Voxels of all patches of a box together; 0 where none fits."""
-        return math.prod(self.size(box)) * math.prod(map(len, self.starts(box)))
+        return math.prod(sum(span.stop - span.start for span in spans) for spans in self.spans(box))
 
     def patches(self, box: Box) -> Iterator[tuple[str, Box]]:
         """Every patch of a box, slab by slab, so that neighbours are read together.
@@ -77,14 +68,10 @@ class Lattice:
             The place as text, three digits or more each for row, column and z (the order of the published data sets; nothing for
             a lattice of whole volumes), and the patch's box in the volume.
         """
-        depth, height, width = self.size(box)
-        planes, rows, columns = self.starts(box)
-        digits = max(3, len(str(max(len(planes), len(rows), len(columns)) - 1)))
-        for k, z in enumerate(planes):
-            for i, y in enumerate(rows):
-                for j, x in enumerate(columns):
-                    name = "" if self.whole else "".join(f"{place:0{digits}d}" for place in (i, j, k))
-                    yield name, (slice(z, z + depth), slice(y, y + height), slice(x, x + width))
+        spans = self.spans(box)
+        digits = max(3, len(str(max(map(len, spans)) - 1)))
+        for (k, z), (i, y), (j, x) in product(*map(enumerate, spans)):
+            yield "".join(f"{place:0{digits}d}" for place in (i, j, k)) if any(self.patch) else "", (z, y, x)
 
 
 def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, Box]:
@@ -104,7 +91,7 @@ def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, B
         size, patch = volume.shape[axis], lattice.patch[axis]
         kept = max(patch or LEAST, math.ceil(fraction * size))
         gap = math.ceil((patch or kept) / GAP)
-        if (patch or lattice.whole) and size - kept - gap >= (patch or LEAST):
+        if (patch or not any(lattice.patch)) and size - kept - gap >= (patch or LEAST):
             train, val = list(whole_box(volume.shape)), list(whole_box(volume.shape))
             train[axis], val[axis] = slice(0, size - kept - gap), slice(size - kept, size)
             return (train[0], train[1], train[2]), (val[0], val[1], val[2])

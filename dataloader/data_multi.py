@@ -54,7 +54,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         nm_clip: percentiles (LOW, HIGH) in place of minimum and maximum for nm 01 and 11.
         seed: of every draw, 0 or more.
         crops_per_volume: samples per file and epoch.
-        preload: keep the decoded volumes in memory (worker processes that are forked share them).
+        preload: ``check`` decodes the volumes into memory (worker processes that are forked share them).
         **crop: size and sampling of a crop, see ``dataloader.crops.CropSettings``.
 
     Raises:
@@ -125,7 +125,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                 a volume is smaller than a crop; voxels are NaN or infinite; under nm 00, sampled crops leave [-1, 1].
         """
         for name in tqdm(self.names, desc=f"opening {self.root.name}", unit="file", **_BAR):
-            first, *others = (self._open(direction, name) for direction in self.directions)
+            first, *others = (self._volume(direction, name) for direction in self.directions)
             self.settings.check(first)
             for volume in others:
                 if volume.shape != first.shape:
@@ -134,13 +134,13 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                         "the files of a pair must show the same volume on the same grid"
                     )
         if self.preload:
-            sizes = {key: math.prod(volume.shape) * volume.dtype.itemsize for key, volume in self._volumes.items()}
-            total = sum(sizes.values())
+            total = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in self._volumes.values())
             logger.info("loading %s into memory: %.2f GB", self.root, total / 1e9)
             with tqdm(total=total, desc=f"loading {self.root.name}", unit="B", unit_scale=True, **_BAR) as bar:
-                for key, size in sizes.items():
-                    self._volume(*key)
-                    bar.update(size)
+                for key, volume in self._volumes.items():
+                    values = volume[:]
+                    self._volumes[key] = ArrayVolume(values, volume.path, volume.voxel_um)
+                    bar.update(values.nbytes)
         if self.nm == "00":
             for index in range(0, len(self.names), -(-len(self.names) // _SAMPLED_FILES)):
                 self[index]
@@ -148,12 +148,12 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
     def _scan(self) -> None:
         """Find every file's range; under nm 00 there is none, but a file of floats is read once in search of NaN."""
-        volumes = {(d, n): self._volume(d, n) for d in self.directions for n in self.names if (d, n) not in self._transforms}
+        unknown = {key: volume for key, volume in self._volumes.items() if key not in self._transforms}
         if self.nm == "00":
-            volumes = {key: volume for key, volume in volumes.items() if volume.dtype.kind == "f"}
-        total = sum(math.prod(volume.shape) * (self.wanted.passes(volume) or 1) for volume in volumes.values())
+            unknown = {key: volume for key, volume in unknown.items() if volume.dtype.kind == "f"}
+        total = sum(math.prod(volume.shape) * (self.wanted.passes(volume) or 1) for volume in unknown.values())
         with tqdm(total=total, desc=f"ranges of {self.root.name}", unit="voxel", unit_scale=True, **_BAR) as bar:
-            for key, volume in volumes.items():
+            for key, volume in unknown.items():
                 if self.nm == "00":
                     scan(volume, advance=bar.update)
                 self._transform(*key, bar.update)
@@ -181,18 +181,12 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         dataset = read_mapping(path, "record that prepare.py writes") if path.is_file() else None
         return {"nm": self.nm, "nm_clip": self.nm_clip and list(self.nm_clip), "directions": directions, "dataset": dataset}
 
-    def _open(self, direction: str, name: str) -> Volume:
-        """A volume in its file; kept, since one without its values is small and holds no file open."""
+    def _volume(self, direction: str, name: str) -> Volume:
+        """A volume; kept, since one without its values is small and holds no file open."""
         key = direction, name
         if key not in self._volumes:
             self._volumes[key] = open_volume(self.root / direction / name)
         return self._volumes[key]
-
-    def _volume(self, direction: str, name: str) -> Volume:
-        volume = self._open(direction, name)
-        if self.preload and not isinstance(volume, ArrayVolume):
-            volume = self._volumes[direction, name] = ArrayVolume(volume[:], volume.path, volume.voxel_um)
-        return volume
 
     def _transform(self, direction: str, name: str, advance: Callable[[int], object] = int) -> IntensityTransform:
         """The way of a file's values to the range of nm; found once."""
@@ -263,30 +257,23 @@ class DataModule(pl.LightningDataModule):
         if self.val_set is not None:
             self.val_set.check()
 
-    def intensity_record(self) -> dict[str, Any]:
-        """The record of the training data: see ``PairedImageDataset.intensity_record``."""
-        return self.train_set.intensity_record()
-
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of this process, in the order of the epoch that the trainer is about to run or to continue."""
-        rank, world = self._place()
-        sampler = CropSampler(len(self.train_set), self.batch_size, seed=self.train_set.seed, rank=rank, world=world)
-        if self.trainer is not None:  # Lightning iterates the loader before it tells a resumed run's epoch, and skips nothing
-            epochs, batches = done_so_far(self.trainer)
-            sampler.continue_at(epochs, batches * self.batch_size)
-        return self._loader(self.train_set, sampler)
+        return self._loader(self.train_set, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """Centre crops in file order; an empty list without validation data."""
-        if self.val_set is None:
-            return []
-        rank, world = self._place()
-        return self._loader(self.val_set, CropSampler(len(self.val_set), self.batch_size, rank=rank, world=world, shuffle=False))
+        return [] if self.val_set is None else self._loader(self.val_set, shuffle=False)
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, dataset: PairedImageDataset, sampler: CropSampler) -> DataLoader[dict[str, Any]]:
+    def _loader(self, dataset: PairedImageDataset, shuffle: bool) -> DataLoader[dict[str, Any]]:
+        rank, world = self._place()
+        sampler = CropSampler(len(dataset), self.batch_size, seed=dataset.seed, rank=rank, world=world, shuffle=shuffle)
+        if shuffle and self.trainer is not None:  # Lightning asks before it tells a resumed run's epoch, and skips nothing
+            epochs, batches = done_so_far(self.trainer)
+            sampler.continue_at(epochs, batches * self.batch_size)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

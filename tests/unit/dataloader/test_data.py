@@ -173,7 +173,7 @@ def test_preloading_changes_nothing_but_the_reading(folder):
 
 
 def test_the_record_is_json_and_holds_the_constants(folder):
-    record = DataModule(folder, ["a", "b"], **OPTIONS).intensity_record()
+    record = DataModule(folder, ["a", "b"], **OPTIONS).train_set.intensity_record()
     assert json.loads(json.dumps(record)) == record
     assert (record["nm"], record["nm_clip"], record["dataset"]) == ("11", None, None)
     a, b = record["directions"]["a"], record["directions"]["b"]
@@ -190,13 +190,13 @@ def test_the_transform_of_prepared_data_is_copied_into_the_record(tmp_path):
     tifffile.imwrite(tmp_path / "train" / "a" / "v.tif", np.zeros((6, 16, 16), np.float32))
     (tmp_path / "dataset.json").write_text('{"transform": {"low": 3}}')
     module = DataModule(tmp_path, ["a"], cropsize=16, cropz=6)
-    record = module.intensity_record()
+    record = module.train_set.intensity_record()
     assert record["dataset"] == {"transform": {"low": 3}}
     assert record["directions"]["a"]["pooled"] == {"low": -1.0, "high": 1.0}
     assert record["directions"]["a"]["files"] == {}
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(UserError, match=r"dataset\.json: this record that prepare\.py writes cannot be read"):
-        module.intensity_record()
+        module.train_set.intensity_record()
 
 
 def test_percentiles_are_remembered(folder):
@@ -293,7 +293,7 @@ def test_a_real_volume_thinned_eightfold(tmp_path):
     (batch, *_) = module.train_dataloader()
     assert batch["img"][0].shape == (2, 1, 64, 64, 8)
     assert -0.6 < batch["img"][0].mean() < 0.6 and batch["img"][0].std() > 0.1
-    assert module.intensity_record()["directions"]["x3d0"]["pooled"] == {"low": 27.0, "high": 221.0}
+    assert module.train_set.intensity_record()["directions"]["x3d0"]["pooled"] == {"low": 27.0, "high": 221.0}
 
 
 def test_nm_00_tolerates_one_voxel_in_a_thousand():

@@ -69,7 +69,7 @@ def test_a_training_reads_what_was_prepared(raw, tmp_path):
     data = DataModule(tmp_path / "X", ["a", "b"], cropsize=16, cropz=8, nm="00", rotate=False)
     data.check()
     assert len(data.train_set) == 3 * 2 * 2 * 2 and len(data.val_set) == 8
-    assert data.intensity_record()["dataset"]["directions"]["a"]["settings"]["patch"] == [8, 20, 20]
+    assert data.train_set.intensity_record()["dataset"]["directions"]["a"]["settings"]["patch"] == [8, 20, 20]
     a, b = data.train_set[0]["img"]
     np.testing.assert_allclose(a, b, atol=2e-3)  # cut at the same places, each by its own range
 

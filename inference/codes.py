@@ -33,7 +33,7 @@ from volumes.block_array import BlockArray, plain_zstd
 from volumes.intensity import Intensity
 from volumes.ome_zarr import image_metadata
 from volumes.pyramid import Level
-from volumes.target import Target, begin
+from volumes.target import Target
 from volumes.target_plan import PARTIAL
 from volumes.volume import Box, boxes
 
@@ -182,8 +182,7 @@ class CodeTarget(Target):
                 book.create(plain_zstd(3), ("level", "code", "dimension"))
                 book.write(book.boxes[0], np.asarray(codebook, np.float32))
 
-        begin(output, self.about, create, overwrite=overwrite)
-        super().__init__(output, overwrite)
+        super().__init__(output, self.about, create, overwrite=overwrite)
         n, h, w = self.about["shape"]
         self.units = boxes((n, h, w), UNIT)
         self._open = self._arrays(self.partial)

@@ -26,7 +26,7 @@ from inference.run import Run
 from inference.source import Source
 from inference.trust import projected, said_of_seams, seam
 from utils.files import write_json
-from volumes.target import create_target
+from volumes.target import VolumeTarget
 from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing
 from volumes.volume import Box, Volume, boxes, corner, moved, parts, voxels_of
 
@@ -75,13 +75,13 @@ def write(job: Job, output: Output) -> None:
         compression=None if output.compression == "none" else output.compression,
     )
     with processes.first_alone(output.overwrite):  # who may have to remove an unfinished output
-        target = create_target(output.path, plan, overwrite=output.overwrite)
+        target = VolumeTarget(output.path, plan, overwrite=output.overwrite)
 
     def write_part(box: Box, begun: Part) -> None:
         values = begun(box)
         target.write_region(box, values if target.channels else values[0])
 
-    pieces = boxes(shape, [max(sides) for sides in zip(field.unit, target.shard, strict=True)])  # whole shards, whole cores
+    pieces = boxes(shape, [max(sides) for sides in zip(field.unit, plan.shard, strict=True)])  # whole shards, whole cores
     missing = [target.boxes[n] for n in target.pending()]
     started = time.monotonic()
     done = work_through(
@@ -89,7 +89,7 @@ def write(job: Job, output: Output) -> None:
         prefetch=job.prefetch,
         begin=job.begin,
         write=write_part,
-        split=lambda box: parts(box, target.shard),
+        split=lambda box: parts(box, plan.shard),
         title=output.path.name,
         show=processes.rank == 0,
     )
@@ -147,7 +147,7 @@ def write_consistency(
     names = run.directions if len(outputs) > 1 else None
     shape = (source.count, *source.inner)
     plan = plan_target(path, shape=shape, dtype="float32", channel_names=names, attributes=attributes, **place)
-    target = create_target(path, plan, overwrite=True)
+    target = VolumeTarget(path, plan, overwrite=True)
 
     def differences(box: Box) -> NDArray[np.float32]:
         k, rows, columns = box

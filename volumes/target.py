@@ -34,10 +34,10 @@ _PLAN = Path(_WORK, "plan.json")
 _BUILDERS = 2  # shards of the pyramid that are made at once; each holds a row of chunks of the level before
 
 
-def begin(output: Path, plan: Mapping[str, Any], create: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Begin an output, or find that the same command has begun it.
+class Target:
+    """An unfinished output, begun now or by an earlier attempt of the same command.
 
-    All processes of a command may call this at once: the folder is made aside and renamed, and who comes second finds that
+    All processes of a command may make one at once: the folder is made aside and renamed, and who comes second finds that
     of the first. Only where ``overwrite`` discards the unfinished output of another command one process has to go first.
 
     Args:
@@ -46,53 +46,43 @@ def begin(output: Path, plan: Mapping[str, Any], create: Callable[[Path], None],
         create: makes the empty arrays in a folder.
         overwrite: replace an existing output when this one is whole, and discard an unfinished one of another command now.
 
-    Raises:
-        UserError: the output exists, its folder does not exist, or an unfinished output of another command lies there.
-    """
-    refuse_existing(output, overwrite)
-    partial = partial_path(output)
-    if partial.exists() and overwrite and _stored_plan(partial) != plan:
-        discarded = partial.with_name(f".{partial.name}.{uuid.uuid4().hex[:8]}")
-        os.rename(partial, discarded)
-        shutil.rmtree(discarded)
-    if not partial.exists():
-        try:
-            with new_folder(partial) as folder:
-                (folder / _WORK).mkdir()
-                write_json(folder / _PLAN, plan)
-                _write_group(folder, {UNFINISHED: True})
-                create(folder)
-        except UserError:
-            if not (partial / _PLAN).is_file():
-                raise  # else another process was faster
-    different = _differences(_stored_plan(partial), plan)
-    if different:
-        raise UserError(
-            f"{partial} was begun by another command ({'; '.join(different)}); finish it with that command, delete the folder, "
-            "or start anew with --overwrite"
-        )
-
-
-class Target:
-    """An unfinished output that :func:`begin` has begun, in this process or in another one.
-
     Attributes:
         output: what it becomes.
         partial: the folder in which it grows.
-        stored_plan: everything that decides its bytes.
+
+    Raises:
+        UserError: the output exists, its folder does not exist, or an unfinished output of another command lies there.
     """
 
-    def __init__(self, output: Path, overwrite: bool = False):
-        """Args: output: as for :func:`begin`; overwrite: likewise. Raises UserError where nothing is begun."""
+    def __init__(self, output: Path, plan: Mapping[str, Any], create: Callable[[Path], None], *, overwrite: bool) -> None:
         self.output, self.partial = output, partial_path(output)
-        self.stored_plan = _stored_plan(self.partial)
         self._overwrite = overwrite
-        self._token = uuid.uuid4().hex[:8]
+        self._journal = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.done"
+        refuse_existing(output, overwrite)
+        if self.partial.exists() and overwrite and _stored_plan(self.partial) != plan:
+            discarded = self.partial.with_name(f".{self.partial.name}.{uuid.uuid4().hex[:8]}")
+            os.rename(self.partial, discarded)
+            shutil.rmtree(discarded)
+        if not self.partial.exists():
+            try:
+                with new_folder(self.partial) as folder:
+                    (folder / _WORK).mkdir()
+                    write_json(folder / _PLAN, plan)
+                    _write_group(folder, {UNFINISHED: True})
+                    create(folder)
+            except UserError:
+                if not (self.partial / _PLAN).is_file():
+                    raise  # else another process was faster
+        different = _differences(_stored_plan(self.partial), plan)
+        if different:
+            raise UserError(
+                f"{self.partial} was begun by another command ({'; '.join(different)}); finish it with that command, delete the "
+                "folder, or start anew with --overwrite"
+            )
 
     def note(self, numbers: Iterable[int], level: int = 0) -> None:
         """Note pieces of a level as written: one append of whole lines to a journal that is this process's alone."""
-        name = f"{socket.gethostname()}-{os.getpid()}-{self._token}.done"
-        with writing(self.output, CONTINUES), (self.partial / _WORK / name).open("ab", buffering=0) as journal:
+        with writing(self.output, CONTINUES), (self.partial / _WORK / self._journal).open("ab", buffering=0) as journal:
             journal.write("".join(f"{level} {number}\n" for number in numbers).encode())
 
     def missing(self, count: int, level: int = 0) -> list[int]:
@@ -122,10 +112,6 @@ class Target:
             put_folder(self.partial, self.output)
             shutil.rmtree(self.output / _WORK)
 
-    def discard(self) -> None:
-        """Remove what has grown, when the output is a file that was made from it."""
-        shutil.rmtree(self.partial)
-
 
 def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
@@ -135,8 +121,7 @@ def _stored_plan(partial: Path) -> dict[str, Any]:
     try:
         return json.loads((partial / _PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        what = "does not exist" if not partial.exists() else f"holds no plan that can be read ({error})"
-        raise UserError(f"{partial} {what}; begin the output again, after deleting what is left of it") from error
+        raise UserError(f"{partial} holds no plan that can be read ({error}); delete it and begin the output again") from error
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -151,41 +136,27 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: s
     return found
 
 
-def create_target(output: Path | str, plan: TargetPlan, *, overwrite: bool = False) -> VolumeTarget:
-    """Begin an output volume, or continue one that the same command has begun; see :func:`volumes.target.begin`.
+class VolumeTarget(Target):
+    """An output volume that several processes fill shard by shard.
+
+    At the end the pyramid and the metadata are added and the folder takes its name, or a TIFF or NIfTI file is streamed from it.
 
     Args:
         output: the file or folder that :func:`volumes.target_plan.plan_target` made the plan of.
         plan: what it is to be.
-        overwrite: replace an existing output when this one is whole, and discard an unfinished one of another command now.
-
-    Raises:
-        UserError: the output exists, its folder does not exist, or an unfinished output of another command lies there.
-    """
-    begin(Path(output), plan.as_json(), plan.create, overwrite=overwrite)
-    return VolumeTarget(Path(output), overwrite)
-
-
-class VolumeTarget(Target):
-    """An unfinished volume that :func:`create_target` has begun, in this process or in another one.
+        overwrite: as for :class:`Target`.
 
     Attributes:
         plan: everything that decides its bytes.
-        shape: (Z, Y, X).
-        dtype: dtype of the values.
-        shard: (z, y, x) of the unit of writing.
         channels: how many channels; 0 without an axis of channels.
         boxes: what every shard covers, (Z, Y, X); a shard's number is its index here.
     """
 
-    def __init__(self, output: Path, overwrite: bool = False):
-        super().__init__(output, overwrite)
-        self.plan = TargetPlan.from_json(self.stored_plan)
-        self.shape = self.plan.shape
-        self.dtype = np.dtype(self.plan.dtype)
-        self.shard = self.plan.shard
-        self.channels = len(self.plan.channel_names or ())
-        self._arrays = self.plan.arrays(self.partial)
+    def __init__(self, output: Path, plan: TargetPlan, *, overwrite: bool = False) -> None:
+        super().__init__(output, plan.as_json(), plan.create, overwrite=overwrite)
+        self.plan = plan
+        self.channels = len(plan.channel_names or ())
+        self._arrays = plan.arrays(self.partial)
         self.boxes: tuple[Box, ...] = tuple((z, y, x) for *_, z, y, x in self._arrays[0].boxes)
 
     def pending(self) -> list[int]:
@@ -277,13 +248,13 @@ class VolumeTarget(Target):
                 voxel_um=plan.voxel_um,
                 translation_um=plan.translation_um,
                 channel_names=plan.channel_names,
-                dtype=self.dtype,
+                dtype=plan.dtype,
             )
             self.put_in_place({"ome": ome, RUN_KEY: attributes})
         else:
             channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
             write_single_file(self.output, plan, channels, attributes)
-            self.discard()
+            shutil.rmtree(self.partial)
 
     def volume(self, channel: int = 0) -> Volume:
         """A channel of the output as far as it is written, 0 elsewhere."""

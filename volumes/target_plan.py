@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +20,9 @@ from volumes.volume import READABLE, Triple, optional_package, triple
 _SHARD = 256  # voxels along each side
 
 
-@dataclass(frozen=True)
-class Format:
-    """What a file format for volumes can hold; volumes.write has a writer for each that is one file.
-
-    Attributes:
-        suffixes: endings of its names.
-        chunk: (z, y, x) voxels that an output is compressed by as it grows: flat where its planes are read back in order.
-        float16: whether it knows that dtype.
-        channels: whether several volumes fit into one.
-        package: an optional package that writes it.
-    """
-
-    suffixes: tuple[str, ...]
-    chunk: tuple[int, int, int] = (2, 256, 256)
-    float16: bool = False
-    channels: bool = True
-    package: str | None = None
-
-
-FORMATS = {
-    "zarr": Format((".zarr",), chunk=(64, 64, 64), float16=True),
-    "tiff": Format((".ome.tif", ".ome.tiff", ".tif", ".tiff")),
-    "nifti": Format((".nii", ".nii.gz"), channels=False, package="nibabel"),
-}
-SUFFIXES = tuple(suffix for format_ in FORMATS.values() for suffix in format_.suffixes)
+# Endings of the names; volumes.write has a writer for each format that is one file.
+FORMATS = {"zarr": (".zarr",), "tiff": (".ome.tif", ".ome.tiff", ".tif", ".tiff"), "nifti": (".nii", ".nii.gz")}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 PARTIAL = ".partial.zarr"
 _PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
 
@@ -56,7 +34,7 @@ def output_format(output: Path | str) -> str:
         UserError: another suffix, or the name of an unfinished output.
     """
     name = Path(output).name.lower()
-    fitting = [known for known, format_ in FORMATS.items() if name.endswith(format_.suffixes) and name not in format_.suffixes]
+    fitting = [kind for kind, suffixes in FORMATS.items() if name.endswith(suffixes) and name not in suffixes]
     if not fitting or name.endswith(PARTIAL):
         raise UserError(f"{output}: a volume is written as {', '.join(SUFFIXES)}; choose one of these endings")
     return fitting[0]
@@ -146,13 +124,6 @@ class TargetPlan:
         """The plan as plain JSON."""
         return json.loads(json.dumps(asdict(self)))
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> TargetPlan:
-        """The plan that :meth:`as_json` gave, of this version or an earlier one that had further entries."""
-        known: Any = {one.name: stored[one.name] for one in fields(cls)}
-        entries: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-        return cls(**entries)
-
 
 def plan_target(
     output: Path | str,
@@ -177,7 +148,7 @@ def plan_target(
         channel_names: with names there is an axis of channels before Z.
         shard: the unit of writing, (z, y, x) voxels; 256 along each axis by default, less for smaller volumes.
         attributes: plain JSON about the run, kept in the output; an output is only continued when they are equal, so that
-            times and counts belong to :meth:`VolumeTarget.finish`.
+            times and counts belong to :meth:`volumes.target.VolumeTarget.finish`.
         compression: of a TIFF: ``"zstd"``, ``"zlib"`` (read by every program) or None.
 
     Raises:
@@ -185,7 +156,6 @@ def plan_target(
         ValueError: arguments that make no sense or do not fit each other.
     """
     kind = output_format(output)
-    able = FORMATS[kind]
     dtype = np.dtype(dtype).name
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")
@@ -200,17 +170,20 @@ def plan_target(
             raise ValueError(f"{name}={lengths} must be three finite numbers (z, y, x) in µm")
     if voxel_um is not None and min(voxel_um) <= 0:
         raise ValueError(f"voxel_um={voxel_um} must be positive")
-    if dtype == "float16" and not able.float16:
+    if dtype == "float16" and kind != "zarr":
         raise UserError(f"{output}: the format does not know float16; write float32, or .ome.zarr")
-    if able.package is not None:
-        optional_package(able.package, Path(output))
-    if channel_names is not None and len(channel_names) > 1 and not able.channels:
-        raise UserError(f"{output}: such a file holds one channel here, not {len(channel_names)}; write .ome.zarr or .ome.tif")
+    if kind == "nifti":
+        optional_package("nibabel", Path(output))
+        if channel_names is not None and len(channel_names) > 1:
+            raise UserError(
+                f"{output}: such a file holds one channel here, not {len(channel_names)}; write .ome.zarr or .ome.tif"
+            )
+    aim = (64, 64, 64) if kind == "zarr" else (2, 256, 256)  # flat where planes are read back in order
     if shard is None:  # whole chunks, as few as the volume needs
-        chunk = [min(side, n) for side, n in zip(able.chunk, shape, strict=True)]
+        chunk = [min(side, n) for side, n in zip(aim, shape, strict=True)]
         shard = [side * math.ceil(min(_SHARD, n) / side) for side, n in zip(chunk, shape, strict=True)]
     else:
-        chunk = [_divisor(side, wanted) for side, wanted in zip(shard, able.chunk, strict=True)]
+        chunk = [_divisor(side, wanted) for side, wanted in zip(shard, aim, strict=True)]
     return TargetPlan(
         kind=kind,
         shape=_sides(shape),

@@ -1,8 +1,10 @@
 """An output volume as the tests begin and fill it."""
 
+from pathlib import Path
+
 import numpy as np
 
-from volumes.target import create_target
+from volumes.target import VolumeTarget
 from volumes.target_plan import plan_target
 
 SHAPE = (37, 45, 53)
@@ -15,7 +17,7 @@ def random_values(shape=SHAPE, dtype=np.uint16, seed=0):
 
 def begin(path, dtype=np.uint16, *, overwrite=False, **options):
     settings = {"shape": SHAPE, "dtype": dtype, "voxel_um": VOXEL, "translation_um": PLACE, "shard": (16, 32, 32), **options}
-    return create_target(path, plan_target(path, **settings), overwrite=overwrite)
+    return VolumeTarget(Path(path), plan_target(path, **settings), overwrite=overwrite)
 
 
 def write_volume(path, values, **options):

@@ -41,7 +41,7 @@ def test_several_processes_share_one_output(tmp_path):
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    VolumeTarget(tmp_path / "v.ome.zarr").finish()
+    begin(tmp_path / "v.ome.zarr", voxel_um=None).finish()
     np.testing.assert_array_equal(open_volume(tmp_path / "v.ome.zarr")[:], random_values())
     assert [p.name for p in tmp_path.iterdir()] == ["v.ome.zarr"]
 
@@ -54,7 +54,7 @@ def test_ranks_finish_together(tmp_path):
     values = random_values((300, 300, 40), np.uint8)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: fill(target, values, [n]), range(len(target.boxes))))
-        ranks = [VolumeTarget(target.output) for _ in range(3)]
+        ranks = [VolumeTarget(target.output, target.plan) for _ in range(3)]
         done = [pool.submit(t.finish, rank=k, world=3, barrier=barrier.wait) for k, t in enumerate(ranks)]
         assert {future.result() for future in done} == {target.output}
     np.testing.assert_array_equal(open_volume(target.output)[:], values)
@@ -120,12 +120,12 @@ def test_finishing_can_be_killed_and_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(target_module, "reduced", lambda *arguments: again.append(1) or reduced(*arguments))
     monkeypatch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        VolumeTarget(target.output).finish()
+        VolumeTarget(target.output, target.plan).finish()
     monkeypatch.undo()
     assert len(again) == 3 * 3 - 3  # finished shards of the pyramid are not computed again
     with pytest.raises(UserError, match="not finished"):
         open_volume(target.partial)
-    VolumeTarget(target.output).finish()
+    VolumeTarget(target.output, target.plan).finish()
     np.testing.assert_array_equal(open_volume(target.output, level=1)[:], halved(values, (2, 2, 2)))
 
 
@@ -142,10 +142,19 @@ def test_existing_outputs_are_replaced_only_at_the_end_and_when_asked(name, tmp_
     fill(target, new)
     np.testing.assert_array_equal(open_volume(output)[:], old)
     with pytest.raises(UserError, match=r"exists.*--overwrite"):
-        VolumeTarget(output).finish()  # by a command that was not told to
+        begin(output)  # by a command that was not told to
     target.finish()
     np.testing.assert_array_equal(open_volume(output)[:], new)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path):
+    target = begin(tmp_path / "v.tif")
+    fill(target, random_values())
+    target.output.touch()
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
+        target.finish()
+    assert target.output.stat().st_size == 0 and target.partial.exists()
 
 
 def test_left_overs_of_a_killed_writer_are_removed(tmp_path):
@@ -176,8 +185,9 @@ def test_an_unfinished_output_of_another_command_is_named(tmp_path):
     other = begin(tmp_path / "v.zarr", np.uint8, overwrite=True)
     assert len(other.pending()) == len(other.boxes)
     assert [p.name for p in tmp_path.iterdir()] == ["v.zarr.partial.zarr"]
-    with pytest.raises(UserError, match="does not exist; begin"):
-        VolumeTarget(tmp_path / "none.zarr")
+    (other.partial / ".work" / "plan.json").write_text("{")
+    with pytest.raises(UserError, match=r"holds no plan that can be read .* delete it"):
+        begin(tmp_path / "v.zarr")
 
 
 def test_a_disc_that_refuses_is_a_message(tmp_path, monkeypatch):

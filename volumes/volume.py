@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -197,7 +197,7 @@ def positive(sizes: Sequence[float | None]) -> Triple | None:
     return (known[0], known[1], known[2]) if len(known) == 3 else None
 
 
-def triple(values: Sequence[float]) -> Triple:
+def triple(values: Iterable[float]) -> Triple:
     """Three numbers (z, y, x) as plain floats."""
     z, y, x = (float(value) for value in values)
     return z, y, x

@@ -62,13 +62,14 @@ class ZarrVolume(Volume):
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
         try:
-            self._array = array = zarr.open_array(str(self._folder), mode="r")
+            array: Any = zarr.open_array(str(self._folder), mode="r")
         except Exception as error:  # likewise
             raise UserError(f"{self._folder}: not a readable Zarr array ({_line(error)})") from error
         if len(self._axes) != array.ndim:
             raise UserError(f"{path}: axes {self._axes!r} contradict the array {self._folder.name} of shape {array.shape}")
         if 0 in array.shape:
             raise UserError(f"{path}: an empty array of shape {array.shape}; remove it")
+        self._array = array
         lengths = dict(zip(self._axes, array.shape, strict=True))
         self.shape = (lengths["z"], lengths["y"], lengths["x"])
         self.dtype = check_dtype(path, np.dtype(array.dtype))

@@ -93,19 +93,6 @@ class Volume(ABC):
         rows = height if planes else max(1, voxels // (grain * width * self.block_rows)) * self.block_rows
         return boxes(self.shape, (planes or grain, rows, width))
 
-    def in_plane_order(self, rows: int = 1, voxels: int = 2**24) -> list[Box]:
-        """Boxes that cover the volume plane after plane, each plane from the top: whole planes, else bands of rows.
-
-        Args:
-            rows: bands have a multiple of this many rows.
-            voxels: about how many voxels a box has at most.
-        """
-        _, height, width = self.shape
-        planes = voxels // (height * width)
-        if planes:
-            return boxes(self.shape, (max(planes // self.block_planes * self.block_planes, 1), height, width))
-        return boxes(self.shape, (1, rows * max(1, voxels // (width * rows)), width))
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, voxel_um={self.voxel_um})"
 

@@ -5,34 +5,29 @@ Outputs that several processes fill, that are larger than memory or that survive
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import tifffile
 from tqdm import tqdm
 
 from utils.files import replaced
-from volumes.nifti_mrc import COMMENT, UM_PER_MM
+from volumes.nifti_mrc import write_nifti
 from volumes.target_plan import TargetPlan
 from volumes.tiff_reader import NAMESPACE
-from volumes.volume import Volume
+from volumes.volume import Volume, boxes
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
-CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets
+_CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets
 _TILE = 256
 _BUFFER = 2**25  # bytes that are compressed at once
 _LEVELS = {"zlib": 4, "zstd": 3}
-_NIFTI1_LIMIT = 2**15 - 1  # voxels along an axis
-_GZIP_LEVEL = 1  # microscopy gains 3 % from level 6, at a third of the speed
-_MEMBER = 2**22  # voxels that are compressed at once
+_MEMBER = 2**22  # voxels of a NIfTI file that are compressed at once
 
 Blocks = Iterator[np.ndarray]
 
@@ -44,11 +39,10 @@ def write_tiff(
     shape: Sequence[int] | None = None,
     dtype: Any = None,
     voxel_um: Sequence[float] | None = None,
-    compression: str | None = None,
 ) -> None:
     """Write a volume as a TIFF file that appears only when it is complete.
 
-    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes or more; below 4 GB; uncompressed),
+    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes or more; below 4 GB),
     else, and for names ending in ``.ome.tif``, an OME-TIFF (BigTIFF above 4 GB).
 
     Args:
@@ -57,7 +51,6 @@ def write_tiff(
         shape: (Z, Y, X) of an iterable.
         dtype: dtype of an iterable.
         voxel_um: voxel size (z, y, x) in µm.
-        compression: as in tifffile, for example ``"zlib"`` or ``"zstd"``.
 
     Raises:
         ValueError: shape and planes disagree.
@@ -69,15 +62,14 @@ def write_tiff(
         raise ValueError("planes that are not an array need shape=(Z, Y, X) and dtype")
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")
-    kind, large = np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize >= CLASSIC_LIMIT
-    plain = not file.name.lower().endswith((".ome.tif", ".ome.tiff")) and compression is None
-    if plain and shape[0] > 1 and kind.name in _IMAGEJ_DTYPES and not large:
+    kind, large = np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize >= _CLASSIC_LIMIT
+    if not file.name.lower().endswith((".ome.tif", ".ome.tiff")) and shape[0] > 1 and kind.name in _IMAGEJ_DTYPES and not large:
         described: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZYX"}}
         if voxel_um is not None:
             described["resolution"] = (1 / voxel_um[2], 1 / voxel_um[1])
             described["metadata"] |= {"spacing": float(voxel_um[0]), "unit": "um"}
     else:
-        described = {"ome": True, "metadata": ome_metadata(voxel_um), "bigtiff": large}
+        described = {"ome": True, "metadata": _ome_metadata(voxel_um), "bigtiff": large}
 
     def checked() -> Iterator[np.ndarray]:
         count = 0
@@ -89,9 +81,8 @@ def write_tiff(
         if count < shape[0]:
             raise ValueError(f"{count} planes for a volume of shape {tuple(shape)}")
 
-    form = {"shape": tuple(shape), "dtype": kind, "photometric": "minisblack", "compression": compression}
     with replaced(file) as partial:
-        tifffile.imwrite(partial, checked(), **form, **described)
+        tifffile.imwrite(partial, checked(), shape=tuple(shape), dtype=kind, photometric="minisblack", **described)
 
 
 def write_single_file(output: Path, plan: TargetPlan, channels: Sequence[Volume], attributes: Mapping[str, Any]) -> None:
@@ -103,25 +94,30 @@ def write_single_file(output: Path, plan: TargetPlan, channels: Sequence[Volume]
         channels: the volumes, of the plan's shape and dtype; one for a NIfTI file.
         attributes: plain JSON about the run: in a MapAnnotation of a TIFF, in a comment of a NIfTI file.
     """
-    voxels = len(channels) * math.prod(plan.shape)
-    with replaced(output) as file, tqdm(total=voxels, desc=output.name, unit="voxel", unit_scale=True) as bar:
+    _, height, width = plan.shape
+    rows, most = (1, _MEMBER) if plan.kind == "nifti" else (_TILE, 2**24)  # of a band, a multiple; voxels of a block
+    total = len(channels) * math.prod(plan.shape)
+    with replaced(output) as file, tqdm(total=total, desc=output.name, unit="voxel", unit_scale=True) as bar:
 
-        def blocks(volume: Volume, **size: int) -> Blocks:
-            for box in volume.in_plane_order(**size):
-                values = volume[box]
-                bar.update(values.size)  # before: tifffile does not ask for more than it needs
-                yield values
+        def blocks() -> Blocks:
+            """Plane after plane, each from the top: whole planes, else bands of rows."""
+            whole = most // (height * width)
+            for volume in channels:
+                planes = max(whole // volume.block_planes * volume.block_planes, 1)
+                for box in boxes(plan.shape, (planes, height if whole else rows * max(1, most // (width * rows)), width)):
+                    values = volume[box]
+                    bar.update(values.size)  # before: tifffile does not ask for more than it needs
+                    yield values
 
         if plan.kind == "nifti":
-            gzip = output.suffix.lower() == ".gz"
-            _write_nifti(file, _nifti_header(plan, attributes), blocks(channels[0], voxels=_MEMBER), gzip)
+            write_nifti(file, plan, attributes, blocks(), gzip=output.suffix.lower() == ".gz")
         else:
-            _write_tiles(file, plan, attributes, [partial(blocks, channel) for channel in channels])
+            _write_tiles(file, plan, attributes, blocks())
 
 
-def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], channels: Sequence[Callable[..., Blocks]]) -> None:
+def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blocks: Blocks) -> None:
     depth, height, width = plan.shape
-    dtype = np.dtype(plan.dtype)
+    lead, dtype = () if plan.channel_names is None else (len(plan.channel_names),), np.dtype(plan.dtype)
     tile = (min(_TILE, 16 * math.ceil(height / 16)), min(_TILE, 16 * math.ceil(width / 16)))
     options: dict[str, Any] = {}
     if plan.compression is not None:
@@ -132,29 +128,28 @@ def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], ch
 
     def tiles() -> Blocks:
         """In the order of the file: channel, plane, row, column; those at the borders are filled up with zeros."""
-        for blocks in channels:
-            for plane in (plane for band in blocks(rows=tile[0]) for plane in band):
-                for y, x in product(range(0, plane.shape[0], tile[0]), range(0, width, tile[1])):
-                    part = plane[y : y + tile[0], x : x + tile[1]]
-                    yield np.pad(part, ((0, tile[0] - part.shape[0]), (0, tile[1] - part.shape[1])))
+        for plane in (plane for block in blocks for plane in block):
+            for y, x in product(range(0, plane.shape[0], tile[0]), range(0, width, tile[1])):
+                part = plane[y : y + tile[0], x : x + tile[1]]
+                yield np.pad(part, ((0, tile[0] - part.shape[0]), (0, tile[1] - part.shape[1])))
 
     tifffile.imwrite(
         file,
         tiles(),
-        shape=plan.shape if plan.channel_names is None else (len(channels), *plan.shape),
+        shape=(*lead, *plan.shape),
         dtype=dtype,
         ome=True,
-        bigtiff=len(channels) * math.prod(plan.shape) * dtype.itemsize >= CLASSIC_LIMIT,
+        bigtiff=math.prod((*lead, *plan.shape)) * dtype.itemsize >= _CLASSIC_LIMIT,
         photometric="minisblack",
         tile=tile,
         buffersize=_BUFFER,
         software="IsoScopeXX",
-        metadata=ome_metadata(plan.voxel_um, plan.translation_um, depth, plan.channel_names, attributes),
+        metadata=_ome_metadata(plan.voxel_um, plan.translation_um, depth, plan.channel_names, attributes),
         **options,
     )
 
 
-def ome_metadata(
+def _ome_metadata(
     voxel_um: Sequence[float] | None,
     translation_um: Sequence[float] | None = None,
     depth: int = 0,
@@ -181,46 +176,3 @@ def ome_metadata(
         values = {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()}
         metadata["MapAnnotation"] = {"Namespace": NAMESPACE, "Value": values}
     return metadata
-
-
-def _write_nifti(file: Path, header: bytes, blocks: Blocks, gzip: bool) -> None:
-    """Header and voxels, x fastest: the order of (Z, Y, X). nibabel writes only what is in memory whole.
-
-    Of a gzip file each block is a member; members follow each other, and readers join them. libdeflate is twice as fast as zlib.
-    """
-
-    def packed(data: Any) -> Any:
-        return imagecodecs.gzip_encode(data, level=_GZIP_LEVEL) if gzip else data
-
-    with file.open("wb") as stream:
-        stream.write(packed(header))
-        for values in blocks:
-            stream.write(packed(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data))
-
-
-def _nifti_header(plan: TargetPlan, attributes: Mapping[str, Any]) -> bytes:
-    """NIfTI-2 where an axis is too long for NIfTI-1; the affine has the voxel sizes on its diagonal and the position, in mm."""
-    import nibabel  # optional; plan_target has asked for it
-
-    shape = plan.shape[::-1]
-    header = (nibabel.Nifti2Header if max(shape) > _NIFTI1_LIMIT else nibabel.Nifti1Header)(endianness="<")
-    header.set_data_shape(shape)
-    header.set_data_dtype(np.dtype(plan.dtype))
-    header["magic"] = header.single_magic
-    header["descrip"] = b"IsoScopeXX"
-    if plan.voxel_um is not None:
-        zooms = [size / UM_PER_MM for size in plan.voxel_um[::-1]]
-        header.set_zooms(zooms)
-        header.set_xyzt_units("mm")
-        if plan.translation_um is not None:
-            affine = np.diag([*zooms, 1.0])
-            affine[:3, 3] = np.array(plan.translation_um[::-1]) / UM_PER_MM
-            header.set_sform(affine, "scanner")
-            header.set_qform(affine, "scanner")
-    if attributes:
-        text = json.dumps(dict(attributes), ensure_ascii=False).encode()
-        header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, text))
-    header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    content = io.BytesIO()
-    header.write_to(content)
-    return content.getvalue()

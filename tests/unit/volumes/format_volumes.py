@@ -17,8 +17,8 @@ def check(volume, values=VALUES):
         np.testing.assert_array_equal(this[1:7:2, 3:40, 5:9], values[1:7:2, 3:40, 5:9])
         np.testing.assert_array_equal(this[2:3, 17:44, 30:53], values[2:3, 17:44, 30:53])
         assert this[:].dtype.isnative and this[:].flags.c_contiguous
-    seen = np.concatenate([volume[box].ravel() for box in volume.in_plane_order(8, 1000)])
-    np.testing.assert_array_equal(seen, values.ravel())
+    for box in volume.blocks(1000):
+        np.testing.assert_array_equal(volume[box], values[box])
 
 
 def nifti(path, values=VALUES, affine=None, unit="mm", kind=nibabel.Nifti1Image, **header):

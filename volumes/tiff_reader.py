@@ -47,7 +47,13 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
         series = _choose_series(path, tif)
         axes, sizes = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
         leading = _leading_axes(path, series, axes, sizes, flat)
-        numbers = _page_numbers(path, leading, choice, f" (axes {axes}, shape {sizes})")
+        layout = f" (axes {axes}, shape {sizes})"
+        chosen = {
+            "C": choose(path, "channel", choice.channel, leading.get("C", 1), layout),
+            "T": choose(path, "time point", choice.time, leading.get("T", 1), layout),
+        }
+        numbers = np.arange(math.prod(leading.values())).reshape([*leading.values()] or [1])
+        numbers = np.atleast_1d(numbers[tuple(chosen.get(axis, slice(None)) for axis in leading)])  # of the volume's pages
         shape = (len(numbers), sizes[axes.index("Y")], sizes[axes.index("X")])
         stored = None if series.dtype is None else np.dtype(tif.byteorder + series.dtype.char)
         plane_bytes = shape[1] * shape[2] * check_dtype(path, stored).itemsize
@@ -55,13 +61,13 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
             volume: Volume = ContiguousVolume(path, shape, stored, series.dataoffset + numbers * plane_bytes)
         else:
             pages = _pages(path, series, numbers)
+            files = [Path(page.parent.filehandle.path) for page in pages]
             if all(page.is_final and _adjoin(page) for page in pages):
-                files = [_file_of(page) for page in pages]
                 volume = ContiguousVolume(path, shape, stored, [page.dataoffsets[0] for page in pages], files)
             else:
-                volume = SegmentedVolume(path, shape, stored, pages)
+                volume = SegmentedVolume(path, shape, stored, pages, files)
         volume.channels, volume.times = leading.get("C", 1), leading.get("T", 1)
-        volume.voxel_um, volume.translation_um, volume.attributes = stated_in(tif, choice)
+        volume.voxel_um, volume.translation_um, volume.attributes = _stated(tif, choice)
     return volume
 
 
@@ -72,13 +78,16 @@ class SegmentedVolume(Volume):
         path: the file that was opened.
         shape: (Z, Y, X).
         stored: dtype of the values in the file.
-        pages: tifffile's page of every plane, in one file or several.
+        pages: tifffile's page of every plane.
+        files: the file of every plane.
 
     Raises:
         UserError: the pages differ in layout, a file ends before its planes do, or the first segment cannot be decoded.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], stored: np.dtype | None, pages: Sequence[Any]):
+    def __init__(
+        self, path: Path, shape: tuple[int, int, int], stored: np.dtype | None, pages: Sequence[Any], files: Sequence[Path]
+    ):
         self.path, self.shape, self.dtype = path, shape, check_dtype(path, stored)
         key = pages[0].keyframe
         if key.imagedepth > 1 or len({page.keyframe.hash for page in pages}) > 1:
@@ -97,10 +106,9 @@ class SegmentedVolume(Volume):
                 raise UserError(f"{path}: plane {k} lists {len(page.dataoffsets)} of {number} segments; truncated, copy it again")
         self._starts = np.array([page.dataoffsets for page in pages], np.int64)
         self._counts = np.array([page.databytecounts for page in pages], np.int64)
-        self._files = [_file_of(page) for page in pages]
-        self.files = tuple(sorted(set(self._files)))
+        self._files, self.files = files, tuple(sorted(set(files)))
         refuse_truncated(self._files, (self._starts + self._counts).max(axis=1).tolist())
-        self._keyframe = (_file_of(key), key.offset)  # the page that knows how to decode
+        self._keyframe = (Path(key.parent.filehandle.path), key.offset)  # the page that knows how to decode
         self._decode: Any = None
         try:
             self[0:1, 0:1, 0:1]
@@ -206,16 +214,6 @@ def _leading_axes(path: Path, series: tifffile.TiffPageSeries, axes: str, shape:
     return {"Z" if axis not in "CT" or (axis == "T" and len(stacked) == 1) else axis: n for axis, n in wide}
 
 
-def _page_numbers(path: Path, leading: Mapping[str, int], choice: Choice, stated: str) -> np.ndarray:
-    """Numbers of the pages that make up the chosen volume."""
-    numbers = np.arange(math.prod(leading.values())).reshape([*leading.values()] or [1])
-    chosen = {
-        "C": choose(path, "channel", choice.channel, leading.get("C", 1), stated),
-        "T": choose(path, "time point", choice.time, leading.get("T", 1), stated),
-    }
-    return np.atleast_1d(numbers[tuple(chosen.get(axis, slice(None)) for axis in leading)])
-
-
 def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> list[Any]:
     if len(series.pages) <= numbers.max():
         raise UserError(
@@ -228,17 +226,12 @@ def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> 
     return pages
 
 
-def _file_of(page: Any) -> Path:
-    return Path(page.parent.filehandle.path)
-
-
 def _adjoin(page: Any) -> bool:
     """Whether the strips of a page follow each other (tifffile asks only the first page of a series)."""
-    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    return ends[:-1] == list(page.dataoffsets[1:])
+    return np.array_equal(np.add(page.dataoffsets, page.databytecounts)[:-1], page.dataoffsets[1:])
 
 
-def stated_in(tif: tifffile.TiffFile, choice: Choice) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
+def _stated(tif: tifffile.TiffFile, choice: Choice) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
     """Voxel size of the first image and position of the chosen first plane, (z, y, x) in µm; what our writer kept of the run.
 
     Sizes and position are None where the file does not state all three, attributes empty for other programs' files.
@@ -248,39 +241,29 @@ def stated_in(tif: tifffile.TiffFile, choice: Choice) -> tuple[Triple | None, Tr
             root = ElementTree.fromstring(tif.ome_metadata)
         except ElementTree.ParseError:
             return None, None, {}
-        return positive(_ome_sizes(root)), _ome_position(root, choice), _run_attributes(root)
+        first = f"[@TheZ='0'][@TheC='{choice.channel or 0}'][@TheT='{choice.time or 0}']"
+        sizes = _ome_lengths(root.find(".//{*}Pixels"), "PhysicalSize", "µm")
+        z, y, x = _ome_lengths(root.find(f".//{{*}}Plane{first}"), "Position", "")
+        position = None if z is None or y is None or x is None else (z, y, x)
+        return positive(sizes), position, _run_attributes(root.find(f".//{{*}}MapAnnotation[@Namespace='{NAMESPACE}']"))
     if tif.is_imagej and tif.imagej_metadata:
         return positive(_imagej_sizes(tif.imagej_metadata, tif.pages.first)), None, {}
     return None, None, {}
 
 
-def _ome_sizes(root: ElementTree.Element) -> Sequence[float | None]:
-    pixels = root.find(".//{*}Pixels")
-    stated = {} if pixels is None else pixels.attrib
-    sizes = [(stated.get(f"PhysicalSize{axis}"), stated.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
-    return [float(size) * MICROMETRES[unit] if size and unit in MICROMETRES else None for size, unit in sizes]
+def _ome_lengths(element: ElementTree.Element | None, name: str, unit: str) -> Sequence[float | None]:
+    """Lengths (z, y, x) in µm that an element states; ``unit`` stands where it names none."""
+    stated = {} if element is None else element.attrib
+    lengths = [(stated.get(f"{name}{axis}"), stated.get(f"{name}{axis}Unit", unit)) for axis in "ZYX"]
+    return [float(length) * MICROMETRES[unit] if length and unit in MICROMETRES else None for length, unit in lengths]
 
 
-def _ome_position(root: ElementTree.Element, choice: Choice) -> Triple | None:
-    wanted = ("0", str(choice.channel or 0), str(choice.time or 0))
-    for plane in root.iterfind(".//{*}Plane"):
-        if (plane.get("TheZ"), plane.get("TheC"), plane.get("TheT")) == wanted:
-            stated = [(plane.get(f"Position{axis}"), plane.get(f"Position{axis}Unit", "")) for axis in "ZYX"]
-            if all(value and unit in MICROMETRES for value, unit in stated):
-                z, y, x = (float(value) * MICROMETRES[unit] for value, unit in stated if value)
-                return z, y, x
-            return None
-    return None
-
-
-def _run_attributes(root: ElementTree.Element) -> dict[str, Any]:
-    for annotation in root.iterfind(".//{*}MapAnnotation"):
-        if annotation.get("Namespace") == NAMESPACE:
-            try:
-                return {str(entry.get("K")): json.loads(entry.text or "null") for entry in annotation.iterfind(".//{*}M")}
-            except ValueError:
-                return {}  # written by another program under our name
-    return {}
+def _run_attributes(annotation: ElementTree.Element | None) -> dict[str, Any]:
+    entries = () if annotation is None else annotation.iterfind(".//{*}M")
+    try:
+        return {str(entry.get("K")): json.loads(entry.text or "null") for entry in entries}
+    except ValueError:
+        return {}  # written by another program under our name
 
 
 def _imagej_sizes(description: Mapping[str, Any], page: tifffile.TiffPage) -> Sequence[float | None]:

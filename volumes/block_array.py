@@ -23,7 +23,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import CONTINUES, writing
-from volumes.volume import extent, split
+from volumes.volume import extent, parts
 
 Codec = dict[str, Any]
 LEFT_OVER = "*.__lock"  # files that tensorstore had not finished when it was killed
@@ -105,13 +105,21 @@ class BlockArray:
     @cached_property
     def boxes(self) -> list[tuple[slice, ...]]:
         """What every block covers, the last axis fastest; a block's number is its index here."""
-        return list(product(*(split(slice(0, size), side) for size, side in zip(self.shape, self.block, strict=True))))
+        return parts(tuple(slice(0, size) for size in self.shape), self.block)
 
-    def blocks_of(self, box: tuple[slice, ...]) -> list[int]:
-        """Numbers of the blocks that make up a box.
+    def write(self, box: tuple[slice, ...], values: np.ndarray) -> list[int]:
+        """Write the blocks of a box; each appears whole or not at all. Different boxes may be written at once.
+
+        Args:
+            box: whole blocks.
+            values: as many values as the box holds, of the array's dtype.
+
+        Returns:
+            Numbers of these blocks.
 
         Raises:
-            ValueError: the box does not consist of whole blocks.
+            ValueError: the box does not consist of whole blocks, or shape or dtype of the values do not fit.
+            UserError: the disc is full or cannot be written.
         """
         for part, side, size in zip(box, self.block, self.shape, strict=True):
             ends = part.stop % side == 0 or part.stop == size
@@ -120,26 +128,13 @@ class BlockArray:
                     f"{[(p.start, p.stop) for p in box]} is not made of whole shards of {self.block} in {self.shape}: it must "
                     "begin at a multiple of the shard and end at one or at the array's end (parts of a shard would be lost)"
                 )
-        grid = [math.ceil(size / side) for size, side in zip(self.shape, self.block, strict=True)]
-        touched = [range(part.start // side, math.ceil(part.stop / side)) for part, side in zip(box, self.block, strict=True)]
-        return [int(np.ravel_multi_index(position, grid)) for position in product(*touched)]
-
-    def write(self, box: tuple[slice, ...], values: np.ndarray) -> None:
-        """Write the blocks of a box; each appears whole or not at all. Different boxes may be written at once.
-
-        Args:
-            box: whole blocks; see :meth:`blocks_of`.
-            values: as many values as the box holds, of the array's dtype.
-
-        Raises:
-            ValueError: box, shape or dtype do not fit.
-            UserError: the disc is full or cannot be written.
-        """
-        self.blocks_of(box)
         if values.shape != extent(box) or values.dtype != self.dtype:
             raise ValueError(f"values {values.shape} {values.dtype} for a box of {extent(box)} {self.dtype}")
         with self._writing():
             self._store[box].write(values, can_reference_source_data_indefinitely=True).result()
+        grid = [math.ceil(size / side) for size, side in zip(self.shape, self.block, strict=True)]
+        touched = [range(part.start // side, math.ceil(part.stop / side)) for part, side in zip(box, self.block, strict=True)]
+        return [int(np.ravel_multi_index(position, grid)) for position in product(*touched)]
 
     def read(self, box: tuple[slice | int, ...]) -> np.ndarray:
         """The values of any non-empty box, without the axes of which one place is named; 0 where nothing was written.

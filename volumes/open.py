@@ -63,7 +63,11 @@ def open_volume(
         raise UserError(f"{file}: no such file or folder{link}")
     if file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
-    volume = _opener(file)(file, Choice(channel, time, scene, level))
+    if file.is_dir():
+        opener: Opener = ZarrVolume if is_zarr(file) else SliceFolder
+    else:
+        opener = next((known for suffix, known in FORMATS.items() if file.name.lower().endswith(suffix)), _open_image)
+    volume = opener(file, Choice(channel, time, scene, level))
     for what, number, count in (
         ("channel", channel, volume.channels),
         ("time point", time, volume.times),
@@ -79,12 +83,6 @@ def stem_of(path: Path) -> str:
     """A volume's name without the ending of its format: ``scan`` for scan.ome.zarr."""
     endings = "|".join(map(re.escape, (*FORMATS, ".tif", ".tiff", ".zarr")))
     return re.sub(rf"(\.ome)?({endings})$", "", path.name, flags=re.IGNORECASE)
-
-
-def _opener(file: Path) -> Opener:
-    if file.is_dir():
-        return ZarrVolume if is_zarr(file) else SliceFolder
-    return next((opener for suffix, opener in FORMATS.items() if file.name.lower().endswith(suffix)), _open_image)
 
 
 def _open_image(path: Path, choice: Choice) -> Volume:
@@ -124,7 +122,16 @@ def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     """The volumes of a folder that is no Zarr folder; the folder itself where it holds slices."""
-    flat, volumes = _slices_and_stacks(listed(folder))
+    flat: list[Path] = []
+    volumes: list[Path] = []
+    counted: set[Path] = set()  # of an OME-TIFF set only the first file stands for the volume
+    for path in listed(folder):
+        if path.suffix.lower() == ".png":
+            flat.append(path)
+        elif path.resolve() not in counted:
+            opened = open_plane(path, Choice(channel=0, time=0))
+            counted.update(file.resolve() for file in opened.files)
+            (flat if opened.shape[0] == 1 and len(opened.files) < 2 else volumes).append(path)
     for path in folder.iterdir():
         known = path.is_file() and path.name.lower().endswith(tuple(FORMATS))
         if known or (path.is_dir() and not path.name.endswith(PARTIAL) and (is_zarr(path) or listed(path))):
@@ -135,23 +142,6 @@ def _inside(folder: Path) -> list[Path]:
             f"{folder}: holds 2-D slices ({flat[0].name}, {len(flat)} in all) and volumes ({volumes[0].name}, {len(volumes)} in "
             "all); put them into folders of their own"
         )
-    if flat:
-        return [folder]
-    if not volumes:
+    if not flat and not volumes:
         raise UserError(f"{folder}: a folder without volumes or slices ({', '.join((*SLICE_SUFFIXES, *FORMATS))}, .zarr)")
-    return volumes
-
-
-def _slices_and_stacks(images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Images of one plane, and stacks; of an OME-TIFF set only the first file."""
-    flat: list[Path] = []
-    stacks: list[Path] = []
-    counted: set[Path] = set()
-    for path in images:
-        if path.suffix.lower() == ".png":
-            flat.append(path)
-        elif path.resolve() not in counted:
-            opened = open_plane(path, Choice(channel=0, time=0))
-            counted.update(file.resolve() for file in opened.files)
-            (flat if opened.shape[0] == 1 and len(opened.files) < 2 else stacks).append(path)
-    return flat, stacks
+    return [folder] if flat else volumes

@@ -177,8 +177,7 @@ class VolumeTarget(Target):
         self._write(0, (slice(0, self.channels), *box) if self.channels else box, values)
 
     def _write(self, level: int, box: tuple[slice, ...], values: np.ndarray) -> None:
-        self._arrays[level].write(box, values)
-        self.note(self._arrays[level].blocks_of(box), level)
+        self.note(self._arrays[level].write(box, values), level)
 
     def finish(
         self,

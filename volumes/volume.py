@@ -239,10 +239,9 @@ def split(part: slice, side: int) -> list[slice]:
     return [slice(start, min(start + side, part.stop)) for start in range(part.start, part.stop, side)]
 
 
-def parts(box: Box, unit: Sequence[int]) -> list[Box]:
-    """A box in boxes of ``unit`` from its first corner on, x fastest; those at the end are smaller."""
-    z, y, x = (split(part, side) for part, side in zip(box, unit, strict=True))
-    return list(product(z, y, x))
+def parts(box: AnyBox, unit: Sequence[int]) -> list[AnyBox]:
+    """A box in boxes of ``unit`` from its first corner on, the last axis fastest; those at the end are smaller."""
+    return cast(list[AnyBox], list(product(*(split(part, side) for part, side in zip(box, unit, strict=True)))))
 
 
 def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:

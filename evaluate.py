@@ -12,7 +12,7 @@ from pathlib import Path
 from evaluation.grid import Request
 from evaluation.measure import evaluate
 from evaluation.report import refuse_outputs
-from utils.command_line import Parser, parse_region, parse_slice, voxel_size
+from utils.command_line import Parser, add_shared, chosen, parse_region, parse_slice, voxel_size
 from utils.errors import reported
 
 EPILOG = """examples:
@@ -30,51 +30,43 @@ examples:
 
 def build_parser() -> Parser:
     """The options of an evaluation."""
-    parser = Parser(
-        prog="evaluate.py",
-        description="Compare a restored volume with its truth, its input and interpolation; write a report.",
-        epilog=EPILOG,
-    )
-    add = parser.add_argument_group("files").add_argument
+    about = "Compare a restored volume with its truth, its input and interpolation; write a report."
+    parser = Parser(prog="evaluate.py", description=about, epilog=EPILOG)
+    files = parser.add_argument_group("files")
+    add = files.add_argument
     add("--reconstruction", type=Path, metavar="R", help="the restored volume; without it the baselines are evaluated")
     add("--truth", type=Path, metavar="T", help="the isotropic truth; its voxels are the grid")
     add("--input", type=Path, metavar="I", help="the anisotropic volume that was restored")
     add("--output", type=Path, metavar="DIR", required=True, help="folder for metrics.json, report.html and figures")
     add("--overwrite", action="store_true", help="replace an earlier evaluation in that folder")
-    add("--channel", type=int, metavar="N", help="channel of multi-channel files, counted from 0")
+    add_shared(files, "--channel")
     places = parser.add_argument_group("positions (taken from voxel size and translation of the files where they state them)")
     add = places.add_mutually_exclusive_group().add_argument
     add("--thin", type=int, metavar="F", help="simulate the input from the truth: section k is plane F·k + F//2")
     add("--average", type=int, metavar="F", help="simulate it: section k is the mean of F planes, from plane F·k on")
     _add_positions(places)
-    places.add_argument("--voxel", metavar="z,y,x", help="voxel size in µm of truth and reconstruction where the files have none")
+    add_shared(places, "--voxel", help="voxel size in µm of truth and reconstruction where the files have none")
     how = parser.add_argument_group("measuring")
     how.add_argument("--codec", choices=("jpeg2000",), help="add baselines whose sections went through this codec")
-    how.add_argument("--bpp", type=float, default=0.125, help="bits per pixel of the codec at most; default 0.125")
+    how.add_argument("--bpp", type=float, default=0.125, help="bits per pixel of the codec at most")
     _add_measuring(how, planes="::")
     return parser
 
 
 def build_compress_parser() -> Parser:
     """The options of a comparison of codecs."""
-    parser = Parser(
-        prog="evaluate.py compress",
-        description="Rate and distortion of a run's codes beside standard codecs, at equal bytes.",
-        epilog=COMPRESS,
-    )
-    add = parser.add_argument_group("files").add_argument
-    add("--run", type=Path, required=True, help="a training's folder; not IsoREF, which makes no codes")
+    about = "Rate and distortion of a run's codes beside standard codecs, at equal bytes."
+    parser = Parser(prog="evaluate.py compress", description=about, epilog=COMPRESS)
+    files = parser.add_argument_group("files")
+    add_shared(files, "--run", help="a training's folder; not IsoREF, which makes no codes")
+    add = files.add_argument
     add("--input", type=Path, metavar="I", required=True, help="the anisotropic volume, 8 or 16 bit")
     add("--truth", type=Path, metavar="T", help="the isotropic truth")
     add("--output", type=Path, metavar="DIR", required=True, help="folder for the code store, compression.json and .png")
     add("--overwrite", action="store_true", help="replace an earlier comparison in that folder")
-    add("--channel", type=int, metavar="N", help="channel of multi-channel files, counted from 0")
-    apply = parser.add_argument_group("applying the run (as in infer.py encode)").add_argument
-    apply("--epoch", type=int, metavar="N", help="completed epochs of the weights; the latest by default")
-    apply("--dsp", type=int, metavar="N", help="keep every N-th slice, instead of the run's dsp; 1: the input is thinned already")
-    apply("--normalise", choices=("run", "volume", "percentile"), default="run", help="where grey values come from; default run")
-    apply("--ignore-voxels", action="store_true", help="go on although voxel sizes of run and input differ")
-    apply("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    add_shared(files, "--channel")
+    apply = parser.add_argument_group("applying the run (as in infer.py encode)")
+    add_shared(apply, "--epoch", "--dsp", "--normalise", "--ignore-voxels", "--device")
     _add_positions(parser.add_argument_group("position of --input in --truth (taken from the files where they state it)"))
     _add_measuring(parser.add_argument_group("measuring"), planes="4::8")
     parser.set_defaults(reconstruction=None, thin=None, average=None, voxel=None, codec=None, bpp=0.0)
@@ -89,34 +81,23 @@ def _add_positions(places: argparse._ArgumentGroup) -> None:
 
 
 def _add_measuring(how: argparse._ArgumentGroup, planes: str) -> None:
-    add = how.add_argument
-    what = "auto (uint8: 255, else the truth's range), dtype, reference, or a number; default auto"
-    add("--data-range", default="auto", metavar="WHAT", help=what)
-    what = f"planes of each orientation for SSIM and MS-SSIM; default {planes}"
-    add("--planes", default=planes, metavar="a:b:s", help=what)
-    what = "longest side of the central box for SSIM and spectra; default 256"
-    add("--sample", type=int, default=256, metavar="N", help=what)
+    text = "auto (uint8: 255, else the truth's range), dtype, reference, or a number"
+    how.add_argument("--data-range", default="auto", metavar="WHAT", help=text)
+    how.add_argument("--planes", default=planes, metavar="a:b:s", help="planes of each orientation for SSIM and MS-SSIM")
+    text = "longest side of the central box for SSIM and spectra"
+    how.add_argument("--sample", type=int, default=256, metavar="N", help=text)
 
 
 def request_of(options: argparse.Namespace) -> Request:
     """The request that the command line makes."""
     simulated = {"pick": options.thin, "average": options.average}
-    return Request(
-        reconstruction=options.reconstruction,
-        truth=options.truth,
-        input=options.input,
-        degrade=next(((how, factor) for how, factor in simulated.items() if factor is not None), None),
-        input_position=options.input_position,
-        factor=options.factor,
-        region=parse_region(options.region),
-        voxel_um=voxel_size(options.voxel),
-        planes=parse_slice(options.planes, "--planes"),
-        channel=options.channel,
-        data_range=options.data_range,
-        codec=options.codec,
-        bpp=options.bpp,
-        sample=options.sample,
-    )
+    read = {
+        "degrade": next(((how, factor) for how, factor in simulated.items() if factor is not None), None),
+        "region": parse_region(options.region),
+        "voxel_um": voxel_size(options.voxel),
+        "planes": parse_slice(options.planes, "--planes"),
+    }
+    return Request(**chosen(options, Request) | read)
 
 
 def evaluate_volume(options: argparse.Namespace) -> None:

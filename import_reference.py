@@ -31,23 +31,15 @@ log = logging.getLogger("isoscope")
 
 def build_parser() -> Parser:
     """The options of an import."""
-    parser = Parser(
-        prog="import_reference.py",
-        description="Turn component checkpoints of the reference into a run of ours.",
-        epilog=EPILOG,
-    )
-    parser.add_argument(
-        "--from", type=Path, required=True, metavar="DIR", dest="folder", help="folder of <component>_model_epoch_N.pth"
-    )
-    parser.add_argument("--epoch", type=int, required=True, metavar="N", help="number in the names of the files")
-    parser.add_argument(
-        "--run",
-        required=True,
-        metavar="RUN",
-        help="new run: a name under LOGS/dataset/ of the experiment; a path if it begins with / . or ~, or without --jsn",
-    )
-    parser.add_argument("--jsn", metavar="NAME", help="experiment of the reference's training: env/jsn/NAME.json, or a path")
-    parser.add_argument("--models", choices=sorted(MODEL_OPTIONS), help="the model; unset: the experiment's, else by the files")
+    about = "Turn component checkpoints of the reference into a run of ours."
+    parser = Parser(prog="import_reference.py", description=about, epilog=EPILOG)
+    add = parser.add_argument
+    add("--from", type=Path, required=True, metavar="DIR", dest="folder", help="folder of <component>_model_epoch_N.pth")
+    add("--epoch", type=int, required=True, metavar="N", help="number in the names of the files")
+    text = "new run: a name under LOGS/dataset/ of the experiment; a path if it begins with / . or ~, or without --jsn"
+    add("--run", required=True, metavar="RUN", help=text)
+    add("--jsn", metavar="NAME", help="experiment of the reference's training: env/jsn/NAME.json, or a path")
+    add("--models", choices=sorted(MODEL_OPTIONS), help="the model; unset: the experiment's, else by the files")
     return parser
 
 
@@ -57,7 +49,7 @@ def asked(options: argparse.Namespace, rest: Sequence[str], model: str) -> tuple
     if any(word.partition("=")[0] == "--prj" for word in rest):
         raise UserError("--prj has no place here: --run names the run")
     if options.jsn is None:
-        typed = read_command_line(rest, model_options(MODEL_OPTIONS, model), {}).values
+        typed = read_command_line(rest, *model_options(MODEL_OPTIONS, model, "--models")[1:])[0]
         settings = default_settings(MODEL_OPTIONS, model, **typed)
         return settings | {"prj": path.name}, dict.fromkeys(typed, COMMAND_LINE), path
     named = ["--models", options.models] if options.models else []
@@ -86,17 +78,14 @@ def main(arguments: Sequence[str]) -> None:
     model, fitted = build_filled(settled, sources)
     report = as_report(files, options.epoch, fitted, notes)
     write_run(folder, settled, model, options.epoch, report)
-    for line in [f"{options.folder}, epoch {options.epoch}: {settled['models']}", *notes]:
+    parts = [line for part in fitted for line in part.lines()]
+    for line in [f"{options.folder}, epoch {options.epoch}: {settled['models']}", *notes, *parts]:
         log.info(line)
-    for line in [line for part in fitted for line in part.lines()] + _last_words(report, folder, options.epoch):
-        log.info(line)
-
-
-def _last_words(report: dict[str, Any], folder: Path, epoch: int) -> list[str]:
-    lines = [f"not used: {', '.join(report['files_not_used'])}"] if report["files_not_used"] else []
+    if report["files_not_used"]:
+        log.info("not used: %s", ", ".join(report["files_not_used"]))
     if not (folder / "dataset.json").is_file():
-        lines.append("the intensity range of the training is not known: infer.py will ask for --normalise volume or percentile")
-    return [*lines, f"written: {folder}; every key is listed in import.json. Go on with train.py --init {folder}@{epoch}"]
+        log.info("the intensity range of the training is not known: infer.py will ask for --normalise volume or percentile")
+    log.info("written: %s; every key is listed in import.json. Go on with train.py --init %s@%s", folder, folder, options.epoch)
 
 
 if __name__ == "__main__":

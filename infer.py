@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import Parser, parse_region, voxel_size
+from utils.command_line import Parser, add_shared, chosen, parse_region, voxel_size
 from utils.errors import reported
 
 EPILOG = """examples:
@@ -38,16 +38,19 @@ def build_parser() -> Parser:
     info.add_argument("path", type=Path)
     for command in (enhance, encode):
         _add_input(command)
-    decode.add_argument("--codes", type=Path, required=True, metavar="X.codes.zarr", help="what encode wrote")
-    decode.add_argument("--run", type=Path, help="the run that made the codes; by default the folder that they name")
-    decode.add_argument(
-        "--grid", choices=("isotropic", "raw"), default="isotropic", help="raw: the slices as the 2-D decoder has them"
-    )
+    add = decode.add_argument
+    add("--codes", type=Path, required=True, metavar="X.codes.zarr", help="what encode wrote")
+    add("--run", type=Path, help="the run that made the codes; by default the folder that they name")
+    text = "raw: the slices as the 2-D decoder has them"
+    add("--grid", choices=("isotropic", "raw"), default="isotropic", help=text)
     for command in (enhance, decode):
         _add_output(command)
     for command in (enhance, encode, decode):
         _add_engine(command)
-    _add_trust(enhance)
+    add = enhance.add_argument
+    add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
+    add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")
+    add("--preview", action="store_true", help="also write XY, XZ and YZ planes as PNG")
     return parser
 
 
@@ -59,79 +62,43 @@ def _command(commands: Any, name: str, text: str) -> Parser:
 
 def _add_input(parser: Parser) -> None:
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="a training's folder")
-    add(
-        "--input",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="VOLUME",
-        help="files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume",
-    )
-    add("--channel", type=int, nargs="+", metavar="N", help="channel(s) of multi-channel files, counted from 0")
-    add("--time", type=int, metavar="N", help="time point of a time series")
-    add("--scene", type=int, metavar="N", help="scene, position or series of a CZI, LIF or ND2 file, counted from 0")
+    add_shared(parser, "--run")
+    text = "files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume"
+    add("--input", type=Path, nargs="+", required=True, metavar="VOLUME", help=text)
+    add_shared(parser, "--channel", nargs="+")
+    add_shared(parser, "--time", "--scene")
     add("--level", type=int, default=0, metavar="N", help="level of a multiscale image; 0 is the finest")
-    add(
-        "--normalise",
-        choices=("run", "volume", "percentile"),
-        default="run",
-        help="grey values: the constants of the run, the run's rule on this volume, or its percentiles 0.1 to 99.9",
-    )
     add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
-    add("--dsp", type=int, metavar="N", help="keep every N-th slice, instead of the run's dsp; 1: the input is thinned already")
-    add("--voxel", dest="voxel_um", metavar="z,y,x", help="voxel size in µm where the input has none")
-    add("--ignore-voxels", action="store_true", help="go on although voxel sizes of run and input differ")
+    add_shared(parser, "--normalise", "--dsp", "--ignore-voxels")
+    add_shared(parser, "--voxel", dest="voxel_um")
     add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
 
 
 def _add_output(parser: Parser) -> None:
     add = parser.add_argument
-    add(
-        "--region",
-        metavar="z0:z1,y0:y1,x0:x1",
-        help="compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:",
-    )
+    text = "compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:"
+    add("--region", metavar="z0:z1,y0:y1,x0:x1", help=text)
     add("--dtype", help="of the output; by default the input's")
     add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
     add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
     add("--compression", choices=("zstd", "zlib", "none"), default="zstd", help="of a TIFF; zlib opens everywhere")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="compute one tile; say how many there are, how large the output is, how long it takes",
-    )
+    text = "compute one tile; say how many there are, how large the output is, how long it takes"
+    add("--dry-run", action="store_true", help=text)
 
 
 def _add_engine(parser: Parser) -> None:
     add = parser.add_argument
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr",
-    )
+    text = "its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr"
+    add("--output", type=Path, required=True, help=text)
     add("--overwrite", action="store_true", help="replace an existing output")
-    add("--epoch", type=int, metavar="N", help="completed epochs of the weights; the latest by default")
-    add("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    add_shared(parser, "--epoch", "--device")
     add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU that has it (NVIDIA: since Ampere), else 32")
     add("--compile", action="store_true", help="let torch.compile make the volume generator; pays for long runs on a GPU")
-    add(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="tiles per pass of the networks, in encoding and decoding; by default 1 on a CPU, where more gain nothing, and 8 on "
-        "a GPU, in decoding as far as its memory has room. Out of memory, first the batch is halved, then the tile. Results are "
-        "the same bit for bit at equal --batch and --tile; others round differently, in rare places to other codes",
-    )
+    text = """tiles per pass of the networks, in encoding and decoding; by default 1 on a CPU, where more gain nothing, and 8 on a
+        GPU, in decoding as far as its memory has room. Out of memory, first the batch is halved, then the tile. Results are the
+        same bit for bit at equal --batch and --tile; others round differently, in rare places to other codes"""
+    add("--batch", type=int, metavar="N", help=text)
     add("--keep-background", action="store_false", dest="skip_empty", help="compute tiles of pure background too")
-
-
-def _add_trust(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
-    add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")
-    add("--preview", action="store_true", help="also write XY, XZ and YZ planes as PNG")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -153,11 +120,6 @@ def main(arguments: Sequence[str]) -> None:
         run_command(given, options, Output(given.output, processes=processes, **chosen(given, Output)), engine)
     finally:
         processes.leave()
-
-
-def chosen(given: argparse.Namespace, kind: Any) -> dict[str, Any]:
-    """What the command line says of a dataclass's fields; a command that lacks an option leaves its default."""
-    return {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
 
 
 def run_command(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training.options import MODEL_OPTIONS
-from utils.command_line import Parser, voxel_size
+from utils.command_line import Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
-from utils.settings.reading import check_data_root, data_folder, read_settings
+from utils.settings.reading import data_folder, read_settings
 from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -78,10 +78,8 @@ def _volume_options(parser: Parser) -> None:
     add("--input", nargs="+", action="append", required=True, metavar="PATH", help=text)
     add("--dataset", required=True, metavar="NAME", help="folder within the data folder")
     add("--direction", default="x3d0", metavar="NAMES", help="folder in train/ and val/; several joined by _ are cut identically")
-    add("--channel", type=int, nargs="+", metavar="N", help="channel of multi-channel files, one for all or one per direction")
-    add("--time", type=int, metavar="N", help="time point of time series")
-    add("--scene", type=int, metavar="N", help="scene, position or series of CZI, LIF or ND2 files, counted from 0")
-    add("--voxel", metavar="z,y,x", help="voxel size in µm where the files state none")
+    add_shared(parser, "--channel", nargs="+", help="channel of multi-channel files, one for all or one per direction")
+    add_shared(parser, "--time", "--scene", "--voxel")
     add("--val", type=float, metavar="FRACTION", help="for validation; 0: none; default 0.1 where there is room")
     add("--link", action="store_true", help="use whole TIFF files where they are, by link; no value is changed")
     add("--overwrite", action="store_true", help="replace what an earlier call made of these directions")
@@ -105,13 +103,9 @@ def phantom(options: argparse.Namespace) -> None:
     folder = dataset_folder(options)
     written = write_phantom_dataset(
         folder,
-        volumes=options.volumes,
-        validation=options.validation,
         shape=tuple(options.shape),
-        seed=options.seed,
-        channels=options.channels,
-        voxel_um=options.voxel_um,
         model=ForwardModel(options.factor, options.sampling),
+        **{name: getattr(options, name) for name in ("volumes", "validation", "seed", "channels", "voxel_um")},
     )
     done = f"{len(written)} files written" if written else "complete already"
     log.info("phantom %s: %s. Slices in train/ and val/, the isotropic truth in truth/", folder, done)
@@ -130,11 +124,8 @@ def volumes(options: argparse.Namespace) -> None:
         Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
         Normalisation(kind, options.threshold, options.percentile, options.trd),
         fraction=options.val,
-        min_mean=options.min_mean,
-        scale=options.scale,
         voxel_um=voxel_size(options.voxel),
-        overwrite=options.overwrite,
-        link=options.link,
+        **chosen(options, Plan),
     )
     sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene)
     unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
@@ -157,7 +148,7 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from training.requirements import training_requirements
 
     experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
-    check_data_root(experiment)
+    experiment.require_data()
     settings = experiment.settings
     folder = experiment.data_root / settings["dataset"]
     for line in experiment.notes:
@@ -188,7 +179,7 @@ def dataset_folder(options: argparse.Namespace) -> Path:
     name = Path(options.dataset)
     if name.is_absolute() or ".." in name.parts or name == Path():
         raise UserError(f"dataset={options.dataset} must be the name of a folder inside the data folder")
-    return data_folder(REPOSITORY, env=options.env, data_root=options.data_root) / name
+    return data_folder(REPOSITORY, options.env, options.data_root) / name
 
 
 def main(arguments: Sequence[str]) -> None:

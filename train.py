@@ -13,7 +13,7 @@ from training.options import MODEL_OPTIONS
 from utils.errors import UserError, reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
-from utils.settings.reading import Experiment, check_data_root, read_settings
+from utils.settings.reading import Experiment, read_settings
 from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     """Settings → data → model → Trainer.fit; torch is loaded after the settings are known to be good."""
     experiment = read_settings(arguments, MODEL_OPTIONS, REPOSITORY)
     UserError.shows_traceback = experiment.settings["debug"]
-    check_data_root(experiment)
+    experiment.require_data()
     run = RunFolder(experiment.logs / experiment.settings["dataset"] / experiment.settings["prj"])
     train(experiment, run, run_settings(experiment, run))
 

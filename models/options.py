@@ -75,16 +75,10 @@ CUT = (
 
 
 def _with(options: tuple[Option, ...], **changes: dict[str, Any]) -> tuple[Option, ...]:
-    """The options, some of them with other fields: ``_with(options, lbNCE={"default": 1.0})``."""
-    missing = changes.keys() - {option.name for option in options}
-    if missing:
-        raise ValueError(f"no such options: {sorted(missing)}")
-    return tuple(replace(option, **changes.get(option.name, {})) for option in options)
-
-
-def _base(*names: str) -> tuple[Option, ...]:
-    """Options that every model shares, for a model that has other defaults."""
-    return tuple(option for option in BASE_OPTIONS if option.name in names)
+    """Options with other fields, ``_with(options, lbNCE={"default": 1.0})``; those they lack are taken from every model's."""
+    own = {option.name: option for option in options}
+    base = {option.name: option for option in BASE_OPTIONS}
+    return tuple(replace(own.get(name) or base[name], **changes.get(name, {})) for name in {**own, **changes})
 
 
 VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + CUT
@@ -93,7 +87,7 @@ KL = (
     _network("hbranch", ("mid", "z"), None, "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's"),
 )
 ISOREF = _with(
-    _base("dsp_how") + UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
+    UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
     dsp_how={"default": "mean"},
     skipl1={"default": 1},
     lbNCE={"default": 1.0},
@@ -102,15 +96,15 @@ ISOREF = _with(
 )
 
 SECTIONS = (
+    _network("blocks", int, 8, "residual blocks of the 2-D network", ">=1"),
     _geometry("uprate", float, None, "pixels between two slices, vz / vxy, such as 8 or 4.6 (required)", ">=1 <=16"),
     _geometry("axial_sampling", ("pick", "mean"), "pick", "what a slice sees of the planes it stands for: one, or their mean"),
     _geometry("axial_sigma", float, 0.0, "blur along z before the slices are taken: sigma of a Gaussian in pixels", ">=0"),
     _geometry("axial_taps", float, None, "the same, measured: an odd number of taps one pixel apart", ">=0", nargs="+"),
     _geometry("axial_noise", bool, True, "give degraded slices the noise again that blur and mean remove, as measured"),
 )
-LATERAL = SECTIONS + _with(
-    _base(*"cropz rotate batch_size lr ema gradient_clip n_epochs_decay monitor".split())
-    + tuple(option for option in NETWORKS + AUTOENCODER if option.name in ("ngf", "input_nc", "output_nc", "tc")),
+LATERAL = _with(
+    SECTIONS + tuple(option for option in NETWORKS + AUTOENCODER if option.name in ("ngf", "input_nc", "output_nc", "tc")),
     cropz={"default": 2},
     rotate={"default": False},
     batch_size={"default": 4},
@@ -121,7 +115,6 @@ LATERAL = SECTIONS + _with(
     monitor={"default": "val/lateral"},
     ngf={"default": 64, "help": "features of the 2-D network"},
 )
-LATERAL += (_network("blocks", int, 8, "residual blocks of the 2-D network", ">=1"),)
 
 MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {
     "ae0iso0tccutvqq": VQ,

@@ -8,7 +8,6 @@ from typing import Any
 
 from reference.files import Source
 from utils.errors import UserError
-from utils.settings.autoencoder import configure_autoencoder
 from utils.settings.rules import check_settings
 
 Settings = dict[str, Any]
@@ -70,10 +69,7 @@ def settle(
     if autoencoder is not None:
         shown = {"n_embed": autoencoder.get("n_embed"), **autoencoder["ddconfig"]}
         notes.insert(1, "the autoencoder: " + ", ".join(f"{key} {_text(value)}" for key, value in shown.items()))
-    settled = settings | told
-    check_settings(settled, autoencoder)
-    resolved = autoencoder and configure_autoencoder(autoencoder, settled)
-    return {**settled, "autoencoder": resolved, "given": dict(given)}, notes
+    return {**check_settings(settings | told, autoencoder), "given": dict(given)}, notes
 
 
 def check_family(settings: Settings, names: Collection[str], where: Path) -> None:

@@ -1,10 +1,12 @@
-"""One way to read a command line, for all scripts (torch-free)."""
+"""One way to read a command line, for all scripts: parser, options that several have, regions and voxel sizes (torch-free)."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.errors import UserError
@@ -52,6 +54,39 @@ def as_declared(word: str, flags: Any) -> str:
         return word
     alike = (known for known in flags if known.startswith("--") and known.replace("_", "-") == flag.replace("_", "-"))
     return next(alike, flag) + equals + value
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--run": {"type": Path, "required": True, "help": "a training's folder"},
+    "--epoch": {"type": int, "metavar": "N", "help": "completed epochs of the weights; the latest by default"},
+    "--device": {"help": "cpu, cuda, cuda:1; by default a GPU where there is one"},
+    "--channel": {"type": int, "metavar": "N", "help": "channel of multi-channel files, counted from 0"},
+    "--time": {"type": int, "metavar": "N", "help": "time point of a time series"},
+    "--scene": {"type": int, "metavar": "N", "help": "scene, position or series of a CZI, LIF or ND2 file, counted from 0"},
+    "--normalise": {
+        "choices": ("run", "volume", "percentile"),
+        "default": "run",
+        "help": "grey values: the constants of the run, the run's rule on this volume, or its percentiles 0.1 to 99.9",
+    },
+    "--dsp": {
+        "type": int,
+        "metavar": "N",
+        "help": "keep every N-th slice, instead of the run's dsp; 1: the input is thinned already",
+    },
+    "--ignore-voxels": {"action": "store_true", "help": "go on although voxel sizes of run and input differ"},
+    "--voxel": {"metavar": "z,y,x", "help": "voxel size in µm where the files state none"},
+}
+
+
+def add_shared(place: Any, *flags: str, **changes: Any) -> None:
+    """Adds options that several scripts have to a parser or a group of it, with other settings of argparse's."""
+    for flag in flags:
+        place.add_argument(flag, **{**_SHARED[flag], **changes})
+
+
+def chosen(given: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """What the command line says of a dataclass's fields; a command that lacks an option leaves its default."""
+    return {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
 
 
 def parse_slice(text: str, option: str) -> slice:

@@ -12,25 +12,23 @@ from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
 from utils.settings.options import Option
 
-_ABSENT = object()  # the default of entries that only some autoencoders have
-
 
 def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None = None) -> Option:
-    """What an entry may be; without a default it has to be there."""
+    """What an entry may be; without a default it has to be there, with the default None only some autoencoders have it."""
     return Option("", kind, default, limits=limits, nargs=nargs)
 
 
 # Every entry of ldm/*.yaml. The files themselves say what the entries mean; what older files and runs lack has a default here.
 _AUTOENCODER: dict[str, Any] = {
     "embed_dim": _entry(int),
-    "n_embed": _entry(int, _ABSENT, ">=2 <=65536"),  # a code is stored in two bytes
+    "n_embed": _entry(int, None, ">=2 <=65536"),  # a code is stored in two bytes
     "ddconfig": {
         **dict.fromkeys(("z_channels", "resolution", "in_channels", "out_ch", "ch", "num_res_blocks"), _entry(int)),
         **dict.fromkeys(("ch_mult", "attn_resolutions"), _entry(int, nargs="*")),
         "double_z": _entry(bool),
         "dropout": _entry(float),
         "interpolator": _entry(str, "ed023e"),
-        "branch_point": _entry(("mid", "z"), _ABSENT),
+        "branch_point": _entry(("mid", "z"), None),
         "norm": _entry(("group", "batch", "none"), "group"),
         "mid_attention": _entry(bool, True),
     },
@@ -38,7 +36,7 @@ _AUTOENCODER: dict[str, Any] = {
         "disc_conditional": _entry(bool),
         **dict.fromkeys(("disc_in_channels", "disc_ndf", "disc_start"), _entry(int)),
         "disc_weight": _entry(float),
-        **dict.fromkeys(("codebook_weight", "kl_weight"), _entry(float, _ABSENT)),
+        **dict.fromkeys(("codebook_weight", "kl_weight"), _entry(float, None)),
         "perceptual_weight": _entry(float, 1.0),
     },
     "codebook": {
@@ -71,7 +69,7 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
 def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
     folder = repository / "ldm"
     path = folder / f"{name}.yaml"
-    if not path.is_file() and Path(name).suffix == ".yaml":
+    if not path.is_file() and name.endswith(".yaml"):
         path = repository / name
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -79,10 +77,9 @@ def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[
     if name in seen:
         raise UserError(f"{path}: extends goes round in a circle: {' → '.join((*seen, name))}")
     content = read_mapping(path, "file of autoencoder settings")
-    parent = content.pop("extends", None)
-    if parent is None:
-        return content, path
-    return _merge(_read_extended(repository, str(parent), (*seen, name))[0], content), path
+    if (parent := content.pop("extends", None)) is not None:
+        content = _merge(_read_extended(repository, str(parent), (*seen, name))[0], content)
+    return content, path
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,15 +106,15 @@ def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mappin
         raise UserError(f"{label}: unknown key {inside}{key}{did_you_mean(key, table, '.')} Known: {', '.join(table)}")
     made: dict[str, Any] = {}
     for key, entry in table.items():
-        default = entry.default if isinstance(entry, Option) else _ABSENT if key == "codebook" else ...
-        if key not in found and default is ...:
-            raise UserError(f"{label}: {inside}{key} is missing; ldm/vqgan.yaml says what it means")
-        if key not in found and default is not _ABSENT:
-            made[key] = copy(default)
-        elif key in found and isinstance(entry, Option):
+        default = entry.default if isinstance(entry, Option) else None if key == "codebook" else ...
+        if key in found and isinstance(entry, Option):
             made[key] = entry.checked(found[key], f"{label}: {inside}{key}")
         elif key in found:
             made[key] = complete_autoencoder(found[key], label, f"{inside}{key}.", entry)
+        elif default is ...:
+            raise UserError(f"{label}: {inside}{key} is missing; ldm/vqgan.yaml says what it means")
+        elif default is not None:
+            made[key] = copy(default)
     return {key: made[key] for key in {**found, **made}}  # in the order of the file
 
 

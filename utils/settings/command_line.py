@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils.command_line import Parser, as_declared
 from utils.errors import UserError, did_you_mean
@@ -13,14 +13,6 @@ from utils.settings.options import ESTABLISHED, GROUPS, RETIRED, Option, as_text
 
 FIRST_PASS = ("jsn", "models", "env")  # decide which options there are, so they are never abbreviated
 USAGE = "python train.py --jsn NAME --prj SUBDIR [option ...]"
-
-
-class CommandLine(NamedTuple):
-    """What the command line says."""
-
-    values: dict[str, Any]  # checked, by option name, only those given
-    abbreviations: dict[str, str]  # {"--crops": "--cropsize"}
-    retired: list[str]  # retired options given
 
 
 def first_pass(argv: Sequence[str]) -> argparse.Namespace:
@@ -32,13 +24,12 @@ def first_pass(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(list(argv))[0]
 
 
-def read_command_line(argv: Sequence[str], options: Sequence[Option], foreign: Mapping[str, str]) -> CommandLine:
-    """The checked values of a command line.
+def read_command_line(
+    argv: Sequence[str], options: Sequence[Option], foreign: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The checked values that a command line gives, its abbreviations ``{"--crops": "--cropsize"}``, and its retired options.
 
-    Args:
-        argv: the words of the command line.
-        options: base and model options.
-        foreign: options of other models → the model that has them, for messages.
+    ``foreign`` names the options of other models → these models, for messages.
 
     Raises:
         UserError: an option is unknown or ambiguous, abbreviates one of FIRST_PASS, or refuses its value.
@@ -49,7 +40,7 @@ def read_command_line(argv: Sequence[str], options: Sequence[Option], foreign: M
         raise UserError(f"not understood: {' '.join(rest)}; booleans are written --name or --no-name, without a value")
     by_name = {option.name: option for option in options}
     values = {name: by_name[name].checked(value, f"--{name}") for name, value in vars(found).items() if name in by_name}
-    return CommandLine(values, abbreviations, [name.removeprefix("retired ") for name in vars(found) if name not in by_name])
+    return values, abbreviations, [name.removeprefix("retired ") for name in vars(found) if name not in by_name]
 
 
 def _spelled_out(argv: Sequence[str], options: Sequence[Option], foreign: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -86,11 +77,11 @@ def _spelled_out(argv: Sequence[str], options: Sequence[Option], foreign: Mappin
 
 
 def make_parser(options: Iterable[Option], defaults: Mapping[str, tuple[Any, str]]) -> Parser:
-    """A parser of these options, in groups; it fills in no defaults and knows no abbreviations.
+    """A parser of these options, in groups, that fills in no defaults.
 
     Args:
         options: base and model options.
-        defaults: option → effective default and where it comes from, for ``--help``.
+        defaults: option → effective default and where it comes from, for ``--help``; else the option's own.
     """
     retired = textwrap.fill(f"Retired, accepted and ignored: {', '.join(RETIRED)}.", 118)
     parser = Parser(prog="train.py", usage=USAGE, debug=False, argument_default=argparse.SUPPRESS, epilog=retired)

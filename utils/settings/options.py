@@ -54,14 +54,10 @@ class Option:
         return (self.name, *(alias[2:] for alias in self.aliases if alias.startswith("--")))
 
     def checked(self, value: Any, where: str) -> Any:
-        """The value as the option's type, from a file's JSON value or the command line's text.
-
-        Args:
-            value: a JSON value, or text.
-            where: what the message starts with, such as ``"env/jsn/aisr.json: cropsize"`` or ``"--cropsize"``.
+        """A file's JSON value, or the command line's text, as the option's type.
 
         Raises:
-            UserError: wrong type, count, choice or range.
+            UserError: wrong type, count, choice or range; it begins with where, such as ``"aisr.json: cropsize"``.
         """
         if self.nargs is None:
             return self._checked_item(value, where)

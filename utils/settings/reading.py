@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ class Experiment:
     notes: list[str]
     no_data: str
 
+    def require_data(self) -> None:
+        """Raises a UserError that names profile, path and the other profiles where the folder of the data sets is missing."""
+        if not self.data_root.is_dir():
+            raise UserError(self.no_data)
+
 
 def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Experiment:
     """The experiment that a command line asks for; ``--help`` prints the options and exits.
@@ -68,8 +73,8 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
     if early.jsn is None and not early.help:
         known = ", ".join(known_experiments(repository)) or "none"
         raise UserError(f"--jsn is missing (it is never abbreviated): {USAGE}. Experiments in env/jsn: {known}")
-    model = _model(early.models or block.get("models"), "--models" if early.models else f"{label}: models", models)
-    options, foreign = model_options(models, model), _foreign(models, model)
+    named, where = (early.models, "--models") if early.models else (block.get("models"), f"{label}: models")
+    model, options, foreign = model_options(models, named, where)
     for key in ("jsn", "prj"):
         if key in block:
             raise UserError(f"{label}: {key} belongs on the command line: --{key} {block[key]}")
@@ -79,21 +84,21 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
         effective = {name: (value, sources.get(name, "default")) for name, value in {**in_file, "models": model}.items()}
         make_parser(options, effective).print_help(sys.stdout)
         raise SystemExit(0)
-    typed = read_command_line(argv, options, foreign)
-    settings = {option.name: option.default for option in options} | in_file | typed.values
-    given = dict.fromkeys(in_file, label) | dict.fromkeys(typed.values, COMMAND_LINE)
+    typed, abbreviations, retired = read_command_line(argv, options, foreign)
+    settings = _defaults(options) | in_file | typed
+    given = dict.fromkeys(in_file, label) | dict.fromkeys(typed, COMMAND_LINE)
     if "prj" not in given:
         raise UserError(f"--prj is missing: the run's folder under LOGS/{settings['dataset'] or 'dataset'}/; {USAGE}")
     if not settings["dataset"]:
         raise UserError(f'{label}: dataset is missing; add "dataset": "NAME" or give --dataset NAME')
-    if settings["strict"] and typed.abbreviations:
-        wanted = ", ".join(f"{full} instead of {short}" for short, full in typed.abbreviations.items())
+    if settings["strict"] and abbreviations:
+        wanted = ", ".join(f"{full} instead of {short}" for short, full in abbreviations.items())
         raise UserError(f"--strict refuses abbreviations: write {wanted}")
     said = {
         f"{label}: not used by this model: ": [key for key in block if key in foreign],
         f"{label}: retired, ignored: ": [key for key in block if key in RETIRED],
-        "read ": [f"{short} as {full}" for short, full in typed.abbreviations.items()],
-        f"{COMMAND_LINE}: retired, ignored: ": typed.retired,
+        "read ": [f"{short} as {full}" for short, full in abbreviations.items()],
+        f"{COMMAND_LINE}: retired, ignored: ": retired,
     }
     notes = [beginning + ", ".join(words) for beginning, words in said.items() if words]
     return _located(settings, given, notes + _remarks(settings, given), repository)
@@ -106,9 +111,9 @@ def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[st
         UserError: unknown model or key, or a value that the option refuses.
     """
     label = "default_settings"
-    options = model_options(models, _model(model, f"{label}: models", models))
-    values = _checked_keys(overrides, options, label, ignored=RETIRED, foreign=_foreign(models, model))
-    return {option.name: option.default for option in options} | {"models": model} | values
+    model, options, foreign = model_options(models, model, f"{label}: models")
+    values = _checked_keys(overrides, options, label, ignored=RETIRED, foreign=foreign)
+    return _defaults(options) | {"models": model} | values
 
 
 def stored_settings(path: Path, models: Models) -> dict[str, Any]:
@@ -135,10 +140,9 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
         raise UserError(f"{label}: given must be an object of keys and where they were given")
     if "models" not in block:
         raise UserError(f"{path.parent} is not a training's folder: its settings ({path.name}) name no model")
-    model = _model(block["models"], f"{label}: models", models)
-    options = model_options(models, model)
+    model, options, _ = model_options(models, block["models"], f"{label}: models")
     values = _checked_keys(block, options, label, ignored=() if newer else RETIRED)
-    settings = {option.name: option.default for option in options} | values
+    settings = _defaults(options) | values
     needed = {option.name for option in options if option.group in ("data", "geometry", "networks")} & ESTABLISHED
     missing = sorted(needed - block.keys()) + (["autoencoder"] if "ldmyaml" in settings and autoencoder is None else [])
     if missing:
@@ -151,26 +155,26 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
     return {**settings, "autoencoder": autoencoder, "given": given}
 
 
-def model_options(models: Models, model: str) -> list[Option]:
-    """The base options and a model's own, which replace base options of the same name."""
-    return list({option.name: option for option in (*BASE_OPTIONS, *models[model])}.values())
+def model_options(models: Models, model: Any, where: str) -> tuple[str, list[Option], dict[str, str]]:
+    """A model's name, None being the default; its options; and the options that only other models have → those models.
 
-
-def _model(model: Any, where: str, models: Models) -> str:
-    name = next(option.default for option in BASE_OPTIONS if option.name == "models") if model is None else str(model)
+    Raises:
+        UserError: no such model; ``where`` it was named.
+    """
+    base = {option.name: option for option in BASE_OPTIONS}
+    name = base["models"].default if model is None else str(model)
     if name not in models:
         raise UserError(f"{where}={name}: no such model{did_you_mean(name, models, '.')} Known: {', '.join(models)}")
-    return name
+    own = base | {option.name: option for option in models[name]}
+    foreign: dict[str, str] = {}
+    for other, options in models.items():
+        for key in (option.name for option in options if option.name not in own):
+            foreign[key] = f"{foreign[key]}, {other}" if key in foreign else other
+    return name, list(own.values()), foreign
 
 
-def _foreign(models: Models, model: str) -> dict[str, str]:
-    """Options that only other models have → such models."""
-    own = {option.name for option in model_options(models, model)}
-    found: dict[str, str] = {}
-    for name, options in models.items():
-        for option in (option.name for option in options if option.name not in own):
-            found[option] = f"{found[option]}, {name}" if option in found else name
-    return found
+def _defaults(options: Iterable[Option]) -> dict[str, Any]:
+    return {option.name: option.default for option in options}
 
 
 def _checked_keys(
@@ -262,17 +266,7 @@ def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
     return profiles
 
 
-def check_data_root(experiment: Experiment) -> None:
-    """Checks, before a training, that the folder of the data sets is there.
-
-    Raises:
-        UserError: it is not; the message names profile, path and the other profiles.
-    """
-    if not experiment.data_root.is_dir():
-        raise UserError(experiment.no_data)
-
-
-def data_folder(repository: Path, *, env: str | None = None, data_root: str | None = None) -> Path:
+def data_folder(repository: Path, env: str | None, data_root: str | None) -> Path:
     """The folder of the data sets by the same rules as for a training; made if only its last part is missing.
 
     Args:
@@ -283,12 +277,11 @@ def data_folder(repository: Path, *, env: str | None = None, data_root: str | No
     Raises:
         UserError: unknown profile, or the folder does not exist on this machine.
     """
-    given = {key: value for key, value in (("env", env), ("data_root", data_root)) if value}
-    settings = {option.name: option.default for option in BASE_OPTIONS} | given
-    experiment = _located(settings, dict.fromkeys(given, COMMAND_LINE), [], repository.absolute())
+    settings = {"env": env or "local", "logs": None, "data_root": data_root}
+    experiment = _located(settings, {"data_root": COMMAND_LINE}, [], repository.absolute())
     if experiment.data_root.parent.is_dir():
         experiment.data_root.mkdir(exist_ok=True)
-    check_data_root(experiment)
+    experiment.require_data()
     return experiment.data_root
 
 

@@ -20,14 +20,12 @@ VOLUME_DECODER = "ed023e"  # the generator that reads a stack of latents
 
 
 def settings_to_train(settings: Settings, repository: Path) -> dict[str, Any]:
-    """The settings after all checks, with the resolved ``autoencoder`` of ldm/<ldmyaml>.yaml (None: a model without one)."""
-    autoencoder = read_autoencoder_yaml(repository, settings["ldmyaml"]) if "ldmyaml" in settings else None
-    check_settings(settings, autoencoder)
-    return {**settings, "autoencoder": autoencoder and configure_autoencoder(autoencoder, settings)}
+    """What :func:`check_settings` makes of them with the autoencoder that they name."""
+    return check_settings(settings, read_autoencoder_yaml(repository, settings["ldmyaml"]) if "ldmyaml" in settings else None)
 
 
-def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) -> None:
-    """Checks the rules between settings.
+def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings after all checks, with the resolved ``autoencoder``.
 
     Args:
         settings: complete settings of any model.
@@ -42,8 +40,10 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
     geometry = Geometry.from_settings(settings)
     if "adv" in settings:
         _check_losses(settings, geometry)
-    if autoencoder is not None:
-        _check_autoencoder(settings, autoencoder)
+    if autoencoder is None:
+        return {**settings, "autoencoder": None}
+    _check_autoencoder(settings, autoencoder)
+    return {**settings, "autoencoder": configure_autoencoder(autoencoder, settings)}
 
 
 def _check_run(s: Settings) -> None:
@@ -62,7 +62,6 @@ def _check_run(s: Settings) -> None:
 
 
 def _check_folders(s: Settings) -> None:
-    """Folders of volumes and channels of networks."""
     folders, two_channels = s["direction"].split("_"), s.get("tc", False)
     if not all(folders):
         raise UserError(f"direction={s['direction']} must be folder names joined by single _, such as x3d0 or a_b")
@@ -148,9 +147,8 @@ def parse_duration(text: str | None) -> float | None:
     """Seconds of a duration written DD:HH:MM:SS, which may not be zero (UserError); None stays None."""
     if text is None:
         return None
-    parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", text)
+    parts = re.fullmatch(r"(\d+):([01]\d|2[0-3]):([0-5]\d):([0-5]\d)", text)
     days, hours, minutes, seconds = (int(part) for part in parts.groups()) if parts else (0, 0, 0, 0)
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    if not total or hours > 23 or minutes > 59 or seconds > 59:
+    if not (total := ((days * 24 + hours) * 60 + minutes) * 60 + seconds):
         raise UserError(f"max_time={text} must be a time written DD:HH:MM:SS, such as 00:12:00:00 for twelve hours")
     return float(total)

@@ -9,7 +9,7 @@ from settings_repository import PROFILES, make_repository, read
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import check_data_root, default_settings, known_experiments, read_profiles, read_settings
+from utils.settings.reading import default_settings, known_experiments, read_profiles, read_settings
 from utils.settings.rules import check_settings, parse_duration
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -127,9 +127,9 @@ def test_unknown_profile_suggests_the_nearest(tmp_path):
 def test_missing_data_folder_names_profile_path_and_the_other_profiles(tmp_path):
     repository = make_repository(tmp_path, env="lab")
     with pytest.raises(UserError, match=r"/lab/Data does not exist \(machine profile lab.*env/env.*--env \(local: ./data/\)"):
-        check_data_root(read(repository))
+        read(repository).require_data()
     (repository / "data").mkdir()
-    check_data_root(read(repository, "--env", "local"))
+    read(repository, "--env", "local").require_data()
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,17 @@ The path of one volume through ``infer.py enhance``::
 
     api.py          enhance, encode, decode: one verb each, for arrays and for files
       run.py          the training's folder: the model with its weights, made fast; device and precision
-      outputs.py      which volumes a command reads and which files it writes
+      outputs.py      which volumes a command reads, which files it writes, which of several processes this is
       source.py       the volume as the slices that the network reads: opened, measured and placed once, and handed on
-        intensity.py    which grey values are which in the network
       jobs.py         what is computed, where it lies, what is recorded about it
         encoding.py     slices → codes, when somebody asks for them
         decoding.py     codes → any box of the isotropic volume, from exact tiles
-        blended.py      the same where tiles must overlap: IsoREF, and the raw grid
-        lateral.py      the lateral model, which reads planes from the side
+        blended.py      IsoREF and the raw grid, whose tiles must overlap; the lateral model, which reads planes from the side
           passes.py       the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
           tiling.py       the lattice of these tiles: cores, windows, halos
-          transfer.py     arrays to the device and back, without waiting
         uncertainty.py  the spread over passes
       work.py         piece after piece to an array, or to a file that appears when it is whole (volumes): the next one is read,
                       the last ones are stitched and written while one is computed
-        processes.py    which of several processes this is
       trust.py        what speaks for the result: seams, consistency with the input, a picture
 
 ``encode`` stops after encoding.py and writes a store (codes.py), from which ``decode`` goes on at decoding.py; info is info.py,
@@ -26,8 +22,7 @@ and operating_points.py decodes a store at every rate that it allows.
 """
 
 from inference.api import decode, encode, enhance
-from inference.outputs import Output, inputs_and_outputs
-from inference.processes import Processes
+from inference.outputs import Output, Processes, inputs_and_outputs
 from inference.run import Engine, Run
 from inference.source import Options
 

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from inference.decoding import Codes, Field, Part, parts_of, place
 from inference.encoding import GROUP, LOCAL_CORE
-from inference.passes import Tiled
+from inference.passes import Tiled, to_tensor
 from inference.run import Run
-from inference.source import Source, interpolated
+from inference.source import Options, Source, interpolated
 from inference.tiling import Axis, Tile3, round_up, training_axis, window_box
-from inference.transfer import to_tensor
 from utils.axes import to_file
 from utils.geometry import LATENT_STRIDE
 from volumes.volume import Box, corner, extent, moved, reflected
+
+_LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
 
 Values = NDArray[np.float32]  # the network's, (C, z, y, x)
 
@@ -165,3 +166,49 @@ class RestoredField(BlendedField):
         slices = to_tensor(np.concatenate(seen), self.run.engine.device)
         restored = to_file(self.run.model.restore(slices, len(seen)))
         return list(np.ascontiguousarray(restored.float().cpu().numpy()))
+
+
+class LateralField(HaloField):
+    """Tiles that read the network's halo of sections and pixels: they are those of the whole volume, and nothing is blended.
+
+    Args:
+        run: a lateral model.
+        source: the sections.
+        dtype: of the output.
+        options: ``tile``, ``batch`` and ``skip_empty``.
+    """
+
+    divisible = (0, 1, 2)
+    smallest = ("a tile of one section and 8 x 8 pixels", "a smaller --tile")
+
+    def __init__(self, run: Run, source: Source, dtype: np.dtype, options: Options) -> None:
+        super().__init__(run, options.batch, skip_empty=options.skip_empty, recent=source.recent)
+        self.source, self.intensities, self.dtype = source, source.intensities, dtype
+        self.factor = run.geometry.factor
+        self.channels = run.channels
+        side = options.tile or _LATERAL_CORE
+        self.shape = (source.count * self.factor, *source.inner)
+        halos = zip((self.factor, 1, 1), run.model.restore_halo, source.shape, strict=True)
+        self.reach = tuple((unit, halo, halo, count) for unit, halo, count in halos)
+        y, x = (Axis(size, side) for size in source.shape[1:])
+        self.axes = (Axis(self.shape[0], round_up(side, self.factor)), y, x)
+        self.unit = (self.axes[0].core, side, side)
+        floors = [intensity.floor for intensity in source.intensities]
+        self._floor = np.array(floors, np.float32)[:, None, None, None]
+
+    def see(self, tile: Tile3) -> Values | None:
+        """The sections around a tile, (k, C, y, x)."""
+        values = self.source.read(*self.needed(tile))
+        return None if self.skip_empty and (values == self._floor[:, :, 0, 0].T[..., None, None]).all() else values
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
+        """Restored tiles."""
+        slices = to_tensor(np.concatenate(seen), self.run.engine.device)
+        planes, *in_plane = self.inside(tiles[0])
+        spans = [(side.start, side.stop) for side in in_plane]
+        volumes = to_file(self.run.model.restore(slices, len(seen), spans)[..., planes])
+        return list(np.ascontiguousarray(volumes.float().cpu().numpy()))
+
+    def blank(self, tile: Tile3) -> Values:
+        """Empty background."""
+        return np.broadcast_to(self._floor, (self.channels, *extent(window_box(tile))))

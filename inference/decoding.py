@@ -16,11 +16,10 @@ from torch import Tensor
 
 from inference.codes import CodeStore
 from inference.encoding import SliceEncoder
-from inference.passes import Tiled
+from inference.passes import Arriving, Tiled, to_tensor
 from inference.run import Run
 from inference.source import Options
 from inference.tiling import Axis, Tile3, core_box, window_box
-from inference.transfer import Arriving, to_tensor
 from utils.axes import to_file
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE

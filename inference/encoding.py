@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.passes import Tiled
+from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
-from inference.transfer import to_tensor
 from utils.geometry import LATENT_STRIDE
 from volumes.volume import Box, extent, overlap, relative
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from inference.blended import RestoredField, SliceField
+from inference.blended import LateralField, RestoredField, SliceField
 from inference.codes import CodeStore
 from inference.decoding import Field, Part, decoded_field, region_of
 from inference.encoding import SliceEncoder
-from inference.lateral import LateralField
 from inference.run import Run
 from inference.source import Options, Source, checked_dtype
 from utils.errors import UserError

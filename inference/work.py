@@ -20,8 +20,7 @@ from inference.codes import CodeTarget
 from inference.decoding import Part, meet
 from inference.encoding import SliceEncoder
 from inference.jobs import Job
-from inference.outputs import Output
-from inference.processes import Processes
+from inference.outputs import Output, Processes
 from inference.run import Run
 from inference.source import Source
 from inference.trust import projected, said_of_seams, seam

@@ -8,9 +8,9 @@ from infer_runs import grey, make_run, whole
 from inference.blended import RestoredField, SliceField
 from inference.decoding import IsotropicField
 from inference.encoding import SliceEncoder
+from inference.passes import to_tensor
 from inference.run import Run
 from inference.source import Options, Source
-from inference.transfer import to_tensor
 from volumes.volume import ArrayVolume, whole_box
 
 FLOAT = np.dtype(np.float32)

@@ -13,9 +13,9 @@ from infer_runs import grey, make_run
 import infer
 from inference.blended import SliceField
 from inference.encoding import SliceEncoder
+from inference.passes import to_tensor
 from inference.run import Run
 from inference.source import Options, Source
-from inference.transfer import to_tensor
 from taming.quantize import to_vectors
 from volumes.volume import whole_box
 

@@ -6,8 +6,8 @@ import torch
 
 from inference import Engine, Options, Run, decode, encode, enhance
 from inference.jobs import enhance_job
+from inference.passes import Arriving
 from inference.source import Source
-from inference.transfer import Arriving
 from inference.uncertainty import spread_job
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS

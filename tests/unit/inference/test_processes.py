@@ -5,7 +5,7 @@ import os
 import pytest
 import torch.distributed as dist
 
-from inference.processes import Processes
+from inference.outputs import Processes
 from utils.errors import UserError
 
 SRUN = {

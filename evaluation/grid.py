@@ -14,7 +14,7 @@ from evaluation.codecs import coded_sections
 from evaluation.sections import Sections, place_input, place_reconstruction
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import Box, Triple, Volume
+from volumes.volume import Box, Triple, Volume, region_within
 
 
 @dataclass(frozen=True)
@@ -169,17 +169,7 @@ def _compared(wanted: Box | None, reference: Volume, placed: Sections | None) ->
                 f"(z, y, x voxels); correct the translations"
             )
         reach = both
-    region = []
-    for (low, high), part, name in zip(reach, wanted or (slice(None),) * 3, "ZYX", strict=True):
-        start = low if part.start is None else part.start
-        stop = high if part.stop is None else part.stop
-        if not low <= start < stop <= high:
-            raise UserError(
-                f"--region {start}:{stop} along {name} must lie within {low}:{high}, where {reference.path.name} and the "
-                "reconstruction have voxels"
-            )
-        region.append(slice(start, stop))
-    return region[0], region[1], region[2]
+    return region_within(wanted, reach, f"{reference.path.name} and the reconstruction have voxels")
 
 
 def restored_candidate(sections: Sections, dtype: np.dtype[Any], notes: list[str]) -> Candidate:

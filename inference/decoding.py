@@ -24,7 +24,7 @@ from utils.axes import to_file
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity
-from volumes.volume import Box, extent, overlap, relative
+from volumes.volume import Box, extent, overlap, region_within, relative
 
 Array = NDArray[Any]
 Part = Callable[[Box], Array]  # values of a part of a box
@@ -136,7 +136,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
         self.stack = -(-n // self.pooling) * self.resizing
         self.shape = (n * run.geometry.factor, codes.inner[0], codes.inner[1])
-        self.region = region_of(region, self.shape)
+        self.region = region_within(region, [(0, size) for size in self.shape], "the output has voxels")
         sizes = zip((self.stack, h, w), core, run.model.volume_halo, strict=True)
         z, y, x = self.axes = _three(Axis(size, int(c), halo, halo) for size, c, halo in sizes)
         self.block = block_of([len(z), len(y), len(x)], batch)
@@ -275,21 +275,6 @@ def block_of(counts: Sequence[int], batch: int) -> tuple[int, int, int]:
     x = min(batch, counts[2])
     y = min(batch // x, counts[1])
     return min(batch // (x * y), counts[0]), y, x
-
-
-def region_of(region: Box | None, shape: Sequence[int]) -> Box:
-    """The region asked for, or everything.
-
-    Raises:
-        UserError: it is empty or reaches beyond the volume.
-    """
-    whole = []
-    for part, size, axis in zip(region or (slice(None),) * 3, shape, "zyx", strict=True):
-        start, stop = part.start or 0, size if part.stop is None else part.stop
-        if not 0 <= start < stop <= size:
-            raise UserError(f"--region: {axis} {start}:{stop} is not within 0:{size}; the output is {tuple(shape)} (z, y, x)")
-        whole.append(slice(start, stop))
-    return whole[0], whole[1], whole[2]
 
 
 def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[int, int]:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from inference.blended import LateralField, RestoredField, SliceField
 from inference.codes import CodeStore
-from inference.decoding import Field, Part, decoded_field, region_of
+from inference.decoding import Field, decoded_field
 from inference.encoding import SliceEncoder
 from inference.run import Run
 from inference.source import Options, Source, checked_dtype
 from utils.errors import UserError
-from volumes.volume import Box, Triple, corner, extent, moved, triple
+from volumes.volume import Box, Triple, region_within, triple
 
 log = logging.getLogger("isoscope")
 
 
 @dataclass(frozen=True)
 class Job:
-    """An output volume to be computed; boxes are counted from the region's first voxel.
+    """An output volume to be computed.
 
     Attributes:
         field: computes any box of the whole volume.
@@ -39,24 +39,6 @@ class Job:
     translation_um: Triple | None
     attributes: Mapping[str, Any]
     channel_names: list[str] | None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(Z, Y, X) of the region."""
-        return extent(self.region)
-
-    def prefetch(self, box: Box) -> None:
-        """Begins to read what :meth:`begin` of the same box will need."""
-        self.field.prefetch(moved(box, corner(self.region)))
-
-    def begin(self, box: Box) -> Part:
-        """Has the network compute a box; gives the values (C, z, y, x) of any part of it."""
-        begun = self.field.begin(moved(box, corner(self.region)))
-        return lambda part: begun(moved(part, corner(self.region)))
-
-    def of(self, field: Field, what: str) -> Job:
-        """The same place for another field, such as an uncertainty."""
-        return replace(self, field=field, attributes={**self.attributes, "shows": what})
 
 
 def enhance_job(run: Run, source: Source, options: Options) -> Job:
@@ -92,7 +74,7 @@ def decode_job(run: Run, store: CodeStore, grid: str, options: Options) -> Job:
     if grid == "raw" and run.channels > 1:
         log.info("the raw grid of a two-channel run shows channel 0")
     raw = grid == "raw"
-    field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
+    field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
     return _job(run, field, voxel, translation, record, options)
@@ -102,7 +84,7 @@ def _job(
     run: Run, field: Field, voxel: Triple | None, translation: Triple | None, record: Mapping[str, Any], options: Options
 ) -> Job:
     """A job from the place of the encoded slices: that of the isotropic planes follows (DECISIONS §2)."""
-    region = region_of(options.region, field.shape)
+    region = region_within(options.region, [(0, size) for size in field.shape], "the output has voxels")
     attributes = {
         **run.record_of_outputs(),
         "precision": run.engine.precision,

@@ -34,12 +34,14 @@ def spread_job(run: Run, source: Source, options: Options, job: Job, passes: int
     if not run.restores and any(isinstance(module, nn.Dropout) and module.p > 0 for module in run.model.G["net_g"].modules()):
         encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
         fields = [decoded_field(run, encoder, single, options, seed) for seed in range(passes)]
-        return job.of(SpreadField(fields), "standard deviation over passes with dropout")
-    if passes > 8:
+        over = "passes with dropout"
+    elif passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
-    turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
-    fields = [isotropic_field(one, source, options, single) for one in turned]
-    return job.of(SpreadField(fields), "standard deviation over in-plane orientations")
+    else:
+        turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
+        fields = [isotropic_field(one, source, options, single) for one in turned]
+        over = "in-plane orientations"
+    return replace(job, field=SpreadField(fields), attributes={**job.attributes, "shows": f"standard deviation over {over}"})
 
 
 class SpreadField(Field):

@@ -27,7 +27,7 @@ from inference.trust import projected, said_of_seams, seam
 from utils.files import write_json
 from volumes.target import VolumeTarget
 from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing
-from volumes.volume import Box, Volume, boxes, corner, moved, parts, voxels_of
+from volumes.volume import Box, Volume, boxes, corner, extent, moved, parts, relative, voxels_of
 
 log = logging.getLogger("isoscope")
 
@@ -41,19 +41,20 @@ Piece = TypeVar("Piece")
 
 def compute(job: Job, progress: bool) -> NDArray[Any]:
     """A job's values, (Z, Y, X) or (C, Z, Y, X)."""
-    out = np.empty((job.field.channels, *job.shape), job.field.dtype)
+    field = job.field
+    out = np.empty((field.channels, *extent(job.region)), field.dtype)
 
     def put(box: Box, begun: Part) -> None:
-        out[(slice(None), *box)] = begun(box)
+        out[(slice(None), *relative(box, job.region))] = begun(box)
 
-    pieces = boxes(job.shape, job.field.unit)
-    work_through(pieces, prefetch=job.prefetch, begin=job.begin, write=put, title="enhance", show=progress)
+    pieces = parts(job.region, field.unit)
+    work_through(pieces, prefetch=field.prefetch, begin=field.begin, write=put, title="enhance", show=progress)
     return out if job.channel_names else out[0]
 
 
 def write(job: Job, output: Output) -> None:
     """Computes this process's share of an output and helps to finish it; a dry run only says what that would be."""
-    shape, field, processes = job.shape, job.field, output.processes
+    shape, field, processes = extent(job.region), job.field, output.processes
     refuse_existing(output.path, output.overwrite)
     if output.dry_run:
         _dry_run(job, output.path)
@@ -78,15 +79,15 @@ def write(job: Job, output: Output) -> None:
 
     def write_part(box: Box, begun: Part) -> None:
         values = begun(box)
-        target.write_region(box, values if target.channels else values[0])
+        target.write_region(relative(box, job.region), values if target.channels else values[0])
 
-    pieces = boxes(shape, [max(sides) for sides in zip(field.unit, plan.shard, strict=True)])  # whole shards, whole cores
-    missing = [target.boxes[n] for n in target.pending()]
+    pieces = parts(job.region, [max(sides) for sides in zip(field.unit, plan.shard, strict=True)])  # whole shards, whole cores
+    missing = [moved(target.boxes[n], corner(job.region)) for n in target.pending()]
     started = time.monotonic()
     done = work_through(
         [pieces[n] for n in processes.share(len(pieces)) if any(meet(pieces[n], shard) for shard in missing)],
-        prefetch=job.prefetch,
-        begin=job.begin,
+        prefetch=field.prefetch,
+        begin=field.begin,
         write=write_part,
         split=lambda box: parts(box, plan.shard),
         title=output.path.name,
@@ -106,13 +107,13 @@ def write(job: Job, output: Output) -> None:
 
 
 def _dry_run(job: Job, path: Path) -> None:
-    field = job.field
-    pieces = boxes(job.shape, field.unit)
-    minutes = field.cost(moved(pieces[len(pieces) // 2], corner(job.region))) * math.prod(job.shape) / 60
+    field, shape, voxels = job.field, extent(job.region), voxels_of(job.region)
+    pieces = parts(job.region, field.unit)
+    minutes = field.cost(pieces[len(pieces) // 2]) * voxels / 60
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
-    size = math.prod(job.shape) * field.channels * field.dtype.itemsize
-    log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, job.shape, field.dtype, size / 1e9)
-    log.info("%d tiles of %s voxels, up to %d at once", len(boxes(job.shape, tile)), tuple(tile), math.prod(field.block))
+    gigabytes = voxels * field.channels * field.dtype.itemsize / 1e9
+    log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, shape, field.dtype, gigabytes)
+    log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
     log.info("the network takes about %.2g minutes for one process", minutes)
 
 

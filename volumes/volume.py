@@ -249,6 +249,26 @@ def boxes(shape: Sequence[int], unit: Sequence[int]) -> list[Box]:
     return parts(whole_box(shape), unit)
 
 
+def region_within(region: tuple[slice, ...] | None, reach: Sequence[tuple[int, int]], where: str) -> tuple[slice, slice, slice]:
+    """The region asked for, or all there is.
+
+    Args:
+        region: (z, y, x); a number that is None means the border.
+        reach: first voxel there is along every axis, and the one after the last.
+        where: what is there, for the message.
+
+    Raises:
+        UserError: it is empty or reaches beyond that.
+    """
+    found = []
+    for part, (low, high), axis in zip(region or (slice(None),) * 3, reach, "zyx", strict=True):
+        start, stop = low if part.start is None else part.start, high if part.stop is None else part.stop
+        if not low <= start < stop <= high:
+            raise UserError(f"--region {start}:{stop} along {axis} must lie within {low}:{high}, where {where}")
+        found.append(slice(start, stop))
+    return found[0], found[1], found[2]
+
+
 def optional_package(name: str, path: Path) -> Any:
     """Import a package of the extra ``formats``.
 

@@ -31,7 +31,7 @@ def test_refusals_leave_everything_as_it_was(run, volume, tmp_path):
     refused("has no checkpoint of epoch 7", *base, "--run", run, "--epoch", "7")
     refused("a volume is written as", "enhance", "--run", run, "--input", volume, "--output", tmp_path / "o.xyz")
     refused("must look like z0:z1", *base, "--run", run, "--region", "0:3")
-    refused("is not within", *base, "--run", run, "--region", "0:99,:,:")
+    refused("must lie within 0:24, where the output", *base, "--run", run, "--region", "0:99,:,:")
     refused("says 1 x 1 x 1", *base, "--run", run, "--voxel", "1,1,1")
     refused("multiple of 8", *base, "--run", run, "--tile", "12")
     refused("cannot be written; choose one of", *base, "--run", run, "--dtype", "complex64")

@@ -26,19 +26,15 @@ def main(arguments: Sequence[str]) -> None:
     UserError.shows_traceback = experiment.settings["debug"]
     experiment.require_data()
     run = RunFolder(experiment.logs / experiment.settings["dataset"] / experiment.settings["prj"])
-    train(experiment, run, run_settings(experiment, run))
-
-
-def run_settings(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
-    """The settings of this start, with the resolved autoencoder: the experiment's, or the run's own where it is resumed."""
-    settings = experiment.settings
-    if settings["resume"]:
-        return resumed_settings(run.stored_settings(MODEL_OPTIONS), settings, experiment.given)
-    return {**settings_to_train(settings, REPOSITORY), "given": experiment.given}
+    if experiment.settings["resume"]:
+        settings = resumed_settings(run.stored_settings(MODEL_OPTIONS), experiment.settings, experiment.given)
+    else:
+        settings = {**settings_to_train(experiment.settings, REPOSITORY), "given": experiment.given}
+    train(experiment, run, settings)
 
 
 def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> None:
-    """One training from its settings to its last checkpoint."""
+    """One training from the settings of this start, with the resolved autoencoder, to its last checkpoint."""
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 

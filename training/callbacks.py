@@ -172,8 +172,7 @@ class PictureWriter(Callback):
         image = orthogonal_planes(
             {name: volume.float().cpu().numpy() for name, volume in panels.items()},
             title=f"{self.batch['filenames'][0]}, after {completed} epochs",
-            low=-1.0,
-            high=1.0,
+            limits=(-1.0, 1.0),
         )
         save_png(self.run.pictures / f"epoch_{completed:06d}.png", image)
         keep_newest(self.run.pictures, "epoch_*.png", self.keep)

@@ -37,15 +37,13 @@ def reported(debug: bool) -> Iterator[None]:
     except UserError as error:
         if debug or error.shows_traceback:
             raise
-        sys.stderr.write(f"error: {_plain(str(error))}\n")
+        message = str(error)
+        if message.startswith("Caught "):  # torch wraps what a worker process raised: "Caught ... Original Traceback ..."
+            message = message.rpartition(f"{UserError.__name__}: ")[2].rstrip()
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
             raise
         sys.stderr.write("stopped by Ctrl-C\n")
         sys.exit(130)
-
-
-def _plain(message: str) -> str:
-    """The message itself where torch has wrapped what a worker process raised: "Caught ... Original Traceback ..."."""
-    return message.rpartition(f"{UserError.__name__}: ")[2].rstrip() if message.startswith("Caught ") else message

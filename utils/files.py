@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own declaration)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _refuse_repeated([self.construct_object(key, deep=True) for key, _ in node.value])
+        _unique([(self.construct_object(key, deep=True), None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
@@ -148,13 +148,10 @@ for _tag, _pattern, _first in (
     )
 
 
-def _refuse_repeated(keys: list[Any]) -> None:
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    keys = [key for key, _ in pairs]
     if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
         raise ValueError(f"given twice: {', '.join(repeated)}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_repeated([key for key, _ in pairs])
     return dict(pairs)
 
 

@@ -8,10 +8,6 @@ from math import gcd
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from utils.errors import UserError
-
-NORMS = ("batch", "instance", "group", "none")
-
 
 def make_norm(name: str, channels: int, dimensions: int = 3, group_eps: float = 1e-5) -> nn.Module:
     """A normalisation of slices (N, channels, X, Y) or volumes (N, channels, X, Y, Z).
@@ -22,19 +18,15 @@ def make_norm(name: str, channels: int, dimensions: int = 3, group_eps: float = 
         channels: channels of the input.
         dimensions: 2 or 3.
         group_eps: what ``group`` adds to the variance.
-
-    Raises:
-        UserError: the name is unknown.
     """
-    if name == "batch":
-        return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm3d(channels)
-    if name == "instance":
-        return nn.InstanceNorm2d(channels) if dimensions == 2 else nn.InstanceNorm3d(channels)
     if name == "group":
         return nn.GroupNorm(gcd(32, channels), channels, group_eps)
-    if name == "none":
-        return nn.Identity()
-    raise UserError(f"norm={name!r} is unknown; choose one of {', '.join(NORMS)}")
+    layers: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+        "batch": (nn.BatchNorm2d, nn.BatchNorm3d),
+        "instance": (nn.InstanceNorm2d, nn.InstanceNorm3d),
+        "none": (nn.Identity, nn.Identity),
+    }
+    return layers[name][dimensions - 2](channels)
 
 
 def fold_batch_norm(network: nn.Module) -> None:

@@ -61,8 +61,7 @@ def orthogonal_planes(
     *,
     title: str = "",
     voxel_um: tuple[float, float, float] | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    limits: Range | None = None,
 ) -> RGB:
     """Draw the middle XY, XZ and YZ planes of volumes, one row per volume, with labels and one common scale.
 
@@ -75,21 +74,20 @@ def orthogonal_planes(
             the second green (white where both are bright); a panel with one channel is grey, on the scale of the first.
         title: one line above.
         voxel_um: voxel size (z, y, x) in µm, adds a scale bar. If z is coarser by n, slices are drawn n pixels high.
-        low: value shown as black, by default the 0.2nd percentile of all planes shown (per channel).
-        high: value shown as white, by default the 99.8th percentile.
+        limits: values shown as black and as white, by default percentiles 0.2 and 99.8 of all planes shown (per channel).
 
     Returns:
         RGB picture (height, width, 3) uint8. Values that are not finite are red.
 
     Raises:
-        ValueError: no panels, or panels whose shapes do not fit together.
+        ValueError: panels whose shapes do not fit together.
     """
     volumes = _common_grid(panels, voxel_um)
     size = next(iter(volumes.values())).shape[1:]
     channels = max(len(volume) for volume in volumes.values())
-    planes = {name: [_plane(volume, index) for index in range(3)] for name, volume in volumes.items()}
+    planes = {name: _middle_planes(volume) for name, volume in volumes.items()}
     shown = [[p[c] for row in planes.values() for p in row if c < len(p)] for c in range(channels)]
-    ranges = [_value_range(values, low, high) for values in shown]
+    ranges = [limits or _value_range(values) for values in shown]
     layout = _lay_out((size[0], size[1], size[2]))
     width = max(layout.bars + 150, layout.left + 9 * max(map(len, [title, *planes])))  # long names are not cut
     picture = Image.new("RGB", (width, layout.top + len(planes) * layout.row), "white")
@@ -112,15 +110,13 @@ def orthogonal_planes(
             draw.text((left - 12, top + high / 2), ("y\n↓", "z\n↓", "z\n↓")[column], "black", _font(11), "mm")
             if row == 0 and voxel_um is not None:
                 pixel_um = (voxel_um[1] if column == 2 else voxel_um[2]) * layout.thin / layout.magnify
-                _scale_bar(draw, left + wide, top + high, _round_length(pixel_um * wide / 4), pixel_um)
+                _scale_bar(draw, left + wide, top + high, wide / 4, pixel_um)
     _colour_bars(picture, layout, ranges)
     return np.asarray(picture).copy()
 
 
 def _common_grid(panels: Mapping[str, NDArray], voxel_um: tuple[float, float, float] | None) -> dict[str, NDArray]:
     """All volumes as (C, X, Y, Z) of one shape; slices are repeated along z."""
-    if not panels:
-        raise ValueError("no panels to draw")
     volumes = {name: np.asarray(v)[None] if np.ndim(v) == 3 else np.asarray(v) for name, v in panels.items()}
     depth = max(v.shape[-1] for v in volumes.values())
     first = next(iter(volumes.values()))
@@ -135,22 +131,17 @@ def _common_grid(panels: Mapping[str, NDArray], voxel_um: tuple[float, float, fl
     return {name: np.repeat(v, depth // v.shape[3] * stretch, axis=3) for name, v in volumes.items()}
 
 
-def _plane(volume: NDArray, column: int) -> NDArray:
-    """The middle XY, XZ or YZ plane (C, downwards, to the right) of (C, X, Y, Z)."""
+def _middle_planes(volume: NDArray) -> list[NDArray]:
+    """The middle XY, XZ and YZ planes, each (C, downwards, to the right), of (C, X, Y, Z)."""
     _, rows, columns, depth = volume.shape
-    if column == 0:
-        return volume[:, :, :, depth // 2]
-    plane = volume[:, rows // 2, :, :] if column == 1 else volume[:, :, columns // 2, :]
-    return transposed(plane, 1)
+    return [volume[..., depth // 2], transposed(volume[:, rows // 2], 1), transposed(volume[:, :, columns // 2], 1)]
 
 
-def _value_range(planes: list[NDArray], low: float | None, high: float | None) -> Range:
+def _value_range(planes: list[NDArray]) -> Range:
     values = np.concatenate([plane.ravel() for plane in planes]).astype(np.float64)
     values = values[np.isfinite(values)]
-    ends = np.percentile(values, (0.2, 99.8)) if values.size else np.array([0.0, 1.0])
-    first = float(ends[0]) if low is None else low
-    last = float(ends[1]) if high is None else high
-    return first, last if last > first else first + 1
+    low, high = map(float, np.percentile(values, (0.2, 99.8))) if values.size else (0.0, 1.0)
+    return low, high if high > low else low + 1
 
 
 def _lay_out(size: tuple[int, int, int]) -> _Layout:
@@ -173,18 +164,14 @@ def _colour(plane: NDArray, ranges: list[Range]) -> RGB:
     return image
 
 
-def _scale_bar(draw: ImageDraw.ImageDraw, right: int, bottom: int, length: float, pixel_um: float) -> None:
-    """A white bar of a length in µm in the corner of a plane."""
+def _scale_bar(draw: ImageDraw.ImageDraw, right: int, bottom: int, longest: float, pixel_um: float) -> None:
+    """A white bar in the corner of a plane: 1, 2 or 5 times a power of ten µm, and no longer than so many pixels."""
+    power = 10.0 ** np.floor(np.log10(longest * pixel_um))
+    length = float(max(step * power for step in (1, 2, 5) if step * power <= longest * pixel_um * (1 + 1e-9)))
     left, label = right - 8 - length / pixel_um, f"{length:g} µm"
     draw.rectangle((left, bottom - 10, right - 9, bottom - 7), "white")
     middle = ((left + right - 8) / 2, bottom - 14)
     draw.text(middle, label, "white", _font(11), "ms", stroke_width=2, stroke_fill="black")
-
-
-def _round_length(length: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not longer."""
-    power = 10.0 ** np.floor(np.log10(length))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= length * (1 + 1e-9)))
 
 
 def _colour_bars(picture: Image.Image, layout: _Layout, ranges: list[Range]) -> None:
@@ -217,13 +204,7 @@ def save_png(path: Path | str, image: RGB) -> None:
 
 
 def keep_newest(folder: Path | str, pattern: str, number: int) -> None:
-    """Delete all but the newest files of a folder that match a pattern (by time of change, then by name).
-
-    Raises:
-        ValueError: negative number.
-    """
-    if number < 0:
-        raise ValueError(f"number={number} must not be negative")
+    """Delete all but the newest files of a folder that match a pattern (by time of change, then by name)."""
     files = sorted((p for p in Path(folder).glob(pattern) if p.is_file()), key=lambda p: (p.stat().st_mtime_ns, p.name))
-    for path in files[: len(files) - number]:
+    for path in files[:-number]:
         path.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ from torch import nn
 from networks.unet3d import UNet3d
 from networks.views import to_slices, to_volume
 from networks.volume_decoder import VolumeDecoder
-from utils.errors import UserError
 from utils.norms import fold_batch_norm, make_norm
 
 
@@ -69,11 +68,6 @@ def test_group_norm_uses_the_greatest_common_divisor():
 
 def test_instance_norm_has_no_state():
     assert not make_norm("instance", 8).state_dict()
-
-
-def test_unknown_norm_is_named():
-    with pytest.raises(UserError, match="norm='layer' is unknown; choose one of batch, instance, group, none"):
-        VolumeDecoder(nf=2, norm="layer")
 
 
 @pytest.mark.parametrize("build", [VolumeDecoder, UNet3d])

@@ -18,14 +18,13 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import RESULTS, machine, write_result
+from benchmarks.machine import RESULTS, answer, command_line, in_a_process, machine, write_result
 
 BATCH, SIDE, STRIDE, AT_LEAST = 2, 64, 16, 10
 ROTATION = "plain, rotation trick"
@@ -87,9 +86,6 @@ def with_rotation(n_embed: int, embed_dim: int, **settings):
             return found._replace(latent=straight_through(turned, code))
 
     return Rotating(n_embed, embed_dim, legacy=settings["legacy"])
-
-
-# One training --------------------------------------------------------------------------------------------------------
 
 
 def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
@@ -154,11 +150,8 @@ def judge(root: Path, data: Path) -> dict:
     }
 
 
-# All -----------------------------------------------------------------------------------------------------------------
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("data", type=Path, help="folder of the two volumes")
     parser.add_argument("--steps", type=int, default=300, help="generator steps of each training")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with seeds 1, 2, ...")
@@ -167,8 +160,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print("RESULT", json.dumps(train_and_judge(options.one, options.data, options.steps, options.seeds)))
-        return
+        return answer(train_and_judge(options.one, options.data, options.steps, options.seeds))
     result = json.loads(options.output.read_text()) if options.output.exists() else {}
     if result.get("steps") != options.steps:
         result = {"steps": options.steps, "variants": {}}
@@ -176,19 +168,10 @@ def main() -> None:
         for name in options.only or VARIANTS:
             runs = result["variants"].setdefault(name, {})
             if str(seed) not in runs:
-                runs[str(seed)] = in_a_process(name, options.data, options.steps, seed)
+                words = (options.data, "--one", name, "--steps", options.steps, "--seeds", seed)
+                runs[str(seed)] = in_a_process(__file__, *words) | {"commit": machine()["commit"]}
                 write_result(options.output, result | {"setting": __doc__.split("\n\n")[1].replace("\n", " ")})
     show(result)
-
-
-def in_a_process(name: str, data: Path, steps: int, seed: int) -> dict:
-    command = [sys.executable, __file__, data, "--one", name, "--steps", steps, "--seeds", seed]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name}, seed {seed}: {done.stderr[-3000:]}")
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
-    print(f"{name}, seed {seed}: {found['psnr_db']:.2f} dB, codes used {found['codes_used']}", flush=True)
-    return found | {"commit": machine()["commit"]}
 
 
 def show(result: dict) -> None:

@@ -8,9 +8,7 @@ not count there; the resident set with them is sampled beside it. Started again 
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import math
 import resource
 import signal
@@ -18,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import ROOT, write_result
+from benchmarks.machine import ROOT, command_line, write_result
 from volumes.open import open_volume
+from volumes.volume import reflected
 from volumes.write import write_tiff
 
 GIB = 2**30
@@ -34,7 +34,7 @@ _FIELDS = ("VmRSS", "RssAnon", "VmData")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("--run", type=Path, required=True, help="a training's folder")
     add("--texture", type=Path, required=True, help="a real volume that no background fills, uint8")
@@ -46,7 +46,6 @@ def main() -> None:
     add("--limit", type=float, default=2.0, metavar="GIB", help="RLIMIT_DATA")
     add("--results", type=Path, help="JSON to write")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     given.folder.mkdir(parents=True, exist_ok=True)
     source = given.folder / "raw.tif"
     if not source.exists():
@@ -62,16 +61,11 @@ def main() -> None:
 def textured(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
     """Planes of a uint8 volume mirrored to a shape, times 64, with six bits of noise."""
     texture = open_volume(path)[:]
+    planes, rows, columns = (reflected((0, size), side) for size, side in zip(shape, texture.shape, strict=True))
     generator = np.random.default_rng(0)
-    for z in range(shape[0]):
-        plane = texture[_mirrored(z, texture.shape[0])][_mirrored(np.arange(shape[1]), texture.shape[1])]
-        plane = plane[:, _mirrored(np.arange(shape[2]), texture.shape[2])].astype(np.uint16)
+    for z in planes:
+        plane = texture[z][np.ix_(rows, columns)].astype(np.uint16)
         yield plane * 64 + generator.integers(0, 64, plane.shape, dtype=np.uint16)
-
-
-def _mirrored(place: Any, size: int) -> Any:
-    folded = place % (2 * size - 2)
-    return np.minimum(folded, 2 * size - 2 - folded)
 
 
 def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
@@ -83,10 +77,11 @@ def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
     most = json.loads(peaks.read_text()) if peaks.exists() else dict.fromkeys(_FIELDS, 0.0)
     try:
         while process.poll() is None:
-            for line in _status(process.pid):
-                name, _, value = line.partition(":")
-                if name in _FIELDS:
-                    most[name] = max(most[name], int(value.split()[0]) / 2**20)
+            with suppress(OSError):  # it has just ended
+                for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                    name, _, value = line.partition(":")
+                    if name in _FIELDS:
+                        most[name] = max(most[name], int(value.split()[0]) / 2**20)
             time.sleep(0.1)
     finally:
         peaks.write_text(json.dumps(most))
@@ -100,13 +95,6 @@ def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
         "peak_gib": {name: round(most[key], 3) for name, key in names.items()},
         "seconds_of_the_last_attempt": round(time.monotonic() - started, 1),
     }
-
-
-def _status(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has just ended
-        return []
 
 
 def described(output: Path) -> dict[str, Any]:

@@ -1,17 +1,28 @@
-"""What benchmarks share: what a result was measured on, where it is written, a small model to measure."""
+"""What benchmarks share: the clock, processes of their own, a small model, what a result was measured on, where it is written."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import platform
+import statistics
 import subprocess
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a benchmark's description as it stands; messages go to the terminal."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def machine() -> dict[str, Any]:
@@ -20,23 +31,42 @@ def machine() -> dict[str, Any]:
 
     words = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    threads = torch.get_num_threads()
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     return {
-        "device": device,
-        "threads": threads,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor,
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit,
     }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def clock(call: Callable[[], object], device: str, calls: int = 3) -> float:
+    """The median of some calls after one for warming up, in seconds."""
+    import torch
+
+    found = []
+    for _ in range(calls + 1):
+        started = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:])
+
+
+def in_a_process(*words: object) -> Any:
+    """What a Python script in a process of its own says in JSON on the last line that it writes."""
+    done = subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(content: Any) -> None:
+    """The other end of ``in_a_process``."""
+    sys.stdout.write("\n" + json.dumps(content) + "\n")
 
 
 def write_result(path: Path, content: Mapping[str, Any]) -> None:

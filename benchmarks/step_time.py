@@ -1,87 +1,120 @@
-"""Time of one training step, side by side: ``python benchmarks/step_time.py [--rounds N] [--device cpu|cuda]``.
+"""A step of training, or of applying a run, side by side: ``python benchmarks/step_time.py [--what train|encode|decode]``.
 
 Every variant runs in a process of its own, all of them in turn in each round; the result is the median over rounds of the
-ratio to the first variant of the same round. Variants: the step as trained; the same with glibc's default handling of freed
-memory (CPU); with 16 planes per view instead of all; in bf16. Writes benchmarks/results/step_time_<device>.json.
+ratio to the first variant of the same round. A network has the widths of vqgan_small (ch 32, ngf 16, ndf 16). Writes
+benchmarks/results/step_time_<device>.json, or with _encode and _decode before the ending (layout_cpu.json: an earlier one). Variants of
+
+train    one generator and one discriminator step, crop 64, 8 slices, batch 1: as trained; with glibc's default handling of freed
+         memory (CPU); with 16 planes per view instead of all; in bf16
+encode   a tile of 8 slices of 128x128: plain; with batch norms folded and channels last, as inference uses it; both in bf16
+decode   likewise a tile of 128x128x128 voxels
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
 import statistics
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import RESULTS, small_model, write_result
+from benchmarks.machine import RESULTS, answer, clock, command_line, in_a_process, small_model, write_result
 
-VARIANTS = {
-    "as trained": {},
-    "memory returned to the system": {"keep": False},
-    "16 planes per view": {"adv_planes": 16},
-    "bf16": {"bf16": True},
+APPLIED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "folded, channels last": {"fast": True},
+    "plain, bf16": {"bf16": True},
+    "folded, channels last, bf16": {"fast": True, "bf16": True},
 }
-STEPS = 4
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "train": {
+        "as trained": {},
+        "memory returned to the system": {"keep": False},
+        "16 planes per view": {"adv_planes": 16},
+        "bf16": {"bf16": True},
+    },
+    "encode": APPLIED,
+    "decode": APPLIED,
+}
+LATENTS, HALO = 16, ((4, 4), (4, 4), (3, 3))  # a decoding tile of 128³ voxels
 
 
-def measure(variant: dict, device: str) -> float:
-    """Seconds per step, the median of a few after one that warms up."""
+def training(device: str, keep: bool = True, adv_planes: int = 0) -> Callable[[], object]:
+    """A step of both optimizers."""
     import torch
 
     from training.memory import keep_freed_memory
 
-    if variant.get("keep", True):
+    if keep:
         keep_freed_memory()
-    model = small_model(adv_planes=variant.get("adv_planes", 0)).to(device)
-    optimizers = model.configure_optimizers()[0]
+    model = small_model(adv_planes=adv_planes).to(device)
+    generator, discriminator = model.configure_optimizers()[0]
     volume = torch.rand(1, 1, 64, 64, 8, device=device) * 2 - 1
-    times = []
-    for _ in range(STEPS + 1):
-        start = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=variant.get("bf16", False)):
-            out = model.generate({"img": [volume]})
-            descend(optimizers[0], model.weigh(model.generator_losses(out)))
-            descend(optimizers[1], model.weigh(model.discriminator_losses(out.detach())))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+
+    def descend(optimizer: Any, loss: Any) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def step() -> None:
+        out = model.generate({"img": [volume]})
+        descend(generator, model.weigh(model.generator_losses(out)))
+        descend(discriminator, model.weigh(model.discriminator_losses(out.detach())))
+
+    return step
 
 
-def descend(optimizer, loss) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+def applying(what: str, device: str, fast: bool = False) -> Callable[[], object]:
+    """A tile through the encoder, or through the volume generator."""
+    import torch
+
+    from models.build import make_fast
+
+    model = small_model(for_training=False).requires_grad_(False).eval().to(device)
+    model = make_fast(model) if fast else model
+    if what == "encode":
+        slices = torch.rand(8, 1, 128, 128, device=device) * 2 - 1
+        return lambda: model.pack(slices)
+    stack = torch.randn(1, 4, *(LATENTS + a + b for a, b in HALO), device=device)
+    stack = stack.contiguous(memory_format=torch.channels_last_3d) if fast else stack
+    return lambda: model.expand(stack, HALO)
+
+
+def measure(what: str, device: str, bf16: bool = False, **variant: Any) -> float:
+    """Seconds of one variant."""
+    import torch
+
+    call = training(device, **variant) if what == "train" else applying(what, device, **variant)
+    with torch.set_grad_enabled(what == "train"), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        return clock(call, device)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
+    parser.add_argument("--what", choices=VARIANTS, default="train")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        print(measure(VARIANTS[options.variant], options.device))
-        return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    names = [name for name in VARIANTS if options.device == "cpu" or "memory" not in name]
+    parser.add_argument("--results", type=Path, help="JSON to write")
+    parser.add_argument("--variant", help="of which only the seconds are said")
+    given = parser.parse_args()
+    variants = VARIANTS[given.what]
+    if given.variant:
+        return answer(measure(given.what, given.device, **variants[given.variant]))
+    names = [name for name in variants if given.device == "cpu" or "memory" not in name]
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(options.rounds):
+    for _ in range(given.rounds):
         for name in names:
-            command = [sys.executable, __file__, "--variant", name, "--device", options.device]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds[name].append(float(done.stdout.split()[-1]))
+            words = (__file__, "--what", given.what, "--device", given.device, "--variant", name)
+            seconds[name].append(in_a_process(*words))
     ratios = {
         name: statistics.median(value / reference for value, reference in zip(values, seconds[names[0]], strict=True))
         for name, values in seconds.items()
     }
-    setting = "crop 64, 8 slices, ch 32, ngf 16, ndf 16, batch 1, one generator and one discriminator step"
-    content = {"on": options.device, "setting": setting, "seconds": seconds, "ratio_to_as_trained": ratios}
-    write_result(RESULTS / f"step_time_{options.device}.json", content)
+    ending = "" if given.what == "train" else f"_{given.what}"
+    content = {"what": given.what, "on": given.device, "seconds": seconds, f"ratio_to_{names[0].replace(' ', '_')}": ratios}
+    write_result(given.results or RESULTS / f"step_time_{given.device}{ending}.json", content)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import json
 import logging
 import math
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,14 +26,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import RESULTS, write_result
+from benchmarks.machine import RESULTS, answer, clock, command_line, in_a_process, write_result
 
 SCALES = (1, 4, 16)
 VERBS = ("enhance", "encode", "decode")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("--run", type=Path, required=True, help="a training's folder; its weights do not matter, its widths do")
     add("--shape", type=int, nargs=3, default=(16, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
@@ -46,34 +44,26 @@ def main() -> None:
     add("--results", type=Path, help="JSON to write; benchmarks/results/throughput_DEVICE_PRECISION.json by default")
     add("--scale", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if given.scale:
-        sys.stdout.write(json.dumps(measure(given)) + "\n")
-        return
+        return answer(measure(given))
     sizes = []
     for scale in SCALES:
-        words = [sys.executable, __file__, *sys.argv[1:], "--scale", str(scale)]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        sizes.append(json.loads(done.stdout.splitlines()[-1]))
+        sizes.append(in_a_process(__file__, *sys.argv[1:], "--scale", scale))
         logging.info("%s", json.dumps(sizes[-1], indent=1))
-    device, precision = sizes[0]["device"].partition(":")[0], sizes[0]["precision"]
-    results = given.results or RESULTS / f"throughput_{device}_{precision}.json"
-    write_result(results, {"run": given.run.name, **summary(sizes), "sizes": sizes})
-
-
-def summary(sizes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What counts: the largest size against the bare network, and memory of all sizes against the first."""
-    largest = sizes[-1]
-    first = sizes[0]["peak_gib"]
-    return {
+    first, largest = sizes[0]["peak_gib"], sizes[-1]
+    summary = {
         "end_to_end_over_bare_network": {verb: largest[verb]["of_bare_network"] for verb in VERBS},
         "mvoxel_per_s": {verb: largest[verb]["mvoxel_per_s"] for verb in VERBS},
         "memory_over_that_at_1x": {name: [round(s["peak_gib"][name] / first[name], 3) for s in sizes] for name in first},
     }
+    results = given.results or RESULTS / f"throughput_{largest['device'].partition(':')[0]}_{largest['precision']}.json"
+    write_result(results, {"run": given.run.name, **summary, "sizes": sizes})
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One size: the volume grows along y and x."""
+    import torch
+
     from inference import Engine, Options, Run
 
     engine = Engine.choose(given.device, given.precision)
@@ -81,14 +71,18 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     options = Options(tile=given.tile, batch=given.batch)
     side = math.isqrt(given.scale)
     shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
+    cuda = engine.device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "raw.tif"
         write_noise(source, run, shape)
-        bare = bare_network(run, source, options)
-        reset_peak(engine)
+        before, useful = bare_network(run, source, options)
+        if cuda:  # the process's own peak cannot be forgotten
+            torch.cuda.reset_peak_memory_stats()
         seconds = end_to_end(run, source, Path(folder), options)
-        peak = peaks(engine)
-        again = bare_network(run, source, options)
+        peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # with pages of mapped files
+        if cuda:
+            peak["device"] = torch.cuda.max_memory_allocated() / 2**30
+        after, _ = bare_network(run, source, options)
     result: dict[str, Any] = {
         "scale": given.scale,
         "raw_shape": shape,
@@ -96,12 +90,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "batch": given.batch,
         "device": str(engine.device),
         "precision": engine.precision,
-        "peak_gib": peak,
-        "useful_fraction": {name: round(bare["useful"][name], 3) for name in bare["useful"]},
+        "peak_gib": {name: round(gib, 3) for name, gib in peak.items()},
+        "useful_fraction": {name: round(share, 3) for name, share in useful.items()},
     }
     for verb in VERBS:
         count = math.prod(shape) * (1 if verb == "encode" else run.geometry.factor * run.settings["usp"] / run.settings["dsp"])
-        alone = statistics.mean([bare["seconds"][verb], again["seconds"][verb]])
+        alone = (before[verb] + after[verb]) / 2
         result[verb] = {
             "mvoxel_per_s": round(count / seconds[verb] / 1e6, 3),
             "bare_mvoxel_per_s": round(count / alone / 1e6, 3),
@@ -138,10 +132,7 @@ def end_to_end(run: Any, source: Path, folder: Path, options: Any) -> dict[str, 
     return seconds
 
 
-# The network alone -----------------------------------------------------------------------------------------------------
-
-
-def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
+def bare_network(run: Any, source: Path, options: Any) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds of the network on the tiles of a volume, and how much of its arithmetic is for voxels that are kept."""
     import torch
 
@@ -152,8 +143,7 @@ def bare_network(run: Any, source: Path, options: Any) -> dict[str, Any]:
     with torch.inference_mode(), run.engine.computing():
         encoding, kept = bare_encoder(run, field.codes)
         decoding, useful = bare_decoder(run, field)
-    seconds = {"encode": encoding, "decode": decoding, "enhance": encoding + decoding}
-    return {"seconds": seconds, "useful": {"encode": kept, "decode": useful}}
+    return {"encode": encoding, "decode": decoding, "enhance": encoding + decoding}, {"encode": kept, "decode": useful}
 
 
 def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
@@ -163,7 +153,7 @@ def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
     pixels, _ = encoder.see(tuple(axis[0] for axis in encoder.axes))
     window = torch.from_numpy(pixels).to(run.engine.device)
     stack = window.repeat(encoder.passes.size, 1, 1, 1)
-    seconds = clock(lambda: run.model.pack(stack), run) * tiles / encoder.passes.size
+    seconds = clock(lambda: run.model.pack(stack), run.engine.device.type) * tiles / encoder.passes.size
     computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]
     return seconds, math.prod(encoder.source.shape) / computed
 
@@ -187,42 +177,10 @@ def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
     for (batch, (cz, cy, cx), (mz, my, mx)), count in kinds.items():
         stack = torch.randn(batch, width, cy + sum(my), cx + sum(mx), cz + sum(mz), device=run.engine.device)
         stack = stack.contiguous(memory_format=torch.channels_last_3d)
-        seconds += count * clock(lambda s=stack, m=(my, mx, mz): run.model.expand(s, m), run)
+        seconds += count * clock(lambda s=stack, m=(my, mx, mz): run.model.expand(s, m), run.engine.device.type)
         needed += count * flops(stack[:, :, :cy, :cx, :cz])
         computed += count * flops(stack, (my, mx, mz))
     return seconds, needed / computed
-
-
-def clock(call: Callable[[], object], run: Any) -> float:
-    """The median of three calls after one for warming up, in seconds."""
-    import torch
-
-    found = []
-    for _ in range(4):
-        started = time.perf_counter()
-        call()
-        if run.engine.device.type == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found[1:])
-
-
-def reset_peak(engine: Any) -> None:
-    """Forgets what the device needed so far; the process's own peak cannot be forgotten."""
-    import torch
-
-    if engine.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peaks(engine: Any) -> dict[str, float]:
-    """Most memory so far, GiB: resident set of the process (with pages of mapped files), and of the GPU where it is used."""
-    import torch
-
-    found = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}
-    if engine.device.type == "cuda":
-        found["device"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-    return found
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def load_components(
 
 
 def make_fast(model: BaseModel) -> BaseModel:
-    """Turns a loaded model into one that only computes: the same values up to rounding, sooner (benchmarks/layout.py).
+    """Turns a loaded model into one that only computes: the same values up to rounding, sooner (benchmarks/step_time.py).
 
     Batch norms become part of their convolutions, and weights lie with their channels last in memory.
     """

@@ -2,7 +2,7 @@
 
 Every variant runs in a process of its own, all of them in turn in each round; the result is the median over rounds of the
 ratio to the first variant of the same round. A network has the widths of vqgan_small (ch 32, ngf 16, ndf 16). Writes
-benchmarks/results/step_time_<device>.json, or with _encode and _decode before the ending (layout_cpu.json: an earlier one). Variants of
+benchmarks/results/step_time_<device>.json, or with _encode and _decode before the ending. Variants of
 
 train    one generator and one discriminator step, crop 64, 8 slices, batch 1: as trained; with glibc's default handling of freed
          memory (CPU); with 16 planes per view instead of all; in bf16

@@ -30,6 +30,8 @@ _INPUT, _OUTPUT = 2**16, 2**20  # most bytes of the file and of its content in o
 class ContiguousVolume(Volume):
     """Planes of uncompressed rows, each plane at a position of its own: bands of rows are read with what lies between them.
 
+    A UserError says that the dtype is not supported, or that a file ends before its planes do.
+
     Args:
         path: the file that was opened.
         shape: (Z, Y, X).
@@ -37,9 +39,6 @@ class ContiguousVolume(Volume):
         starts: position of every plane, in bytes.
         files: the file of every plane, where there are several.
         packed: whether the file is packed by gzip; positions are those of its content.
-
-    Raises:
-        UserError: the dtype is not supported, or a file ends before its planes do.
     """
 
     def __init__(
@@ -86,11 +85,7 @@ class OpenFile:
     handle: int
 
     def fill(self, start: int, values: Any) -> None:
-        """Read as many bytes as a contiguous array or a bytearray has into it.
-
-        Raises:
-            UserError: the file ends before.
-        """
+        """Read as many bytes as a contiguous array or a bytearray has into it; a UserError says that the file ends before."""
         left = memoryview(values).cast("B")
         while left:  # a single read is limited to 2 GiB
             count = os.preadv(self.handle, [left], start)
@@ -106,12 +101,7 @@ class OpenFile:
 
 
 def each_plane(files: Sequence[Path], planes: range) -> Iterator[tuple[int, int, OpenFile]]:
-    """Plane by plane: its place among ``planes``, its number, and its file, which is open meanwhile.
-
-    Args:
-        files: the file of every plane of the volume.
-        planes: which ones.
-    """
+    """Plane by plane: its place among ``planes``, its number, and its file (one of ``files``, by number), open meanwhile."""
     for path, group in groupby(enumerate(planes), key=lambda item: files[item[1]]):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -122,20 +112,10 @@ def each_plane(files: Sequence[Path], planes: range) -> Iterator[tuple[int, int,
 
 
 def refuse_truncated(files: Sequence[Path], ends: Sequence[int]) -> None:
-    """Every byte that will be asked for must exist: a truncated file is found when it is opened.
-
-    Args:
-        files: the file of every plane.
-        ends: where that plane ends.
-
-    Raises:
-        UserError: a file is shorter.
-    """
-    needed: dict[Path, int] = {}
-    for file, end in zip(files, ends, strict=True):
-        needed[file] = max(end, needed.get(file, 0))
-    for file, end in needed.items():
-        size = file.stat().st_size
+    """A truncated file is found when it is opened: the file of every plane must be as long as to where that plane ends."""
+    sizes = {file: file.stat().st_size for file in set(files)}
+    for file, end in sorted(zip(files, ends, strict=True), key=lambda item: -item[1]):
+        size = sizes[file]
         if end > size:
             raise UserError(f"{file}: truncated: its planes end at byte {end}, the file at byte {size}; copy it again")
 
@@ -162,11 +142,7 @@ class GzipBytes:
         return GzipBytes, (self.path,)
 
     def read(self, start: int, count: int) -> bytes:
-        """Exactly ``count`` bytes of the content from ``start`` on.
-
-        Raises:
-            UserError: the file is damaged, or its content ends before.
-        """
+        """Exactly ``count`` bytes of the content from ``start`` on; a UserError says that it is damaged or ends before."""
         with self._lock:
             if start < self._content - len(self._piece):
                 self._content, self._position, state = max((mark for mark in self._marks if mark[0] <= start), key=lambda m: m[0])

@@ -29,14 +29,9 @@ _LISTED = 12  # scenes that a message names
 
 
 class MicroscopeVolume(PlaneVolume):
-    """Planes that a package reads one at a time.
+    """Planes that a package reads one at a time, of the chosen scene, channel and time point.
 
-    Args:
-        path: the file.
-        choice: which scene, channel and time point.
-
-    Raises:
-        UserError: the package is missing, the file cannot be read, or does not hold one greyscale volume as chosen.
+    A UserError says that the package is missing, or that the file cannot be read or holds no greyscale volume as chosen.
     """
 
     package: str

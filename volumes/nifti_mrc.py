@@ -157,11 +157,7 @@ def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blo
 
 
 def open_mrc(path: Path, choice: Choice) -> Volume:
-    """An MRC file of one volume; voxel size and origin are turned from Å to µm.
-
-    Args:
-        path: the file.
-        choice: of nothing: the file has one channel and one time point.
+    """An MRC file of one volume, with nothing to choose; voxel size and origin are turned from Å to µm.
 
     Raises:
         UserError: the file cannot be read, is truncated, or holds no single volume along (x, y, z).

@@ -27,11 +27,8 @@ class PillowVolume(PlaneVolume):
 
     Args:
         path: the file.
-        flat: whether an image of one frame is taken as a volume of one plane.
+        flat: whether an image of one frame is taken as a volume of one plane; else a UserError refuses it.
         reason: why it is no TIFF, for messages.
-
-    Raises:
-        UserError: it cannot be read, is truncated, a colour image or, where not ``flat``, a 2-D image.
     """
 
     def __init__(self, path: Path, flat: bool = False, reason: Exception | None = None):
@@ -79,15 +76,10 @@ def listed(folder: Path) -> list[Path]:
 
 
 class SliceFolder(PlaneVolume):
-    """The images of a folder, sorted naturally, as the planes of a volume.
+    """The images of a folder, sorted naturally, as the planes of a volume; of images with channels or times the chosen ones.
 
-    Args:
-        path: the folder.
-        choice: which channel or time point of images that have several.
-
-    Raises:
-        UserError: the folder holds no images, images of different kinds, shapes or dtypes, stacks instead of planes, or its
-            numbering has gaps or counts two things.
+    A UserError says that it holds no images, images of different kinds, shapes or dtypes, stacks instead of planes, or that its
+    numbering has gaps or counts two things.
     """
 
     def __init__(self, path: Path, choice: Choice):
@@ -122,11 +114,7 @@ class SliceFolder(PlaneVolume):
 
 
 def open_plane(path: Path, choice: Choice) -> Volume:
-    """An image of one plane or, where it is a TIFF, more.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """An image of one plane or, where it is a TIFF, more; a UserError says that it cannot be read."""
     if path.suffix.lower() == ".png":
         return PillowVolume(path, flat=True)
     try:
@@ -140,8 +128,7 @@ def open_plane(path: Path, choice: Choice) -> Volume:
 def check_numbering(folder: Path, files: Sequence[Path]) -> None:
     """The numbers in the names must count planes, and nothing else: a slice that is missing would shift all behind it.
 
-    Raises:
-        UserError: two numbers vary in the names, a number occurs twice, or the steps between them are unequal.
+    A UserError says that two numbers vary in the names, a number occurs twice, or the steps between them are unequal.
     """
     parts = [_NUMBER.split(path.stem) for path in files]
     if len(files) < 3 or not all(len(p) > 1 for p in parts):

@@ -74,15 +74,14 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
 class SegmentedVolume(Volume):
     """Planes in strips or tiles, compressed or not: only those that a box touches are decoded, by tifffile.
 
+    A UserError says that pages differ in layout, a file ends before its planes do, or the first segment cannot be decoded.
+
     Args:
         path: the file that was opened.
         shape: (Z, Y, X).
         stored: dtype of the values in the file.
         pages: tifffile's page of every plane.
         files: the file of every plane.
-
-    Raises:
-        UserError: the pages differ in layout, a file ends before its planes do, or the first segment cannot be decoded.
     """
 
     def __init__(
@@ -183,11 +182,7 @@ def _choose_series(path: Path, tif: tifffile.TiffFile) -> tifffile.TiffPageSerie
 
 
 def _leading_axes(path: Path, series: tifffile.TiffPageSeries, axes: str, shape: tuple[int, ...], flat: bool) -> dict[str, int]:
-    """The axes along which the pages of a series are numbered, slowest first, each of C, T or Z, and their lengths.
-
-    Raises:
-        UserError: they are not those of a volume.
-    """
+    """The axes along which the pages of a volume are numbered, slowest first, each of C, T or Z, and their lengths."""
     stated = f"axes {axes}, shape {shape}"
     if 0 in shape:
         raise UserError(f"{path}: empty image of shape {shape}; remove it")

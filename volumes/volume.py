@@ -135,11 +135,7 @@ class ArrayVolume(Volume):
 
 
 def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
-    """The native dtype in which values are given.
-
-    Raises:
-        UserError: values of that kind do not fit float32 exactly, or the file has several kinds.
-    """
+    """The native dtype in which values are given; a UserError refuses what float32 does not hold, or several kinds (None)."""
     if dtype is None or dtype.name not in READABLE:
         raise UserError(
             f"{path}: values of type {'unknown' if dtype is None else dtype.name} are not supported; "
@@ -270,15 +266,7 @@ def region_within(region: tuple[slice, ...] | None, reach: Sequence[tuple[int, i
 
 
 def optional_package(name: str, path: Path) -> Any:
-    """Import a package of the extra ``formats``.
-
-    Args:
-        name: the package.
-        path: the file that needs it, for the message.
-
-    Raises:
-        UserError: it is not installed; the message names the command that installs it.
-    """
+    """Import a package of the extra ``formats``; a UserError says that ``path`` needs it, and how it is installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Mapping
-from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +36,25 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
         UserError: the file cannot be read, is truncated, or contradicts itself.
     """
     nibabel = optional_package("nibabel", path)
-    packed = path.name.lower().endswith(".gz")
     try:
-        with GzipFile(path) if packed else path.open("rb") as file:
-            size = file.read(4)
-            file.seek(0)
-            second = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-            header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(file, check=True)
+        image = nibabel.load(path)
+        header, content = image.header, image.dataobj
         # longer than 5 axes only where the others have one entry
-        *space, times, channels, rest = (*header.get_data_shape(), 1, 1, 1, 1, 1)[:6]
+        *space, times, channels, rest = (*content.shape, 1, 1, 1, 1, 1)[:6]
         stored = header.get_data_dtype()
-        slope, intercept = header.get_slope_inter()
-        start = int(header.get_data_offset())
     except Exception as error:  # a damaged header fails in many ways inside nibabel, none of them its own class
         raise UserError(f"{path}: not a readable NIfTI file ({error}); copy it again") from error
     shape = (space[2], space[1], space[0])
-    if min(shape) < 1 or rest > 1 or len(header.get_data_shape()) < 3:
-        raise UserError(f"{path}: shape {header.get_data_shape()} (x, y, z, …) is not a volume")
+    if min(shape) < 1 or rest > 1 or len(content.shape) < 3:
+        raise UserError(f"{path}: shape {content.shape} (x, y, z, …) is not a volume")
     number = choose(path, "channel", choice.channel, channels) * times + choose(path, "time point", choice.time, times)
     plane = shape[1] * shape[2] * stored.itemsize
-    first = start + number * shape[0] * plane
-    volume: Volume = ContiguousVolume(path, shape, stored, range(first, first + shape[0] * plane, plane), packed=packed)
-    if slope is not None and (slope, intercept) != (1, 0):
-        volume = ScaledVolume(volume, float(slope), float(intercept or 0))
+    first = content.offset + number * shape[0] * plane
+    volume: Volume = ContiguousVolume(
+        path, shape, stored, range(first, first + shape[0] * plane, plane), packed=path.suffix.lower() == ".gz"
+    )
+    if (content.slope, content.inter) != (1, 0):
+        volume = ScaledVolume(volume, float(content.slope), float(content.inter))
     volume.channels, volume.times = channels, times
     volume.voxel_um, volume.translation_um = _space(path, header)
     volume.attributes = _attributes(header)

@@ -14,9 +14,8 @@ from utils.errors import UserError
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
 from volumes.ome_zarr import ZarrVolume, is_zarr
-from volumes.slice_folder import SLICE_SUFFIXES, PillowVolume, SliceFolder, listed, natural, open_plane
+from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_image
 from volumes.target_plan import PARTIAL
-from volumes.tiff_reader import open_tiff
 from volumes.volume import Choice, Volume, choose
 
 Opener = Callable[[Path, Choice], Volume]
@@ -66,7 +65,7 @@ def open_volume(
     if file.is_dir():
         opener: Opener = ZarrVolume if is_zarr(file) else SliceFolder
     else:
-        opener = next((known for suffix, known in FORMATS.items() if file.name.lower().endswith(suffix)), _open_image)
+        opener = next((known for suffix, known in FORMATS.items() if file.name.lower().endswith(suffix)), open_image)
     volume = opener(file, Choice(channel, time, scene, level))
     for what, number, count in (
         ("channel", channel, volume.channels),
@@ -83,15 +82,6 @@ def stem_of(path: Path) -> str:
     """A volume's name without the ending of its format: ``scan`` for scan.ome.zarr."""
     endings = "|".join(map(re.escape, (*FORMATS, ".tif", ".tiff", ".zarr")))
     return re.sub(rf"(\.ome)?({endings})$", "", path.name, flags=re.IGNORECASE)
-
-
-def _open_image(path: Path, choice: Choice) -> Volume:
-    try:
-        return open_tiff(path, choice)
-    except UserError:
-        raise
-    except Exception as reason:  # a damaged directory fails in many ways inside the parser
-        return PillowVolume(path, reason=reason)
 
 
 def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:
@@ -129,7 +119,7 @@ def _inside(folder: Path) -> list[Path]:
         if path.suffix.lower() == ".png":
             flat.append(path)
         elif path.resolve() not in counted:
-            opened = open_plane(path, Choice(channel=0, time=0))
+            opened = open_image(path, Choice(channel=0, time=0), flat=True)
             counted.update(file.resolve() for file in opened.files)
             (flat if opened.shape[0] == 1 and len(opened.files) < 2 else volumes).append(path)
     for path in folder.iterdir():

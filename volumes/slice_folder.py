@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from utils.errors import UserError
 from volumes.tiff_reader import open_tiff
@@ -31,7 +31,7 @@ class PillowVolume(PlaneVolume):
         reason: why it is no TIFF, for messages.
     """
 
-    def __init__(self, path: Path, flat: bool = False, reason: Exception | None = None):
+    def __init__(self, path: Path, flat: bool, reason: Exception | None):
         self.path = path
         try:
             with warnings.catch_warnings():
@@ -40,7 +40,7 @@ class PillowVolume(PlaneVolume):
                     frames = getattr(image, "n_frames", 1)
                     self._mode, self.shape = image.mode, (frames, image.height, image.width)
                     kind = image.format
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, UserWarning) as error:
+        except (OSError, SyntaxError, ValueError, EOFError, TypeError, UserWarning) as error:
             raise UserError(f"{path}: not a readable image ({reason or error}); truncated or damaged, copy it again") from error
         if self._mode not in _DTYPES:
             raise UserError(f"{path}: a {kind} of mode {self._mode}; save greyscale images of 8 or 16 bits, a stack as TIFF")
@@ -48,7 +48,7 @@ class PillowVolume(PlaneVolume):
             raise UserError(f"{path}: a 2-D image; a volume is a stack of planes (Z, Y, X) in one file")
         self.dtype = check_dtype(path, np.dtype(_DTYPES[self._mode]))
         self.block_rows = self.shape[1]
-        if not flat:
+        if reason:
             self[frames - 1 :]  # the last frame is where a truncated file fails
 
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
@@ -92,11 +92,11 @@ class SliceFolder(PlaneVolume):
         if len(kinds) > 1:
             raise UserError(f"{path}: holds PNG and TIFF images; a volume is a folder of one kind")
         check_numbering(path, self._slices)
-        first = open_plane(self._slices[0], choice)
+        first = open_image(self._slices[0], choice, flat=True)
         self.dtype, self.channels, self.times, self.block_rows = first.dtype, first.channels, first.times, first.block_rows
         self.shape = (len(self._slices), first.shape[1], first.shape[2])
         for file in self._slices:
-            plane = open_plane(file, choice)
+            plane = open_image(file, choice, flat=True)
             if plane.shape[0] != 1:
                 raise UserError(
                     f"{path}: {plane.path.name} is a stack of {plane.shape[0]} planes; a folder of slices holds 2-D images, "
@@ -110,19 +110,20 @@ class SliceFolder(PlaneVolume):
 
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         for z in planes:
-            yield open_plane(self._slices[z], self._choice)[:, rows, columns][0]
+            yield open_image(self._slices[z], self._choice, flat=True)[:, rows, columns][0]
 
 
-def open_plane(path: Path, choice: Choice) -> Volume:
-    """An image of one plane or, where it is a TIFF, more; a UserError says that it cannot be read."""
-    if path.suffix.lower() == ".png":
-        return PillowVolume(path, flat=True)
-    try:
-        return open_tiff(path, choice, flat=True)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged directory fails in many ways inside the parser
-        raise UserError(f"{path}: not a readable TIFF ({error}); truncated or damaged, copy it again") from error
+def open_image(path: Path, choice: Choice, flat: bool = False) -> Volume:
+    """A TIFF, or what else Pillow reads; only with ``flat`` an image of one plane is one. A UserError says why it is none."""
+    reason = None
+    if path.suffix.lower() != ".png":
+        try:
+            return open_tiff(path, choice, flat)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged directory fails in many ways inside the parser
+            reason = error
+    return PillowVolume(path, flat, reason)
 
 
 def check_numbering(folder: Path, files: Sequence[Path]) -> None:

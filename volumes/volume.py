@@ -114,21 +114,12 @@ class PlaneVolume(Volume):
 class ArrayVolume(Volume):
     """A volume that is already in memory: array of shape (Z, Y, X)."""
 
-    def __init__(
-        self,
-        array: np.ndarray,
-        path: Path | str = "<array>",
-        voxel_um: Triple | None = None,
-        translation_um: Triple | None = None,
-    ):
+    def __init__(self, array: np.ndarray, path: Path | str = "<array>", voxel_um: Triple | None = None):
         if array.ndim != 3:
             raise ValueError(f"a volume has three axes (Z, Y, X), not shape {array.shape}")
-        self.path = Path(path)
-        self.array = array
+        self.path, self.array = Path(path), array
         self.shape = (array.shape[0], array.shape[1], array.shape[2])
-        self.dtype = array.dtype
-        self.voxel_um = voxel_um
-        self.translation_um = translation_um
+        self.dtype, self.voxel_um = array.dtype, voxel_um
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         return self.array[planes.start : planes.stop : planes.step, rows, columns]

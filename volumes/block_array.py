@@ -71,11 +71,7 @@ class BlockArray:
     block: tuple[int, ...]
 
     def create(self, codecs: Sequence[Codec], axes: Sequence[str]) -> None:
-        """Make the empty array.
-
-        Args:
-            codecs: of a block.
-            axes: a name for every axis.
+        """Make the empty array, of these codecs for a block and with a name for every axis.
 
         Raises:
             UserError: the disc is full or refuses.

@@ -83,11 +83,7 @@ class IntensityTransform:
         return (unit if self.normalisation == "01" else 2 * unit - 1).astype(np.float32)
 
     def invert(self, values: Values) -> Values:
-        """Prepared values → grey values, not rounded; what was clipped stays at the bounds.
-
-        Args:
-            values: float array or tensor of any shape; the result has its kind and precision.
-        """
+        """Prepared values (float, of any shape) → grey values of their kind and precision, not rounded, within the bounds."""
         if self.normalisation == "00":
             return values
         low, high = float(self.low or 0), float(self.high or 0)
@@ -106,11 +102,7 @@ class IntensityTransform:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], where: str = "dataset.json") -> IntensityTransform:
-        """The transform of a record.
-
-        Raises:
-            UserError: it is no such record; the message begins with ``where``.
-        """
+        """The transform of a record; a UserError, which begins with ``where``, says that it is none."""
         if not isinstance(record, Mapping) or "normalisation" not in record or record.keys() - set(_KEYS):
             raise UserError(f"{where}: an intensity transform has the keys {', '.join(_KEYS)}; write it again with prepare.py")
         numbers = [value for key, value in record.items() if key != "normalisation" and value is not None]

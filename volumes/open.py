@@ -88,13 +88,7 @@ def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:
     """The volumes that some paths stand for, each to be opened by :func:`open_volume`.
 
     A file, a Zarr folder and a folder of 2-D slices are one volume. Any other folder stands for the volumes in it (stacks,
-    Zarr folders, folders of slices), in natural order; the files of an OME-TIFF set count once.
-
-    Args:
-        paths: files and folders.
-
-    Returns:
-        Paths without repetition, in the order given.
+    Zarr folders, folders of slices), in natural order; the files of an OME-TIFF set count once. No path is repeated.
 
     Raises:
         UserError: a path does not exist, or a folder is empty or holds both slices and volumes.

@@ -13,7 +13,6 @@ from volumes.block_array import BlockArray
 from volumes.volume import extent, relative, split
 
 _SMALLEST = 256  # voxels along the longest axis of the last level
-_WIDER = {"uint8": np.uint16, "uint16": np.uint32, "int8": np.int16, "int16": np.int32}  # for sums of eight
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def halved(values: np.ndarray, step: Sequence[int]) -> np.ndarray:
     """
     dtype, total = values.dtype, values
     whole = dtype.kind in "ui"
-    wide = np.dtype(_WIDER[dtype.name]) if whole else np.result_type(dtype, np.float32)
+    wide = np.dtype(f"{dtype.kind}{2 * dtype.itemsize}") if whole else np.result_type(dtype, np.float32)  # for sums of eight
     for axis, by in enumerate(step):
         if by == 2:
             if total.shape[axis] % 2:

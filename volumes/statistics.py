@@ -57,12 +57,8 @@ class Normalisation:
 def transform_of(volume: Volume, wanted: Normalisation, advance: Advance = int) -> IntensityTransform:
     """The transform of one volume, with its constants.
 
-    Clipping at thresholds first moves a percentile only onto them, so both together need no further pass.
-
-    Args:
-        volume: the volume.
-        wanted: kind and clipping.
-        advance: told the number of voxels read.
+    Clipping at thresholds first moves a percentile only onto them, so both together need no further pass. ``advance`` is told the
+    number of voxels read.
 
     Raises:
         UserError: NaN or infinite voxels; values without a logarithm under zrescale.
@@ -102,11 +98,7 @@ def scan(volume: Volume, clip: Sequence[float] | None = None, advance: Advance =
     These percentiles are numpy's ``inverted_cdf``, found by a histogram of all values that 16 bits hold. Floats have 32: of these
     the tail beyond each percentile is kept, such as 0.1 % of all values. Where that would be more than 2^25 values it takes a
     second pass: first the upper bits of each percentile are found, then the lower ones.
-
-    Args:
-        volume: the volume.
-        clip: percentiles, or None.
-        advance: told the number of voxels read.
+    ``advance`` is told the number of voxels read.
 
     Raises:
         UserError: NaN or infinite voxels.

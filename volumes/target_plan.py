@@ -28,11 +28,7 @@ _PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
 
 
 def output_format(output: Path | str) -> str:
-    """Which of ``FORMATS`` an output is, by its suffix.
-
-    Raises:
-        UserError: another suffix, or the name of an unfinished output.
-    """
+    """Which of ``FORMATS`` an output is, by its suffix; a UserError refuses another one and names of unfinished outputs."""
     name = Path(output).name.lower()
     fitting = [kind for kind, suffixes in FORMATS.items() if name.endswith(suffixes) and name not in suffixes]
     if not fitting or name.endswith(PARTIAL):
@@ -47,11 +43,7 @@ def partial_path(output: Path | str) -> Path:
 
 
 def refuse_existing(output: Path | str, overwrite: bool) -> None:
-    """Refuse to replace what exists unless asked to, and a folder where a file is to be (or the reverse) in any case.
-
-    Raises:
-        UserError: the output exists and ``overwrite`` is not set, or it cannot be put there at all.
-    """
+    """A UserError says that an output exists (unless ``overwrite`` allows to replace it), or cannot be put there at all."""
     output = Path(output)
     folder = output_format(output) == "zarr"
     if not output.parent.is_dir():
@@ -65,11 +57,7 @@ def refuse_existing(output: Path | str, overwrite: bool) -> None:
 
 
 def free_space(path: Path | str, needed: int) -> None:
-    """Make sure that ``needed`` bytes fit where ``path`` is to be.
-
-    Raises:
-        UserError: the file system has less free.
-    """
+    """Make sure that ``needed`` bytes fit where ``path`` is to be; a UserError says that the file system has less free."""
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent

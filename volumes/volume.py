@@ -146,17 +146,9 @@ class Choice:
 
 
 def choose(path: Path, what: str, number: int | None, count: int, layout: str = "") -> int:
-    """The channel, time point or scene to read, of so many.
+    """The number of the channel, time point or scene (``what``) to read, of so many; None chooses the only one.
 
-    Args:
-        path: the file, for messages.
-        what: ``"channel"``, ``"time point"`` or ``"scene"``.
-        number: what was chosen, None for the only one.
-        count: how many there are.
-        layout: axes and shape, for messages.
-
-    Raises:
-        UserError: there are several and none was chosen, or there are fewer.
+    A UserError, which names the file and its layout, says that there are several and none was chosen, or that there are fewer.
     """
     if number is None and count > 1:
         raise UserError(f"{path}: {count} {what}s{layout}; choose one {what} (they count from 0)")

@@ -32,7 +32,6 @@ from utils.geometry import LATENT_STRIDE
 from volumes.block_array import BlockArray, plain_zstd
 from volumes.intensity import Intensity
 from volumes.ome_zarr import image_metadata
-from volumes.pyramid import Level
 from volumes.target import Target
 from volumes.target_plan import PARTIAL
 from volumes.volume import Box, boxes
@@ -221,7 +220,7 @@ class CodeTarget(Target):
         centre = (LATENT_STRIDE - 1) / 2
         ome = image_metadata(
             self.output.name.removesuffix(".zarr"),
-            [("codes", Level(tuple(self.about["shape"])))],
+            [("codes", (1, 1, 1))],
             voxel_um=voxel and (voxel[0], LATENT_STRIDE * voxel[1], LATENT_STRIDE * voxel[2]),
             translation_um=voxel and (first[0], first[1] + centre * voxel[1], first[2] + centre * voxel[2]),
             channel_names=channels,

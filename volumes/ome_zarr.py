@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from utils.axes import as_planes
 from utils.errors import UserError
-from volumes.pyramid import Level
 from volumes.target_plan import PARTIAL
 from volumes.volume import MICROMETRES, Choice, Triple, Volume, check_dtype, choose, triple
 
@@ -160,7 +159,7 @@ class _Level:
 
 def image_metadata(
     name: str,
-    datasets: Sequence[tuple[str, Level]],
+    datasets: Sequence[tuple[str, Sequence[int]]],
     *,
     voxel_um: Sequence[float] | None = None,
     translation_um: Sequence[float] | None = None,
@@ -171,25 +170,25 @@ def image_metadata(
 
     Args:
         name: name of the image.
-        datasets: path of the array and geometry of every level, finest first.
+        datasets: path of every level's array, and how many voxels (z, y, x) of the first level make one of its; finest first.
         voxel_um: voxel size (z, y, x) of the first level in µm; without it the scale counts voxels and no unit is named.
         translation_um: position (z, y, x) of the centre of the first voxel of the first level in µm.
         channel_names: names of the channels; with them the first axis is that of channels.
         dtype: dtype of the values, for the range of display of the channels.
     """
-    voxel = tuple(voxel_um or (1.0, 1.0, 1.0))
+    voxel = np.array(voxel_um or (1.0, 1.0, 1.0), float)
     unit = {"unit": "micrometer"} if voxel_um is not None else {}
     axes: list[dict[str, str]] = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
     if channel_names is not None:
         axes.insert(0, {"name": "c", "type": "channel"})
     lead = len(axes) - 3
     described = []
-    for path, level in datasets:
-        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0] * lead + [float(s) for s in level.scale(voxel)]}]
-        shift = level.shift(voxel)
-        if translation_um is not None or any(shift):
-            origin = [float(a + b) for a, b in zip(translation_um or (0.0, 0.0, 0.0), shift, strict=True)]
-            transforms.append({"type": "translation", "translation": [0.0] * lead + origin})
+    for path, factor in datasets:
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0] * lead + (voxel * factor).tolist()}]
+        shift = voxel * (np.array(factor) - 1) / 2  # from the centre of the first level's first voxel
+        if translation_um is not None or shift.any():
+            origin = np.array(translation_um or (0.0, 0.0, 0.0)) + shift
+            transforms.append({"type": "translation", "translation": [0.0] * lead + origin.tolist()})
         described.append({"path": path, "coordinateTransformations": transforms})
     image: dict[str, Any] = {"name": name, "axes": axes, "datasets": described}
     if len(described) > 1:

@@ -29,14 +29,6 @@ class Level:
     step: tuple[int, ...] = (1, 1, 1)
     factor: tuple[int, ...] = (1, 1, 1)
 
-    def scale(self, voxel: Sequence[float]) -> tuple[float, ...]:
-        """Voxel size of this level, from that of the first."""
-        return tuple(size * factor for size, factor in zip(voxel, self.factor, strict=True))
-
-    def shift(self, voxel: Sequence[float]) -> tuple[float, ...]:
-        """How far the centre of this level's first voxel lies from that of the first level's, in the unit of ``voxel``."""
-        return tuple(size * (factor - 1) / 2 for size, factor in zip(voxel, self.factor, strict=True))
-
 
 def plan_levels(shape: Sequence[int], voxel: Sequence[float] | None = None) -> list[Level]:
     """The levels of a volume's pyramid.
@@ -51,7 +43,7 @@ def plan_levels(shape: Sequence[int], voxel: Sequence[float] | None = None) -> l
     levels = [Level(tuple(shape))]
     while max(levels[-1].shape) > _SMALLEST:
         last = levels[-1]
-        current = last.scale(voxel or (1.0, 1.0, 1.0))
+        current = [size * factor for size, factor in zip(voxel or (1.0, 1.0, 1.0), last.factor, strict=True)]
         shortest = min(size for size, n in zip(current, last.shape, strict=True) if n > 1)
         step = tuple(2 if n > 1 and size < 2 * shortest * (1 - 1e-6) else 1 for n, size in zip(last.shape, current, strict=True))
         sizes = tuple(math.ceil(n / by) for n, by in zip(last.shape, step, strict=True))

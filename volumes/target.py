@@ -243,7 +243,7 @@ class VolumeTarget(Target):
         if plan.kind == "zarr":
             ome = image_metadata(
                 self.output.name.removesuffix(".zarr").removesuffix(".ome"),
-                [(str(k), level) for k, level in enumerate(plan.pyramid)],
+                [(str(k), level.factor) for k, level in enumerate(plan.pyramid)],
                 voxel_um=plan.voxel_um,
                 translation_um=plan.translation_um,
                 channel_names=plan.channel_names,

@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = (
     *("cropsize", "cropz", "dsp", "dsp_how", "usp", "precrop", "resize", "rotate", "nm", "nm_clip", "seed"),
-    *("crops_per_volume", "preload", "batch_size", "workers"),
+    *("crops_per_volume", "preload", "draw", "batch_size", "workers"),
 )
+_DRAWN_AGAIN, _TRIED = 8, 64  # places in search of content; crops that say how strong a file's content is
 _SAMPLED_FILES = 16  # files whose values are tried under nm 00 before a training starts
 _BAR: dict[str, Any] = {"delay": 3, "leave": False}  # seconds before a progress bar appears
 
@@ -72,6 +73,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         seed: int = 123,
         crops_per_volume: int = 1,
         preload: bool = False,
+        draw: str = "uniform",
         **crop: Any,
     ):
         self.root, self.directions, self.train = Path(root), tuple(directions), train
@@ -86,6 +88,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self.names = paired_names(self.root, self.directions)
         self._volumes: dict[tuple[str, str], Volume] = {}
         self._transforms: dict[tuple[str, str], IntensityTransform] = {}
+        self.draw = draw
+        self._contrasts: dict[int, float] = {}
 
     def __len__(self) -> int:
         return len(self.names) * self.crops_per_volume
@@ -97,8 +101,24 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         label = index % len(self.names)
         if not self.train:
             return self.centre(label)
-        shape = self._volume(self.directions[0], self.names[label]).shape
-        return self._cut(label, random_crop(shape, self.settings, np.random.default_rng([self.seed, epoch, index])))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        sample = self._drawn(label, rng)
+        if self.draw == "content":
+            for _ in range(_DRAWN_AGAIN):
+                if _contrast(sample) >= self._least_contrast(label):
+                    break
+                sample = self._drawn(label, rng)
+        return sample
+
+    def _drawn(self, label: int, rng: np.random.Generator) -> dict[str, Any]:
+        return self._cut(label, random_crop(self._volume(self.directions[0], self.names[label]).shape, self.settings, rng))
+
+    def _least_contrast(self, label: int) -> float:
+        """A quarter of the strongest contrast among some crops of a file: what has less is taken for background."""
+        if label not in self._contrasts:
+            rng = np.random.default_rng([self.seed, label])
+            self._contrasts[label] = max(_contrast(self._drawn(label, rng)) for _ in range(_TRIED)) / 4
+        return self._contrasts[label]
 
     def centre(self, label: int) -> dict[str, Any]:
         """The sample in the middle of a file, not rotated."""
@@ -209,6 +229,11 @@ def check_unit_range(values: np.ndarray, where: str) -> None:
             f"{where}: nm=00 expects values in [-1, 1], but {100 * outside:.3g} % of a crop lie outside "
             f"({values.min():.6g} to {values.max():.6g}); use --nm 11, which maps each file's range to [-1, 1]"
         )
+
+
+def _contrast(sample: dict[str, Any]) -> float:
+    """Standard deviation of a sample's first image, in the network's range."""
+    return float(sample["img"][0].std())
 
 
 class DataModule(pl.LightningDataModule):

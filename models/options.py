@@ -106,6 +106,7 @@ SECTIONS = (
 LATERAL = _with(
     SECTIONS + tuple(option for option in NETWORKS + AUTOENCODER if option.name in ("ngf", "input_nc", "output_nc", "tc")),
     cropz={"default": 2},
+    draw={"default": "content"},
     rotate={"default": False},
     batch_size={"default": 4},
     lr={"default": 5e-4},

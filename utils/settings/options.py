@@ -148,6 +148,7 @@ BASE_OPTIONS: tuple[Option, ...] = (
     _data("dsp", int, 1, "thin the slices of a crop by this factor", ">=1"),
     _data("dsp_how", ("pick", "mean"), "pick", "how dsp thins: pick every dsp-th slice, or mean of dsp slices"),
     _data("usp", float, 1.0, "interpolate the slices of a crop by this factor along z", ">0"),
+    _data("draw", ("uniform", "content"), "uniform", "where crops lie: anywhere, or where there is more than background"),
     _data("preload", bool, False, "keep decoded volumes in memory"),
     _data("crops_per_volume", int, 1, "crops drawn from a volume per epoch", ">=1"),
     _data("workers", int, 2, "processes that prepare crops", ">=0"),

@@ -52,6 +52,27 @@ def test_a_sample_is_what_the_models_expect(folder):
     assert min(image.min() for image in images(sample)) >= -1 and max(image.max() for image in images(sample)) <= 1
 
 
+def test_crops_are_drawn_where_there_is_something(tmp_path):
+    """Of a volume that is background to 95 %, content fills most crops; the draw is that of seed, epoch and index alone."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(100, 3, (12, 160, 160))
+    values[:, 60:96, 100:136] += rng.normal(0, 400, (12, 36, 36)) + 500
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    write_tiff(tmp_path / "train" / "a" / "v.tif", values.clip(0).astype(np.uint16))
+    shares = {}
+    for draw in ("uniform", "content"):
+        made = make(tmp_path, ("a",), draw=draw, crops_per_volume=200, rotate=False)
+        bright = [float((images(made[3, k])[0] > -0.6).mean()) > 0.05 for k in range(200)]
+        shares[draw] = np.mean(bright)
+        assert all(
+            torch.equal(
+                made[3, k]["img"][0], make(tmp_path, ("a",), draw=draw, rotate=False, crops_per_volume=200)[3, k]["img"][0]
+            )
+            for k in (0, 7)
+        )
+    assert shares["uniform"] < 0.2 and shares["content"] > 0.6
+
+
 def test_a_pair_shares_position_and_angle(folder):
     for index in range(3):
         a, b = images(make(folder, usp=1.5, dsp=2, resize=25)[7, index])

@@ -48,6 +48,9 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     if first:
         run.check(resume=settings["resume"], overwrite=settings["overwrite"])
     require_devices(settings)
+    checkpoint, damage = run.manifest.to_resume() if settings["resume"] else (None, "")
+    if damage and first:
+        log.warning("%s; going on from %s", damage, checkpoint)
     keep_freed_memory()
     seed_everything(settings["seed"], verbose=False)
     data = DataModule.from_settings(settings, experiment.data_root)
@@ -62,7 +65,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
         trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
         for line in [*experiment.notes, *summary(trainer, model, run)]:
             log.info(line)
-        trainer.fit(model, datamodule=data, ckpt_path=run.last if settings["resume"] else None, weights_only=True)
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         log.info(closing_line(trainer, run))
 
 

@@ -61,10 +61,10 @@ def load_components(
     chosen = available[-1] if epoch is None else epoch
     if chosen not in available:
         raise UserError(f"{run.path} has no checkpoint of epoch {epoch}; it has {', '.join(map(str, available))}")
+    run.manifest.check_set(chosen)
+    averaged = ema and any(run.component(name, chosen, ema=True).is_file() for name in model.G)
     for name, component in model.components().items():
-        path = run.component(name, chosen, ema=True)
-        if not (ema and path.is_file()):
-            path = run.component(name, chosen)
+        path = run.component(name, chosen, ema=averaged and name in model.G)
         if not path.is_file() and name in dispensable:
             log.warning("%s was trained without %s, which starts with fresh weights", run.path, name)
             continue
@@ -73,7 +73,8 @@ def load_components(
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path} cannot be read ({error}); it is damaged: copy it again or name another epoch") from error
+            reason = "these are no weights" if isinstance(error, pickle.UnpicklingError) else error  # torch's words are dangerous
+            raise UserError(f"{path} cannot be read ({reason}); it is damaged: copy it again or name another epoch") from error
         try:
             component.load_state_dict(state)
         except (RuntimeError, TypeError) as error:
@@ -83,6 +84,9 @@ def load_components(
                 + (f" (and {len(others)} more)" if others else "")
                 + f"; the networks must be set as in {run.path} (its newest N.json: models, ldmyaml, ngf, ndf, netD, norm, ...)"
             ) from error
+        bad = next((key for key, value in component.state_dict().items() if not bool(value.isfinite().all())), None)
+        if bad is not None:
+            raise UserError(f"{path}: {bad} is NaN or infinite; copy the file again or name another epoch")
     return chosen
 
 

@@ -135,6 +135,7 @@ def write_run(folder: Path, settings: Mapping[str, Any], model: BaseModel, epoch
         for name, component in model.components().items():
             with run.component(name, epoch).open("wb") as file:  # of a path torch does not say that the disc is full
                 torch.save(dict(component.state_dict()), file)
+        run.manifest.add_set(epoch, run.checkpoints.glob("*.pth"))
         if settings["nm"] == "00" and "nm" in settings["given"]:
             known = {"dtype": "float32", "pooled": {"low": -1.0, "high": 1.0}, "files": {}, "voxel_um": {}}
             directions = dict.fromkeys(settings["direction"].split("_"), known)

@@ -33,9 +33,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class RunKeeper(Checkpoint):
     """Writes checkpoints and turns signals and the time limit into a clean stop.
 
-    Component files after every `epoch_save` epochs, after the last epoch and at a stop; ``last.ckpt`` then too, and at any epoch
-    end when `save_minutes` have passed; ``best.ckpt`` when the watched validation metric improves. A stop waits for the end of
-    the accumulation window, because gradients are not saved; the first signal stops gracefully, the second at once.
+    A set of component files after every `epoch_save` epochs, after the last epoch and at a stop, never over a finished one;
+    ``last.ckpt`` then too, and at any epoch end when `save_minutes` have passed; ``best.ckpt`` when the watched validation metric
+    improves. A stop waits for the end of the accumulation window, because gradients are not saved; the first signal stops
+    gracefully, the second at once.
     """
 
     def __init__(self, run: RunFolder, *, epoch_save: int, save_minutes: float, monitor: str, max_seconds: float | None) -> None:
@@ -56,6 +57,8 @@ class RunKeeper(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes over the signals, after Lightning has set its own."""
         self._started = self._saved = time.monotonic()
+        if trainer.is_global_zero:
+            self.run.manifest.begin()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
 
@@ -109,14 +112,17 @@ class RunKeeper(Checkpoint):
 
     def _write_components(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
         pl_module.require_savable()
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or completed in self.run.epochs():
             return
+        written = []
         for ema in (False, True):
             for name, component in pl_module.components(ema).items():
                 state = {k: v.detach().cpu().clone() for k, v in component.state_dict().items()}
                 path = self.run.component(name, completed, ema)
                 with replaced(path) as partial, partial.open("wb") as file:  # of a path torch does not say that the disc is full
                     torch.save(state, file)
+                written.append(path)
+        self.run.manifest.add_set(completed, written)
 
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
         value = pl_module.metric(self.monitor)
@@ -140,6 +146,8 @@ class RunKeeper(Checkpoint):
         pl_module.require_savable()
         with replaced(path) if trainer.is_global_zero else nullcontext(path) as partial:
             trainer.save_checkpoint(partial)  # every rank takes part; the first one writes
+            if path == self.run.last and trainer.is_global_zero:
+                self.run.manifest.keep_previous(partial)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far goes into the checkpoint."""

@@ -39,10 +39,10 @@ class Requirements:
     def lines(self, settings: Mapping[str, Any], data: int) -> list[str]:
         """Disc and memory that the training of these settings takes, with so many bytes of data."""
         saves = math.ceil(settings["n_epochs"] / settings["epoch_save"])
-        disc = saves * self.component_files + 2 * self.last_checkpoint  # last and best
+        disc = saves * self.component_files + 3 * self.last_checkpoint  # last, the one before it, best
         lines = [
-            f"disc: about {_size(disc)} in the run folder ({saves} saves of {_size(self.component_files)}, last.ckpt and "
-            f"best.ckpt of {_size(self.last_checkpoint)} each); the data have {_size(data)}",
+            f"disc: about {_size(disc)} in the run folder ({saves} saves of {_size(self.component_files)}; last.ckpt, the "
+            f"one before it and best.ckpt of {_size(self.last_checkpoint)} each); the data have {_size(data)}",
             f"memory: at least {_size(self.memory)} on the GPU (or CPU) for a step in 32 bits, about half of it in bf16-mixed",
         ]
         if settings["preload"]:

@@ -8,27 +8,28 @@
         <model>.py             the source of the model as it was (never imported back)
         logs/                  TensorBoard
         pictures/              PNG
-        checkpoints/           <component>_model_epoch_N.pth, last.ckpt, best.ckpt
+        checkpoints/           <component>_model_epoch_N.pth, last.ckpt, last.previous.ckpt, best.ckpt, manifest.json
         run.lock               host, process and start of the training that uses the folder
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import write_json, writing
+from utils.manifest import Manifest
 from utils.settings.reading import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
 
 RESUME_MAY_CHANGE = frozenset(
@@ -47,7 +48,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.pictures = self.path / "pictures"
         self.logs = self.path / "logs"
-        self.last = self.checkpoints / "last.ckpt"
+        self.manifest = Manifest(self.checkpoints)
+        self.last = self.manifest.last
         self.best = self.checkpoints / "best.ckpt"
         self.dataset_record = self.path / "dataset.json"
         self._lock = self.path / "run.lock"
@@ -56,14 +58,9 @@ class RunFolder:
         """Checkpoint of one component after `epoch` completed epochs."""
         return self.checkpoints / f"{name}{'_ema' if ema else ''}_model_epoch_{epoch}.pth"
 
-    def epochs(self, name: str = "net_g") -> list[int]:
-        """Completed-epoch numbers for which component `name` has a checkpoint, ascending."""
-        found = (re.fullmatch(rf"{name}_model_epoch_(\d+)\.pth", p.name) for p in self.checkpoints.glob("*.pth"))
-        return sorted(int(m.group(1)) for m in found if m)
-
-    def trained(self) -> bool:
-        """Whether the folder holds any checkpoint."""
-        return self.checkpoints.is_dir() and any(p.suffix in (".pth", ".ckpt") for p in self.checkpoints.iterdir())
+    def epochs(self) -> list[int]:
+        """Completed-epoch numbers for which there are component checkpoints, ascending."""
+        return self.manifest.epochs()
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Whether a training may start here; nothing is changed.
@@ -76,9 +73,10 @@ class RunFolder:
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise self._not_writable(f"{there} is " + ("write-protected" if there.is_dir() else "not a folder"))
         self._refuse_if_in_use()
-        if resume and not self.last.is_file():
+        trained = self.manifest.trained()
+        if resume and not trained:
             raise UserError(f"nothing to resume: {self.last} does not exist; start without --resume")
-        if self.trained() and not resume and not overwrite:
+        if trained and not resume and not overwrite:
             raise UserError(
                 f"{self.path} already holds a training; continue it with --resume, "
                 f"set it aside with --overwrite (it is renamed, never deleted), or choose another --prj"
@@ -91,12 +89,12 @@ class RunFolder:
             UserError: as :meth:`check`.
         """
         self.check(resume=resume, overwrite=overwrite)
-        if self.trained() and not resume:
+        if not resume and any(path.suffix in (".pth", ".ckpt") for path in self.checkpoints.glob("*")):
             aside = next(path for n in count(1) if not (path := self.path.with_name(f"{self.path.name}.{n}")).exists())
-            self.path.rename(aside)
-            self.path.mkdir()
-            if (lock := aside / self._lock.name).exists():
-                lock.rename(self._lock)
+            aside.mkdir()
+            for entry in sorted(self.path.iterdir(), key=lambda path: path == self.checkpoints):  # last what makes it a training
+                if entry != self._lock:
+                    entry.rename(aside / entry.name)
         for folder in (self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -112,18 +110,31 @@ class RunFolder:
         except OSError as error:
             raise self._not_writable(str(error.strerror)) from error
         me = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._refuse_if_in_use()
-        self._lock.unlink(missing_ok=True)
-        try:
-            with self._lock.open("x") as file:
-                json.dump(me, file)
-        except FileExistsError:
+        with writing(self._lock), self._alone_with_lock() as file:
             self._refuse_if_in_use()
-            raise UserError(f"{self.path} has just been taken by another process; choose another --prj") from None
+            file.truncate(0)
+            json.dump(me, file)
         try:
             yield
         finally:
-            self._lock.unlink(missing_ok=True)
+            with suppress(FileNotFoundError), self._alone_with_lock():
+                if self._holder() in (None, me):  # else the lock was deleted by hand, and another process has it now
+                    self._lock.unlink()
+
+    @contextmanager
+    def _alone_with_lock(self) -> Iterator[TextIO]:
+        """The lock file, made where it is missing; no other process is here at the same time."""
+        while True:
+            with self._lock.open("a", encoding="utf-8") as file:
+                with suppress(OSError):  # some network file systems know no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    there = os.path.samestat(os.fstat(file.fileno()), self._lock.stat())
+                except FileNotFoundError:
+                    there = False
+                if there:  # else it was removed while this process waited
+                    yield file
+                    return
 
     def _not_writable(self, why: str) -> UserError:
         return UserError(
@@ -131,13 +142,19 @@ class RunFolder:
             "or another profile with --env"
         )
 
-    def _refuse_if_in_use(self) -> None:
+    def _holder(self) -> dict[str, Any] | None:
         try:
             holder = json.loads(self._lock.read_text())
-            written = self._lock.stat().st_mtime
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
+            return None
+        whole = isinstance(holder, dict) and {"host", "pid", "start"} <= holder.keys() and isinstance(holder["pid"], int)
+        return holder if whole else None
+
+    def _refuse_if_in_use(self) -> None:
+        holder = self._holder()
+        if holder is None:
             return
-        if holder["host"] == socket.gethostname() and not _ran_at(int(holder["pid"]), written):
+        if holder["host"] == socket.gethostname() and not _ran_at(holder["pid"], self._lock.stat().st_mtime):
             return
         raise UserError(
             f"{self.path} is in use by process {holder['pid']} on {holder['host']} since {holder['start']}; "

@@ -116,7 +116,7 @@ def compress(options: argparse.Namespace) -> None:
     from inference import Engine, Options, Run
     from inference.operating_points import KeptPlanes, operating_points
 
-    refuse_outputs(options.output, OUTPUTS, options.overwrite)
+    refuse_outputs(options.output, OUTPUTS, options.overwrite, (options.input, options.truth))
     run = Run.load(options.run, options.epoch, Engine.choose(options.device))
     applied = Options(normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels)
     kept = KeptPlanes(run, options.input, applied, options.channel)

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_command(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:
     """One of enhance, encode and decode."""
-    from inference import Run, decode, encode, enhance, inputs_and_outputs
+    from inference import Run, decode, encode, enhance, inputs_and_outputs, refuse_inputs
 
     if given.command == "decode":
         decode(given.codes, given.run, grid=given.grid, options=options, output=output, epoch=given.epoch, engine=engine)
@@ -132,11 +132,14 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     run = Run.load(given.run, given.epoch, engine)
     suffix = ".codes.zarr" if given.command == "encode" else given.format
     which = {"channel": given.channel, "time": given.time, "scene": given.scene, "level": given.level}
-    for volumes, path in inputs_and_outputs(run, given.input, given.output, suffix, **which):
+    found = inputs_and_outputs(run, given.input, given.output, suffix, **which)
+    work = [(volumes, replace(output, path=path)) for volumes, path in found]
+    refuse_inputs([to for _, to in work], run, [volume for volumes, _ in work for volume in volumes])
+    for volumes, to in work:
         if given.command == "enhance":
-            enhance(run, volumes, options, output=replace(output, path=path))
+            enhance(run, volumes, options, output=to)
             continue
-        store = encode(run, volumes, replace(output, path=path), options, progress=output.processes.rank == 0)
+        store = encode(run, volumes, to, options, progress=output.processes.rank == 0)
         for line in store.sizes() if store else ():
             logging.info(line)
 

@@ -16,12 +16,12 @@ What it has made may be replaced, nothing else.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import put_folder, read_mapping, write_json
+from utils.files import put_folder, read_mapping, refuse_overlap, write_json
 
 VERSION = 1
 TRAIN, VAL = SPLITS = "train", "val"
@@ -44,14 +44,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def claim_directions(folder: Path, directions: Sequence[str], overwrite: bool) -> None:
+def claim_directions(folder: Path, directions: Sequence[str], overwrite: bool, inputs: Iterable[Path]) -> None:
     """Make sure that these directions may be written.
 
     Raises:
-        UserError: one exists and is not ours, or is ours and ``overwrite`` is not set.
+        UserError: one exists and is not ours, is ours and ``overwrite`` is not set, or is read by this command.
     """
     ours = read_record(folder)["directions"]
-    for place in (folder / split / direction for direction in directions for split in SPLITS):
+    places = [folder / split / direction for direction in directions for split in SPLITS]
+    refuse_overlap(places, inputs)
+    for place in places:
         if not place.exists():
             continue
         if place.name not in ours:

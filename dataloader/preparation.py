@@ -99,7 +99,8 @@ def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: d
             raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
     sources = paired(volumes, plan.directions, plan.voxel_um)
     notes = _split(plan, sources)
-    claim_directions(plan.folder, plan.directions, plan.overwrite)
+    read = [file for group in volumes for volume in group for file in (volume.path, *volume.files)]
+    claim_directions(plan.folder, plan.directions, plan.overwrite, read)
     voxels = [sum(plan.lattice.voxels(part) for part in source.parts.values()) for source in sources]
     if not plan.link:
         sizes = [sum(v.dtype.itemsize if plan.normalisation.kind == "00" else 4 for v in s.volumes) for s in sources]

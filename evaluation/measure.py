@@ -56,7 +56,7 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
     Raises:
         UserError: bad input, or output that exists.
     """
-    refuse_outputs(output, OUTPUTS, overwrite)
+    refuse_outputs(output, OUTPUTS, overwrite, (request.reconstruction, request.truth, request.input))
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".evaluating-", dir=output) as name:
         folder = Path(name)

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.verdict import NYQUIST
 from utils.errors import UserError
+from utils.files import refuse_overlap
 
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -22,17 +23,18 @@ PAGES = Environment(
 )
 
 
-def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool) -> None:
+def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterable[Path | None]) -> None:
     """Refuses a folder that holds earlier results of these names.
 
     Raises:
-        UserError: it does, and they are not to be replaced; or it is a file.
+        UserError: it does, and they are not to be replaced; it is a file; or one of these would be written over an input.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a folder")
     existing = [file for file in names if (output / file).exists()]
     if existing and not overwrite:
         raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
+    refuse_overlap([output / name for name in names], [path for path in inputs if path])
 
 
 def plain(value: Any) -> Any:

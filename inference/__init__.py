@@ -22,8 +22,19 @@ and operating_points.py decodes a store at every rate that it allows.
 """
 
 from inference.api import decode, encode, enhance
-from inference.outputs import Output, Processes, inputs_and_outputs
+from inference.outputs import Output, Processes, inputs_and_outputs, refuse_inputs
 from inference.run import Engine, Run
 from inference.source import Options
 
-__all__ = ["Engine", "Options", "Output", "Processes", "Run", "decode", "encode", "enhance", "inputs_and_outputs"]
+__all__ = [
+    "Engine",
+    "Options",
+    "Output",
+    "Processes",
+    "Run",
+    "decode",
+    "encode",
+    "enhance",
+    "inputs_and_outputs",
+    "refuse_inputs",
+]

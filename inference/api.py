@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inference.codes import SUFFIX, CodeStore, CodeTarget
 from inference.jobs import decode_job, encode_job, enhance_job
-from inference.outputs import Output
+from inference.outputs import Output, refuse_inputs
 from inference.run import Engine, Run
 from inference.source import Given, Options, Source
 from inference.trust import save_preview
@@ -63,6 +63,7 @@ def enhance(
         job = enhance_job(run, source, options)
         if output is None:
             return compute(job, progress)
+        refuse_inputs([output], run, source.volumes)
         if output.dry_run:
             write(job, output)
             return None
@@ -114,6 +115,7 @@ def encode(
         raise UserError(f"{target.path}: codes are written as {SUFFIX}; choose that ending")
     refuse_existing(target.path, target.overwrite)
     with _source(run, volume, options) as source:
+        refuse_inputs([target], run, source.volumes)
         encoder, about = encode_job(run, source, options)
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, run.codebook(), overwrite=target.overwrite)
@@ -150,9 +152,11 @@ def decode(
         epoch = store.about["epoch"] if epoch is None else epoch
         if not run.is_dir():
             raise UserError(f"{store.path} was made by {run}, which is not there; name the run with --run")
-    job = decode_job(_loaded(run, epoch, engine), store, grid, options or Options())
+    run = _loaded(run, epoch, engine)
+    job = decode_job(run, store, grid, options or Options())
     if output is None:
         return compute(job, progress)
+    refuse_inputs([output], run, (), store.path)
     write(job, output)
     return None
 

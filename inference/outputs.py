@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from inference.run import Run
 from utils.errors import UserError
+from utils.files import refuse_overlap
 from volumes.open import expand_inputs, open_volume
 from volumes.target_plan import SUFFIXES, refuse_existing
 from volumes.volume import Volume
@@ -136,6 +137,11 @@ class Output:
         ending = _ending(self.path)
         return self.path.with_name(f"{self.path.name[: -len(ending)]}_{what}{suffix or ending}")
 
+    def files(self) -> list[Path]:
+        """All that is written."""
+        side = (("uncertainty", None), ("consistency", None), ("consistency", ".json"), ("preview", ".png"))
+        return [self.path, *(self.beside(what, suffix) for what, suffix in side if getattr(self, what))]
+
     def finished(self, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
         """The outputs that an interrupted command of the same kind has finished already, by what is recorded in them.
 
@@ -152,6 +158,16 @@ class Output:
         for path in found:
             log.info("%s is finished; going on with what comes beside it", path)
         return found
+
+
+def refuse_inputs(outputs: Iterable[Output], run: Run, volumes: Iterable[Volume], *others: Path) -> None:
+    """Refuses to write over what a command reads: its run's weights, volumes and others.
+
+    Raises:
+        UserError: an output is, holds or lies in one of them.
+    """
+    read = [file for volume in volumes for file in (volume.path, *volume.files)]
+    refuse_overlap([file for output in outputs for file in output.files()], [run.path / "checkpoints", *read, *others])
 
 
 def _ending(path: Path) -> str:

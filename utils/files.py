@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,43 @@ def put_files(scratch: Path, output: Path, names: Sequence[str]) -> None:
             else:
                 (output / name).unlink(missing_ok=True)
         sync(output)
+
+
+def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuses to write where a command reads, also by another name: through links, relative paths, inside one another.
+
+    Args:
+        outputs: files and folders that are written or replaced.
+        inputs: files and folders that are read; the files in a folder may be links themselves.
+
+    Raises:
+        UserError: an output is an input, lies in one or holds one.
+    """
+    read: dict[Path, Path] = {}
+    known: dict[tuple[int, int], Path] = {}
+    for given in inputs:
+        read |= dict.fromkeys(_names_of(given), given)
+        for file in (given, *(given.iterdir() if given.is_dir() else ())):
+            if file.is_symlink():
+                read[file.resolve()] = given
+            if file.exists():
+                known[file.stat().st_dev, file.stat().st_ino] = given
+    for output in outputs:
+        there = output.stat() if output.exists() else None
+        found = known.get((there.st_dev, there.st_ino)) if there else None
+        for name in _names_of(output):
+            found = found or next(
+                (given for path, given in read.items() if name in (path, *path.parents) or path in name.parents), None
+            )
+        if found is not None:
+            raise UserError(
+                f"{output} is, holds or lies in {found}, which this command reads: an input is never replaced, also not with "
+                "--overwrite; write to another place"
+            )
+
+
+def _names_of(path: Path) -> set[Path]:
+    return {Path(os.path.abspath(path)), path.resolve()}
 
 
 def sync(path: Path) -> None:

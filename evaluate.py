@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.grid import Request
 from evaluation.measure import evaluate
@@ -44,12 +45,11 @@ def build_parser() -> Parser:
     add = places.add_mutually_exclusive_group().add_argument
     add("--thin", type=int, metavar="F", help="simulate the input from the truth: section k is plane F·k + F//2")
     add("--average", type=int, metavar="F", help="simulate it: section k is the mean of F planes, from plane F·k on")
-    _add_positions(places)
     add_shared(places, "--voxel", help="voxel size in µm of truth and reconstruction where the files have none")
     how = parser.add_argument_group("measuring")
     how.add_argument("--codec", choices=("jpeg2000",), help="add baselines whose sections went through this codec")
     how.add_argument("--bpp", type=float, default=0.125, help="bits per pixel of the codec at most")
-    _add_measuring(how, planes="::")
+    _add_common(places, how, planes="::")
     return parser
 
 
@@ -67,20 +67,17 @@ def build_compress_parser() -> Parser:
     add_shared(files, "--channel")
     apply = parser.add_argument_group("applying the run (as in infer.py encode)")
     add_shared(apply, "--epoch", "--dsp", "--normalise", "--ignore-voxels", "--device")
-    _add_positions(parser.add_argument_group("position of --input in --truth (taken from the files where they state it)"))
-    _add_measuring(parser.add_argument_group("measuring"), planes="4::8")
+    places = parser.add_argument_group("position of --input in --truth (taken from the files where they state it)")
+    _add_common(places, parser.add_argument_group("measuring"), planes="4::8")
     parser.set_defaults(reconstruction=None, thin=None, average=None, voxel=None, codec=None, bpp=0.0)
     return parser
 
 
-def _add_positions(places: argparse._ArgumentGroup) -> None:
+def _add_common(places: Any, how: Any, planes: str) -> None:
     add = places.add_argument
     add("--input-position", choices=("pick", "average"), help="how the sections of --input relate to the planes")
     add("--factor", type=int, metavar="F", help="planes per section of --input, with --input-position")
     add("--region", metavar="z0:z1,y0:y1,x0:x1", help="evaluate this box of the truth only")
-
-
-def _add_measuring(how: argparse._ArgumentGroup, planes: str) -> None:
     text = "auto (uint8: 255, else the truth's range), dtype, reference, or a number"
     how.add_argument("--data-range", default="auto", metavar="WHAT", help=text)
     how.add_argument("--planes", default=planes, metavar="a:b:s", help="planes of each orientation for SSIM and MS-SSIM")

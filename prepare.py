@@ -12,7 +12,7 @@ from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training.options import MODEL_OPTIONS
 from utils.command_line import Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
-from utils.settings.reading import data_folder, read_settings
+from utils.settings.reading import dataset_folder, read_settings
 from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -100,7 +100,7 @@ def _volume_options(parser: Parser) -> None:
 
 def phantom(options: argparse.Namespace) -> None:
     """Makes the phantom data set, or what is missing of it."""
-    folder = dataset_folder(options)
+    folder = dataset_folder(REPOSITORY, options.dataset, options.env, options.data_root)
     written = write_phantom_dataset(
         folder,
         shape=tuple(options.shape),
@@ -119,7 +119,7 @@ def volumes(options: argparse.Namespace) -> None:
 
     kind = options.normalise or ("00" if options.link else "11")
     plan = Plan(
-        dataset_folder(options),
+        dataset_folder(REPOSITORY, options.dataset, options.env, options.data_root),
         tuple(options.direction.split("_")),
         Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
         Normalisation(kind, options.threshold, options.percentile, options.trd),
@@ -168,18 +168,6 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
         log.info(line)
     if problems:
         raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
-
-
-def dataset_folder(options: argparse.Namespace) -> Path:
-    """{DATASET}/{dataset} of the machine profile.
-
-    Raises:
-        UserError: a name that leads out of the data folder; see also ``data_folder``.
-    """
-    name = Path(options.dataset)
-    if name.is_absolute() or ".." in name.parts or name == Path():
-        raise UserError(f"dataset={options.dataset} must be the name of a folder inside the data folder")
-    return data_folder(REPOSITORY, options.env, options.data_root) / name
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -170,7 +170,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own declaration)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _unique([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        _refuse_repeated([self.construct_object(key, deep=True) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
@@ -185,10 +185,13 @@ for _tag, _pattern, _first in (
     )
 
 
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    keys = [key for key, _ in pairs]
+def _refuse_repeated(keys: list[Any]) -> None:
     if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
         raise ValueError(f"given twice: {', '.join(repeated)}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_repeated([key for key, _ in pairs])
     return dict(pairs)
 
 

@@ -20,6 +20,7 @@ from utils.files import read_mapping
 from utils.settings.autoencoder import complete_autoencoder, require_bottleneck
 from utils.settings.command_line import USAGE, first_pass, make_parser, read_command_line
 from utils.settings.options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
+from utils.settings.rules import require_folder_name
 
 SUFFIXES = (".json", ".yaml", ".yml")
 PROFILE_KEYS = ("LOGS", "DATASET")
@@ -206,14 +207,13 @@ def _checked_keys(
 
 def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     """What has no effect, or another one than its name says."""
-    found = []
-    if settings.get("final", "tanh") != "tanh":
-        found.append(f"final={settings['final']} is overridden: the last activation is tanh")
-    if "save_d" in given and not settings["save_d"]:
-        found.append("save_d=false is overridden: discriminators are always saved")
-    if not settings.get("nocut", True) and not settings["lbNCE"]:
-        found.append("the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect")
-    return found
+    final, cut = settings.get("final", "tanh"), not settings.get("nocut", True)
+    remarks = {
+        f"final={final} is overridden: the last activation is tanh": final != "tanh",
+        "save_d=false is overridden: discriminators are always saved": "save_d" in given and not settings["save_d"],
+        "the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect": cut and not settings["lbNCE"],
+    }
+    return [text for text, holds in remarks.items() if holds]
 
 
 # Files and places ----------------------------------------------------------------------------------------------------
@@ -266,23 +266,25 @@ def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
     return profiles
 
 
-def data_folder(repository: Path, env: str | None, data_root: str | None) -> Path:
-    """The folder of the data sets by the same rules as for a training; made if only its last part is missing.
+def dataset_folder(repository: Path, dataset: str, env: str | None, data_root: str | None) -> Path:
+    """The folder of a data set by the same rules as for a training; the one that holds it is made if only that is missing.
 
     Args:
         repository: folder that holds ``env`` and that relative paths start from.
+        dataset: its name.
         env: machine profile, default ``local``.
         data_root: ``--data_root`` of the command line; wins over profile and environment variables.
 
     Raises:
-        UserError: unknown profile, or the folder does not exist on this machine.
+        UserError: a name that leads elsewhere, an unknown profile, or data_root does not exist on this machine.
     """
+    require_folder_name("dataset", dataset)
     settings = {"env": env or "local", "logs": None, "data_root": data_root}
     experiment = _located(settings, {"data_root": COMMAND_LINE}, [], repository.absolute())
     if experiment.data_root.parent.is_dir():
         experiment.data_root.mkdir(exist_ok=True)
     experiment.require_data()
-    return experiment.data_root
+    return experiment.data_root / dataset
 
 
 def _located(settings: dict[str, Any], given: dict[str, str], notes: list[str], repository: Path) -> Experiment:

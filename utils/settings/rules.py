@@ -49,16 +49,19 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
 def _check_run(s: Settings) -> None:
     parse_duration(s["max_time"])
     for name in ("prj", "dataset"):  # an imported run has none; a training cannot be without (reading)
-        text = "none" if s[name] is None else s[name]
-        if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
-            raise UserError(
-                f"{name}={text} must be the name of a folder inside the run or data folder, without . or .. or a leading /"
-            )
+        require_folder_name(name, "none" if s[name] is None else s[name])
     for one, other in (("resume", "overwrite"), ("resume", "init")):
         if s[one] and s[other]:
             raise UserError(f"--{one} and --{other} contradict each other; give one of them")
     if s["init"] and "@" in s["init"] and not s["init"].rpartition("@")[2].isdigit():
         raise UserError(f"init={s['init']} must be RUN or RUN@EPOCH with a whole number as epoch")
+
+
+def require_folder_name(option: str, text: str) -> None:
+    """Refuses, as a UserError, the name of a run or data set that would lead elsewhere."""
+    if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
+        rule = "must be the name of a folder inside the run or data folder, without . or .. or a leading /"
+        raise UserError(f"{option}={text} {rule}")
 
 
 def _check_folders(s: Settings) -> None:

@@ -54,7 +54,8 @@ def test_paths_come_from_the_profile_then_the_environment_then_the_option(tmp_pa
     [
         (["--env", "nowhere"], "no such machine profile"),
         (["--data_root", "missing/deep"], "missing/deep does not exist (machine profile local, path from command line"),
-        (["--dataset", "../x"], "must be the name of a folder inside the data folder"),
+        (["--dataset", "../x"], "dataset=../x must be the name of a folder inside the run or data folder, without . or .."),
+        (["--dataset", "./x"], "dataset=./x must be the name of a folder"),  # as train.py has it
         (["--factor", "5"], "16 planes must be a multiple of factor=5; try 15"),
     ],
 )

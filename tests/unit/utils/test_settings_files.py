@@ -35,6 +35,7 @@ def no_machine(monkeypatch):
         ("x.json", '{"train": 3}', r'with the block "train"'),
         ("x.yaml", "train: {dsp: 1, dsp: 2}", r"x.yaml: .* given twice: dsp"),
         ("x.yaml", "train: [", r"x.yaml: this experiment cannot be read"),
+        ("x.yaml", "[1]: {dsp: 1}", r"x.yaml: this experiment cannot be read: .* unhashable key .* line 1"),
     ],
 )
 def test_unreadable_experiments_are_named(tmp_path, name, text, message):

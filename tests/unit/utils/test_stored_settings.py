@@ -15,6 +15,8 @@ from utils.settings.reading import SETTINGS_VERSION, default_settings, stored_se
 
 RUN = Path(__file__).parents[2] / "data" / "made_by_6ea4a28" / "run"
 STORED = json.loads((RUN / "0.json").read_text())
+SINCE = {"draw": "uniform"}  # options that came after that version, with the defaults that they get
+COMPLETE = {**STORED, **SINCE}
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]
 
@@ -44,7 +46,11 @@ def without(path):
 
 def test_the_settings_of_an_older_version_are_read_as_they_are(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    assert read(tmp_path) == STORED
+    assert read(tmp_path) == COMPLETE
+    [message] = caplog.messages
+    assert message.endswith(f"taken from today's defaults: {', '.join(f'{name} {value}' for name, value in SINCE.items())}")
+    caplog.clear()
+    assert read(tmp_path, **SINCE) == COMPLETE
     assert not caplog.messages
 
 
@@ -52,7 +58,7 @@ def test_options_that_it_did_not_know_get_todays_defaults(tmp_path, caplog, monk
     """As after a version that adds an option."""
     monkeypatch.setattr("utils.settings.reading.BASE_OPTIONS", (*BASE_OPTIONS, Option("texture", float, 0.5)))
     caplog.set_level(logging.INFO)
-    assert read(tmp_path) == {**STORED, "texture": 0.5}
+    assert read(tmp_path, **SINCE) == {**COMPLETE, "texture": 0.5}
     assert caplog.messages == [f"{tmp_path / '0.json'} is of an older version; taken from today's defaults: texture 0.5"]
 
 
@@ -110,11 +116,11 @@ def test_what_does_not_belong_there_is_named(tmp_path, changes, message):
 
 
 def test_retired_keys_of_older_settings_are_dropped(tmp_path):
-    assert read(tmp_path, load3d=True) == STORED
+    assert read(tmp_path, load3d=True) == COMPLETE
 
 
 def test_a_run_says_the_version_of_its_settings(tmp_path):
     run = RunFolder(tmp_path)
-    run.write_settings(STORED)
-    assert json.loads((tmp_path / "0.json").read_text()) == {"settings_version": SETTINGS_VERSION, **STORED}
-    assert run.stored_settings(MODEL_OPTIONS) == STORED
+    run.write_settings(COMPLETE)
+    assert json.loads((tmp_path / "0.json").read_text()) == {"settings_version": SETTINGS_VERSION, **COMPLETE}
+    assert run.stored_settings(MODEL_OPTIONS) == COMPLETE

@@ -57,7 +57,7 @@ class MicroscopeVolume(PlaneVolume):
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
             dtype, sides = self._values(file)
             self.dtype, self.voxel_um = check_dtype(path, dtype), positive(sides)
-            last = next(self._windows(file, range(self.shape[0] - 1, self.shape[0]), slice(0, 1), slice(0, 1)))
+            last = self._window(file, self.shape[0] - 1, slice(0, 1), slice(0, 1))
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
         self.block_rows = self.shape[1]
@@ -78,7 +78,8 @@ class MicroscopeVolume(PlaneVolume):
 
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with self._open() as file:
-            yield from self._windows(file, planes, rows, columns)
+            for z in planes:
+                yield self._window(file, z, rows, columns)
 
     @abstractmethod
     def _scenes(self, file: Any) -> Sequence[str]:
@@ -93,8 +94,8 @@ class MicroscopeVolume(PlaneVolume):
         """Dtype of the chosen channel, None where it is not greyscale; voxel size (z, y, x) in µm, None or 0 where not stated."""
 
     @abstractmethod
-    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
-        """Windows (rows, columns) of planes, one after the other."""
+    def _window(self, file: Any, z: int, rows: slice, columns: slice) -> np.ndarray:
+        """A window (rows, columns) of a plane."""
 
 
 class CziVolume(MicroscopeVolume):
@@ -121,13 +122,11 @@ class CziVolume(MicroscopeVolume):
         sides = [None if metres.get(axis) is None else float(metres[axis]) * _UM for axis in "ZYX"]
         return None if found is None else np.dtype(found), sides
 
-    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+    def _window(self, file: Any, z: int, rows: slice, columns: slice) -> np.ndarray:
         scene, place = self._rectangles[self._scene]
         box = (place.x + columns.start, place.y + rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        first = self._first
-        for z in planes:
-            at = {"T": first["T"] + self._time, "C": first["C"] + self._channel, "Z": first["Z"] + z}
-            yield file.read(roi=box, plane=at, scene=scene)[..., 0]
+        at = {axis: self._first[axis] + n for axis, n in (("T", self._time), ("C", self._channel), ("Z", z))}
+        return file.read(roi=box, plane=at, scene=scene)[..., 0]
 
 
 class LifVolume(MicroscopeVolume):
@@ -151,11 +150,10 @@ class LifVolume(MicroscopeVolume):
         steps = {axis: abs(c[-1] - c[0]) / (len(c) - 1) * _UM for axis, c in image.coords.items() if len(c) > 1}  # metres
         return np.dtype(image.dtype), [steps.get(axis) for axis in "ZYX"]
 
-    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
+    def _window(self, file: Any, z: int, rows: slice, columns: slice) -> np.ndarray:
         image = file.images[self._scene]
         at = {axis: n for axis, n in (("T", self._time), ("C", self._channel)) if axis in image.sizes}
-        for z in planes:
-            yield image.frame(**at, Z=z)[rows, columns]
+        return image.frame(**at, Z=z)[rows, columns]
 
 
 class Nd2Volume(MicroscopeVolume):
@@ -170,6 +168,10 @@ class Nd2Volume(MicroscopeVolume):
         return {axis: n for axis, n in file.sizes.items() if axis != "P"}
 
     def _values(self, file: Any) -> tuple[np.dtype | None, Sequence[float | None]]:
+        chosen = {"P": self._scene, "T": self._time}
+        self._frames = {
+            at.get("Z", 0): n for n, at in enumerate(file.loop_indices) if all(at.get(a, 0) == k for a, k in chosen.items())
+        }
         sides: Sequence[float | None] = ()
         try:
             size = file.voxel_size()
@@ -178,11 +180,6 @@ class Nd2Volume(MicroscopeVolume):
             log.warning("%s: voxel size not readable (%s: %s); give it with --voxel", self.path, type(error).__name__, error)
         return np.dtype(file.dtype), sides
 
-    def _windows(self, file: Any, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
-        wanted = {"P": self._scene, "T": self._time}
-        frames = {
-            at.get("Z", 0): n for n, at in enumerate(file.loop_indices) if all(at.get(a, 0) == k for a, k in wanted.items())
-        }
-        for z in planes:
-            frame = file.read_frame(frames[z])
-            yield (frame[self._channel] if frame.ndim == 3 else frame)[rows, columns]
+    def _window(self, file: Any, z: int, rows: slice, columns: slice) -> np.ndarray:
+        frame = file.read_frame(self._frames[z])
+        return (frame[self._channel] if frame.ndim == 3 else frame)[rows, columns]

@@ -112,11 +112,8 @@ def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blo
     gzip file each block is a member; members follow each other, and readers join them. libdeflate is twice as fast as zlib.
 
     Args:
-        file: the file.
-        plan: what it is to be.
         attributes: plain JSON about the run, kept in a comment.
         blocks: the voxels in the order of the file.
-        gzip: whether it is compressed.
     """
     import nibabel  # optional; plan_target has asked for it
 

@@ -93,11 +93,7 @@ class Target:
         return [n for n in range(count) if f"{level} {n}" not in done]
 
     def require_whole(self, count: int) -> None:
-        """Refuse to finish an output of so many pieces before all are written, or in the place of another output.
-
-        Raises:
-            UserError: pieces are missing, or the output has appeared meanwhile.
-        """
+        """A UserError says that of so many pieces some are missing, or that the output has appeared meanwhile."""
         missing = self.missing(count)
         if missing:
             raise UserError(f"{self.partial}: {len(missing)} of {count} shards are not written; run the command again")

@@ -1,4 +1,4 @@
-"""NIfTI and MRC2014 (CCP4) volumes: packages of the extra ``formats`` read the headers, the voxels are read by position."""
+"""NIfTI, read and written, and MRC2014 (CCP4): packages of the extra ``formats`` know the headers, voxels are read by place."""
 
 from __future__ import annotations
 

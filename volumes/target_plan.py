@@ -1,4 +1,4 @@
-"""What an output volume is to be: checked before work begins, stored with the unfinished output, compared on restart."""
+"""What an output is to be: its format and name, checked before work begins; its plan, stored with it, compared on restart."""
 
 from __future__ import annotations
 

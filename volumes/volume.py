@@ -1,4 +1,4 @@
-"""What every reader of a volume offers: a lazy (Z, Y, X) array with a path and voxel sizes; and the algebra of boxes in it."""
+"""What every reader of a volume offers, a lazy (Z, Y, X) array with a path and voxel sizes; what readers share; boxes."""
 
 from __future__ import annotations
 
@@ -157,6 +157,18 @@ def choose(path: Path, what: str, number: int | None, count: int, layout: str = 
     return number or 0
 
 
+def optional_package(name: str, path: Path) -> Any:
+    """Import a package of the extra ``formats``; a UserError says that ``path`` needs it, and how it is installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise UserError(
+            f"{path}: this format needs the package {package}, which is not installed; run "
+            ".venv/bin/pip install -e '.[formats]' in the project's folder"
+        ) from error
+
+
 def positive(sizes: Sequence[float | None]) -> Triple | None:
     """A voxel size (z, y, x), or None where one of its numbers is missing, infinite or not above 0."""
     known = [float(size) for size in sizes if size is not None and math.isfinite(size) and size > 0]
@@ -248,16 +260,7 @@ def region_within(region: tuple[slice, ...] | None, reach: Sequence[tuple[int, i
     return found[0], found[1], found[2]
 
 
-def optional_package(name: str, path: Path) -> Any:
-    """Import a package of the extra ``formats``; a UserError says that ``path`` needs it, and how it is installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise UserError(
-            f"{path}: this format needs the package {package}, which is not installed; run "
-            ".venv/bin/pip install -e '.[formats]' in the project's folder"
-        ) from error
+# Between and beyond voxels -------------------------------------------------------------------------------------------
 
 
 def sample(values: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:

@@ -43,20 +43,16 @@ class PhantomScene:
     Attributes:
         seed: a non-negative integer; every seed is another specimen.
         shape: voxels (Z, Y, X). A larger shape of the same seed shows the same scene and more of it.
-        voxel_um: side of the cubic voxels in µm.
     """
 
     seed: int
     shape: tuple[int, int, int]
-    voxel_um: float = 0.25
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative")
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise UserError(f"shape={self.shape} must be three positive numbers (Z, Y, X)")
-        if not 0 < self.voxel_um < math.inf:
-            raise UserError(f"voxel_um={self.voxel_um} must be positive, in µm")
 
     @cached_property
     def _scene(self) -> Scene:
@@ -238,10 +234,12 @@ def write_phantom_dataset(
         raise UserError(f"channels={channels} must be 1 or 2; volumes={volumes} and validation={validation} make at least one")
     if seed < 0:
         raise UserError(f"seed={seed} must not be negative")
+    if not 0 < voxel_um < math.inf:
+        raise UserError(f"voxel_um={voxel_um} must be positive, in µm")
     jobs: list[tuple[Path, Slices, int]] = []  # file, its planes (drawn when they are asked for) and their number
     for number in range(volumes + validation):
         own_seed = np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]  # neighbouring data sets share none
-        scene = PhantomScene(int(own_seed), shape, voxel_um)
+        scene = PhantomScene(int(own_seed), shape)
         split, name = "train" if number < volumes else "val", f"phantom_{number:03d}.tif"
         for k in range(channels):
             channel = k if channels > 1 else None

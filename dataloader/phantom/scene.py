@@ -107,14 +107,10 @@ class Scene:
 
     def _nuclei(self, bent: list[Float], cells: _Cells, axes: Axes) -> Float:
         out = np.zeros_like(bent[0])
-        chromatin: Float | None = None
-        for i in range(len(cells.centres)):
-            largest = float(cells.semi_axes[i].max())
-            gap = np.maximum(np.maximum(-WARP - cells.centres[i], cells.centres[i] - (BLOCK - 1) - WARP), 0)
-            if float(np.square(gap).sum()) > (largest + 2) ** 2:
-                continue
-            if chromatin is None:
-                chromatin = np.clip(self._chromatin(axes), -2, 2)
+        gap = np.maximum(np.maximum(-WARP - cells.centres, cells.centres - (BLOCK - 1) - WARP), 0)
+        near = np.flatnonzero(np.square(gap).sum(1) <= (cells.semi_axes.max(1) + 2) ** 2)
+        chromatin = np.clip(self._chromatin(axes), -2, 2) if near.size else out
+        for i in near:
             np.maximum(out, _nucleus(bent, cells, i, chromatin), out=out)
         return out
 
@@ -139,8 +135,8 @@ class Scene:
         margin = 2 * TUBULE_PITCH
         first, last = (low - margin) // TUBULE_PITCH, (high + margin) // TUBULE_PITCH + 1
         cells = np.stack(np.meshgrid(*map(np.arange, first, last), indexing="ij"), -1).reshape(-1, 3)
-        source, way = (index.ravel() for index in np.indices((len(cells), len(_FORWARD))))
-        starts, ends = cells[source], cells[source] + _FORWARD[way]
+        starts = np.repeat(cells, len(_FORWARD), axis=0)
+        ends = starts + np.tile(_FORWARD, (len(cells), 1))
         (p, rp), (q, rq) = self._nodes(starts), self._nodes(ends)
         draws = uniform(self.seed, 3, cells, 4 * len(_FORWARD)).reshape(-1, 4)
         length = np.sqrt(np.square(q - p).sum(1))
@@ -185,7 +181,7 @@ def _borders(position: list[Float], centres: Float) -> tuple[Float, NDArray[np.i
     return second - first, squared.argmin(0)
 
 
-def _nucleus(position: list[Float], cells: _Cells, i: int, chromatin: Float) -> Float:
+def _nucleus(position: list[Float], cells: _Cells, i: np.intp, chromatin: Float) -> Float:
     """A textured ellipsoid with a denser rim and dark nucleoli."""
     offset = [p - c for p, c in zip(position, cells.centres[i], strict=True)]
     frame = (cells.turns[i] / cells.semi_axes[i][:, None]).astype(np.float32)

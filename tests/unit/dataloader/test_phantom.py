@@ -198,7 +198,7 @@ def test_grey_values_by_hand():
     [
         (lambda: PhantomScene(-1, (8, 8, 8)), "seed=-1"),
         (lambda: PhantomScene(0, (8, 0, 8)), "shape"),
-        (lambda: PhantomScene(0, (8, 8, 8), 0), "voxel_um=0"),
+        (lambda: write_phantom_dataset("never", voxel_um=0), "voxel_um=0"),
         (lambda: ForwardModel(0), "factor=0"),
         (lambda: ForwardModel(8, "sum"), "sampling='sum'"),
         (lambda: ForwardModel(psf_sigma=(1, -1, 1)), "psf_sigma"),

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dataloader.dataset_folders import paired_names
+from dataloader.dataset_folders import SPLITS, VAL, paired_names
 from utils.errors import UserError
 from utils.files import replaced
 from utils.spectra import SIGNAL, Anisotropy, anisotropy
@@ -125,8 +125,8 @@ def survey(folder: Path, directions: Sequence[str]) -> tuple[list[Surveyed], lis
         UserError: folders are missing, empty or unpaired.
     """
     files, volumes, problems = [], [], []
-    for split in ("train", "val"):
-        if split == "val" and not any((folder / split / direction).is_dir() for direction in directions):
+    for split in SPLITS:
+        if split == VAL and not any((folder / split / direction).is_dir() for direction in directions):
             continue
         names = paired_names(folder / split, directions)
         for direction, name in ((direction, name) for direction in directions for name in names):

@@ -136,7 +136,7 @@ def bare_network(run: Any, source: Path, options: Any) -> tuple[dict[str, float]
     """Seconds of the network on the tiles of a volume, and how much of its arithmetic is for voxels that are kept."""
     import torch
 
-    from inference.jobs import enhance_job
+    from inference.api import enhance_job
     from inference.source import Source
 
     field = enhance_job(run, Source(run, source, options), options).field
@@ -152,8 +152,8 @@ def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
     tiles = math.prod(len(axis) for axis in encoder.axes)
     pixels, _ = encoder.see(tuple(axis[0] for axis in encoder.axes))
     window = torch.from_numpy(pixels).to(run.engine.device)
-    stack = window.repeat(encoder.passes.size, 1, 1, 1)
-    seconds = clock(lambda: run.model.pack(stack), run.engine.device.type) * tiles / encoder.passes.size
+    stack = window.repeat(encoder.batch, 1, 1, 1)
+    seconds = clock(lambda: run.model.pack(stack), run.engine.device.type) * tiles / encoder.batch
     computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]
     return seconds, math.prod(encoder.source.shape) / computed
 

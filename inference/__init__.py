@@ -2,17 +2,16 @@
 
 The path of one volume through ``infer.py enhance``::
 
-    api.py          enhance, encode, decode: one verb each, for arrays and for files
+    api.py          enhance, encode, decode: one verb each, for arrays and for files; what is recorded about the result
       run.py          the training's folder: the model with its weights, made fast; device and precision
       outputs.py      which volumes a command reads, which files it writes, which of several processes this is
       source.py       the volume as the slices that the network reads: opened, measured and placed once, and handed on
-      jobs.py         what is computed, where it lies, what is recorded about it
-        encoding.py     slices → codes, when somebody asks for them
-        decoding.py     codes → any box of the isotropic volume, from exact tiles
-        blended.py      IsoREF and the raw grid, whose tiles must overlap; the lateral model, which reads planes from the side
-          passes.py       the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
-          tiling.py       the lattice of these tiles: cores, windows, halos
-        uncertainty.py  the spread over passes
+      encoding.py       slices → codes, when somebody asks for them
+      decoding.py       codes → any box of the isotropic volume, from exact tiles
+      blended.py        IsoREF and the raw grid, whose tiles must overlap; the lateral model, which reads planes from the side
+        passes.py         the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
+        tiling.py         the lattice of these tiles: cores, windows, halos
+      uncertainty.py    the spread over passes
       work.py         piece after piece to an array, or to a file that appears when it is whole (volumes): the next one is read,
                       the last ones are stitched and written while one is computed
       trust.py        what speaks for the result: seams, consistency with the input, a picture

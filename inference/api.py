@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from inference.blended import SliceField, isotropic_field
 from inference.codes import SUFFIX, CodeStore, CodeTarget
-from inference.jobs import decode_job, encode_job, enhance_job
+from inference.decoding import Field, decoded_field
+from inference.encoding import SliceEncoder
 from inference.outputs import Output, refuse_inputs
 from inference.run import Engine, Run
-from inference.source import Given, Options, Source
+from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
-from inference.uncertainty import spread_job
-from inference.work import compute, write, write_codes, write_consistency
+from inference.uncertainty import spread_field
+from inference.work import Job, compute, work_through, write, write_consistency
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.target_plan import refuse_existing
+from volumes.volume import Triple, corner, region_within, triple
 
 log = logging.getLogger("isoscope")
 
@@ -69,7 +73,9 @@ def enhance(
             return None
         jobs = {output.path: job}
         if output.uncertainty:
-            jobs[output.beside("uncertainty")] = spread_job(run, source, options, job, output.uncertainty)
+            spread = spread_field(run, source, options, output.uncertainty)
+            about = {**job.attributes, "shows": f"standard deviation over {spread.over}"}
+            jobs[output.beside("uncertainty")] = replace(job, field=spread, attributes=about)
         records = {path: one.attributes for path, one in jobs.items()}
         if output.consistency:
             shows = "output projected onto the input, minus the input"
@@ -88,6 +94,35 @@ def enhance(
         elif output.preview:
             log.info("no picture: --preview shows the whole output, not a region")
     return None
+
+
+def enhance_job(run: Run, source: Source, options: Options) -> Job:
+    """Anisotropic volume → isotropic volume."""
+    field = isotropic_field(run, source, options, source.dtype)
+    record = {"input": source.record(), "normalisation": options.normalise, "grid": "isotropic"}
+    return _job(run, field, source.voxel_um, source.translation_um, record, options)
+
+
+def _job(
+    run: Run, field: Field, voxel: Triple | None, translation: Triple | None, record: Mapping[str, Any], options: Options
+) -> Job:
+    """A job from the place of the encoded slices: that of the isotropic planes follows (DECISIONS §2)."""
+    region = region_within(options.region, [(0, size) for size in field.shape], "the output has voxels")
+    attributes = {
+        **run.record_of_outputs(),
+        "precision": run.engine.precision,
+        "intensities": [intensity.as_json() for intensity in field.intensities],
+        "lattice": field.lattice(),
+        **record,
+    }
+    if options.region is not None:
+        attributes["region"] = [[part.start, part.stop] for part in region]
+    if voxel is not None and translation is not None:
+        if record["grid"] != "raw":
+            voxel = (voxel[0] / run.geometry.factor, voxel[1], voxel[2])
+            translation = (translation[0] - voxel[0] * run.plane_of_slice(0), translation[1], translation[2])
+        translation = triple([t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True)])
+    return Job(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
 
 
 def encode(
@@ -114,12 +149,41 @@ def encode(
     if target.path.suffix != ".zarr":
         raise UserError(f"{target.path}: codes are written as {SUFFIX}; choose that ending")
     refuse_existing(target.path, target.overwrite)
+    if run.restores:
+        raise UserError(f"{run.name} is of {run.settings['models']}, which makes no codes; use enhance")
+    if run.model.from_encoder:
+        raise UserError(
+            f"{run.name} decodes from the encoder's features (hbranch mid), which are larger than the volume; encode needs a run "
+            "with hbranch z. enhance works"
+        )
     with _source(run, volume, options) as source:
         refuse_inputs([target], run, source.volumes)
-        encoder, about = encode_job(run, source, options)
+        encoder, book = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty), run.codebook()
+        kind: dict[str, Any] = {"kind": "codebook"}
+        if book is None:
+            kind = {"kind": "gaussian", "levels": 1, "dimensions": int(run.settings["autoencoder"]["ddconfig"]["z_channels"])}
+        else:
+            kind |= dict(zip(("levels", "codes", "dimensions"), book.shape, strict=True))
+        about = {
+            **run.record_of_outputs(),
+            **kind,
+            "shape": list(encoder.shape),
+            "inner": list(source.inner),
+            "dtype": encoder.dtype.name,
+            "output_dtype": source.dtype.name,
+            "slice_voxel_um": source.voxel_um,
+            "slice_translation_um": source.translation_um,
+            "intensities": [intensity.as_json() for intensity in source.intensities],
+            "normalisation": options.normalise,
+            "lattice": encoder.lattice(),
+            "run_path": str(run.path.resolve()),
+            "input": source.record(),
+        }
         with target.processes.first_alone(target.overwrite):
-            codes = CodeTarget(target.path, about, run.codebook(), overwrite=target.overwrite)
-        write_codes(codes, encoder, target.processes, progress)
+            codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
+        own = {corner(codes.units[n]) for n in target.processes.share(len(codes.units))}
+        mine = [box for box in codes.pending() if corner(box) in own]
+        work_through(mine, prefetch=encoder.prefetch, begin=encoder.read, write=codes.write, title="encode", show=progress)
     target.processes.wait()
     store = codes.finish() if target.processes.rank == 0 else None
     target.processes.wait()
@@ -145,15 +209,35 @@ def decode(
         grid: ``isotropic``, the volume; ``raw``, the encoded slices as the 2-D decoder gives them back.
         options: ``region`` (voxels of the grid), ``dtype``, ``tile``, ``batch``.
         epoch: of the run; by default the store's if no run is named.
+
+    Raises:
+        UserError: there is no such store or run, or the run's weights are not those of the codes.
     """
-    store, output = codes if isinstance(codes, CodeStore) else CodeStore.open(codes), _output(output)
+    store, options, output = (
+        codes if isinstance(codes, CodeStore) else CodeStore.open(codes),
+        options or Options(),
+        _output(output),
+    )
+    about = store.about
     if run is None:
-        run = Path(store.about["run_path"])
-        epoch = store.about["epoch"] if epoch is None else epoch
+        run = Path(about["run_path"])
+        epoch = about["epoch"] if epoch is None else epoch
         if not run.is_dir():
             raise UserError(f"{store.path} was made by {run}, which is not there; name the run with --run")
     run = _loaded(run, epoch, engine)
-    job = decode_job(run, store, grid, options or Options())
+    if about["weights"] != run.weight_hash:
+        raise UserError(
+            f"{store.path} was encoded with other weights ({about['run']}, {about['weights'][:12]}…) than {run.name} "
+            f"({run.weight_hash[:12]}…); name the right run and epoch with --run and --epoch"
+        )
+    dtype = checked_dtype(options.dtype or about["output_dtype"])
+    if grid == "raw" and run.channels > 1:
+        log.info("the raw grid of a two-channel run shows channel 0")
+    raw = grid == "raw"
+    field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
+    voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
+    record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
+    job = _job(run, field, voxel, translation, record, options)
     if output is None:
         return compute(job, progress)
     refuse_inputs([output], run, (), store.path)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.decoding import Codes, Field, Part, parts_of, place
-from inference.encoding import GROUP, LOCAL_CORE
+from inference.decoding import Codes, Field, Part, decoded_field, parts_of, place
+from inference.encoding import GROUP, LOCAL_CORE, SliceEncoder
 from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Options, Source, interpolated
@@ -212,3 +212,13 @@ class LateralField(HaloField):
     def blank(self, tile: Tile3) -> Values:
         """Empty background."""
         return np.broadcast_to(self._floor, (self.channels, *extent(window_box(tile))))
+
+
+def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
+    """What a run makes of a volume, as its model does it."""
+    if run.settings["models"] == "lateral":
+        return LateralField(run, source, dtype, options)
+    if run.restores:
+        return RestoredField(run, source, dtype, options.batch)
+    encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
+    return decoded_field(run, encoder, dtype, options)

@@ -113,6 +113,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         seed: dropout is active and drawn from this seed and the tile's place; None: it is not.
     """
 
+    fill = False
     scale = LATENT_STRIDE
     divisible = (0, 1, 2)
     smallest = ("a tile of one latent", "a smaller --tile")
@@ -129,7 +130,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         skip_empty: bool = True,
         seed: int | None = None,
     ) -> None:
-        super().__init__(run, batch, codes.recent, fill=False, skip_empty=skip_empty)
+        super().__init__(run, batch, codes.recent, skip_empty=skip_empty)
         self.codes, self.intensities, self.dtype, self.seed = codes, codes.intensities, dtype, seed
         self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape

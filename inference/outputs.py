@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -43,15 +43,23 @@ class Processes:
         Raises:
             UserError: the environment names several processes but not where they meet.
         """
-        found = _torchrun() or _slurm() or cls()
+        environment, found = os.environ, cls()
+        tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+        if {"WORLD_SIZE", "RANK"} <= environment.keys():
+            found = cls(*(int(environment.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            if found.world > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+                raise UserError(f"WORLD_SIZE={found.world} but MASTER_ADDR and MASTER_PORT are not set; start with torchrun")
+        elif tasks > 1:  # of an srun step; a script that sbatch or salloc runs without srun is alone, whatever was reserved
+            from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+            found = cls(int(environment["SLURM_PROCID"]), tasks, int(environment["SLURM_LOCALID"]))
+            nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+            meeting = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+            environment.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+            environment.setdefault("MASTER_PORT", str(15000 + meeting % 20000))
         if found.world > 1 and not dist.is_initialized():
             dist.init_process_group("gloo", rank=found.rank, world_size=found.world, timeout=_PATIENCE)
         return found
-
-    @property
-    def barrier(self) -> Callable[[], None] | None:
-        """Waits for all; None for a process that is alone."""
-        return self.wait if self.world > 1 else None
 
     def wait(self) -> None:
         """Waits for all processes."""
@@ -83,29 +91,6 @@ class Processes:
         """Ends the common work."""
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _torchrun() -> Processes | None:
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
-        return None
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if world > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise UserError(f"WORLD_SIZE={world} but MASTER_ADDR and MASTER_PORT are not set; start with torchrun")
-    return Processes(rank, world, int(os.environ.get("LOCAL_RANK", 0)))
-
-
-def _slurm() -> Processes | None:
-    """The tasks of an srun step; a script that sbatch or salloc runs without srun is alone, however many tasks were reserved."""
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    if tasks == 1:
-        return None
-    from pytorch_lightning.plugins.environments import SLURMEnvironment
-
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
-    meeting = int(os.environ.get("SLURM_JOB_ID", 0)) + int(os.environ.get("SLURM_STEP_ID", 0))
-    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
-    os.environ.setdefault("MASTER_PORT", str(15000 + meeting % 20000))
-    return Processes(int(os.environ["SLURM_PROCID"]), tasks, int(os.environ["SLURM_LOCALID"]))
 
 
 @dataclass(frozen=True)
@@ -150,7 +135,14 @@ class Output:
         """
         if self.overwrite:
             return set()
-        found = {path for path, wanted in records.items() if path.exists() and _shows(path, wanted)}
+        found = set()
+        for path, wanted in records.items():
+            try:
+                there = open_volume(path, channel=0).attributes if path.exists() else {}
+            except UserError:  # something else lies there
+                continue
+            if all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items()):
+                found.add(path)
         if len(found) == len(records) and not self.preview:
             found = set()
         for path in records.keys() - found:
@@ -173,14 +165,6 @@ def refuse_inputs(outputs: Iterable[Output], run: Run, volumes: Iterable[Volume]
 def _ending(path: Path) -> str:
     """The longest known ending of a name."""
     return max((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
-
-
-def _shows(path: Path, wanted: Mapping[str, Any]) -> bool:
-    try:
-        there = open_volume(path, channel=0).attributes
-    except UserError:  # something else lies there
-        return False
-    return all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
 
 
 def inputs_and_outputs(

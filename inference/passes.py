@@ -6,7 +6,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -27,74 +27,27 @@ log = logging.getLogger("isoscope")
 CACHE_BYTES = 2**30  # of recent tiles, of all networks that a command applies
 
 
-Given = TypeVar("Given")
 Seen = TypeVar("Seen")
 Made = TypeVar("Made")
 
 
-class Recent:
+class Recent(OrderedDict[Hashable, Any]):
     """Values by key, the least recently used ones forgotten when together they exceed ``limit`` bytes."""
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self.limit, self.size = limit, 0
-        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+    limit, size = CACHE_BYTES, 0
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._values
-
-    def get(self, key: Hashable) -> Any:
+    def latest(self, key: Hashable) -> Any:
         """The value, which becomes the most recent one."""
-        self._values.move_to_end(key)
-        return self._values[key]
+        self.move_to_end(key)
+        return self[key]
 
     def put(self, key: Hashable, value: Any) -> None:
         """Keeps a value, which knows its ``nbytes``."""
-        if key not in self._values:
-            self._values[key] = value
+        if key not in self:
+            self[key] = value
             self.size += value.nbytes
-        while self.size > self.limit and len(self._values) > 1:
-            self.size -= self._values.popitem(last=False)[1].nbytes
-
-
-class Passes:
-    """Passes of a network over tiles.
-
-    Attributes:
-        size: tiles per pass; halved each time that memory does not suffice.
-        fill: whether the network always gets ``size`` tiles, the last one again and again where there are fewer.
-    """
-
-    def __init__(self, size: int, *, fill: bool = False) -> None:
-        self.size, self.fill = size, fill
-
-    def __call__(
-        self, network: Callable[[Sequence[Given]], Sequence[Made]], tiles: Sequence[Given], in_parts: Callable[[Given], Made]
-    ) -> list[Made]:
-        """What the network makes of each tile.
-
-        Args:
-            network: makes as many as it is given, ``size`` at most.
-            tiles: what goes in.
-            in_parts: makes a tile for which memory does not suffice with one tile per pass.
-        """
-        made: list[Made] = []
-        while len(made) < len(tiles):
-            part = tiles[len(made) : len(made) + self.size]
-            try:
-                filling = [part[-1]] * (self.size - len(part)) if self.fill else []
-                made += network([*part, *filling])[: len(part)]
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not lacks_memory(error):
-                    raise
-            # The memory of the failed pass is free only here: the block above holds its frames.
-            torch.cuda.empty_cache()
-            if self.size > 1:
-                self.size //= 2
-                log.info("memory does not suffice for so many tiles per pass; going on with %d", self.size)
-            else:
-                made.append(in_parts(part[0]))
-        return made
+        while self.size > self.limit and len(self) > 1:
+            self.size -= self.popitem(last=False)[1].nbytes
 
 
 class Tiled(ABC, Generic[Seen, Made]):
@@ -106,6 +59,8 @@ class Tiled(ABC, Generic[Seen, Made]):
 
     Attributes:
         run: the model.
+        batch: tiles per pass; halved each time that memory does not suffice.
+        fill: whether the network always gets ``batch`` tiles, the last one again and again where there are fewer.
         axes: the lattice (z, y, x).
         scale: units of the boxes asked for that a place of the lattice has.
         divisible: axes along which a tile may be divided where memory does not suffice.
@@ -116,12 +71,13 @@ class Tiled(ABC, Generic[Seen, Made]):
     """
 
     axes: tuple[Axis, Axis, Axis]
+    fill = True
     scale = 1
     divisible: tuple[int, ...] = (0,)
     smallest = ("one slice of a tile", "--batch 1")
 
-    def __init__(self, run: Run, batch: int | None, recent: Recent, *, fill: bool = True, skip_empty: bool = True) -> None:
-        self.run, self.recent, self.passes = run, recent, Passes(batch or run.engine.batch, fill=fill)
+    def __init__(self, run: Run, batch: int | None, recent: Recent, *, skip_empty: bool = True) -> None:
+        self.run, self.recent, self.batch = run, recent, batch or run.engine.batch
         self.skip_empty, self.skipped = skip_empty, 0
         self._largest: int | None = None  # side of a core that fitted into memory, after one did not
 
@@ -177,7 +133,7 @@ class Tiled(ABC, Generic[Seen, Made]):
 
     def computed(self, tiles: Sequence[Tile3], *, keep: bool = True) -> dict[Tile3, Made]:
         """What the network makes of tiles, in this order; those that were not kept go through it."""
-        found = {tile: self.recent.get((self, tile)) for tile in tiles if (self, tile) in self.recent}
+        found = {tile: self.recent.latest((self, tile)) for tile in tiles if (self, tile) in self.recent}
         for group in self.groups(tile for tile in tiles if tile not in found):
             made = self._through_network(group)
             found |= made
@@ -195,9 +151,9 @@ class Tiled(ABC, Generic[Seen, Made]):
             if wanted and seen is None:
                 self.skipped += 1
                 made[tile] = self.blank(tile)
-            if seen is not None or not self.passes.fill:
+            if seen is not None or not self.fill:
                 waiting[tile] = seen
-            if number < len(tiles) and not (self.passes.fill and len(waiting) >= self.passes.size):
+            if number < len(tiles) and not (self.fill and len(waiting) >= self.batch):
                 continue
             other = next((seen for seen in waiting.values() if seen is not None), None)
             if other is not None:  # what is not computed keeps its place in the pass
@@ -206,28 +162,43 @@ class Tiled(ABC, Generic[Seen, Made]):
             waiting.clear()
         return made
 
-    def _run(self, items: Sequence[tuple[Tile3, Seen]]) -> list[Made]:
-        return self.passes(self._pass, items, self._in_parts)
-
     @torch.inference_mode()
-    def _pass(self, items: Sequence[tuple[Tile3, Seen]]) -> list[Made]:
-        tiles, seen = zip(*items, strict=True)
-        if self._largest is not None and max(self._sides(tiles[0])) > self._largest:
-            return [self._in_parts(item) for item in items]
-        with self.run.engine.computing():
-            return self.compute(tiles, seen)
+    def _run(self, items: Sequence[tuple[Tile3, Seen]]) -> list[Made]:
+        """What the network makes of tiles; where memory does not suffice, fewer share a pass, then a tile is divided."""
+        made: list[Made] = []
+        while len(made) < len(items):
+            part = list(items[len(made) : len(made) + self.batch])
+            if self._largest is not None and max(self._sides(part[0][0])) > self._largest:
+                made += [self._in_parts(tile) for tile, _ in part]
+                continue
+            try:
+                filling = [part[-1]] * (self.batch - len(part)) if self.fill else []
+                tiles, seen = zip(*part, *filling, strict=True)
+                with self.run.engine.computing():
+                    made += self.compute(tiles, seen)[: len(part)]
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+            # The memory of the failed pass is free only here: the block above holds its frames.
+            torch.cuda.empty_cache()
+            if self.batch > 1:
+                self.batch //= 2
+                log.info("memory does not suffice for so many tiles per pass; going on with %d", self.batch)
+            else:
+                made.append(self._in_parts(part[0][0]))
+        return made
 
     def _sides(self, tile: Tile3) -> list[int]:
         """Places of the core along the axes that may be divided."""
         return [tile[axis].core[1] - tile[axis].core[0] for axis in self.divisible]
 
-    def _in_parts(self, item: tuple[Tile3, Seen]) -> Made:
+    def _in_parts(self, tile: Tile3) -> Made:
         """A tile that does not fit into memory, from its halves along its longest axis.
 
         Raises:
             UserError: it cannot be divided.
         """
-        tile, _ = item
         longest = max(self._sides(tile), default=1)
         if longest == 1:
             what, remedy = self.smallest
@@ -245,7 +216,7 @@ class Tiled(ABC, Generic[Seen, Made]):
     def seconds(self, tiles: Sequence[Tile3]) -> float:
         """What a place of a core takes in the network, from a trial with some tiles once it is warm."""
         before, self.skip_empty = self.skip_empty, False
-        group = max(self.groups(tiles), key=len)[: self.passes.size]
+        group = max(self.groups(tiles), key=len)[: self.batch]
         items = [(tile, seen) for tile in group if (seen := self.see(tile)) is not None]
         self.skip_empty = before
         for _ in range(2):  # the first time memory is asked for
@@ -253,7 +224,7 @@ class Tiled(ABC, Generic[Seen, Made]):
             self._run(items)
             if self.run.engine.device.type == "cuda":
                 torch.cuda.synchronize(self.run.engine.device)
-        places = (self.passes.size if self.passes.fill else len(group)) * voxels_of(core_box(group[0]))
+        places = (self.batch if self.fill else len(group)) * voxels_of(core_box(group[0]))
         return (time.perf_counter() - started) / places
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from inference.passes import Recent
 from inference.run import Run
-from inference.tiling import round_up
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from volumes.intensity import Intensity, IntensityTransform
@@ -115,7 +115,7 @@ class Source:
         depth, height, width = self.volumes[0].shape
         self.count, self.kept = math.ceil(depth * self.usp / self.dsp), math.ceil(Fraction(depth, self.dsp))
         self.inner = (height, width)
-        self.shape = (self.count, round_up(height, LATENT_STRIDE), round_up(width, LATENT_STRIDE))
+        self.shape = (self.count, height + -height % LATENT_STRIDE, width + -width % LATENT_STRIDE)
         self.first_kept = (self.dsp - 1) / 2 if self.mean else 0.0
         self.spacing = float(self.dsp / self.usp)
         self.first = self.first_kept + self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))
@@ -144,8 +144,6 @@ class Source:
         changed = [volume.path.stat().st_mtime for volume in self.volumes if volume.path.exists()]
         return {**files, "modified": changed} if changed else files
 
-    # Place -----------------------------------------------------------------------------------------------------------
-
     def _place(self, run: Run, options: Options) -> None:
         """Voxel size and position of the encoded slices, in agreement with files, run and ``--voxel``."""
         self.voxel_um: Triple | None = None
@@ -158,9 +156,10 @@ class Source:
                     raise UserError(f"{path} has voxels of {_um(other)} µm, {whose} says {_um(reference)}; correct one of them")
         if voxel is None:
             return
-        trained = _trained_voxels(run)
-        if trained is not None and not options.ignore_voxels:
-            thinned = (trained[0] * run.settings["dsp"] / self.dsp, *trained[1:])
+        files = (run.record or {}).get("directions", {}).get(run.directions[0], {}).get("voxel_um", {})
+        trained = [tuple(size) for size in files.values() if size]
+        if trained and not any(_differ(size, trained[0]) for size in trained) and not options.ignore_voxels:
+            thinned = (trained[0][0] * run.settings["dsp"] / self.dsp, *trained[0][1:])
             if _differ(voxel, thinned):
                 raise UserError(
                     f"the input has voxels of {_um(voxel)} µm (z, y, x), but {run.name} was trained on {_um(thinned)}; resample "
@@ -180,8 +179,6 @@ class Source:
                 voxel[1],
             )
 
-    # Pixels ----------------------------------------------------------------------------------------------------------
-
     def read(self, k: slice, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Slices of padded rows and columns, (k, C, rows, columns) float32, contiguous.
 
@@ -199,20 +196,19 @@ class Source:
     ) -> NDArray[np.float32]:
         y, x = (reflected((s.start, s.stop), size) for s, size in zip((rows, columns), self.inner, strict=True))
         box = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
+        positions = np.clip((np.arange(k.start, k.stop) + 0.5) / float(self.usp) - 0.5, 0, self.kept - 1)
         found = []
         for volume, intensity in zip(self.volumes, self.intensities, strict=True):
+            if self.usp == 1:
+                values = self.kept_planes(volume, k, box)
+            else:
+                values = interpolated(positions, self.kept, partial(self.kept_planes, volume, box=box))
             where = f"{volume.path}, slices {k.start} to {k.stop - 1}, rows {box[0].start} to {box[0].stop - 1}"
-            found.append(convert(intensity, self._interpolated(volume, k, box), where))
+            found.append(convert(intensity, values, where))
         window = np.stack(found, axis=channels)
         if len(y) != window.shape[2] or len(x) != window.shape[3]:
             window = window[:, :, y - box[0].start][:, :, :, x - box[1].start]
         return np.ascontiguousarray(window)
-
-    def _interpolated(self, volume: Volume, k: slice, box: tuple[slice, slice]) -> NDArray[Any]:
-        if self.usp == 1:
-            return self.kept_planes(volume, k, box)
-        positions = np.clip((np.arange(k.start, k.stop) + 0.5) / float(self.usp) - 0.5, 0, self.kept - 1)
-        return interpolated(positions, self.kept, lambda planes: self.kept_planes(volume, planes, box))
 
     def kept_planes(self, volume: Volume, kept: slice, box: tuple[slice, slice]) -> NDArray[Any]:
         """Some of the planes that thinning leaves, in grey values; means of several planes are float32."""
@@ -241,12 +237,8 @@ def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
     """One volume per channel of the run, all of one shape."""
     several = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.ndim == 4)
     channels: Sequence[Any] = given if several else [given]  # type: ignore[assignment]
-    volumes: list[Volume] = []
-    for one in channels:
-        if isinstance(one, np.ndarray):
-            volumes.append(ArrayVolume(one))
-        else:
-            volumes.append(one if isinstance(one, Volume) else open_volume(one))
+    opened = [open_volume(one) if isinstance(one, (str, Path)) else one for one in channels]
+    volumes = tuple(ArrayVolume(one) if isinstance(one, np.ndarray) else one for one in opened)
     if len(volumes) != run.channels:
         raise UserError(
             f"{run.name} reads {run.channels} channel(s), the input has {len(volumes)}; "
@@ -257,7 +249,7 @@ def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
             raise UserError(
                 f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; channels share one grid"
             )
-    return tuple(volumes)
+    return volumes
 
 
 def checked_dtype(name: str) -> np.dtype:
@@ -271,16 +263,6 @@ def checked_dtype(name: str) -> np.dtype:
     return np.dtype(name)
 
 
-def _trained_voxels(run: Run) -> Triple | None:
-    """Voxel size of the training data, where all files that state one agree."""
-    files = (run.record or {}).get("directions", {}).get(run.directions[0], {}).get("voxel_um", {})
-    found = [tuple(size) for size in files.values() if size]
-    if not found or any(_differ(size, found[0]) for size in found):
-        return None
-    z, y, x = found[0]
-    return z, y, x
-
-
 def _differ(one: Sequence[float], other: Sequence[float]) -> bool:
     return any(abs(a - b) > _VOXEL_TOLERANCE * max(a, b) for a, b in zip(one, other, strict=True))
 
@@ -290,7 +272,7 @@ def _um(voxel: Sequence[float]) -> str:
 
 
 def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: bool = False) -> list[Intensity]:
-    """One :class:`Intensity` per channel.
+    """Which grey values an input and its output have, by the record of a run (DECISIONS §4): one :class:`Intensity` per channel.
 
     Args:
         run: the run. Where it translates, its last folder is what the output shows: ``run`` then inverts that one's constants.
@@ -308,39 +290,29 @@ def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: boo
             f"{run.name} has no dataset.json, so the grey values of its training are not known; use --normalise volume or "
             "percentile"
         )
+    record = run.record or {"nm": "11"}
+
+    def preparation(direction: str) -> list[IntensityTransform]:
+        """What prepare.py did to the raw data of a direction."""
+        entry = (record.get("dataset") or {}).get("directions", {}).get(direction)
+        return [] if entry is None else [IntensityTransform.from_json(entry["transform"], f"{run.name}: dataset.json")]
+
+    def of_run(direction: str) -> tuple[IntensityTransform, ...]:
+        maps = [] if prepared else preparation(direction)
+        if record["nm"] != "00":
+            pooled = record["directions"][direction]["pooled"]
+            maps.append(IntensityTransform(record["nm"], pooled["low"], pooled["high"]))
+        return tuple(maps)
+
+    def of_volume(direction: str, volume: Volume) -> tuple[IntensityTransform, ...]:
+        before = next((made.normalisation for made in preparation(direction)), "11")
+        if mode == "volume" and before == "zrescale":
+            raise UserError(f"{run.name}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
+        kind = record["nm"] if record["nm"] != "00" else "01" if before == "01" else "11"
+        clip = _PERCENTILES if mode == "percentile" else record.get("nm_clip")
+        return (transform_of(volume, Normalisation(kind, percentile=(float(clip[0]), float(clip[1])) if clip else None)),)
+
     inputs = list(zip(run.directions, volumes, strict=False))
-    if mode == "run":
-        into = [_of_run(run, direction, prepared) for direction, _ in inputs]
-        out = [_of_run(run, run.directions[-1], prepared)] if run.translates else into
-    else:
-        into = out = [
-            _of_volume(run, direction, volume, mode) for direction, volume in zip(run.directions, volumes, strict=False)
-        ]
+    into = [of_run(direction) if mode == "run" else of_volume(direction, volume) for direction, volume in inputs]
+    out = [of_run(run.directions[-1])] if mode == "run" and run.translates else into
     return [Intensity(*both) for both in zip(into, out, strict=True)]
-
-
-def _of_run(run: Run, direction: str, prepared: bool) -> tuple[IntensityTransform, ...]:
-    assert run.record is not None
-    first = None if prepared else _preparation(run, direction)
-    maps = [] if first is None else [first]
-    if run.record["nm"] != "00":
-        pooled = run.record["directions"][direction]["pooled"]
-        maps.append(IntensityTransform(run.record["nm"], pooled["low"], pooled["high"]))
-    return tuple(maps)
-
-
-def _preparation(run: Run, direction: str) -> IntensityTransform | None:
-    """What prepare.py did to the raw data of a direction."""
-    dataset = (run.record or {}).get("dataset") or {}
-    entry = dataset.get("directions", {}).get(direction)
-    return None if entry is None else IntensityTransform.from_json(entry["transform"], f"{run.name}: dataset.json")
-
-
-def _of_volume(run: Run, direction: str, volume: Volume, mode: str) -> tuple[IntensityTransform, ...]:
-    record, prepared = run.record or {"nm": "11"}, _preparation(run, direction)
-    before = "11" if prepared is None else prepared.normalisation
-    if mode == "volume" and before == "zrescale":
-        raise UserError(f"{run.name}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
-    kind = record["nm"] if record["nm"] != "00" else "01" if before == "01" else "11"
-    clip = _PERCENTILES if mode == "percentile" else record.get("nm_clip")
-    return (transform_of(volume, Normalisation(kind, percentile=(float(clip[0]), float(clip[1])) if clip else None)),)

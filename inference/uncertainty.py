@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from inference.blended import isotropic_field
 from inference.decoding import Field, Part, decoded_field, parts_of
 from inference.encoding import SliceEncoder
-from inference.jobs import Job, isotropic_field
 from inference.run import Run
 from inference.source import Options, Source
 from utils.axes import transposed
@@ -21,7 +21,7 @@ from volumes.volume import Box, extent
 Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
 
 
-def spread_job(run: Run, source: Source, options: Options, job: Job, passes: int) -> Job:
+def spread_field(run: Run, source: Source, options: Options, passes: int) -> SpreadField:
     """The standard deviation over passes: with dropout where the run has it, else over in-plane orientations.
 
     Raises:
@@ -30,18 +30,14 @@ def spread_job(run: Run, source: Source, options: Options, job: Job, passes: int
     if passes < 2:
         raise UserError(f"--uncertainty {passes}: at least 2 passes have a standard deviation")
     single = np.dtype(np.float32)
-    fields: list[Field]
     if not run.restores and any(isinstance(module, nn.Dropout) and module.p > 0 for module in run.model.G["net_g"].modules()):
         encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
-        fields = [decoded_field(run, encoder, single, options, seed) for seed in range(passes)]
-        over = "passes with dropout"
-    elif passes > 8:
+        seeded = [decoded_field(run, encoder, single, options, seed) for seed in range(passes)]
+        return SpreadField(seeded, "passes with dropout")
+    if passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
-    else:
-        turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
-        fields = [isotropic_field(one, source, options, single) for one in turned]
-        over = "in-plane orientations"
-    return replace(job, field=SpreadField(fields), attributes={**job.attributes, "shows": f"standard deviation over {over}"})
+    turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
+    return SpreadField([isotropic_field(one, source, options, single) for one in turned], "in-plane orientations")
 
 
 class SpreadField(Field):
@@ -49,10 +45,11 @@ class SpreadField(Field):
 
     Args:
         passes: fields of one shape, each computed in another way, with float32 grey values.
+        over: what differs between them.
     """
 
-    def __init__(self, passes: Sequence[Field]) -> None:
-        first, self.passes = passes[0], tuple(passes)
+    def __init__(self, passes: Sequence[Field], over: str) -> None:
+        first, self.passes, self.over = passes[0], tuple(passes), over
         self.shape, self.channels, self.block, self.unit = first.shape, first.channels, first.block, first.unit
         self.intensities, self.dtype = first.intensities, np.dtype(np.float32)
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,18 +17,15 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from inference.codes import CodeTarget
-from inference.decoding import Part, meet
-from inference.encoding import SliceEncoder
-from inference.jobs import Job
-from inference.outputs import Output, Processes
+from inference.decoding import Field, Part, meet
+from inference.outputs import Output
 from inference.run import Run
 from inference.source import Source
 from inference.trust import projected, said_of_seams, seam
 from utils.files import write_json
 from volumes.target import VolumeTarget
 from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing
-from volumes.volume import Box, Volume, boxes, corner, extent, moved, parts, relative, voxels_of
+from volumes.volume import Box, Triple, Volume, boxes, corner, extent, moved, parts, relative, voxels_of
 
 log = logging.getLogger("isoscope")
 
@@ -37,6 +35,26 @@ _WRITERS = 4  # threads that put pieces together, compress and write them
 
 
 Piece = TypeVar("Piece")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An output volume to be computed.
+
+    Attributes:
+        field: computes any box of the whole volume.
+        region: the part wanted, whole where nothing else was asked for.
+        voxel_um, translation_um: of the region's first voxel, or None.
+        attributes: what is recorded in the output.
+        channel_names: with an axis of channels, their names.
+    """
+
+    field: Field
+    region: Box
+    voxel_um: Triple | None
+    translation_um: Triple | None
+    attributes: Mapping[str, Any]
+    channel_names: list[str] | None
 
 
 def compute(job: Job, progress: bool) -> NDArray[Any]:
@@ -98,7 +116,7 @@ def write(job: Job, output: Output) -> None:
     counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
     seams = seam(target.volume(), job.attributes) if processes.rank == 0 else {}
     extra = {"work": counts, "seams": seams}
-    target.finish(rank=processes.rank, world=processes.world, barrier=processes.barrier, extra=extra)
+    target.finish(rank=processes.rank, world=processes.world, barrier=processes.wait, extra=extra)
     if processes.rank == 0:
         rate = voxels / seconds / 1e6 if voxels else 0.0
         log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output.path, shape, rate, background)
@@ -115,13 +133,6 @@ def _dry_run(job: Job, path: Path) -> None:
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, shape, field.dtype, gigabytes)
     log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
     log.info("the network takes about %.2g minutes for one process", minutes)
-
-
-def write_codes(target: CodeTarget, encoder: SliceEncoder, processes: Processes, progress: bool) -> None:
-    """This process's share of a code store."""
-    own = {corner(target.units[n]) for n in processes.share(len(target.units))}
-    mine = [box for box in target.pending() if corner(box) in own]
-    work_through(mine, prefetch=encoder.prefetch, begin=encoder.read, write=target.write, title="encode", show=progress)
 
 
 def write_consistency(

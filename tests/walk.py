@@ -2,7 +2,9 @@
 
 import inspect
 import sys
+from itertools import pairwise
 from pathlib import Path
+from traceback import walk_stack
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -11,11 +13,11 @@ class _Arrived(BaseException):
     """The walk has reached what it looks for."""
 
 
-def walk(command, until):
+def walk(command, until, *, chain=False):
     """Runs a command up to a function (``Class.method``); returns ``file function`` for those entered from another file.
 
     Each counts once, in order. What happens inside volumes/ (which format opens a file) is one step, and so is opening a run;
-    properties are read, not visited.
+    properties are read, not visited. ``chain``: only the calls that lead from the command line down to that function.
     """
     steps = []
 
@@ -24,6 +26,10 @@ def walk(command, until):
         function = frame.f_code.co_flags & inspect.CO_OPTIMIZED and not frame.f_code.co_name.startswith("<")
         known = function and path.is_relative_to(ROOT) and "tests" not in path.parts
         return path.relative_to(ROOT).as_posix() if known else None
+
+    def calls(frame):
+        down = [f"{file_of(caller)} {caller.f_code.co_qualname}" for caller, _ in walk_stack(frame) if file_of(caller)][::-1]
+        return [step for before, step in pairwise(down) if before.split()[0] != step.split()[0]]
 
     def opening(frame):
         return frame is not None and (frame.f_code.co_qualname == "Run.load" or opening(frame.f_back))
@@ -43,6 +49,8 @@ def walk(command, until):
         if not inside and not read and step not in steps:
             steps.append(step)
         if frame.f_code.co_qualname == until:
+            if chain:
+                steps[:] = calls(frame)
             raise _Arrived
 
     before = sys.getprofile()

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from infer_commands import command, read
 from infer_runs import grey, make_run
 
+import infer
 from inference import Options, Run, decode, encode, enhance
 from inference.codes import CodeStore
+from tests.walk import walk
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.write import write_tiff
@@ -193,3 +196,13 @@ def test_dry_run_writes_nothing(run, volume, tmp_path, caplog):
     command("enhance", "--run", run, "--input", volume, "--output", tmp_path / "o.ome.zarr", "--dry-run")
     assert "tiles of" in caplog.text and "minutes" in caplog.text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tif"]
+
+
+def test_few_steps_to_the_first_network(run, volume, tmp_path):
+    def steps(name, **how):
+        words = ["enhance", "--run", run, "--input", volume, "--device", "cpu", "--output", tmp_path / name]
+        return walk(lambda: infer.main(list(map(str, words))), "SliceEncoder.compute", **how)
+
+    calls, visited = steps("a.ome.zarr", chain=True), steps("b.ome.zarr")
+    assert len(calls) <= 8 and max(Counter(step.split()[0] for step in calls).values()) <= 2, "\n".join(calls)
+    assert len(visited) <= 75, "\n".join(visited)

@@ -220,7 +220,7 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile(run, patched):
     calls = patched("expand", latents, most=1)
     field = decoder(run, batch=4)
     np.testing.assert_allclose(field.render(box), expected, atol=2e-3)
-    assert calls == [16, 8, 4, *[1] * 16] and field.passes.size == 1
+    assert calls == [16, 8, 4, *[1] * 16] and field.batch == 1
     patched("expand", latents, most=0)
     with pytest.raises(UserError, match="not even a tile of one latent"):
         decoder(run, batch=4).render(box)
@@ -233,7 +233,7 @@ def test_out_of_memory_halves_the_batch_of_slices_and_then_the_tile(run, patched
     calls = patched("pack", len, most=6)
     encoder = SliceEncoder(run, slices, batch=4)
     np.testing.assert_array_equal(encoder.read(box).codes, expected)
-    assert calls == [12, 6, 6, 6] and encoder.passes.size == 2
+    assert calls == [12, 6, 6, 6] and encoder.batch == 2
     calls = patched("pack", len, most=1)
     np.testing.assert_array_equal(
         SliceEncoder(run, slices, batch=2).read((box[0], slice(0, 2), slice(0, 2))).codes, expected[:, :2, :2]

@@ -8,9 +8,9 @@ from infer_commands import command, read
 from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
-from inference.jobs import enhance_job, isotropic_field
+from inference.blended import isotropic_field
 from inference.source import Source
-from inference.uncertainty import SpreadField, Turned, spread_job
+from inference.uncertainty import Turned, spread_field
 from volumes.volume import ArrayVolume
 from volumes.write import write_tiff
 
@@ -63,8 +63,8 @@ def test_tiles_batches_and_regions_of_the_spread(tmp_path):
     def spread(**options):
         given = Options(tile=16, **options)
         source = Source(run, volume, given)
-        field = spread_job(run, source, given, enhance_job(run, source, given), 5).field
-        assert isinstance(field, SpreadField)
+        field = spread_field(run, source, given, 5)
+        assert field.over == "in-plane orientations"
         return field
 
     everything = spread().render(whole(spread()))

@@ -8,9 +8,8 @@ from infer_commands import VOXEL, command, read
 from infer_runs import grey, make_run
 
 from inference import Options, Run
-from inference.jobs import enhance_job
 from inference.source import Source
-from inference.uncertainty import spread_job
+from inference.uncertainty import spread_field
 from volumes.open import open_volume
 from volumes.write import write_tiff
 
@@ -54,7 +53,7 @@ def test_passes_share_one_budget(tmp_path):
     for limit in (2**30, 40_000):
         with Source(run, grey((2, 40, 60)), options) as source:
             source.recent.limit = limit
-            spread = spread_job(run, source, options, enhance_job(run, source, options), 5).field
+            spread = spread_field(run, source, options, 5)
             assert {id(network.recent) for field in spread.passes for network in (field, field.codes)} == {id(source.recent)}
             made.append(spread.render(box))
             kept = source.recent.size

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 import infer
 from inference import Options, Run, enhance
-from inference.jobs import enhance_job
+from inference.api import enhance_job
 from inference.source import Source
 from utils.errors import UserError
 from volumes.volume import ArrayVolume

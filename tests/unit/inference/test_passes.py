@@ -7,10 +7,29 @@ import pytest
 import torch
 
 from inference.decoding import block_of, tiles_and_batch
-from inference.passes import Passes
+from inference.passes import Recent, Tiled
 from inference.run import Engine
 from inference.source import Options
 from utils.errors import UserError
+
+
+class Toy(Tiled):
+    """Numbers for tiles; one that does not fit even alone is made negative."""
+
+    see = join = None
+
+    def __init__(self, network, batch):
+        super().__init__(SimpleNamespace(engine=Engine(torch.device("cpu"))), batch, Recent())
+        self.network, self.fill = network, False
+
+    def compute(self, tiles, seen):
+        return self.network(seen)
+
+    def _in_parts(self, tile):
+        return -tile
+
+    def made_of(self, numbers):
+        return self._run([(number, number) for number in numbers])
 
 
 def out_of_memory_on_this_machine():
@@ -31,11 +50,11 @@ def test_a_pass_is_halved_until_it_fits_and_stays_so():
             raise next(errors)
         return [10 * tile for tile in tiles]
 
-    passes = Passes(8)
-    assert passes(network, [1, 2, 3, 4, 5, 6], lambda tile: -tile) == [10, 20, 30, 40, 50, 60]
-    assert asked == [6, 4, 2, 2, 2] and passes.size == 2
-    assert passes(network, [7, 8], lambda tile: -tile) == [-7, 80]
-    assert asked[5:] == [2, 1, 1] and passes.size == 1
+    toy = Toy(network, 8)
+    assert toy.made_of([1, 2, 3, 4, 5, 6]) == [10, 20, 30, 40, 50, 60]
+    assert asked == [6, 4, 2, 2, 2] and toy.batch == 2
+    assert toy.made_of([7, 8]) == [-7, 80]
+    assert asked[5:] == [2, 1, 1] and toy.batch == 1
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), RuntimeError("CUDA error: an illegal memory access")])
@@ -44,7 +63,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
         raise error
 
     with pytest.raises(type(error)):
-        Passes(2)(network, [0, 1], lambda tile: 0)
+        Toy(network, 2).made_of([0, 1])
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def joined(monkeypatch):
 
 def test_alone(joined):
     assert Processes.from_environment() == Processes(0, 1, 0) and not joined
-    assert Processes().barrier is None and Processes().total(3) == 3
+    assert Processes().total(3) == 3
 
 
 def test_torchrun(joined, monkeypatch):

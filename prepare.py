@@ -137,11 +137,7 @@ def volumes(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Looks at the data of an experiment and says what is wrong and what would fit.
-
-    Raises:
-        UserError: anything that would stop a training, after everything else was said.
-    """
+    """Says what is wrong with the data of an experiment and what would fit; a UserError at the end if a training would stop."""
     from dataloader.check import report
     from dataloader.data_multi import DataModule
     from dataloader.survey import survey

@@ -90,14 +90,11 @@ def chosen(given: argparse.Namespace, kind: Any) -> dict[str, Any]:
 
 
 def parse_slice(text: str, option: str) -> slice:
-    """``a:b`` or ``a:b:s`` of non-negative whole numbers, each of which may be left out.
+    """``a:b`` or ``a:b:s`` of non-negative whole numbers, each of which may be left out, that select something; else a UserError.
 
     Args:
         text: what the user wrote.
         option: where, for the message.
-
-    Raises:
-        UserError: it is not written so, or selects nothing.
     """
     parts = text.split(":")
     if not 2 <= len(parts) <= 3 or not all(part.strip() == "" or part.strip().isdecimal() for part in parts):
@@ -112,11 +109,7 @@ def parse_slice(text: str, option: str) -> slice:
 
 
 def parse_region(text: str | None) -> tuple[slice, slice, slice] | None:
-    """The value of ``--region``: ``z0:z1,y0:y1,x0:x1`` in voxels; a number that is left out means the volume's border.
-
-    Raises:
-        UserError: it is not written so, or is empty.
-    """
+    """``--region z0:z1,y0:y1,x0:x1`` in voxels, not empty (UserError); a number that is left out means the volume's border."""
     if text is None:
         return None
     spans = text.split(",")
@@ -127,11 +120,7 @@ def parse_region(text: str | None) -> tuple[slice, slice, slice] | None:
 
 
 def voxel_size(text: str | None) -> tuple[float, float, float] | None:
-    """The value of ``--voxel``: ``z,y,x`` in µm.
-
-    Raises:
-        UserError: it is not written so.
-    """
+    """The value of ``--voxel``: ``z,y,x`` in µm; anything else is a UserError."""
     if text is None:
         return None
     try:

@@ -42,10 +42,8 @@ def writing(output: Path | str, remedy: str = "make room and run the command aga
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block ends, and vanishes when it fails.
 
-    Left-overs of processes that were killed are removed first; one process at a time writes a file.
-
-    Raises:
-        UserError: the disc is full or refuses; whatever was at ``path`` is untouched.
+    Left-overs of processes that were killed are removed first; one process at a time writes a file. If the disc is full or
+    refuses, a UserError says so, and whatever was at ``path`` is untouched.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if stale.name.removeprefix(f".{path.name}.").removesuffix(".partial").isdigit():  # not of PATH.something
@@ -76,8 +74,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` that takes its name when the block ends, and vanishes when it fails.
 
-    Raises:
-        UserError: the disc is full or refuses, or there is a folder of that name with something in it.
+    A UserError: the disc is full or refuses, or there is a folder of that name with something in it.
     """
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     with writing(folder):

@@ -52,17 +52,27 @@ _AUTOENCODER: dict[str, Any] = {
 def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     """The autoencoder settings of ldm/NAME.yaml (or of the path that NAME is), on top of the file that it extends.
 
-    Entries of the file replace those of ``extends: OTHER`` one by one; null removes one.
-
-    Raises:
-        UserError: no such file, a circle of extends, an unknown or missing key, or a value of the wrong type.
+    Entries of the file replace those of ``extends: OTHER`` one by one; null removes one. A UserError: no such file, a circle of
+    extends, an unknown or missing key, or a value that is not allowed.
     """
     merged, path = _read_extended(repository, name, ())
     made = complete_autoencoder(merged, str(path))
     if made["loss"]["disc_conditional"]:
         raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
-    if grid := made.get("codebook", {}).get("grid"):
-        _check_grid(grid, made, path)
+    codebook = made.get("codebook", {})
+    if not (grid := codebook.get("grid")):
+        return made
+    # a grid of finite scalar quantisation is the whole codebook
+    if min(grid) < 2:
+        raise UserError(f"{path}: codebook.grid={grid}: every channel needs at least 2 values, such as [8, 6, 5]")
+    codes, channels = math.prod(grid), len(grid)
+    if (made.get("n_embed"), made["embed_dim"]) != (codes, channels):
+        raise UserError(
+            f"{path}: codebook.grid={grid} has {codes} codes of {channels} channels, but n_embed={made.get('n_embed')} "
+            f"and embed_dim={made['embed_dim']}; set n_embed {codes}, embed_dim and ddconfig.z_channels {channels}"
+        )
+    if codebook["levels"] > 1 or codebook["legacy"]:
+        raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
     return made
 
 
@@ -124,20 +134,6 @@ def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: 
     for section, key in [("loss", "kl_weight")] if gaussian else codebook:
         if key not in (autoencoder[section] if section else autoencoder):
             raise UserError(f"{where}{section + '.' if section else ''}{key} is missing, which {model} needs")
-
-
-def _check_grid(grid: list[int], autoencoder: Mapping[str, Any], path: Path) -> None:
-    """A grid of finite scalar quantisation is the whole codebook."""
-    if min(grid) < 2:
-        raise UserError(f"{path}: codebook.grid={grid}: every channel needs at least 2 values, such as [8, 6, 5]")
-    codes, channels = math.prod(grid), len(grid)
-    if (autoencoder.get("n_embed"), autoencoder["embed_dim"]) != (codes, channels):
-        raise UserError(
-            f"{path}: codebook.grid={grid} has {codes} codes of {channels} channels, but n_embed={autoencoder.get('n_embed')} "
-            f"and embed_dim={autoencoder['embed_dim']}; set n_embed {codes}, embed_dim and ddconfig.z_channels {channels}"
-        )
-    if autoencoder["codebook"]["levels"] > 1 or autoencoder["codebook"]["legacy"]:
-        raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
 
 
 def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,10 +29,8 @@ def read_command_line(
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """The checked values that a command line gives, its abbreviations ``{"--crops": "--cropsize"}``, and its retired options.
 
-    ``foreign`` names the options of other models → these models, for messages.
-
-    Raises:
-        UserError: an option is unknown or ambiguous, abbreviates one of FIRST_PASS, or refuses its value.
+    A UserError: an option is unknown or one of the ``foreign`` (option → models that have it), is ambiguous, abbreviates one of
+    FIRST_PASS, or refuses its value.
     """
     spelled, abbreviations = _spelled_out(argv, options, foreign)
     found, rest = make_parser(options, {}).parse_known_args(spelled)

@@ -54,11 +54,7 @@ class Option:
         return (self.name, *(alias[2:] for alias in self.aliases if alias.startswith("--")))
 
     def checked(self, value: Any, where: str) -> Any:
-        """A file's JSON value, or the command line's text, as the option's type.
-
-        Raises:
-            UserError: wrong type, count, choice or range; it begins with where, such as ``"aisr.json: cropsize"``.
-        """
+        """A file's JSON value, or the command line's text, as the option's type; a UserError names where it was given."""
         if self.nargs is None:
             return self._checked_item(value, where)
         items = value if isinstance(value, list) else [value]

@@ -106,11 +106,7 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
 
 
 def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[str, Any]:
-    """The complete settings of a model, changed by checked overrides.
-
-    Raises:
-        UserError: unknown model or key, or a value that the option refuses.
-    """
+    """The complete settings of a model, changed by overrides; a UserError where model, key or value is refused."""
     label = "default_settings"
     model, options, foreign = model_options(models, model, f"{label}: models")
     values = _checked_keys(overrides, options, label, ignored=RETIRED, foreign=foreign)
@@ -159,8 +155,7 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
 def model_options(models: Models, model: Any, where: str) -> tuple[str, list[Option], dict[str, str]]:
     """A model's name, None being the default; its options; and the options that only other models have → those models.
 
-    Raises:
-        UserError: no such model; ``where`` it was named.
+    No such model is a UserError that says ``where`` it was named.
     """
     base = {option.name: option for option in BASE_OPTIONS}
     name = base["models"].default if model is None else str(model)
@@ -181,11 +176,7 @@ def _defaults(options: Iterable[Option]) -> dict[str, Any]:
 def _checked_keys(
     block: Mapping[str, Any], options: Sequence[Option], label: str, *, ignored: Container[str], foreign: Mapping[str, str] = {}
 ) -> dict[str, Any]:
-    """The checked values of a block of settings by option; null leaves the default, ignored keys are left out.
-
-    Raises:
-        UserError: unknown keys, all named; a key given twice by its two names; a value that the option refuses.
-    """
+    """The checked values of a block of settings by option; null leaves the default. All unknown keys are in one UserError."""
     by_key = {key: option for option in options for key in option.keys}
     values: dict[str, Any] = {}
     unknown = []
@@ -227,11 +218,8 @@ def known_experiments(repository: Path) -> list[str]:
 def read_experiment(repository: Path, name: str) -> tuple[str, dict[str, Any]]:
     """The experiment ``--jsn NAME``: env/jsn/NAME.json|.yaml|.yml, or the path that NAME is (from here or the repository).
 
-    Returns:
-        The file as messages name it; its block "train", unchecked.
-
-    Raises:
-        UserError: there is no such file or there are several, it is unreadable, or it is more or less than such a block.
+    Returns the file as messages name it, and its block "train", unchecked. A UserError: there is no such file or there are
+    several, it is unreadable, or it is more or less than such a block.
     """
     folder = repository / "env" / "jsn"
     found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]

@@ -25,14 +25,10 @@ def settings_to_train(settings: Settings, repository: Path) -> dict[str, Any]:
 
 
 def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings after all checks, with the resolved ``autoencoder``.
+    """The complete settings of any model after all checks, with the resolved ``autoencoder``.
 
-    Args:
-        settings: complete settings of any model.
-        autoencoder: content of ldm/<ldmyaml>.yaml; None for a model without one.
-
-    Raises:
-        UserError: the first rule that is broken, with values and remedy.
+    That is given as the content of ldm/<ldmyaml>.yaml; None for a model without one. The first rule that is broken is a
+    UserError with values and remedy.
     """
     _check_run(settings)
     _check_folders(settings)

@@ -108,8 +108,7 @@ def evaluate_volume(options: argparse.Namespace) -> None:
 def compress(options: argparse.Namespace) -> None:
     """A run's codes beside standard codecs."""
     request = request_of(options)
-    from evaluation.compression import RateDistortion
-    from evaluation.compression_report import OUTPUTS, write_compression
+    from evaluation.compression import OUTPUTS, RateDistortion, write_compression
     from inference import Engine, Options, Run
     from inference.operating_points import KeptPlanes, operating_points
 

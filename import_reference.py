@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.options import MODEL_OPTIONS
+from training import MODEL_OPTIONS
 from utils.command_line import Parser
 from utils.errors import UserError, reported
 from utils.settings.autoencoder import read_autoencoder_yaml

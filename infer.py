@@ -145,7 +145,7 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
 
 
 if __name__ == "__main__":
-    from training.memory import keep_freed_memory
+    from training.machine import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     keep_freed_memory()

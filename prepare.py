@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
-from training.options import MODEL_OPTIONS
+from training import MODEL_OPTIONS
 from utils.command_line import Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
 from utils.settings.reading import dataset_folder, read_settings

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from training.options import MODEL_OPTIONS
+from training import MODEL_OPTIONS
 from utils.errors import UserError, reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
@@ -39,10 +39,8 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
-    from training.initial import model_to_train
-    from training.memory import keep_freed_memory
-    from training.out_of_memory import explained
-    from training.trainer import build_trainer, closing_line, require_devices, summary
+    from training.machine import explained, keep_freed_memory
+    from training.trainer import build_trainer, closing_line, model_to_train, require_devices, summary
 
     first = rank_zero_only.rank == 0
     if first:

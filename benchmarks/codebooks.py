@@ -92,7 +92,7 @@ def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
     import models.ae0iso0tccutvqq as vq
     import train
     from models.slice2volume import SliceToVolume
-    from training.memory import keep_freed_memory
+    from training.machine import keep_freed_memory
 
     keep_freed_memory()
     variant = VARIANTS[name]

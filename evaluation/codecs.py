@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.baselines import HALO
-from evaluation.sections import Sections
+from evaluation.sections import HALO, Sections
 from utils.errors import UserError
 from volumes.volume import ArrayVolume, Box, Volume, boxes, extent
 

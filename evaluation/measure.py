@@ -13,13 +13,11 @@ from tqdm import tqdm
 
 from evaluation import metrics
 from evaluation.figures import draw_figures
-from evaluation.fsc import CONE_DEGREES, FourierShells
 from evaluation.grid import Comparison, Request, open_comparison
 from evaluation.metrics import choose_range
-from evaluation.report import plain, refuse_outputs, render, slice_text
-from evaluation.spectra import Spectra
+from evaluation.report import plain, refuse_outputs, render, slice_text, verdict
+from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra
 from evaluation.sweep import REFERENCE, sweep
-from evaluation.verdict import verdict
 from utils.files import put_files
 from utils.runs import program_version
 from volumes.volume import Box, extent

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from evaluation.baselines import grey_limits
+from evaluation.sections import grey_limits
 from utils.axes import planes_across
 from utils.errors import UserError
 

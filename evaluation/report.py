@@ -1,4 +1,4 @@
-"""What an evaluation leaves: JSON, and a report of one HTML file (its template report.html holds all of its words)."""
+"""What an evaluation leaves: the numbers in plain words, JSON, and a report of one HTML file by the template report.html."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluation.verdict import NYQUIST
 from utils.errors import UserError
 from utils.files import refuse_overlap
 
+FIDELITY_DB, STRUCTURE, RESOLUTION, ISOTROPY_DB = 0.1, 0.005, 1.03, 0.5  # differences below these count as a tie
+INVENTED, TRUSTED = 0.3, 0.143  # more of the truth's power than that, with less correlation than this, is invented detail
+NYQUIST = 0.5  # cycles per voxel
+PROJECTED = {
+    "pick": "Read at the input's sections",
+    "average": "Averaged over the input's sections",
+    "between": "Read between planes, at the input's sections",
+}
+
+Numbers = dict[str, Any]  # of one volume, as in metrics.json
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -111,3 +120,150 @@ def _number(value: Any, keys: list[str], bound: float | None) -> float | None:
 
 def _times(sides: Iterable[float]) -> str:
     return "×".join(f"{side:g}" for side in sides)
+
+
+def verdict(volumes: dict[str, Numbers]) -> dict[str, Any]:
+    """Headline and sentences on a measured comparison.
+
+    Args:
+        volumes: numbers per volume, as measure() returns them.
+
+    Returns:
+        ``headline`` and ``sentences``.
+    """
+    baselines = {name: numbers for name, numbers in volumes.items() if name not in ("reconstruction", "truth")}
+    if "truth" not in volumes:
+        headline, sentences = _without_truth(volumes["reconstruction"], baselines)
+    elif "reconstruction" in volumes:
+        headline, sentences = _against_truth(volumes["reconstruction"], baselines)
+    else:
+        best = max(baselines, key=lambda name: baselines[name]["psnr_db"])
+        numbers = baselines[best]
+        headline = "The bar to pass"
+        sentences = [
+            f"No reconstruction was given. The best interpolation is {best}, with a PSNR of {numbers['psnr_db']:.2f} dB "
+            f"and an SSIM of {axial_ssim(numbers) or math.nan:.3f} on the planes that contain z.",
+            f"Along z it agrees with the truth down to {_period(axial_limit(numbers), numbers)}.",
+        ]
+    for way, value in volumes.get("reconstruction", {}).get("consistency", {}).items():
+        exact = not math.isfinite(value["psnr_db"])
+        closeness = "exactly" if exact else f"with a PSNR of {value['psnr_db']:.1f} dB"
+        sentences.append(f"{PROJECTED[way]}, it reproduces the measured input {closeness}.")
+    return {"headline": headline, "sentences": sentences}
+
+
+def axial_ssim(numbers: Numbers) -> float | None:
+    """Mean SSIM of the planes that contain z."""
+    return _mean(numbers["ssim"]["xz"], numbers["ssim"]["yz"])
+
+
+def axial_limit(numbers: Numbers) -> float:
+    """Cycles per voxel up to which the volume agrees with the truth along z; 0.5 if it always does."""
+    value = numbers["fsc"]["z"]["at_0.143"]["cycles_per_voxel"]
+    return NYQUIST if value is None else float(value)
+
+
+def _against_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, list[str]]:
+    if not baselines:
+        return "Compared with the truth only: no input, so no interpolation to beat", _texture(own, "", {})
+    best = max(baselines, key=lambda name: baselines[name]["psnr_db"])
+    other = baselines[best]
+    fidelity = own["psnr_db"] - other["psnr_db"]
+    reach, others = axial_limit(own), max(map(axial_limit, baselines.values()))
+    sentences = [
+        f"Voxel by voxel it is {abs(fidelity):.2f} dB {'closer to' if fidelity >= 0 else 'further from'} the truth than "
+        f"{best}, the best interpolation ({own['psnr_db']:.2f} against {other['psnr_db']:.2f} dB)."
+    ]
+    ours, theirs = axial_ssim(own), axial_ssim(other)
+    if ours is not None and theirs is not None:
+        word = {
+            1: "more similar to the truth's than",
+            0: "about as similar to the truth's as",
+            -1: "less similar to the truth's than",
+        }
+        sentences.append(
+            f"On the planes that contain z, local structure is {word[_sign(ours - theirs, STRUCTURE)]} with {best} "
+            f"(SSIM {ours:.3f} against {theirs:.3f})."
+        )
+    sentences.append(
+        f"Along z it agrees with the truth down to {_period(reach, own)}, the best interpolation down to "
+        f"{_period(others, own)} (Fourier shell correlation 0.143; shorter is finer)."
+    )
+    headline = _headline(_sign(fidelity, FIDELITY_DB), _sign(math.log(reach / others), math.log(RESOLUTION)))
+    return headline, sentences + _texture(own, best, other["power_over_truth"]["z"])
+
+
+def _headline(fidelity: int, resolution: int) -> str:
+    if fidelity >= 0 and resolution >= 0:
+        return "Better than interpolation" if fidelity + resolution else "As good as interpolation, not better"
+    if fidelity < 0 and resolution > 0:
+        return "Finer true detail along z than interpolation, at the price of larger voxel-wise errors"
+    if fidelity > 0:
+        return "Closer voxel by voxel than interpolation, but with less true detail along z"
+    return "Not better than interpolation"
+
+
+def _texture(own: Numbers, best: str, powers: dict[str, float]) -> list[str]:
+    """How much detail of two octaves it holds along z, and whether that is the truth's; ``powers`` are the best baseline's."""
+    sentences = []
+    curve = own["fsc"]["z"]
+    for band in ("1/16-1/8", "1/8-1/4"):
+        long, short = (int(edge.split("/")[1]) for edge in band.split("-"))
+        pairs = zip(curve["cycles_per_voxel"], curve["correlation"], strict=True)
+        agreement = _mean(*(value for frequency, value in pairs if 1 / long < frequency <= 1 / short))
+        power = own["power_over_truth"]["z"].get(band)
+        if power is None or agreement is None:
+            continue
+        compared = f" ({best}: {powers[band]:.0%})" if band in powers else ""
+        text = f"In detail with periods of {short} to {long} voxels along z it holds {power:.0%} of the truth's power{compared}"
+        if power > INVENTED and agreement < TRUSTED:
+            text += f", but correlates with the truth by only {agreement:.2f} there: treat detail of that size as invented"
+        else:
+            text += f" and correlates with the truth by {agreement:.2f} there"
+        sentences.append(text + ".")
+    return sentences
+
+
+def _without_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, list[str]]:
+    headline = "No truth: isotropy and consistency only"
+    sentences = [
+        "Without a truth these numbers tell whether the volume is isotropic and true to its input, not whether detail is real."
+    ]
+    period = {axis: own["decorrelation"][axis]["period_voxels"] for axis in "zyx"}
+    lateral = _mean(period["y"], period["x"])
+    if period["z"] is not None and lateral is not None:
+        sentences.append(
+            f"By decorrelation the finest structures have periods of {period['z']:.1f} voxels along z and {lateral:.1f} in-plane."
+        )
+    tilt = own["anisotropy_db"]
+    if tilt is not None:
+        sentences.append(f"Power along z and in-plane differ by {tilt:.1f} dB on average (0 is isotropic).")
+    known = {name: n["anisotropy_db"] for name, n in baselines.items() if n["anisotropy_db"] is not None}
+    if tilt is not None and known:
+        sentences.append("For comparison: " + ", ".join(f"{name} {value:.1f} dB" for name, value in known.items()) + ".")
+        word = {1: "more isotropic than", 0: "about as isotropic as", -1: "less isotropic than"}
+        headline = (
+            f"No truth: {word[_sign(min(known.values()) - tilt, ISOTROPY_DB)]} "
+            f"{'its input' if 'input' in known else 'interpolation'}"
+        )
+    return headline, sentences
+
+
+def _period(frequency: float, numbers: Numbers) -> str:
+    if frequency >= NYQUIST:
+        return "the voxel grid itself"
+    text = f"periods of {1 / frequency:.1f} voxels"
+    known = numbers["fsc"]["z"]["at_0.143"]
+    if known["cycles_per_um"]:
+        scale = known["cycles_per_um"] / known["cycles_per_voxel"]
+        text += f" ({1 / (frequency * scale):.3g} µm)"
+    return text
+
+
+def _mean(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _sign(difference: float, tie: float) -> int:
+    return 0 if abs(difference) < tie else int(math.copysign(1, difference))

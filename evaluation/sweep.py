@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.baselines import Candidate
 from evaluation.grid import Comparison
 from evaluation.metrics import Moments, psnr
-from evaluation.sections import Sections
+from evaluation.sections import Candidate, Sections
 from utils.errors import UserError
 from volumes.volume import Box, extent, overlap, parts, relative, voxels_of
 

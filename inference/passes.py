@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inference.run import Run
 from inference.tiling import Axis, Tile3, core_box
-from training.out_of_memory import lacks_memory
+from training.machine import lacks_memory
 from utils.errors import UserError
 from volumes.volume import Box, voxels_of
 

@@ -15,7 +15,7 @@ import torch
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
-from training.precision import in_bf16
+from training.machine import in_bf16
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.geometry import Geometry

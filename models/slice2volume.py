@@ -34,7 +34,7 @@ from networks.views import (
     six_views,
     to_slices,
     to_volume,
-    zy_planes,
+    yz_planes,
 )
 from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder, trim
 from taming.discriminator import NLayerDiscriminator
@@ -261,7 +261,7 @@ class SliceToVolume(BaseModel):
     def structure(self, out: Generated) -> Tensor:
         """1 - MS-SSIM (Wang et al. 2003) of ZY planes with those of the volume interpolated along Z."""
         interpolated = resample_z(out.target, out.volume.shape[-1])
-        return ms_ssim_loss(zy_planes(out.volume), zy_planes(interpolated))
+        return ms_ssim_loss(yz_planes(out.volume), yz_planes(interpolated))
 
     def slice_losses(self, out: Generated) -> Terms:
         """The 2-D autoencoder's terms (Esser et al. 2021, eq. 4 and 7): reconstruction, perceptual, adversarial, code."""

@@ -75,11 +75,6 @@ def spread_pixels(features: Tensor, rows: int, columns: int) -> Tensor:
     return rearrange(features, "n (c r q) h w -> n c (h r) (w q)", r=rows, q=columns)
 
 
-def zy_planes(volume: Tensor) -> Tensor:
-    """All ZY planes, (B, C, X, Y, Z) -> (B·X, C, Z, Y): the first of the six views."""
-    return rearrange(volume, SIX_PLANES[0].layout)
-
-
 def six_views(volume: Tensor, planes: int = 0) -> list[Tensor]:
     """The planes of a volume along each axis, and the same with their in-plane axes exchanged (the papers' "flipped" views).
 

@@ -1,1 +1,5 @@
-"""How a model is trained: trainer, callbacks, precision, memory."""
+"""Training a run: the trainer, its callbacks, its needs. The options of the models are torch-free, for the scripts."""
+
+from models.options import MODEL_OPTIONS
+
+__all__ = ["MODEL_OPTIONS"]

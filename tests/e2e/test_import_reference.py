@@ -16,7 +16,7 @@ from torch import nn
 import import_reference
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
-from training.initial import initialise_from
+from training.trainer import initialise_from
 from utils.errors import UserError
 from utils.runs import RunFolder
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml

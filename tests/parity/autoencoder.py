@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.autoencoder import Decoder, Encoder
-from ldm.blocks import Attention, Downsample, ResBlock, Upsample
+from ldm.autoencoder import Attention, Decoder, Downsample, Encoder, ResBlock, Upsample
 from ldm.bottleneck import DiagonalGaussian
 from ldm.losses import adaptive_weight, generator_term, kl_reconstruction, vq_reconstruction
 from networks.losses import hinge_discriminator

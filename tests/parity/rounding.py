@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook
 
-from ldm.blocks import Attention
+from ldm.autoencoder import Attention
 from ldm.bottleneck import Code
 from models.slice2volume import SliceToVolume
 from networks.losses import adversarial

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.fsc import FourierShells, ShellCurve, tapered
-from evaluation.spectra import axial_excess, decorrelation_cutoff, octave_power
+from evaluation.spectra import FourierShells, ShellCurve, axial_excess, decorrelation_cutoff, octave_power, tapered
 from utils.spectra import power_spectrum
 
 

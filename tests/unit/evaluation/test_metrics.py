@@ -6,9 +6,8 @@ from scipy.interpolate import CubicSpline
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from evaluation import metrics
-from evaluation.baselines import HALO, Candidate, Degraded, interpolation_matrix
 from evaluation.metrics import DataRange, Moments
-from evaluation.sections import Sections
+from evaluation.sections import HALO, Candidate, Degraded, Sections, interpolation_matrix
 from evaluation.sweep import Consistency, blocks, projections
 from taming.lpips import PerceptualLoss
 from utils.errors import UserError

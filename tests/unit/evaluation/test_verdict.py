@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.verdict import verdict
+from evaluation.report import verdict
 
 
 def made_up(psnr, limit, power, correlation):

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from ldm.autoencoder import Decoder, Encoder, receptive_halo
-from ldm.blocks import Attention, slice_norm
+from ldm.autoencoder import Attention, Decoder, Encoder, receptive_halo, slice_norm
 from utils.errors import UserError
 
 TINY = {"ch": 4, "ch_mult": (1, 2, 2, 4), "z_channels": 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inference.run import Engine
-from training.precision import in_bf16
+from training.machine import in_bf16
 from training.trainer import precision_of, require_devices
 from utils.errors import UserError
 

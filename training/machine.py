@@ -1,7 +1,9 @@
-"""How lack of memory is recognised, and what to say of it where a training lacks it."""
+"""What a training asks of its machine: the arithmetic, how memory is kept, and what to say where it does not suffice."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,37 @@ import torch
 from pytorch_lightning.utilities.memory import is_oom_error
 
 from utils.errors import UserError
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep freed blocks for the next tensor instead of returning them to the system.
+
+    A training step frees and asks for the same gigabytes again; each time the system would have to clear every page. Where the C
+    library is another one nothing changes. benchmarks/step_time.py measures the effect.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def in_bf16(device: torch.device, wanted: bool | None = None) -> bool:
+    """Whether to compute in bf16: as wanted, by default on a GPU that has this arithmetic (of NVIDIA's, those since Ampere).
+
+    Older GPUs hold bf16 numbers, but have no convolutions of them.
+
+    Raises:
+        UserError: it is wanted on such a GPU.
+    """
+    if device.type != "cuda":
+        return bool(wanted)
+    with torch.cuda.device(device):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted and not native:
+            raise UserError(f"{torch.cuda.get_device_name()} has no bf16 arithmetic; use --precision 32")
+    return native if wanted is None else wanted
 
 
 def lacks_memory(error: Exception) -> bool:

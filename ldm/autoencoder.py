@@ -28,15 +28,13 @@ class ResBlock(nn.Module):
         self.norm2 = slice_norm(norm, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
-        self.widens = in_channels != out_channels
+        self.nin_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, a, H, W) → (N, b, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return (self.nin_shortcut(x) if self.widens else x) + h
+        return self.nin_shortcut(x) + h
 
 
 class Attention(nn.Module):
@@ -107,9 +105,7 @@ class Blocks(nn.Module):
     def run(self, x: Tensor) -> Tensor:
         """(N, widths[0], H, W) → (N, widths[-1], H, W)."""
         for i, block in enumerate(self.block):
-            x = block(x)
-            if self.attn:
-                x = self.attn[i](x)
+            x = self.attn[i](block(x)) if self.attn else block(x)
         return x
 
 
@@ -271,28 +267,17 @@ def receptive_halo(network: Encoder | Decoder) -> tuple[int, int]:
         raise ValueError(
             "attention and norm='group' or 'instance' see the whole slice; halos need norm='batch' or 'none', mid_attention=False"
         )
-    if isinstance(network, Encoder):
-        return _encoder_halo(len(network.down), network.blocks_per_level)
-    return _decoder_halo(len(network.up), network.blocks_per_level)
-
-
-def _encoder_halo(levels: int, blocks: int) -> tuple[int, int]:
-    """From one latent at 0 back to the pixels [low, high] that it reads."""
-    low, high = -5, 5  # conv_out and the two convolutions of each middle block
-    for level in reversed(range(levels)):
-        if level < levels - 1:
-            low, high = 2 * low, 2 * high + 2  # output i of the strided convolution reads 2i, 2i + 1 and 2i + 2
-        low, high = low - 2 * blocks, high + 2 * blocks
-    low, high = low - 1, high + 1  # conv_in
-    return -low, high - (2 ** (levels - 1) - 1)
-
-
-def _decoder_halo(levels: int, blocks: int) -> tuple[int, int]:
-    """From the pixels of one latent at 0 back to the latents [low, high] that they read."""
-    low, high = -1, 2 ** (levels - 1)  # conv_out
-    for level in range(levels):
+    of_blocks = 2 * network.blocks_per_level  # two convolutions each
+    if isinstance(network, Encoder):  # from one latent at 0 back to the pixels [low, high] that it reads
+        low, high = -5, 5  # conv_out and the two convolutions of each middle block
+        for level in reversed(range(len(network.down))):
+            if level < len(network.down) - 1:
+                low, high = 2 * low, 2 * high + 2  # output i of the strided convolution reads 2i, 2i + 1 and 2i + 2
+            low, high = low - of_blocks, high + of_blocks
+        return 1 - low, high + 1 - (2 ** (len(network.down) - 1) - 1)  # conv_in
+    low, high = -1, 2 ** (len(network.up) - 1)  # from the pixels of one latent at 0 back to the latents that they read; conv_out
+    for level in range(len(network.up)):
         if level > 0:
             low, high = (low - 1) // 2, (high + 1) // 2  # the convolution after the repetition, then the repetition
-        low, high = low - 2 * blocks, high + 2 * blocks
-    low, high = low - 5, high + 5  # the middle blocks and conv_in
-    return -low, high
+        low, high = low - of_blocks, high + of_blocks
+    return 5 - low, high + 5  # the middle blocks and conv_in

@@ -69,7 +69,11 @@ class PatchContrast(nn.Module):
         self.use_mlp = use_mlp
         if use_mlp:
             for level, width in enumerate(channels):
-                self.add_module(f"mlp_{level}", _perceptron(width, mlp_channels))
+                first, second = nn.Linear(width, mlp_channels), nn.Linear(mlp_channels, mlp_channels)
+                for linear in (first, second):
+                    nn.init.normal_(linear.weight, std=0.02)
+                    nn.init.zeros_(linear.bias)
+                self.add_module(f"mlp_{level}", nn.Sequential(first, nn.ReLU(), second))
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], channels: Sequence[int]) -> PatchContrast:
@@ -104,11 +108,17 @@ class PatchContrast(nn.Module):
                 f"query {shapes[0]} and key {shapes[1]} must have the same shapes and {len(self.level_weights)} levels: "
                 "a position means the same place in both"
             )
-        losses = [
-            weight * self._level_loss(level, query[level], key[level], draw)
-            for level, weight in enumerate(self.level_weights)
-            if weight
-        ]
+        losses = []
+        for level, weight in enumerate(self.level_weights):
+            if not weight:
+                continue
+            ids = draw(query[level].shape[2:].numel())[: self.num_patches].to(query[level].device)
+            vectors = self.sample(level, query[level], ids)
+            with torch.no_grad():
+                targets = self.sample(level, key[level], ids)
+            if self.all_negatives:
+                vectors, targets = (rows.flatten(0, 1).unsqueeze(0) for rows in (vectors, targets))
+            losses.append(weight * patch_nce(vectors, targets, self.temperature).mean())
         return torch.stack(losses).sum() / len(self.level_weights)
 
     def sample(self, level: int, features: Tensor, ids: Tensor) -> Tensor:
@@ -128,16 +138,6 @@ class PatchContrast(nn.Module):
         vectors = full_precision(vectors)
         return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + 1e-7)
 
-    def _level_loss(self, level: int, query: Tensor, key: Tensor, draw: Draw) -> Tensor:
-        positions = query.shape[2:].numel()
-        ids = draw(positions)[: self.num_patches].to(query.device)
-        vectors = self.sample(level, query, ids)
-        with torch.no_grad():
-            targets = self.sample(level, key, ids)
-        if self.all_negatives:
-            vectors, targets = (rows.flatten(0, 1).unsqueeze(0) for rows in (vectors, targets))
-        return patch_nce(vectors, targets, self.temperature).mean()
-
 
 def patch_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     """InfoNCE of each query with its own key against the other keys of its group (Park et al. 2020, eq. 2).
@@ -154,11 +154,3 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         similarity = torch.bmm(full_precision(query), full_precision(key.detach()).mT) / temperature
         own = torch.arange(query.shape[1], device=query.device).expand(query.shape[:2])
         return functional.cross_entropy(similarity.flatten(0, 1), own.flatten(), reduction="none").unflatten(0, query.shape[:2])
-
-
-def _perceptron(inner: int, width: int) -> nn.Sequential:
-    first, second = nn.Linear(inner, width), nn.Linear(width, width)
-    for linear in (first, second):
-        nn.init.normal_(linear.weight, std=0.02)
-        nn.init.zeros_(linear.bias)
-    return nn.Sequential(first, nn.ReLU(), second)

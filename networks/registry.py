@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from torch import nn
 
@@ -12,8 +11,6 @@ from networks.patchgan import PatchDiscriminator
 from networks.unet3d import UNet3d
 from networks.volume_decoder import VolumeDecoder
 from utils.errors import UserError
-
-Network = TypeVar("Network", bound=nn.Module)
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {"ed023e": VolumeDecoder, "edclean": UNet3d}
 DISCRIMINATORS: dict[str, Callable[..., PatchDiscriminator]] = {
@@ -31,7 +28,9 @@ def build_generator(name: str, **values: int | float | str) -> nn.Module:
     Raises:
         UserError: the name is unknown.
     """
-    return _known("netG", name, GENERATORS)(**values)
+    if name not in GENERATORS:
+        raise UserError(f"netG={name!r} is unknown; choose one of {', '.join(GENERATORS)}")
+    return GENERATORS[name](**values)
 
 
 def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscriminator:
@@ -45,10 +44,6 @@ def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscri
     Raises:
         UserError: the name is unknown.
     """
-    return _known("netD", name, DISCRIMINATORS)(in_channels=in_channels, ndf=ndf)
-
-
-def _known(option: str, name: str, networks: dict[str, Callable[..., Network]]) -> Callable[..., Network]:
-    if name not in networks:
-        raise UserError(f"{option}={name!r} is unknown; choose one of {', '.join(networks)}")
-    return networks[name]
+    if name not in DISCRIMINATORS:
+        raise UserError(f"netD={name!r} is unknown; choose one of {', '.join(DISCRIMINATORS)}")
+    return DISCRIMINATORS[name](in_channels=in_channels, ndf=ndf)

@@ -25,17 +25,14 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     Squared Euclidean distances as sums of squared differences, channel by channel in float32: no cancellation, no matrix product
     of reduced precision, and the same result for a vector whatever the others are.
     """
-    chunks = [_squared_distances(part, codebook).argmin(dim=1) for part in vectors.split(CHUNK.get(vectors.device.type, 65536))]
-    return torch.cat(chunks)
-
-
-def _squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """(M, d), (n, d) → (M, n) without an (M, n, d) intermediate."""
-    distances = vectors.new_zeros(len(vectors), len(codebook))
-    for channel in range(vectors.shape[1]):
-        difference = vectors[:, channel, None] - codebook[:, channel]
-        distances.addcmul_(difference, difference)
-    return distances
+    nearest = []
+    for part in vectors.split(CHUNK.get(vectors.device.type, 65536)):
+        distances = part.new_zeros(len(part), len(codebook))  # without an (M, n, d) intermediate
+        for channel in range(part.shape[1]):
+            difference = part[:, channel, None] - codebook[:, channel]
+            distances.addcmul_(difference, difference)
+        nearest.append(distances.argmin(dim=1))
+    return torch.cat(nearest)
 
 
 def codes_used(counts: Tensor) -> Tensor:
@@ -64,25 +61,19 @@ def kmeans(vectors: Tensor, k: int, generator: torch.Generator | None = None) ->
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} vectors cannot make {k} centres; encode more slices or lower n_embed")
     points = vectors.detach().cpu().float()
-    centres, nearest = _plus_plus(points, k, generator), None
+    chosen = [int(torch.randint(len(points), (1,), generator=generator))]  # each of the next by the squared distance from those
+    distances = (points - points[chosen[0]]).square().sum(dim=1)
+    for _ in range(k - 1):
+        weights = distances if bool(distances.any()) else torch.ones_like(distances)
+        chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
+        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
+    centres, nearest = points[chosen], None
     for _ in range(ITERATIONS):
         previous, nearest = nearest, nearest_code(points, centres)
         if previous is not None and torch.equal(previous, nearest):
             break
         centres = _means(points, centres, nearest)
     return centres.to(vectors)
-
-
-def _plus_plus(points: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
-    """Rows (k, d) of ``points``, each drawn with probability proportional to the squared distance from those before."""
-    first = int(torch.randint(len(points), (1,), generator=generator))
-    chosen = [first]
-    distances = (points - points[first]).square().sum(dim=1)
-    for _ in range(k - 1):
-        weights = distances if bool(distances.any()) else torch.ones_like(distances)
-        chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
-        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
-    return points[chosen]
 
 
 def _means(points: Tensor, centres: Tensor, nearest: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ class NLayerDiscriminator(nn.Module):
     """Judges overlapping patches of slices, (N, in_channels, H, W) → logits (N, 1, H', W'); H' = H/8 - 2 with three layers.
 
     Convolutions 4x4: ``n_layers`` of stride 2, two of stride 1; BatchNorm in all but the first and the last.
-    Keys ``main.N``.
+    Convolutions start as N(0, 0.02), gains as N(1, 0.02), shifts as 0. Keys ``main.N``.
 
     Args:
         in_channels: channels of a slice.
@@ -30,17 +30,13 @@ class NLayerDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
         self.main = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
-        self.apply(_initialise)
+        for module in self.modules():  # Radford et al. 2016
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+                nn.init.zeros_(module.bias)
 
     def forward(self, slices: Tensor) -> Tensor:
         """Raw logits; large means real."""
         return self.main(slices)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Convolutions N(0, 0.02), gains N(1, 0.02), shifts 0 (Radford et al. 2016)."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)

@@ -57,14 +57,11 @@ def lpips_head(features_a: Sequence[Tensor], features_b: Sequence[Tensor], weigh
     Returns:
         (N, 1, 1, 1): over layers, the sum of the mean over positions of the weighted squared difference of unit vectors.
     """
-    layers = zip(features_a, features_b, weights, strict=True)
-    terms = [((_unit(a) - _unit(b)).square() * w).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True) for a, b, w in layers]
+    terms = []
+    for *pair, weight in zip(features_a, features_b, weights, strict=True):  # the gradient of a zero vector is finite
+        a, b = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10) for x in pair)
+        terms.append(((a - b).square() * weight).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True))
     return torch.stack(terms).sum(dim=0)
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Vectors over channels divided by their length + 1e-10; the gradient of a zero vector is finite."""
-    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
 class PerceptualLoss(Frozen):

@@ -156,6 +156,8 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
     sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
     geometry = model.geometry
+    beside = Path(sys.executable).with_name("tensorboard")  # by its path, where the environment is not activated
+    tensorboard = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
     return [
         f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",
         f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.slices * geometry.factor} planes, "
@@ -163,14 +165,8 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
         f"parameters: {sizes}",
         f"run folder: {run.path}",
         f"pictures: {run.pictures}",
-        f"TensorBoard: {shlex.join([_tensorboard(), '--logdir', str(run.logs)])}",
+        f"TensorBoard: {shlex.join([tensorboard, '--logdir', str(run.logs)])}",
     ]
-
-
-def _tensorboard() -> str:
-    """The program as a shell finds it: that of this environment by its path, where the environment is not activated."""
-    beside = Path(sys.executable).with_name("tensorboard")
-    return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
 
 
 def closing_line(trainer: pl.Trainer, run: RunFolder) -> str:

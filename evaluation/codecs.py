@@ -45,10 +45,6 @@ class Codec:
     lossless: Callable[[Pixels], bytes]
 
 
-def _jpeg2000(pixels: Pixels, quality: float) -> bytes:
-    return bytes(imagecodecs.jpeg2k_encode(pixels, level=quality))  # type: ignore[arg-type]  # the stub says int, the codec takes dB
-
-
 def _stretch(pixels: Pixels) -> tuple[float, float]:
     """Offset and slope that let 16-bit pixels fill their range: JPEG-XL takes small values for shadows and drops them."""
     if pixels.dtype == np.uint8:
@@ -69,10 +65,6 @@ def _from_jpegxl(stream: bytes, like: Pixels, distance: float) -> Pixels:
     return values if slope == 1 else np.rint(values / slope + low).astype(like.dtype)
 
 
-def _zstd(pixels: Pixels, step: float) -> bytes:
-    return bytes(imagecodecs.zstd_encode((pixels // int(step)).tobytes(), level=9))
-
-
 def _from_zstd(stream: bytes, like: Pixels, step: float) -> Pixels:
     values = np.frombuffer(imagecodecs.zstd_decode(stream), like.dtype).reshape(like.shape).astype(np.int64)
     top = int(np.iinfo(like.dtype).max)
@@ -82,7 +74,7 @@ def _from_zstd(stream: bytes, like: Pixels, step: float) -> Pixels:
 JPEG2000 = Codec(
     "jpeg2000",
     lambda t, _: 1 + 99 * t,  # the PSNR that the encoder aims at, dB
-    _jpeg2000,
+    lambda pixels, level: bytes(imagecodecs.jpeg2k_encode(pixels, level=level)),  # type: ignore[arg-type]  # the stub says int
     lambda stream, like, _: imagecodecs.jpeg2k_decode(stream),
     lambda pixels: bytes(imagecodecs.jpeg2k_encode(pixels)),
 )
@@ -96,7 +88,7 @@ JPEGXL = Codec(
 ZSTD = Codec(
     "zstd",
     lambda t, values: float(round((values / 2) ** (1 - t))),  # grey values that become one
-    _zstd,
+    lambda pixels, step: bytes(imagecodecs.zstd_encode((pixels // int(step)).tobytes(), level=9)),
     _from_zstd,
     lambda pixels: bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=9)),
 )

@@ -122,7 +122,12 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
                 f"were compared as they are, without rescaling."
             )
     if request.degrade is not None and found.truth is not None:
-        found.sections = _simulated(found.truth.sections, region, *request.degrade)
+        how, factor = request.degrade
+        degraded = Degraded(found.truth.sections, region, factor, how)
+        first = factor * degraded.start + (factor // 2 if how == "pick" else (factor - 1) / 2)
+        words = "plane f·k + f//2" if how == "pick" else "mean of planes f·k … f·k + f − 1"
+        words = f"simulated from the truth: {words}, f = {factor}"
+        found.sections = Sections(degraded, first, float(factor), region[1].start, region[2].start, words)
     elif given is not None:
         found.sections = place_input(given, reference, request.input_position, request.factor)
         _check_cover(found.sections, region)
@@ -193,14 +198,6 @@ def restored_candidate(sections: Sections, dtype: np.dtype[Any], notes: list[str
             "brought onto it by a cubic spline along z."
         )
     return Candidate(sections, "cubic", grey_limits(dtype))
-
-
-def _simulated(truth: Sections, region: Box, how: str, factor: int) -> Sections:
-    degraded = Degraded(truth, region, factor, how)
-    offset = factor // 2 if how == "pick" else (factor - 1) / 2
-    words = "plane f·k + f//2" if how == "pick" else "mean of planes f·k … f·k + f − 1"
-    first, words = factor * degraded.start + offset, f"simulated from the truth: {words}, f = {factor}"
-    return Sections(degraded, first, float(factor), region[1].start, region[2].start, words)
 
 
 def _check_cover(sections: Sections, region: Box) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,12 @@ def render(document: dict[str, Any], figures: dict[str, Path]) -> str:
         document: what metrics.json holds, with NaN and infinity for null.
         figures: PNG files ``planes``, ``spectra``, and ``fsc`` where there is a truth.
     """
-
-    def cells_of(key: str, form: str, best: str, bound: float | None) -> list[dict[str, Any]]:
-        return table_line(document["volumes"], key, form, best, bound)
-
     return PAGES.get_template("report.html").render(
         document=document,
         figures={name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()},
-        cells_of=cells_of,
+        cells_of=partial(table_line, document["volumes"]),
         nyquist=NYQUIST,
-        times=_times,
+        times=lambda sides: "×".join(f"{side:g}" for side in sides),
     )
 
 
@@ -94,11 +91,17 @@ def table_line(volumes: dict[str, Any], key: str, form: str, best: str, bound: f
     Returns:
         ``name`` of the volume, ``text`` and whether it is the ``best``; empty if no volume has such a number.
     """
-    values = {name: _number(numbers, key.split(), bound) for name, numbers in volumes.items()}
-    known = {name: value for name, value in values.items() if value is not None}
+    known: dict[str, float] = {}
+    for name, numbers in volumes.items():
+        value: Any = numbers
+        for part in key.split():  # NaN: a metric that this volume does not have
+            value = value.get(part, math.nan) if isinstance(value, dict) else math.nan
+        value = bound if value is None else value
+        if value is not None and not math.isnan(value):
+            known[name] = float(value)
     if not known:
         return []
-    texts = dict.fromkeys(values, "–")
+    texts = dict.fromkeys(volumes, "–")
     for name, value in known.items():
         reached = bound is not None and (value <= bound if best == "low" else value >= bound)
         texts[name] = "∞" if math.isinf(value) else ("≤ " if best == "low" else "≥ ") * reached + form.format(value)
@@ -107,19 +110,6 @@ def table_line(volumes: dict[str, Any], key: str, form: str, best: str, bound: f
     if best and len(rivals) > 1:
         marked = texts[(max if best == "high" else min)(rivals, key=known.__getitem__)]
     return [{"name": name, "text": text, "best": name in rivals and text == marked} for name, text in texts.items()]
-
-
-def _number(value: Any, keys: list[str], bound: float | None) -> float | None:
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:  # a metric that this volume does not have
-            return None
-        value = value[key]
-    value = bound if value is None else value
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def _times(sides: Iterable[float]) -> str:
-    return "×".join(f"{side:g}" for side in sides)
 
 
 def verdict(volumes: dict[str, Numbers]) -> dict[str, Any]:
@@ -189,18 +179,15 @@ def _against_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, li
         f"Along z it agrees with the truth down to {_period(reach, own)}, the best interpolation down to "
         f"{_period(others, own)} (Fourier shell correlation 0.143; shorter is finer)."
     )
-    headline = _headline(_sign(fidelity, FIDELITY_DB), _sign(math.log(reach / others), math.log(RESOLUTION)))
+    closer, finer = _sign(fidelity, FIDELITY_DB), _sign(math.log(reach / others), math.log(RESOLUTION))
+    headline = "Not better than interpolation"
+    if closer >= 0 and finer >= 0:
+        headline = "Better than interpolation" if closer + finer else "As good as interpolation, not better"
+    elif finer > 0:
+        headline = "Finer true detail along z than interpolation, at the price of larger voxel-wise errors"
+    elif closer > 0:
+        headline = "Closer voxel by voxel than interpolation, but with less true detail along z"
     return headline, sentences + _texture(own, best, other["power_over_truth"]["z"])
-
-
-def _headline(fidelity: int, resolution: int) -> str:
-    if fidelity >= 0 and resolution >= 0:
-        return "Better than interpolation" if fidelity + resolution else "As good as interpolation, not better"
-    if fidelity < 0 and resolution > 0:
-        return "Finer true detail along z than interpolation, at the price of larger voxel-wise errors"
-    if fidelity > 0:
-        return "Closer voxel by voxel than interpolation, but with less true detail along z"
-    return "Not better than interpolation"
 
 
 def _texture(own: Numbers, best: str, powers: dict[str, float]) -> list[str]:

@@ -13,7 +13,6 @@ cut-off. All sums are radial: filters act on shell totals, not on the volume, an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,41 +78,21 @@ class FourierShells:
         if min(spacing) <= 0:
             raise ValueError(f"spacing={spacing} must be positive")
         self.shape, self.spacing = shape, spacing
-        self._cone = np.cos(np.deg2rad(CONE_DEGREES))
         self.width = max(1 / (size * step) for size, step in zip(shape, spacing, strict=True))
-        self._nyquist = [0.5 / step for step in spacing]
-
-    @cached_property
-    def _axes(self) -> list[NDArray[np.float64]]:
-        (z, y, x), (dz, dy, dx) = self.shape, self.spacing
-        return [fft.fftfreq(z, dz)[:, None, None], fft.fftfreq(y, dy)[None, :, None], fft.rfftfreq(x, dx)[None, None, :]]
-
-    @cached_property
-    def _radius(self) -> NDArray[np.float64]:
-        z, y, x = self._axes
-        return np.asarray(np.sqrt(z**2 + y**2 + x**2))
-
-    @cached_property
-    def _weight(self) -> NDArray[np.float64]:
-        """2 for coefficients that stand for their conjugate as well, per column of the last axis."""
-        weight = np.full(self.shape[2] // 2 + 1, 2.0)
-        weight[0] = 1
-        if self.shape[2] % 2 == 0:
-            weight[-1] = 1
-        return weight
-
-    @cached_property
-    def _labels(self) -> dict[int | None, tuple[NDArray[np.int32], int]]:
-        """Of the whole and of every cone the shell of each coefficient, and the number of shells, which stands for "outside"."""
-        result: dict[int | None, tuple[NDArray[np.int32], int]] = {}
+        self._weight = np.full(shape[2] // 2 + 1, 2.0)  # of coefficients that stand for their conjugate as well, by column
+        self._weight[[0, -1] if shape[2] % 2 == 0 else [0]] = 1
+        (z, y, x), (dz, dy, dx) = shape, spacing
+        axes = [fft.fftfreq(z, dz)[:, None, None], fft.fftfreq(y, dy)[None, :, None], fft.rfftfreq(x, dx)[None, None, :]]
+        radius = np.sqrt(axes[0] ** 2 + axes[1] ** 2 + axes[2] ** 2)
+        # of the whole and of every cone the shell of each coefficient, and the number of shells, which stands for "outside"
+        self._labels: dict[int | None, tuple[NDArray[np.int32], int]] = {}
         for axis in (None, 0, 1, 2):
-            nyquist = min(self._nyquist) if axis is None else self._nyquist[axis]
+            nyquist = 0.5 / (max(spacing) if axis is None else spacing[axis])
             shells = int(np.floor(nyquist / self.width + 1e-6)) + 1
-            labels = np.minimum(np.floor(self._radius / self.width + 0.5), shells).astype(np.int32)
+            labels = np.minimum(np.floor(radius / self.width + 0.5), shells).astype(np.int32)
             if axis is not None:
-                labels[np.abs(self._axes[axis]) < self._cone * self._radius - 1e-9] = shells
-            result[axis] = labels, shells
-        return result
+                labels[np.abs(axes[axis]) < np.cos(np.deg2rad(CONE_DEGREES)) * radius - 1e-9] = shells
+            self._labels[axis] = labels, shells
 
     def transform(self, volume: NDArray[np.generic]) -> NDArray[np.complex64]:
         """Half-spectrum of a volume (Z, Y, X) whose mean was removed, (Z, Y, X // 2 + 1).
@@ -135,7 +114,7 @@ class FourierShells:
 
     def count(self, axis: int | None = None) -> NDArray[np.float64]:
         """Coefficients of the full spectrum per shell."""
-        return self.total(np.ones_like(self._radius), axis)
+        return self.total(np.ones(self._labels[axis][0].shape), axis)
 
     def frequency(self, axis: int | None = None) -> NDArray[np.float64]:
         """Radius of the shells, cycles per unit of the spacing."""
@@ -179,8 +158,8 @@ class Spectra:
 
     def numbers(self) -> dict[str, Any]:
         """What needs no second volume, as in metrics.json."""
-        cutoffs = {name: decorrelation_cutoff(self.shells, self.spectrum, axis) for name, axis in AXES.items()}
         excess = axial_excess(self.shells, self.spectrum)
+        cutoffs = {name: decorrelation_cutoff(self.shells, self.spectrum, axis) for name, axis in AXES.items()}
         return {
             "decorrelation": {name: self._in_units(value, AXES[name]) for name, value in cutoffs.items()},
             "axial_power_db": excess,

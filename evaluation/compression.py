@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,22 +51,12 @@ class DecodedFile(Protocol):
 
 
 class _Reference:
-    """What distortions refer to, copied to the scratch disc, so that its file is read once.
+    """What distortions refer to: a region of sections, copied to the file ``scratch``, so that their own is read once.
 
     Attributes:
         region: what is compared.
         copy: the voxels of the region that is copied.
         width: data range of PSNR and SSIM.
-
-    Args:
-        sections: the planes of the reference.
-        region: what of them is copied.
-        request: ``data_range`` and ``sample``.
-        orientations, planes: whose SSIM is averaged.
-        scratch: the file of the copy.
-
-    Raises:
-        UserError: it holds one value only.
     """
 
     def __init__(
@@ -180,30 +171,24 @@ class RateDistortion:
         if self.isotropic is not None:
             uncoded = {"codec": "none", "stream": "slices as they are", "bytes": None, "bits_per_pixel": None, "slices": None}
             self.points.append({**uncoded, "isotropic": self._interpolations(self._kept, self.isotropic)})
-        with tqdm(total=len(CODINGS) * len(rates), desc="codecs") as bar:
-            for name, stream in CODINGS:
-                for rate in rates:
-                    self.points.append({"codec": name, "stream": stream, "limit": rate, **self._coded(name, stream, rate)})
-                    bar.update()
+        scratch = self._folder / "coded.raw"
+        for (name, stream), rate in tqdm([*product(CODINGS, rates)], desc="codecs"):
+            point: Point = {"codec": name, "stream": stream, "limit": rate, "bytes": None, "bits_per_pixel": None}
+            point |= {"slices": None, "isotropic": None}
+            coded = code(self._kept, CODECS[name], stream, rate, scratch)
+            if coded is not None:
+                decoded = ArrayVolume(coded.decoded)
+                point |= self._rate(coded.bytes)
+                point["slices"] = self.slices.distortion(Candidate(Sections(decoded, 0, 1)))
+                if self.isotropic is not None:
+                    point["isotropic"] = self._interpolations(decoded, self.isotropic)
+                scratch.unlink()
+            self.points.append(point)
         for name, codec in CODECS.items():
             lossless = code(self._kept, codec, "all", None, self._folder / "none")
             assert lossless is not None
             exact = {"slices": {"psnr_db": math.inf, "ssim": 1.0}, "isotropic": None}
             self.points.append({"codec": name, "stream": "lossless", **self._rate(lossless.bytes), **exact})
-
-    def _coded(self, name: str, stream: str, rate: float) -> Point:
-        scratch = self._folder / "coded.raw"
-        coded = code(self._kept, CODECS[name], stream, rate, scratch)
-        if coded is None:
-            return {"bytes": None, "bits_per_pixel": None, "slices": None, "isotropic": None}
-        decoded = ArrayVolume(coded.decoded)
-        point = {
-            **self._rate(coded.bytes),
-            "slices": self.slices.distortion(Candidate(Sections(decoded, 0, 1))),
-            "isotropic": None if self.isotropic is None else self._interpolations(decoded, self.isotropic),
-        }
-        scratch.unlink()
-        return point
 
     def _interpolations(self, slices: Volume, reference: _Reference) -> Point:
         place = self._input
@@ -244,15 +229,13 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
     Returns:
         The sentences.
     """
+    truth = measured.isotropic
     document = {
         "schema": SCHEMA,
         "version": program_version(),
         **facts,
-        "data_range": {
-            "slices": measured.slices.width,
-            "isotropic": None if measured.isotropic is None else measured.isotropic.width,
-        },
-        "ssim_planes": None if measured.isotropic is None else slice_text(measured.isotropic.planes),
+        "data_range": {"slices": measured.slices.width, "isotropic": None if truth is None else truth.width},
+        "ssim_planes": None if truth is None else slice_text(truth.planes),
         "notes": measured.notes,
         "sentences": sentences(measured.points),
         "points": measured.points,

@@ -54,9 +54,9 @@ def draw_figures(
         boxes: the central box of every volume.
         folder: where they go.
     """
-    figures = {name: folder / f"{name}.png" for name in ("planes", *(["fsc"] if comparison.truth else []), "spectra")}
+    figures = {name: folder / f"{name}.png" for name in ("planes", "fsc", "spectra") if name != "fsc" or comparison.truth}
     draw_planes(boxes, comparison.spacing, figures["planes"])
-    if "fsc" in figures:
+    if comparison.truth:
         draw_fsc(volumes, figures["fsc"])
     draw_spectra(volumes, None if comparison.sections is None else comparison.sections.step, figures["spectra"])
     return figures

@@ -159,20 +159,14 @@ def ssim(
     Returns:
         Keys ``3d``, ``xy``, ``xz``, ``yz``; None where a side is shorter than the window of 11 voxels.
     """
-    options: dict[str, Any] = {
-        "data_range": data_range,
-        "gaussian_weights": True,
-        "sigma": 1.5,
-        "use_sample_covariance": False,
-    }
+    measure = partial(structural_similarity, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     result: dict[str, float | None] = dict.fromkeys(which)
-    if "3d" in which and min(truth.shape) >= SSIM_SIDE:
-        result["3d"] = float(structural_similarity(truth, volume, **options))
-    for name, axis in ((name, axis) for name, axis in PLANES.items() if name in which):
+    for name in which:
+        axis = PLANES.get(name)
         sides = [size for k, size in enumerate(truth.shape) if k != axis]
         window = tuple(planes if k == axis else slice(None) for k in range(3))
         if min(sides) >= SSIM_SIDE and truth[window].size:
-            result[name] = float(structural_similarity(truth[window], volume[window], channel_axis=axis, **options))
+            result[name] = float(measure(truth[window], volume[window], channel_axis=axis))
     return result
 
 

@@ -26,8 +26,6 @@ class Swept:
     """One volume, and what a pass over its voxels leaves of it.
 
     Attributes:
-        name: of the volume.
-        candidate: the volume.
         box: its central box; on disc.
         consistency: its projection against the input; None without input, and for the truth.
         moments: sums over all voxels.
@@ -192,9 +190,8 @@ class Consistency:
                 first = math.floor(start)
                 row[first : first + (len(weights) or 2)] = weights if len(weights) else (1 - start % 1, start % 1)
             numbers = inside[here]
-            projected = np.tensordot(matrix, block[:, :height, :width], axes=1)
             given = self.sections.read(int(numbers[0]), int(numbers[-1]) + 1, *longer)[:, :height, :width]
-            difference = projected - given
+            difference = np.tensordot(matrix, block[:, :height, :width], axes=1) - given
             self._squares[way] += float(np.vdot(difference, difference))
 
     def result(self, data_range: float) -> dict[str, dict[str, float]]:

@@ -35,8 +35,8 @@ def test_in_plane_transpose(volume):
         torch.testing.assert_close(swapped[:, :, y, x], volume[:, :, x, y])
 
 
-def test_zy_planes_are_the_first_view(volume):
-    torch.testing.assert_close(views.zy_planes(volume), views.six_views(volume)[0])
+def test_yz_planes_are_the_first_view(volume):
+    torch.testing.assert_close(views.yz_planes(volume), views.six_views(volume)[0])
 
 
 def test_every_voxel_of_the_six_views(volume):

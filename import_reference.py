@@ -65,8 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     """Files → settings → model of ours → run."""
     options, rest = build_parser().parse_known_args(arguments)
     from reference.files import component_files, read_reference
-    from reference.run import as_report, build_filled, refuse_existing, write_run
-    from reference.settings import check_family, model_of, settle
+    from reference.run import as_report, build_filled, check_family, model_of, refuse_existing, settle, write_run
 
     files = component_files(options.folder, options.epoch)
     settings, given, folder = asked(options, rest, options.models or model_of(files, options.folder))

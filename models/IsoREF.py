@@ -18,8 +18,9 @@ from torch import Tensor
 
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
+from networks.generators import build_generator
 from networks.losses import adversarial_views, gradient_ratio
-from networks.registry import build_discriminator, build_generator
+from networks.patchgan import build_discriminator
 from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices, to_volume
 from utils.geometry import Geometry
 

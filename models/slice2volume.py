@@ -23,8 +23,9 @@ from ldm.bottleneck import Code
 from ldm.losses import adaptive_weight, generator_term, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
+from networks.generators import NO_MARGINS, Margins, VolumeDecoder, build_generator, trim
 from networks.losses import adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
-from networks.registry import build_discriminator, build_generator
+from networks.patchgan import build_discriminator
 from networks.views import (
     generated_slices,
     pool_z,
@@ -36,7 +37,6 @@ from networks.views import (
     to_volume,
     yz_planes,
 )
-from networks.volume_decoder import NO_MARGINS, Margins, VolumeDecoder, trim
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss
 from utils.geometry import Geometry

@@ -18,7 +18,6 @@ GAN_MODES = ("vanilla", "lsgan", "hinge")
 # than (window - 1)·2⁴ pixels however few the scales are.
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.6696)
 _MS_SSIM_WINDOW = 7
-_MS_SSIM_SIGMA = 1.5
 _MS_SSIM_LARGER_THAN = (_MS_SSIM_WINDOW - 1) * 2**4
 
 
@@ -111,7 +110,6 @@ def ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
             full_precision(b),
             data_range=2,
             win_size=_MS_SSIM_WINDOW,
-            win_sigma=_MS_SSIM_SIGMA,
             weights=list(_MS_SSIM_WEIGHTS),
         )
     return 1 - similarity

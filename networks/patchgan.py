@@ -8,6 +8,7 @@ from utils.errors import UserError
 
 # Outputs of the stride-2 convolutions, in units of ndf. A larger patch number means fewer of them (and so smaller patches).
 _WIDTHS = {16: (1, 2, 4, 8), 8: (1, 2, 2, 4, 8), 4: (1, 2, 2, 4, 4, 8)}
+DISCRIMINATORS = {f"patch_{patch}": patch for patch in _WIDTHS}
 
 
 class PatchDiscriminator(nn.Module):
@@ -59,3 +60,19 @@ class PatchDiscriminator(nn.Module):
                 f"not {images.shape[2]} x {images.shape[3]}; raise the crop or take a netD with a larger number"
             )
         return self.model(images)
+
+
+def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscriminator:
+    """A discriminator of planes, (N, in_channels, H, W) to logits.
+
+    Args:
+        name: ``patch_16``, ``patch_8`` or ``patch_4``.
+        in_channels: channels of the planes.
+        ndf: width of the first layer.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    if name not in DISCRIMINATORS:
+        raise UserError(f"netD={name!r} is unknown; choose one of {', '.join(DISCRIMINATORS)}")
+    return PatchDiscriminator(in_channels, ndf, DISCRIMINATORS[name])

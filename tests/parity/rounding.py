@@ -22,8 +22,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from ldm.autoencoder import Attention
 from ldm.bottleneck import Code
 from models.slice2volume import SliceToVolume
+from networks.generators import ConvAlongZ
 from networks.losses import adversarial
-from networks.unet3d import ConvAlongZ
 
 LAST_BITS = 2.0**-21  # of a layer's mean size: about twice what instruction sets were seen to differ by
 THREADS = 2  # of the machine that made the fixtures; sums are split among them

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from models.CUT import Draw, PatchContrast, patch_nce
 from networks import losses
+from networks.generators import ConvBlock, UNet3d, VolumeDecoder
 from networks.patchgan import PatchDiscriminator
-from networks.unet3d import ConvBlock, UNet3d
 from networks.views import isoref_views, project, six_views
-from networks.volume_decoder import VolumeDecoder
 from tests.parity.comparison import LOSS, RUNNING_KEYS, Comparison, parameter_gradients
 from tests.parity.golden import recipe
 from tests.parity.rounding import reference_order

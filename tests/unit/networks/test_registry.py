@@ -2,9 +2,8 @@
 
 import pytest
 
-from networks.registry import DISCRIMINATORS, GENERATORS, build_discriminator, build_generator
-from networks.unet3d import UNet3d
-from networks.volume_decoder import VolumeDecoder
+from networks.generators import GENERATORS, UNet3d, VolumeDecoder, build_generator
+from networks.patchgan import DISCRIMINATORS, build_discriminator
 from utils.errors import UserError
 
 

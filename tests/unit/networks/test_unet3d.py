@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from networks.unet3d import ConvAlongZ, UNet3d
+from networks.generators import ConvAlongZ, UNet3d
 from utils.errors import UserError
 
 SIZE = (8, 16, 24)

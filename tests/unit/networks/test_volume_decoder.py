@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from networks.unet3d import UNet3d
+from networks.generators import UNet3d, VolumeDecoder
 from networks.views import to_slices, to_volume
-from networks.volume_decoder import VolumeDecoder
 from utils.norms import fold_batch_norm, make_norm
 
 

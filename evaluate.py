@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.grid import Request
-from evaluation.measure import evaluate
-from evaluation.report import refuse_outputs
+from evaluation.measure import evaluate, refuse_outputs
 from utils.command_line import Parser, add_shared, chosen, parse_region, parse_slice, voxel_size
 from utils.errors import reported
 

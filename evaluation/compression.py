@@ -21,7 +21,7 @@ from evaluation.figures import INK, MUTED, plain_axes
 from evaluation.grid import Request, open_comparison, restored_candidate
 from evaluation.metrics import choose_range, psnr, ssim
 from evaluation.report import plain, slice_text
-from evaluation.sections import METHODS, Candidate, Sections, grey_limits
+from evaluation.sections import METHODS, Candidate, Sections
 from evaluation.sweep import blocks, central_box
 from utils.errors import UserError
 from utils.files import put_files
@@ -118,7 +118,7 @@ class RateDistortion:
         self._first, self._step, self._request, self._folder = first, step, request, folder
         scratch, everything = folder / "slices.raw", whole_box(kept.shape)
         self.slices = _Reference(Sections(kept, 0, 1), everything, request, ("xy",), slice(None), scratch)
-        self._kept, self._limits = self.slices.copy, grey_limits(kept.dtype)
+        self._kept = self.slices.copy
         self.isotropic: _Reference | None = None
         if request.truth is not None:
             found = open_comparison(request, folder)
@@ -143,7 +143,7 @@ class RateDistortion:
                 "comparison with the slices they were interpolated linearly at the input's positions."
             )
         point = {"codec": "codes", "stream": "store", "levels": levels, **self._rate(size)}
-        point["slices"] = self.slices.distortion(Candidate(placed, "linear", self._limits))
+        point["slices"] = self.slices.distortion(Candidate(placed, "linear", self._kept.dtype))
         if self.isotropic is not None:
             point["isotropic"] = {"decoded": self.isotropic.distortion(self._on_truth(isotropic, self.isotropic))}
         self.points.append(point)
@@ -196,7 +196,7 @@ class RateDistortion:
         sections = Sections(slices, first, step, place.row, place.column)
         if sections.on_grid:
             return {"as they are": reference.distortion(Candidate(sections))}
-        return {method: reference.distortion(Candidate(sections, method, self._limits)) for method in INTERPOLATIONS}
+        return {method: reference.distortion(Candidate(sections, method, self._kept.dtype)) for method in INTERPOLATIONS}
 
 
 def _whole(number: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.codecs import coded_sections
-from evaluation.sections import METHODS, Candidate, Degraded, Sections, grey_limits, place_input, place_reconstruction
+from evaluation.sections import METHODS, Candidate, Degraded, Sections, place_input, place_reconstruction
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import Box, Triple, Volume, region_within
@@ -96,6 +96,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     truth, restored, given = (files.get(name) for name in ("truth", "reconstruction", "input"))
     reference = truth or files["reconstruction"]
     placed = None if restored is None else place_reconstruction(restored, reference)
+    known = None if given is None else place_input(given, reference, request.input_position, request.factor)
     region = _compared(request.region, reference, placed)
     found = Comparison(region, reference.voxel_um, reference.dtype)
     found.alignment["grid"] = f"voxels of {reference.path.name}"
@@ -120,9 +121,9 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
         words = "plane f·k + f//2" if how == "pick" else "mean of planes f·k … f·k + f − 1"
         words = f"simulated from the truth: {words}, f = {factor}"
         found.sections = Sections(degraded, first, float(factor), region[1].start, region[2].start, words)
-    elif given is not None:
-        found.sections = place_input(given, reference, request.input_position, request.factor)
-        _check_cover(found.sections, region)
+    elif known is not None:
+        found.sections = known
+        _check_cover(known, region)
     _add_baselines(found, request, folder)
     return found
 
@@ -189,7 +190,7 @@ def restored_candidate(sections: Sections, dtype: np.dtype[Any], notes: list[str
             f"The planes of the reconstruction lie at {sections.first:g} + k·{sections.step:g} of the truth's grid; they were "
             "brought onto it by a cubic spline along z."
         )
-    return Candidate(sections, "cubic", grey_limits(dtype))
+    return Candidate(sections, "cubic", dtype)
 
 
 def _check_cover(sections: Sections, region: Box) -> None:
@@ -209,7 +210,7 @@ def _check_cover(sections: Sections, region: Box) -> None:
 
 
 def _add_baselines(found: Comparison, request: Request, folder: Path) -> None:
-    sections, limits = found.sections, grey_limits(found.dtype)
+    sections = found.sections
     if sections is None:
         found.notes.append(
             "No interpolation to compare with, because the input is not known: add --input I"
@@ -225,9 +226,9 @@ def _add_baselines(found: Comparison, request: Request, folder: Path) -> None:
         found.candidates["input"] = Candidate(sections)
         found.notes.append("The input is sampled like the output, so there is nothing to interpolate; it is shown as it is.")
     else:
-        found.candidates |= {method: Candidate(sections, method, limits) for method in METHODS}
+        found.candidates |= {method: Candidate(sections, method, found.dtype) for method in METHODS}
     if request.codec is not None:
-        found.candidates |= {f"{request.codec} + {method}": Candidate(coded, method, limits) for method in METHODS[1:]}
+        found.candidates |= {f"{request.codec} + {method}": Candidate(coded, method, found.dtype) for method in METHODS[1:]}
 
 
 def _described(sections: Sections) -> dict[str, Any]:

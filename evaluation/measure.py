@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from evaluation import metrics
 from evaluation.figures import draw_figures
 from evaluation.grid import Comparison, Request, open_comparison
 from evaluation.metrics import choose_range
-from evaluation.report import plain, refuse_outputs, render, slice_text, verdict
+from evaluation.report import plain, render, slice_text, verdict
 from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra
 from evaluation.sweep import REFERENCE, sweep
-from utils.files import put_files
+from utils.errors import UserError
+from utils.files import put_files, refuse_overlap
 from utils.runs import program_version
 from volumes.volume import Box, extent
 
@@ -64,6 +66,20 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
         (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
         put_files(folder, output, OUTPUTS)
     return document
+
+
+def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterable[Path | None]) -> None:
+    """Refuses a folder that holds earlier results of these names.
+
+    Raises:
+        UserError: it does, and they are not to be replaced; it is a file; or one of these would be written over an input.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a folder")
+    existing = [file for file in names if (output / file).exists()]
+    if existing and not overwrite:
+        raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
+    refuse_overlap([output / name for name in names], [path for path in inputs if path])
 
 
 def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison, dict[str, NDArray[np.float32]]]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from utils.errors import UserError
-from utils.files import refuse_overlap
 
 FIDELITY_DB, STRUCTURE, RESOLUTION, ISOTROPY_DB = 0.1, 0.005, 1.03, 0.5  # differences below these count as a tie
 INVENTED, TRUSTED = 0.3, 0.143  # more of the truth's power than that, with less correlation than this, is invented detail
@@ -31,20 +27,6 @@ PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-
-
-def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterable[Path | None]) -> None:
-    """Refuses a folder that holds earlier results of these names.
-
-    Raises:
-        UserError: it does, and they are not to be replaced; it is a file; or one of these would be written over an input.
-    """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; name a folder")
-    existing = [file for file in names if (output / file).exists()]
-    if existing and not overwrite:
-        raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
-    refuse_overlap([output / name for name in names], [path for path in inputs if path])
 
 
 def plain(value: Any) -> Any:

@@ -261,12 +261,12 @@ class Candidate:
     Attributes:
         sections: where it comes from.
         method: of METHODS; planes that lie on the grid are read as they are.
-        limits: results are clipped to this range (an interpolating spline overshoots); None for no limits.
+        dtype: interpolated values are clipped to the range of this integer type (a spline overshoots); None for no limits.
     """
 
     sections: Sections
     method: str = "cubic"
-    limits: tuple[float, float] | None = None
+    dtype: np.dtype[Any] | None = None
 
     def block(self, box: Box) -> NDArray[np.float32]:
         """The voxels of a box in reference coordinates, float32 (z, y, x)."""
@@ -280,7 +280,8 @@ class Candidate:
         positions = self.sections.first + self.sections.step * np.arange(begin, end, dtype=np.float64)
         weights = interpolation_matrix(self.method, positions, np.arange(depth.start, depth.stop, dtype=float))
         result = np.tensordot(weights.astype(np.float32), self.sections.read(begin, end, rows, columns), axes=1)
-        return result if self.limits is None else np.clip(result, *self.limits)
+        limits = None if self.dtype is None else grey_limits(self.dtype)
+        return result if limits is None else np.clip(result, *limits)
 
 
 def interpolation_matrix(method: str, positions: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from evaluation.grid import Comparison
 from evaluation.metrics import Moments, psnr
 from evaluation.sections import Candidate, Sections
 from utils.errors import UserError
-from volumes.volume import Box, extent, overlap, parts, relative, voxels_of
+from volumes.volume import Box, extent, overlap, parts, relative
 
 DEEPEST = 64  # planes of a block, where it cannot be as wide as the volume
 REFERENCE = "truth"  # name under which the truth's own numbers stand beside the candidates'
@@ -60,7 +60,7 @@ def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[st
         swept[name] = Swept(name, candidate, central, known)
     behind = max([1, *(volume.consistency.reach for volume in swept.values() if volume.consistency)])
     truth_first = sorted(swept.values(), key=lambda volume: volume.name != REFERENCE)
-    with tqdm(total=voxels_of(comparison.region), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
+    with tqdm(total=math.prod(extent(comparison.region)), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
         for core, longer in blocks(comparison.region, behind=behind):
             truth = None
             for volume in truth_first:
@@ -75,7 +75,7 @@ def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[st
                     volume.box[relative(shared, box)] = block[relative(shared, core)]
                 if volume.name == REFERENCE:
                     truth = block[relative(core, longer)]
-            bar.update(voxels_of(core))
+            bar.update(math.prod(extent(core)))
     for volume in swept.values():
         volume.candidate.sections.close()
     for name in (REFERENCE, "reconstruction"):

@@ -137,7 +137,7 @@ def test_overshoot_is_clipped_to_the_range_of_the_grey_values():
     box = (slice(0, 41), slice(0, 1), slice(0, 1))
     free = Candidate(Sections(steps, 0, 8.0), "cubic").block(box)
     assert free.min() < 0 and free.max() > 255
-    clipped = Candidate(Sections(steps, 0, 8.0), "cubic", (0, 255)).block(box)
+    clipped = Candidate(Sections(steps, 0, 8.0), "cubic", np.dtype(np.uint8)).block(box)
     assert clipped.min() == 0 and clipped.max() == 255
 
 

@@ -115,12 +115,7 @@ def check_codable(dtype: np.dtype[Any]) -> None:
 
 
 def finest_within(codec: Codec, pixels: Pixels, limit: float) -> tuple[bytes, float] | None:
-    """The largest stream of at most so many bytes, found by bisecting the codec's setting, and that setting.
-
-    Args:
-        codec: the codec.
-        pixels: (rows, columns).
-        limit: bytes.
+    """The largest stream of pixels (rows, columns) in at most ``limit`` bytes, found by bisecting the setting, and that setting.
 
     Returns:
         None where not even the coarsest setting fits.
@@ -148,7 +143,6 @@ def code(planes: Volume, codec: Codec, stream: str, bits_per_pixel: float | None
 
     Args:
         planes: (sections, rows, columns) uint8 or uint16; read a group at a time.
-        codec: the codec.
         stream: ``slice``: every section is a stream of its own, with its own share of the bytes; ``all``: one stream for all
             (for every LARGEST pixels of a volume larger than that, so that memory does not depend on its size).
         bits_per_pixel: at most; None: lossless, and nothing is decoded.

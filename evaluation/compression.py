@@ -221,7 +221,6 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
             all voxels, ``ssim`` (mean over XZ and YZ planes of the central box).
 
     Args:
-        measured: the points.
         facts: ``run`` and ``files`` for the document.
         output: folder.
         scratch: folder on the same disc.

@@ -49,10 +49,8 @@ def draw_figures(
     """The figures of a report: PNGs ``planes``, ``spectra`` and, with a truth, ``fsc``.
 
     Args:
-        comparison: what was compared.
         volumes: numbers per volume, as in metrics.json.
         boxes: the central box of every volume.
-        folder: where they go.
     """
     figures = {name: folder / f"{name}.png" for name in ("planes", "fsc", "spectra") if name != "fsc" or comparison.truth}
     draw_planes(boxes, comparison.spacing, figures["planes"])

@@ -86,7 +86,6 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     """Open the files, lay them on the grid of the truth (else of the reconstruction) and add the baselines.
 
     Args:
-        request: what to compare.
         folder: for temporary files; it must outlive the comparison.
 
     Raises:

@@ -86,7 +86,6 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
     """What metrics.json holds, without writing it.
 
     Args:
-        request: what to compare.
         folder: for temporary files; it must outlive the comparison.
 
     Returns:

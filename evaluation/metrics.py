@@ -150,8 +150,7 @@ def ssim(
     """Structural similarity in 3-D and as the mean over planes (Wang et al. 2004: Gaussian window, sigma 1.5, biased covariance).
 
     Args:
-        volume: (Z, Y, X).
-        truth: (Z, Y, X).
+        volume, truth: (Z, Y, X).
         data_range: L, in grey values.
         planes: which planes of each orientation are averaged.
         which: keys of the result.
@@ -190,8 +189,7 @@ def lpips(
     """Learned perceptual distance (Zhang et al. 2018, VGG-16) of evenly spaced planes of each orientation; 0 is identical.
 
     Args:
-        volume: (Z, Y, X).
-        truth: (Z, Y, X).
+        volume, truth: (Z, Y, X).
         data_range: intensities that become -1 and 1.
         network: compares images.
 

@@ -42,7 +42,6 @@ def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[st
     """Reads every file once, block by block.
 
     Args:
-        comparison: what is read.
         side: longest side of the central box.
         folder: for the boxes.
 

@@ -125,7 +125,6 @@ class PatchContrast(nn.Module):
         """Unit vectors of one level at given positions.
 
         Args:
-            level: index of the level.
             features: (B, C, X, Y, Z).
             ids: (P,) positions ``(x·Y + y)·Z + z``, shared by the batch.
 

@@ -27,7 +27,6 @@ from networks.generators import NO_MARGINS, Margins, VolumeDecoder, build_genera
 from networks.losses import adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
 from networks.patchgan import build_discriminator
 from networks.views import (
-    generated_slices,
     pool_z,
     project,
     project_slices,
@@ -286,7 +285,7 @@ class SliceToVolume(BaseModel):
 
     def contrast(self, out: Generated) -> Tensor:
         """PatchNCE (Park et al. 2020): generated slices (query) keep the content of the originals (key)."""
-        made = generated_slices(out.volume, self.geometry.factor)
+        made = project(out.volume, self.geometry.factor, 1, "dsp")  # the plane in the middle of each slice
         query = self.G["encoder"](to_slices(made)).pyramid
         batch = out.original.shape[0]
         return self.G["netF"]([to_volume(q, batch) for q in query], [to_volume(k, batch) for k in out.pyramid])

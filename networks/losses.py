@@ -63,9 +63,7 @@ def adversarial_views(
     Args:
         net_d: images (N, C, H, W) to logits (N, ...).
         views: batches of images, each with its own N, H and W.
-        real: as in :func:`adversarial`.
-        mode: as in :func:`adversarial`.
-        generator: as in :func:`adversarial`.
+        real, mode, generator: as in :func:`adversarial`.
 
     Returns:
         A scalar.
@@ -90,8 +88,7 @@ def ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang, Simoncelli & Bovik 2003) with three scales, mean over images and channels.
 
     Args:
-        a: images (N, C, H, W) in [-1, 1].
-        b: the same shape.
+        a, b: images (N, C, H, W) in [-1, 1].
 
     Returns:
         A scalar in [0, 1], 0 for equal images.

@@ -63,12 +63,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscriminator:
-    """A discriminator of planes, (N, in_channels, H, W) to logits.
-
-    Args:
-        name: ``patch_16``, ``patch_8`` or ``patch_4``.
-        in_channels: channels of the planes.
-        ndf: width of the first layer.
+    """The discriminator of planes ``patch_16``, ``patch_8`` or ``patch_4``; values as :class:`PatchDiscriminator`.
 
     Raises:
         UserError: the name is unknown.

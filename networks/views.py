@@ -176,11 +176,6 @@ def pool_z(volume: Tensor, n: int) -> Tensor:
     return volume if n == 1 else _reduce_z(volume, n, "max")
 
 
-def generated_slices(volume: Tensor, factor: int) -> Tensor:
-    """The generated planes in the middle of the encoded slices, (B, C, X, Y, n·factor) -> (B, C, X, Y, n)."""
-    return volume[..., factor // 2 :: factor]
-
-
 def gather_voxels(volume: Tensor, ids: Tensor) -> Tensor:
     """Feature vectors at given positions.
 

@@ -50,8 +50,7 @@ def lpips_head(features_a: Sequence[Tensor], features_b: Sequence[Tensor], weigh
     """The distance of two images from their features (Zhang et al. 2018, eq. 1).
 
     Args:
-        features_a: one (N, c, h, w) per layer.
-        features_b: the same shapes.
+        features_a, features_b: one (N, c, h, w) per layer.
         weights: one (1, c, 1, 1) per layer, the importance of its channels.
 
     Returns:

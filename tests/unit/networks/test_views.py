@@ -159,7 +159,7 @@ def test_pooling_keeps_the_maximum_and_gives_the_first_of_equals_the_gradient():
 @pytest.mark.parametrize(("factor", "planes"), [(8, [4, 12, 20]), (6, [3, 9, 15, 21]), (3, [1, 4, 7, 10, 13, 16, 19, 22])])
 def test_generated_slices_are_the_middle_planes(factor, planes):
     volume = torch.arange(24.0).expand(1, 1, 2, 3, 24)
-    assert views.generated_slices(volume, factor)[0, 0, 1, 2].tolist() == planes
+    assert views.project(volume, factor, 1, "dsp")[0, 0, 1, 2].tolist() == planes
 
 
 def test_gathered_voxels_are_those_of_the_row_order(volume):

@@ -117,8 +117,7 @@ def check_codable(dtype: np.dtype[Any]) -> None:
 def finest_within(codec: Codec, pixels: Pixels, limit: float) -> tuple[bytes, float] | None:
     """The largest stream of pixels (rows, columns) in at most ``limit`` bytes, found by bisecting the setting, and that setting.
 
-    Returns:
-        None where not even the coarsest setting fits.
+    None where not even the coarsest setting fits.
     """
     values = int(np.iinfo(pixels.dtype).max) + 1
     low, high, best = 0.0, 1.0, None

@@ -95,11 +95,7 @@ class FourierShells:
             self._labels[axis] = labels, shells
 
     def transform(self, volume: NDArray[np.generic]) -> NDArray[np.complex64]:
-        """Half-spectrum of a volume (Z, Y, X) whose mean was removed, (Z, Y, X // 2 + 1).
-
-        Raises:
-            ValueError: the volume has another shape than these shells.
-        """
+        """Half-spectrum (Z, Y, X // 2 + 1) of a volume of the shells' shape, without its mean; ValueError for another shape."""
         if volume.shape != self.shape:
             raise ValueError(f"volume of shape {volume.shape} does not fit shells of shape {self.shape}")
         real = np.asarray(volume, np.float32 if volume.dtype != np.float64 else np.float64)

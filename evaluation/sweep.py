@@ -111,11 +111,7 @@ def blocks(region: Box, voxels: int = 2**23, behind: int = 1) -> Iterator[tuple[
 
 
 def central_box(region: Box, side: int) -> Box:
-    """The box of at most that side in the middle of a region.
-
-    Raises:
-        UserError: the side, or the region, is too short for what is measured there.
-    """
+    """The box of at most that side in the middle of a region; a UserError says that the side, or the region, is too short."""
     if side < 16:
         raise UserError(f"--sample {side}: the central box needs sides of at least 16 voxels")
     sides = [min(side, size) for size in extent(region)]

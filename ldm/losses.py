@@ -1,7 +1,7 @@
 """The 2-D autoencoder's loss terms (Esser et al. 2021, eq. 4-7; Rombach et al. 2022, appendix G), as pure functions.
 
 They compose, for the generator, to ``nll + disc_weight·λ·g + codebook`` and, for the discriminator, to its hinge loss, with λ of
-:func:`adaptive_weight` and g of :func:`generator_term`; both adversarial terms act from generator step ``disc_start`` on.
+:func:`adaptive_weight` and g minus the mean of its logits; both adversarial terms act from generator step ``disc_start`` on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ def kl_reconstruction(slices: Tensor, recon: Tensor) -> Tensor:
     summed over components can be added.
     """
     return (slices - recon).abs().sum() / slices.shape[0]
-
-
-def generator_term(fake_logits: Tensor) -> Tensor:
-    """-mean of the discriminator's logits on reconstructions, of any shape."""
-    return -fake_logits.float().mean()
 
 
 def adaptive_weight(nll: Tensor, g: Tensor, last_layer_weight: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from torch.utils.data import default_collate
 
 from ldm.autoencoder import Decoder, Encoder, receptive_halo
 from ldm.bottleneck import Code
-from ldm.losses import adaptive_weight, generator_term, vq_reconstruction
+from ldm.losses import adaptive_weight, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from networks.generators import NO_MARGINS, Margins, VolumeDecoder, build_generator, trim
-from networks.losses import adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
+from networks.losses import adversarial, adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
 from networks.patchgan import build_discriminator
 from networks.views import (
     pool_z,
@@ -269,7 +269,7 @@ class SliceToVolume(BaseModel):
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual_term(slices, out.recon)
         if self._slice_discriminator_acts():
-            fooled = generator_term(self.D["discriminator"](out.recon))
+            fooled = adversarial(self.D["discriminator"](out.recon), True, "hinge", generator=True)
             weight = adaptive_weight(self.weigh(terms), fooled, self.G["decoder"].conv_out.weight)
             terms["slice_adv"] = weight * fooled
         return terms | {self.code_term[0]: out.code.loss}

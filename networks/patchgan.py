@@ -48,11 +48,7 @@ class PatchDiscriminator(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of real against generated.
-
-        Raises:
-            UserError: the images are so small that the last normalisation would see a single value.
-        """
+        """Logits of real against generated; a UserError says that images are too small for the last normalisation."""
         height, width = (side // self.reduction for side in images.shape[2:])
         if height * width < 2:
             raise UserError(
@@ -63,11 +59,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscriminator:
-    """The discriminator of planes ``patch_16``, ``patch_8`` or ``patch_4``; values as :class:`PatchDiscriminator`.
-
-    Raises:
-        UserError: the name is unknown.
-    """
+    """The discriminator ``patch_16``, ``patch_8`` or ``patch_4``, as :class:`PatchDiscriminator`; UserError for another name."""
     if name not in DISCRIMINATORS:
         raise UserError(f"netD={name!r} is unknown; choose one of {', '.join(DISCRIMINATORS)}")
     return PatchDiscriminator(in_channels, ndf, DISCRIMINATORS[name])

@@ -66,11 +66,7 @@ class Source:
     dropped: dict[str, str] = field(default_factory=dict)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of a tensor.
-
-        Raises:
-            UserError: there is none of that name.
-        """
+        """The shape of a tensor; a UserError says that there is none of that name."""
         if key not in self.tensors:
             raise UserError(f"{self.path} has no {key}; is it the component that its name says?")
         return tuple(self.tensors[key].shape)

@@ -44,11 +44,7 @@ Sources = Mapping[str, Source]
 
 
 def model_of(names: Collection[str], where: Path) -> str:
-    """The model that has components of these names.
-
-    Raises:
-        UserError: none has.
-    """
+    """The model that has components of these names; a UserError says that none has."""
     if "quantize" in names:
         return "ae0iso0tccutvqq"
     if "quant_conv" in names:
@@ -94,11 +90,7 @@ def settle(
 
 
 def check_family(settings: Settings, names: Collection[str], where: Path) -> None:
-    """Checks that the model of the settings has components of these names.
-
-    Raises:
-        UserError: another model has.
-    """
+    """Raises a UserError if another model than that of the settings has components of these names."""
     found = model_of(names, where)
     autoencoder, posterior = "ldmyaml" in settings, "hbranch" in settings
     wanted = "IsoREF" if not autoencoder else "ae0iso0tccut" if posterior else "ae0iso0tccutvqq"
@@ -179,11 +171,7 @@ def _isoref(sources: Sources) -> Settings:
 
 
 def need(sources: Sources, name: str) -> Source:
-    """The component of that name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The component of that name; a UserError says that there is none."""
     if name not in sources:
         known = next(iter(sources.values()))
         raise UserError(f"{known.path.parent} has no file of the component {name!r}, which the model needs")

@@ -30,11 +30,7 @@ def examine_weights() -> tuple[Path, str]:
 
 
 def find_weights() -> Path:
-    """The VGG16 weights, checked.
-
-    Raises:
-        UserError: the file is missing or its content is not what its name says.
-    """
+    """The VGG16 weights; a UserError says that the file is missing or its content is not what its name says."""
     path, problem = examine_weights()
     if problem:
         raise UserError(

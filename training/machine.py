@@ -53,11 +53,7 @@ def lacks_memory(error: Exception) -> bool:
 
 @contextmanager
 def explained(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Says what a training can do about it.
-
-    Raises:
-        UserError: in place of an error that says that memory does not suffice.
-    """
+    """Says what a training can do about it: a UserError in place of an error that says that memory does not suffice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ldm.autoencoder import Attention, Decoder, Downsample, Encoder, ResBlock, Upsample
 from ldm.bottleneck import DiagonalGaussian
-from ldm.losses import adaptive_weight, generator_term, kl_reconstruction, vq_reconstruction
-from networks.losses import hinge_discriminator
+from ldm.losses import adaptive_weight, kl_reconstruction, vq_reconstruction
+from networks.losses import adversarial, hinge_discriminator
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss, lpips_head
 from taming.quantize import VectorQuantizer, to_vectors
@@ -161,7 +161,7 @@ def _weigh(
     network, factor = NLayerDiscriminator(1, ndf), float(step >= start)
     state = {key: recipe(f"loss.discriminator.{key}", list(value.shape)) for key, value in network.state_dict().items()}
     network.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
-    g = generator_term(network(recon))
+    g = adversarial(network(recon), True, "hinge", generator=True)
     adaptive = weight * adaptive_weight(nll, g, last)
     real, fake = network(target), network(recon.detach())
     d = factor * hinge_discriminator(real, fake)

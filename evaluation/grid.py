@@ -257,7 +257,7 @@ def place_reconstruction(volume: Volume, reference: Volume) -> Sections:
     """
     if volume is reference:
         return Sections(volume, 0, 1)
-    if _located(volume, reference):
+    if not _missing(volume, reference):
         sections = _by_metadata(volume, reference)
         if not 0.5 < sections.step < 1.5:
             raise UserError(
@@ -298,7 +298,7 @@ def place_input(volume: Volume, reference: Volume, position: str | None, factor:
     """
     if position is not None:
         return _as_stated(volume, reference, position, factor)
-    if _located(volume, reference):
+    if not _missing(volume, reference):
         return _by_metadata(volume, reference)
     if volume.shape[1:] != reference.shape[1:] and volume.voxel_um is None:
         permuted = not Counter(reference.shape[1:]) - Counter(volume.shape)  # rows and columns occur, elsewhere
@@ -316,10 +316,6 @@ def place_input(volume: Volume, reference: Volume, position: str | None, factor:
         f"{max(1, round(ratio))} with --input-position pick (every section is one plane, f·k + f//2) or --input-position "
         "average (every section is the mean of f planes, centred on f·k + (f−1)/2)"
     )
-
-
-def _located(*volumes: Volume) -> bool:
-    return all(volume.voxel_um is not None and volume.translation_um is not None for volume in volumes)
 
 
 def _missing(*volumes: Volume) -> str:

@@ -79,7 +79,7 @@ def settle(
     else:
         autoencoder = _with_weights(autoencoder, sources)
         told = _slice_model(sources, autoencoder)
-    told |= _discriminator(sources) | _contrast(sources)
+    told |= _losses(sources)
     told |= _norm(sources["net_g"], settings, given)
     told = {key: value for key, value in told.items() if not (key in _MAY_DIFFER and key in given)}
     notes = _remarks(settings, given, told)
@@ -178,21 +178,18 @@ def need(sources: Sources, name: str) -> Source:
     return sources[name]
 
 
-def _discriminator(sources: Sources) -> Settings:
-    if "net_d" not in sources:
-        return {}
-    net_d = sources["net_d"]
-    last = max(net_d.numbers(r"model\.(\d+)\."), default=-1)
-    if last not in _PATCHES:
-        raise UserError(f"{net_d.path} is none of the known discriminators {', '.join(_PATCHES.values())}")
-    return {"netD": _PATCHES[last], "ndf": net_d.shape("model.0.weight")[0]}
-
-
-def _contrast(sources: Sources) -> Settings:
-    if "netF" not in sources:
-        return {}
-    widths = {"c_mlp": sources["netF"].shape("mlp_0.0.weight")[0]} if "mlp_0.0.weight" in sources["netF"].tensors else {}
-    return {"nocut": False} | widths
+def _losses(sources: Sources) -> Settings:
+    told: Settings = {}
+    if (net_d := sources.get("net_d")) is not None:
+        last = max(net_d.numbers(r"model\.(\d+)\."), default=-1)
+        if last not in _PATCHES:
+            raise UserError(f"{net_d.path} is none of the known discriminators {', '.join(_PATCHES.values())}")
+        told |= {"netD": _PATCHES[last], "ndf": net_d.shape("model.0.weight")[0]}
+    if (contrast := sources.get("netF")) is not None:
+        told |= {"nocut": False}
+        if "mlp_0.0.weight" in contrast.tensors:
+            told |= {"c_mlp": contrast.shape("mlp_0.0.weight")[0]}
+    return told
 
 
 def _dropout(volume: Source) -> Settings:

@@ -95,14 +95,14 @@ class ResidualVectorQuantizer(nn.Module):
         levels: codebooks.
         n_embed: codes per level.
         embed_dim: channels d of a code.
-        beta, legacy: as :class:`VectorQuantizer`.
+        legacy: as :class:`VectorQuantizer`.
     """
 
-    def __init__(self, levels: int, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
+    def __init__(self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False) -> None:
         super().__init__()
         if levels < 1:
             raise ValueError(f"levels={levels} of a residual quantiser must be at least 1")
-        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, beta, legacy) for _ in range(levels))
+        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, legacy=legacy) for _ in range(levels))
 
     def forward(self, z: Tensor) -> Quantized:
         """(N, d, h, w) → :class:`Quantized`, indices (N, h, w, levels); the loss is the sum over levels."""

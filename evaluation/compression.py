@@ -27,7 +27,7 @@ from utils.errors import UserError
 from utils.files import put_files
 from utils.runs import program_version
 from volumes.open import open_volume
-from volumes.volume import ArrayVolume, Box, Volume, voxels_of, whole_box
+from volumes.volume import ArrayVolume, Box, Volume, voxels_of
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)  # rates of a codec's curve, of the rate of the codes
 CODINGS = (("jpeg2000", "all"), ("jpeg2000", "slice"), ("jpegxl", "all"), ("jpegxl", "slice"), ("zstd", "all"))
@@ -116,7 +116,8 @@ class RateDistortion:
         self.points: list[Point] = []
         self.notes: list[str] = []
         self._first, self._step, self._request, self._folder = first, step, request, folder
-        scratch, everything = folder / "slices.raw", whole_box(kept.shape)
+        scratch, (depth, height, width) = folder / "slices.raw", kept.shape
+        everything = (slice(0, depth), slice(0, height), slice(0, width))
         self.slices = _Reference(Sections(kept, 0, 1), everything, request, ("xy",), slice(None), scratch)
         self._kept = self.slices.copy
         self.isotropic: _Reference | None = None

@@ -96,7 +96,7 @@ class Sections:
 
     def copied(self, begin: int, end: int, rows: slice, columns: slice, path: Path, dtype: Any = np.float32) -> Sections:
         """Sections [begin, end) of a reference window, from an uncompressed file that is written here."""
-        copy = np.memmap(path, dtype, "w+", shape=(end - begin, *extent((rows, columns))))
+        copy = np.memmap(path, dtype, "w+", shape=(end - begin, rows.stop - rows.start, columns.stop - columns.start))
         for part in split(slice(begin, end), max(1, 2**24 // copy[0].size)):
             self.forget(part.start)
             copy[part.start - begin : part.stop - begin] = self.read(part.start, part.stop, rows, columns)

@@ -114,7 +114,7 @@ def central_box(region: Box, side: int) -> Box:
     """The box of at most that side in the middle of a region; a UserError says that the side, or the region, is too short."""
     if side < 16:
         raise UserError(f"--sample {side}: the central box needs sides of at least 16 voxels")
-    sides = [min(side, size) for size in extent(region)]
+    sides = [min(side, part.stop - part.start) for part in region]
     if min(sides) < 2:
         raise UserError(
             f"the compared box is {'×'.join(map(str, sides))} voxels (z, y, x); every side needs at least 2. Widen --region"

@@ -43,28 +43,24 @@ def _run(path: Path) -> Iterator[str]:
     yield f"crops of {geometry.cropsize}² x {geometry.slices} slices; {geometry.factor} planes per slice"
     yield f"dsp {s['dsp']}, usp {s['usp']}, l1how {run.projection}, norm {s.get('norm', 'none')}"
     if not run.restores:
-        yield from _codes(run)
+        book = run.codebook()
+        if book is not None:
+            levels, codes, _ = book.shape
+            bits = levels * math.log2(codes)
+            side = LATENT_STRIDE
+            yield f"{codes} codes in {levels} level(s): {bits:g} bit per {side}x{side} pixels, {bits / side**2:.4g} bit per pixel"
+        halo, seen = (run.model.slice_halo(part) for part in ("encoder", "decoder"))
+        if halo is None:
+            yield "codes depend on the tile: training crops with a quarter overlap, core codes"
+        else:
+            yield f"codes are local: tiles with a halo of {halo[0]} pixels before and {halo[1]} after are exact"
+            yield f"a pixel of the raw grid sees {seen[0]} codes before and {seen[1]} after its own; its tiles are exact too"
     if run.record is None:
         yield "no dataset.json: grey values of the training are not known, use --normalise volume or percentile"
     else:
         for direction, entry in run.record["directions"].items():
             pooled = entry["pooled"]
             yield f"{direction}: {entry['dtype']}, nm {run.record['nm']}, grey values {pooled['low']:g} to {pooled['high']:g}"
-
-
-def _codes(run: Run) -> Iterator[str]:
-    book = run.codebook()
-    if book is not None:
-        levels, codes, _ = book.shape
-        bits = levels * math.log2(codes)
-        side = LATENT_STRIDE
-        yield f"{codes} codes in {levels} level(s): {bits:g} bit per {side}x{side} pixels, {bits / side**2:.4g} bit per pixel"
-    halo, seen = (run.model.slice_halo(part) for part in ("encoder", "decoder"))
-    if halo is None:
-        yield "codes depend on the tile: training crops with a quarter overlap, core codes"
-        return
-    yield f"codes are local: tiles with a halo of {halo[0]} pixels before and {halo[1]} after are exact"
-    yield f"a pixel of the raw grid sees {seen[0]} codes before and {seen[1]} after its own; its tiles are exact too"
 
 
 def _store(store: CodeStore) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What was made by an earlier version still works: a run resumes, enhances and encodes, a code store decodes.
 
-tests/data/made_by_6ea4a28 holds a tiny run, the volume that commit 6ea4a28 restored with it, and a code store.
+tests/data/made_by_6ea4a28 holds a tiny run, the volume that commit 6ea4a28 restored with it, and a code store;
+tests/data/made_by_459a6d9 a run whose checkpoints have a manifest, with averaged weights, and a region that it restored.
 """
 
 import json
@@ -13,7 +14,9 @@ import tifffile
 import torch
 
 import infer
+from inference import Run
 from models.options import MODEL_OPTIONS
+from utils.errors import UserError
 from utils.settings.reading import SETTINGS_VERSION
 
 MADE = Path(__file__).parents[1] / "data" / "made_by_6ea4a28"
@@ -68,3 +71,29 @@ def test_an_old_run_resumes(old):
     stored = json.loads((run.path / "1.json").read_text())
     assert (stored["n_epochs"], stored["settings_version"]) == (3, SETTINGS_VERSION)
     assert run.stored_settings(MODEL_OPTIONS) == {key: value for key, value in stored.items() if key != "settings_version"}
+
+
+LISTED = MADE.with_name("made_by_459a6d9")
+
+
+@pytest.fixture
+def listed(workspace):
+    """The run with a manifest, beside the data that it was trained on."""
+    shutil.copytree(LISTED / "run", workspace.run("listed").path)
+    (workspace.root / "tiny.json").write_text(json.dumps({"train": {"dataset": "tiny", "models": "IsoREF"}}))
+    return workspace
+
+
+def test_a_run_with_a_manifest_enhances_as_it_did(listed, tmp_path):
+    source = listed.data / "train" / "x3d0" / "a.tif"
+    words = ["--run", listed.run("listed").path, "--input", source, "--output", tmp_path / "iso.tif", "--voxel", "0.8,0.1,0.1"]
+    infer.main(["enhance", *map(str, words), "--region", "8:24,0:24,0:24", *ON_CPU])
+    close(tmp_path / "iso.tif", LISTED / "enhanced.tif")
+
+
+def test_a_run_with_a_manifest_resumes_and_its_damage_is_named(listed):
+    run = listed.train("listed", "--resume", "--n_epochs", 3, "--epoch_save", 1)
+    assert run.epochs() == [2, 3] and run.manifest.previous.read_bytes() == (LISTED / "run/checkpoints/last.ckpt").read_bytes()
+    run.component("net_g", 2).write_bytes(run.component("net_g", 3).read_bytes())
+    with pytest.raises(UserError, match=r"net_g_model_epoch_2.pth is damaged or of another save"):
+        Run.load(run.path, 2)

@@ -201,6 +201,7 @@ class CodeTarget(Target):
 
     def write(self, box: Box, packed: Packed) -> None:
         """Writes one of ``units`` and notes it."""
+        self.require_there()
         self._open["empty"].write(box, packed.empty.astype(np.uint8))
         if self.about["kind"] == "gaussian":
             codes = levels_first(packed.codes)

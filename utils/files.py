@@ -8,9 +8,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 from utils.errors import UserError
 
 CONTINUES = "make room and run the same command again, it continues"
+_CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -70,15 +72,50 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def beside(folder: Path, what: str) -> Path:
+    """A hidden name for what becomes of a folder, or was it, while this process works on it."""
+    return folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{what}")
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Deletes what processes of this host that were killed have left :func:`beside` a folder."""
+    for stale in folder.parent.glob(f".{glob.escape(f'{folder.name}.{socket.gethostname()}')}-*-*.*"):
+        pid = stale.name.split("-")[-2]
+        with suppress(FileNotFoundError):
+            if pid.isdigit() and not ran_at(int(pid), stale.stat().st_mtime):
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def ran_at(pid: int, time_stamp: float) -> bool:
+    """Whether a living process on this host ran at a time (seconds since 1970).
+
+    A process that started later has taken over the number of one that is gone: after a reboot, or in a container that was started
+    again, the next process often has the very number of the last.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    try:  # Linux tells when a process started: clock ticks after the boot, the 22nd value in stat
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return True
+    return boot + ticks / os.sysconf("SC_CLK_TCK") < time_stamp + _CLOCK_TOLERANCE
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` that takes its name when the block ends, and vanishes when it fails.
 
     A UserError: the disc is full or refuses, or there is a folder of that name with something in it.
     """
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    aside = beside(folder, "partial")
     with writing(folder):
         try:
+            remove_left_overs(folder)
             aside.mkdir(parents=True)
             yield aside
             for made in aside.rglob("*"):
@@ -91,12 +128,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def put_folder(finished: Path, output: Path) -> None:
     """Rename a finished folder to its place; a folder already there is moved aside first and then deleted."""
-    old = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
+    old = beside(output, "replaced")
     if output.exists():
         os.rename(output, old)
     os.rename(finished, output)
     sync(output.parent)
     shutil.rmtree(old, ignore_errors=True)
+    remove_left_overs(output)
 
 
 def put_files(scratch: Path, output: Path, names: Sequence[str]) -> None:

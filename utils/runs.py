@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from utils.errors import UserError
-from utils.files import write_json, writing
+from utils.files import ran_at, write_json, writing
 from utils.manifest import Manifest
 from utils.settings.reading import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
 
@@ -37,7 +37,6 @@ RESUME_MAY_CHANGE = frozenset(
     picture_epochs keep_pictures val_epochs log_steps monitor max_time resume overwrite strict debug env logs data_root
     preload jsn prj""".split()
 )
-_CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
 
 
 class RunFolder:
@@ -154,7 +153,8 @@ class RunFolder:
         holder = self._holder()
         if holder is None:
             return
-        if holder["host"] == socket.gethostname() and not _ran_at(holder["pid"], self._lock.stat().st_mtime):
+        pid = holder["pid"]  # our own number: that of a process before a reboot, or before a container was started again
+        if holder["host"] == socket.gethostname() and (pid == os.getpid() or not ran_at(pid, self._lock.stat().st_mtime)):
             return
         raise UserError(
             f"{self.path} is in use by process {holder['pid']} on {holder['host']} since {holder['start']}; "
@@ -212,28 +212,6 @@ def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: M
 def higher_is_better(metric: str) -> bool:
     """Whether a logged metric grows as the model gets better; errors and losses, which is what most are, fall."""
     return "psnr" in metric
-
-
-def _ran_at(pid: int, time_stamp: float) -> bool:
-    """Whether a living process on this host, other than this one, ran at a time (seconds since 1970).
-
-    A process that started later has taken over the number of one that is gone: after a reboot, or in a container that was started
-    again, the next training often has the very number of the last.
-    """
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:  # Linux tells when a process started: clock ticks after the boot, the 22nd value in stat
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return True
-    return boot + ticks / os.sysconf("SC_CLK_TCK") < time_stamp + _CLOCK_TOLERANCE
 
 
 def program_version() -> str:

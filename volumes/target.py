@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.files import CONTINUES, new_folder, put_folder, write_json, writing
+from utils.files import CONTINUES, beside, new_folder, put_folder, write_json, writing
 from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
 from volumes.pyramid import reduced
@@ -60,7 +60,7 @@ class Target:
         self._journal = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.done"
         refuse_existing(output, overwrite)
         if self.partial.exists() and overwrite and _stored_plan(self.partial) != plan:
-            discarded = self.partial.with_name(f".{self.partial.name}.{uuid.uuid4().hex[:8]}")
+            discarded = beside(self.partial, "discarded")
             os.rename(self.partial, discarded)
             shutil.rmtree(discarded)
         if not self.partial.exists():
@@ -80,8 +80,20 @@ class Target:
                 "folder, or start anew with --overwrite"
             )
 
+    def require_there(self) -> None:
+        """Checks that what has begun still grows where it began; what was written after that ended is removed.
+
+        Raises:
+            UserError: another command has finished or removed it.
+        """
+        if not (self.partial / _PLAN).is_file():
+            shutil.rmtree(self.partial, ignore_errors=True)
+            how = "let one command at a time work on an output"
+            raise UserError(f"{self.output}: another command has finished or removed it meanwhile; {how}")
+
     def note(self, numbers: Iterable[int], level: int = 0) -> None:
         """Note pieces of a level as written: one append of whole lines to a journal that is this process's alone."""
+        self.require_there()
         with writing(self.output, CONTINUES), (self.partial / _WORK / self._journal).open("ab", buffering=0) as journal:
             journal.write("".join(f"{level} {number}\n" for number in numbers).encode())
 
@@ -173,6 +185,7 @@ class VolumeTarget(Target):
         self._write(0, (slice(0, self.channels), *box) if self.channels else box, values)
 
     def _write(self, level: int, box: tuple[slice, ...], values: np.ndarray) -> None:
+        self.require_there()
         self.note(self._arrays[level].write(box, values), level)
 
     def finish(

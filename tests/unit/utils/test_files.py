@@ -1,13 +1,15 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils.errors import UserError
-from utils.files import new_folder, put_files, put_folder, replaced, write_json, write_text, writing
+from utils.files import beside, new_folder, put_files, put_folder, replaced, write_json, write_text, writing
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -72,3 +74,22 @@ def test_files_are_put_in_place_by_nobody_else():
     rooms = [p for p in ROOT.iterdir() if p.is_dir() and p.name not in ("tests", "benchmarks") and p.name[0] != "."]
     found = {str(p.relative_to(ROOT)) for room in rooms for p in room.rglob("*.py") if any(w in p.read_text() for w in ways)}
     assert found == {"utils/files.py"}
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_one(tmp_path):
+    """And nothing else: what a living process works on, and other names."""
+    code = "import os, sys; from pathlib import Path; from utils.files import beside, new_folder, put_folder\n"
+    dying = (
+        "with new_folder(Path(sys.argv[1]) / 'out') as f: (f / 'x').mkdir(); os.kill(os.getpid(), 9)",
+        "beside(Path(sys.argv[1]) / 'out', 'replaced').mkdir()",
+        "beside(Path(sys.argv[1]) / 'out', 'discarded').mkdir()",
+    )
+    for line in dying:
+        subprocess.run([sys.executable, "-c", code + line, tmp_path], cwd=ROOT, check=False)
+    assert len(list(tmp_path.iterdir())) == 3
+    others = [beside(tmp_path / "out", "partial"), beside(tmp_path / "out2", "partial"), tmp_path / ".out.mine-1-2.partial"]
+    for other in others:
+        other.mkdir()
+    with new_folder(tmp_path / "out"):
+        pass
+    assert set(tmp_path.iterdir()) == {tmp_path / "out", *others}

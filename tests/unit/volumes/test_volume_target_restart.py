@@ -232,3 +232,14 @@ def test_room_is_looked_for_before_writing(tmp_path):
     free_space(tmp_path, 1)
     assert estimate_bytes("v.ome.tif", SHAPE, "uint16") == 4 * np.prod(SHAPE)
     assert 1 < estimate_bytes("v.zarr", SHAPE, "uint8", channels=2) / (2 * np.prod(SHAPE)) < 1.15
+
+
+@pytest.mark.parametrize("name", ["v.ome.zarr", "v.tif"])
+def test_a_second_command_on_an_output_says_that_the_first_has_finished_it(tmp_path, name):
+    first, second = begin(tmp_path / name), begin(tmp_path / name)
+    fill(first, random_values())
+    first.finish()
+    with pytest.raises(UserError, match=r"v\.\S+: another command has finished or removed it meanwhile; let one command"):
+        fill(second, random_values(), [0])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(open_volume(tmp_path / name)[:], random_values())

@@ -55,6 +55,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         nm_clip: percentiles (LOW, HIGH) in place of minimum and maximum for nm 01 and 11.
         seed: of every draw, 0 or more.
         crops_per_volume: samples per file and epoch.
+        draw: ``uniform``, all places are equally likely; ``content``: a place that shows little but background is drawn again,
+            up to 8 times, so that sparse volumes train as well.
         preload: ``check`` decodes the volumes into memory (worker processes that are forked share them).
         **crop: size and sampling of a crop, see ``dataloader.crops.CropSettings``.
 

@@ -24,7 +24,7 @@ def walk(command, until, *, chain=False):
     def file_of(frame):
         path = Path(frame.f_code.co_filename)
         function = frame.f_code.co_flags & inspect.CO_OPTIMIZED and not frame.f_code.co_name.startswith("<")
-        known = function and path.is_relative_to(ROOT) and "tests" not in path.parts
+        known = function and path.is_relative_to(ROOT) and not {"tests", "site-packages"} & set(path.parts)
         return path.relative_to(ROOT).as_posix() if known else None
 
     def calls(frame):

@@ -10,7 +10,7 @@ from utils.errors import UserError
 def refused(workspace, match, *options):
     with pytest.raises(UserError, match=match):
         workspace.train("one", *options)
-    assert not workspace.run("one").trained()
+    assert not workspace.run("one").manifest.trained()
 
 
 def volume(workspace, name="a.tif", direction="x3d0"):

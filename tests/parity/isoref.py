@@ -32,7 +32,7 @@ def build(c: Comparison) -> Model:
     """
     settings: dict[str, Any] = dict(c.meta["hparams"])
     settings = {"nocut": not c.has("run0.g.nce"), "nocyc": not c.has("run0.g.gback")} | settings | {"l1how": "max"}
-    model = build_model(default_settings(MODEL_OPTIONS, NAME, **settings))
+    model = build_model(default_settings(MODEL_OPTIONS, NAME, **settings | {"uprate": None}))
     assert isinstance(model, Model)
     model.geometry = replace(model.geometry, factor=settings.get("uprate", UPRATE))
     return model

@@ -199,7 +199,7 @@ class LateralField(HaloField):
     def see(self, tile: Tile3) -> Values | None:
         """The sections around a tile, (k, C, y, x)."""
         values = self.source.read(*self.needed(tile))
-        return None if self.skip_empty and (values == self._floor[:, :, 0, 0].T[..., None, None]).all() else values
+        return None if self.skip_empty and (values == self._floor[:, 0]).all() else values
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
         """Restored tiles."""

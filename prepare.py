@@ -149,11 +149,12 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     folder = experiment.data_root / settings["dataset"]
     for line in experiment.notes:
         log.info(line)
-    files, problems = survey(folder, settings["direction"].split("_"))
+    files, problems = survey(folder, settings["direction"].split("_"), settings["nm"], settings["nm_clip"])
     needs: list[str] = []
     try:  # the checks that train.py makes before a training
         complete = settings_to_train(settings, REPOSITORY)
-        DataModule.from_settings(settings, experiment.data_root).check()
+        data = DataModule.from_settings({**settings, "preload": False}, experiment.data_root)
+        data.check({file.volume.path: file.ends for file in files})
     except UserError as error:
         problems.append(str(error))
     else:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,11 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             images.append(torch.from_numpy(values)[None])
         return {"img": images, "labels": label, "filenames": name}
 
-    def check(self) -> None:
+    def check(self, ends: Mapping[Path, tuple[float, float]] = MappingProxyType({})) -> None:
         """Open every file and raise what would stop a training later; afterwards the ranges for nm 01 and 11 are known.
+
+        Args:
+            ends: of files that have been scanned already, the values that nm 01 and 11 make the ends of the interval.
 
         Raises:
             UserError: a file is unreadable, truncated, 2-D, RGB or of an unsupported dtype; the shapes of a pair differ;
@@ -166,10 +170,13 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         if self.nm == "00":
             for index in range(0, len(self.names), -(-len(self.names) // _SAMPLED_FILES)):
                 self[index]
-        self._scan()
+        self._scan(ends)
 
-    def _scan(self) -> None:
+    def _scan(self, ends: Mapping[Path, tuple[float, float]]) -> None:
         """Find every file's range; under nm 00 there is none, but a file of floats is read once in search of NaN."""
+        for key, volume in self._volumes.items():
+            if volume.path in ends:
+                self._transforms[key] = IntensityTransform(self.nm, *(ends[volume.path] if self.nm != "00" else ()))
         unknown = {key: volume for key, volume in self._volumes.items() if key not in self._transforms}
         if self.nm == "00":
             unknown = {key: volume for key, volume in unknown.items() if volume.dtype.kind == "f"}
@@ -277,12 +284,12 @@ class DataModule(pl.LightningDataModule):
         """One sample that stays the same: the middle of the first validation file, else of the first training file."""
         return (self.val_set or self.train_set).centre(0)
 
-    def check(self) -> None:
+    def check(self, ends: Mapping[Path, tuple[float, float]] = MappingProxyType({})) -> None:
         """Raise a UserError for anything that would stop the training: see ``PairedImageDataset.check``."""
         CropSampler(len(self.train_set), self.batch_size)
-        self.train_set.check()
+        self.train_set.check(ends)
         if self.val_set is not None:
-            self.val_set.check()
+            self.val_set.check(ends)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of this process, in the order of the epoch that the trainer is about to run or to continue."""

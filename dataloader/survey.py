@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from utils.errors import UserError
 from utils.files import replaced
 from utils.spectra import SIGNAL, Anisotropy, anisotropy
 from volumes.open import open_volume
-from volumes.volume import Triple, Volume
+from volumes.statistics import scan
+from volumes.volume import Box, Triple, Volume, extent, overlap, relative
 
 SATURATED = 1e-3  # share of voxels at the largest value that is reported
 HOT = 2.0  # times the 99.9 percentile's distance from the lowest value: a maximum beyond it is an outlier
@@ -38,6 +38,7 @@ class Surveyed:
         direction: its folder.
         volume: the file.
         low, high: smallest and largest finite value.
+        ends: values that become the ends of the interval under nm 01 and 11.
         percentiles: 0.1, 50 and 99.9.
         saturated: share of voxels that have the largest value.
         bad: voxels that are NaN or infinite.
@@ -51,6 +52,7 @@ class Surveyed:
     volume: Volume
     low: float
     high: float
+    ends: tuple[float, float]
     percentiles: Triple
     saturated: float
     bad: int
@@ -111,12 +113,16 @@ class Surveyed:
         }
 
 
-def survey(folder: Path, directions: Sequence[str]) -> tuple[list[Surveyed], list[str]]:
-    """Looks at every file of a data set.
+def survey(
+    folder: Path, directions: Sequence[str], nm: str = "00", nm_clip: Sequence[float] | None = None
+) -> tuple[list[Surveyed], list[str]]:
+    """Looks at every file of a data set, once: what a training would scan it for is found as well.
 
     Args:
         folder: holds train/ and optionally val/.
         directions: folders in these.
+        nm: of the training; the ranges that 01 and 11 ask for are those of all voxels, however many.
+        nm_clip: percentiles (LOW, HIGH) in place of smallest and largest value.
 
     Returns:
         The files that could be read, and one line for each that could not or that holds voxels that are no numbers.
@@ -131,56 +137,82 @@ def survey(folder: Path, directions: Sequence[str]) -> tuple[list[Surveyed], lis
         names = paired_names(folder / split, directions)
         for direction, name in ((direction, name) for direction in directions for name in names):
             try:
-                volumes.append((split, direction, open_volume(folder / split / direction / name)))
+                volume = open_volume(folder / split / direction / name)
+                whole = nm != "00" or volume.dtype.kind == "f"  # of floats any voxel may be NaN
+                step = 1 if whole else -(-math.prod(volume.shape) // _READ)
+                volumes.append((split, direction, _Watched(volume, step)))
             except UserError as error:
                 problems.append(str(error))
-    total = sum(min(math.prod(volume.shape), _READ) for *_, volume in volumes)
+    total = sum(math.prod(watched.shape) // watched.step for *_, watched in volumes)
     with tqdm(total=total, desc="looking at the data", unit="voxel", unit_scale=True, delay=1) as bar:
-        for split, direction, volume in volumes:
+        for split, direction, watched in volumes:
             try:
-                files.append(_look(volume, split, direction, bar.update))
+                ends = scan(watched, None if nm == "00" else nm_clip, bar.update)
+                files.append(watched.surveyed(split, direction, ends))
             except UserError as error:
                 problems.append(str(error))
     problems += [f"{file.volume.path}: {file.faults()[0]}" for file in files if file.bad]
     return files, problems
 
 
-def _look(volume: Volume, split: str, direction: str, advance: Callable[[int], object]) -> Surveyed:
-    size = math.prod(volume.shape)
-    thin = max(1, min(size, _READ) // _SAMPLE)
-    low, high, at_high, bad, seen = np.inf, -np.inf, 0, 0, 0
-    sample = []
-    for part in islice(volume.blocks(), 0, None, -(-size // _READ)):
-        values = volume[part].ravel()
-        seen += values.size
-        advance(values.size)
-        if values.dtype.kind == "f":
-            finite = np.isfinite(values)
-            bad += int(values.size - np.count_nonzero(finite))
-            values = values[finite]
-        if values.size:
-            top = float(values.max())
-            at_high = (at_high if top <= high else 0) + (int(np.count_nonzero(values == top)) if top >= high else 0)
-            low, high = min(low, float(values.min())), max(high, top)
-            sample.append(values[::thin])
-    if not sample:
-        low, high, sample = 0.0, 0.0, [np.zeros(1)]
-    z, y, x = (slice((side - min(side, _BOX)) // 2, (side + min(side, _BOX)) // 2) for side in volume.shape)
-    box = volume[z, y, x]
-    depth, height, width = box.shape
-    return Surveyed(
-        split,
-        direction,
-        volume,
-        low,
-        high,
-        tuple(np.percentile(np.concatenate(sample), (0.1, 50, 99.9)).tolist()),
-        at_high / max(seen - bad, 1),
-        bad,
-        seen / size,
-        anisotropy(box) if np.isfinite(box).all() else None,
-        (box[depth // 2].copy(), box[:, height // 2].copy(), box[:, :, width // 2].copy()),
-    )
+class _Watched(Volume):
+    """A volume that keeps statistics of what a scan reads of it, and the box in its middle.
+
+    The scan sees finite values only: others are counted, and stand as the smallest of their block.
+    """
+
+    def __init__(self, volume: Volume, step: int) -> None:
+        self.volume, self.step = volume, step
+        self.path, self.shape, self.dtype = volume.path, volume.shape, volume.dtype
+        self.low, self.high, self.at_high, self.bad, self.seen = np.inf, -np.inf, 0, 0, 0
+        z, y, x = (slice((side - min(side, _BOX)) // 2, (side + min(side, _BOX)) // 2) for side in self.shape)
+        self.middle: Box = (z, y, x)
+        self.box = np.zeros(extent(self.middle), self.dtype)
+        self.sample: list[np.ndarray] = []
+        self._thin = max(1, math.prod(self.shape) // step // _SAMPLE)
+
+    def blocks(self, voxels: int = 2**22) -> list[Box]:
+        """Every step-th block, and those that meet the box in the middle."""
+        parts = enumerate(self.volume.blocks(voxels))
+        return [part for k, part in parts if k % self.step == 0 or min(extent(overlap(part, self.middle))) > 0]
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        part = slice(planes.start, planes.stop), rows, columns
+        values = self.volume[part]
+        shared = overlap(part, self.middle)
+        if min(extent(shared)) > 0:
+            self.box[relative(shared, self.middle)] = values[relative(shared, part)]
+        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+        low, top = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        if self.seen < math.prod(self.shape):  # percentiles of floats may take a second pass
+            self.seen += values.size
+            self.bad += values.size - finite.size
+            if finite.size:
+                self.at_high = (self.at_high if top <= self.high else 0) + (
+                    np.count_nonzero(finite == top) if top >= self.high else 0
+                )
+                self.low, self.high = min(self.low, low), max(self.high, top)
+                self.sample.append(finite[:: self._thin].copy())
+        return values if finite.size == values.size else np.where(np.isfinite(values), values, values.dtype.type(low))
+
+    def surveyed(self, split: str, direction: str, ends: tuple[float, float]) -> Surveyed:
+        """What the scan, which found these ends, has left."""
+        depth, height, width = self.box.shape
+        sample = np.concatenate(self.sample or [np.zeros(1)])
+        return Surveyed(
+            split,
+            direction,
+            self.volume,
+            self.low if self.sample else 0.0,
+            self.high if self.sample else 0.0,
+            ends,
+            tuple(np.percentile(sample, (0.1, 50, 99.9)).tolist()),
+            self.at_high / max(self.seen - self.bad, 1),
+            self.bad,
+            self.seen / math.prod(self.shape),
+            anisotropy(self.box) if np.isfinite(self.box).all() else None,
+            (self.box[depth // 2].copy(), self.box[:, height // 2].copy(), self.box[:, :, width // 2].copy()),
+        )
 
 
 def evenly(files: Sequence[Surveyed]) -> list[Surveyed]:

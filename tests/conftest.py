@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.parity.golden import Golden, load
 from tests.workspace import workspace  # noqa: F401  (a fixture)
+from volumes.open import open_volume
+from volumes.write import write_tiff
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -25,3 +28,25 @@ def golden() -> Callable[[str], Golden]:
 def seeded() -> None:
     """Every test draws the same weights and noise each time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def voxels_read(tmp_path, monkeypatch) -> Callable[[Callable[[], object]], int]:
+    """How many voxels of TIFF files are read while a call lasts."""
+    write_tiff(tmp_path / "any.tif", np.zeros((2, 8, 8), np.uint8))
+    kind, counts = type(open_volume(tmp_path / "any.tif")), []
+    read_of_kind = kind._read
+
+    def counted(self, *box):
+        values = read_of_kind(self, *box)
+        counts.append(values.size)
+        return values
+
+    monkeypatch.setattr(kind, "_read", counted)
+
+    def count(call: Callable[[], object]) -> int:
+        counts.clear()
+        call()
+        return sum(counts)
+
+    return count

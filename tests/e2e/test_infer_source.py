@@ -14,28 +14,6 @@ from volumes.open import open_volume
 from volumes.write import write_tiff
 
 
-@pytest.fixture
-def voxels_read(tmp_path, monkeypatch):
-    """How many voxels of TIFF files are read while a call lasts."""
-    write_tiff(tmp_path / "any.tif", grey((2, 8, 8)))
-    kind, counts = type(open_volume(tmp_path / "any.tif")), []
-    read_of_kind = kind._read
-
-    def counted(self, *box):
-        values = read_of_kind(self, *box)
-        counts.append(values.size)
-        return values
-
-    monkeypatch.setattr(kind, "_read", counted)
-
-    def count(call):
-        counts.clear()
-        call()
-        return sum(counts)
-
-    return count
-
-
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("how", ["volume", "percentile"])
 def test_an_input_is_scanned_once_whatever_is_asked_for(run, tmp_path, voxels_read, dtype, how):

@@ -12,12 +12,13 @@ from scipy.ndimage import gaussian_filter
 
 import prepare
 from dataloader.check import summarised
+from dataloader.data_multi import PairedImageDataset
 from dataloader.survey import Surveyed, contact_sheet, survey
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from utils.settings.reading import default_settings
-from volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume, boxes
 from volumes.write import write_tiff
 
 SMALL = {
@@ -90,6 +91,38 @@ def test_good_data(repository, caplog):
         assert picture.width == 1500 and np.asarray(picture).std() > 20
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("grey", [[], ["--nm_clip", "1", "99"], ["--preload"], ["--nm", "00"]])
+def test_every_voxel_is_read_once(repository, monkeypatch, voxels_read, dtype, grey):
+    """Statistics, spectra, pictures and the range that a training maps: one scan; under nm 00 crops are tried besides."""
+    monkeypatch.setattr("dataloader.check.write_sheets", lambda *_: [])
+    scale, crop = (16000.0, 4 * 32 * 32) if "00" in grey else (1, 0)
+    for k in range(2):
+        place(repository, f"v{k}.tif", ((cells(k) - 1000) // scale if dtype == "uint16" else cells(k) / scale).astype(dtype))
+    assert voxels_read(lambda: check("--no-rotate", *grey)) == 2 * (12 * 48 * 40 + crop)
+
+
+@pytest.mark.parametrize("clip", [None, (0.5, 99)])
+def test_the_scan_finds_the_ranges_that_a_training_finds(repository, clip):
+    place(repository, "float.tif", cells(7).astype(np.float32) / 3)
+    root = repository / "data" / "X"
+    files, _ = survey(root, ["x3d0"], "11", clip)
+    data = PairedImageDataset(root / "train", ["x3d0"], cropsize=32, cropz=4, nm="11", nm_clip=clip)
+    assert {file.volume.path.name: {"low": file.ends[0], "high": file.ends[1]} for file in files} == (
+        data.intensity_record()["directions"]["x3d0"]["files"]
+    )
+
+
+@pytest.mark.parametrize("nm", ["00", "11"])
+def test_a_hole_at_the_end_of_a_large_file_is_found(repository, capsys, monkeypatch, nm):
+    monkeypatch.setattr("dataloader.survey._READ", 2**14)
+    monkeypatch.setattr("volumes.volume.Volume.blocks", lambda self, voxels=0: boxes(self.shape, (1, *self.shape[1:])))
+    values = cells(5).astype(np.float32) / 16000
+    values[-1, -1, -1] = np.nan
+    path = place(repository, "holes.tif", values)
+    assert f"{path}: 1 NaN or infinite voxels" in refused(capsys, "--nm", nm)
+
+
 def test_planes_per_slice_that_do_not_divide_the_measured_crop(repository, caplog):
     caplog.set_level("INFO")
     check("--models", "IsoREF", "--cropsize", "40", "--cropz", "8", "--nocyc")
@@ -151,11 +184,13 @@ def test_the_survey_of_a_file_by_hand(tmp_path):
 
 def test_large_files_are_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr("dataloader.survey._READ", 4096)
-    monkeypatch.setattr("volumes.volume.Volume.blocks", lambda self: ((slice(z, z + 1),) for z in range(self.shape[0])))
+    monkeypatch.setattr("dataloader.survey._BOX", 2)
+    monkeypatch.setattr("volumes.volume.Volume.blocks", lambda self, voxels=0: boxes(self.shape, (1, 32, 32)))
     (tmp_path / "train" / "d").mkdir(parents=True)
     write_tiff(tmp_path / "train" / "d" / "v.tif", np.repeat(np.arange(16, dtype=np.uint8), 32 * 32).reshape(16, 32, 32))
     (file,), _ = survey(tmp_path, ["d"])
-    assert (file.low, file.high, file.looked_at) == (0, 12, 0.25)
+    assert (file.low, file.high, file.looked_at) == (0, 12, 5 / 16)  # every fourth, and planes 7 and 8 in the middle
+    assert [plane.ravel().tolist() for plane in file.planes] == [[8] * 4, [7, 7, 8, 8], [7, 7, 8, 8]]
 
 
 def needs(model, **changes):
@@ -197,7 +232,7 @@ def test_needs_of_a_model_of_single_slices(cropz):
 def test_a_sheet_shows_planes_at_their_proportions(tmp_path):
     volume = ArrayVolume(np.zeros((40, 40, 40), np.uint8), "a.tif", (2.0, 0.25, 0.25))
     planes = (np.eye(40), np.eye(5, 40), np.eye(5, 40))
-    file = Surveyed("train", "d", volume, 0, 1, (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, planes)  # half is saturated, a fault
+    file = Surveyed("train", "d", volume, 0, 1, (0, 1), (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, planes)  # half is saturated, a fault
     contact_sheet(tmp_path / "new" / "sheet.png", "title", [file])
     with Image.open(tmp_path / "new" / "sheet.png") as picture:
         sheet = np.asarray(picture)[..., :3]

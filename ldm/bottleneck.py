@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log, pi
 from typing import NamedTuple
 
 import torch
@@ -30,40 +29,22 @@ class DiagonalGaussian:
 
     Args:
         moments: (N, 2d, h, w); the first d channels are the mean, the others the log-variance, clamped to [-30, 20].
-        deterministic: no variance: a sample is the mean and the divergence 0.
 
     Attributes:
         mean, logvar, std, var: (N, d, h, w), at least float32, also under autocast.
     """
 
-    def __init__(self, moments: Tensor, deterministic: bool = False) -> None:
+    def __init__(self, moments: Tensor) -> None:
         wide = moments.to(torch.promote_types(moments.dtype, torch.float32))
         self.mean, logvar = wide.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
-        self.deterministic = deterministic
-        self.std = torch.zeros_like(self.mean) if deterministic else torch.exp(0.5 * self.logvar)
-        self.var = torch.zeros_like(self.mean) if deterministic else torch.exp(self.logvar)
-
-    def mode(self) -> Tensor:
-        """The most likely latent (N, d, h, w): the mean."""
-        return self.mean
+        self.std = torch.exp(0.5 * self.logvar)
+        self.var = torch.exp(self.logvar)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
         """Mean + std·noise (N, d, h, w); ``noise`` of the same shape, by default N(0, 1) from torch's global generator."""
         return self.mean + self.std * (torch.randn_like(self.mean) if noise is None else noise)
 
-    def kl(self, other: DiagonalGaussian | None = None) -> Tensor:
-        """Kullback-Leibler divergence to ``other``, by default to N(0, 1): (N,) in nats, summed over components."""
-        if self.deterministic:
-            return self.mean.new_zeros(len(self.mean))
-        if other is None:
-            terms = self.mean.square() + self.var - 1 - self.logvar
-        else:
-            terms = (self.mean - other.mean).square() / other.var + self.var / other.var - 1 - self.logvar + other.logvar
-        return 0.5 * terms.sum(dim=(1, 2, 3))
-
-    def nll(self, sample: Tensor) -> Tensor:
-        """-log density of ``sample`` (N, d, h, w): (N,) in nats; 0 where deterministic, which has no density."""
-        if self.deterministic:
-            return self.mean.new_zeros(len(self.mean))
-        return 0.5 * (log(2 * pi) + self.logvar + (sample - self.mean).square() / self.var).sum(dim=(1, 2, 3))
+    def kl(self) -> Tensor:
+        """Kullback-Leibler divergence to N(0, 1): (N,) in nats, summed over components."""
+        return 0.5 * (self.mean.square() + self.var - 1 - self.logvar).sum(dim=(1, 2, 3))

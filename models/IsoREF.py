@@ -18,9 +18,9 @@ from torch import Tensor
 
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
-from networks.generators import build_generator
+from networks.generators import UNet3d
 from networks.losses import adversarial_views, gradient_ratio
-from networks.patchgan import build_discriminator
+from networks.patchgan import PatchDiscriminator
 from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices, to_volume
 from utils.geometry import Geometry
 
@@ -65,7 +65,7 @@ class Model(BaseModel):
         if not s["nocut"]:
             self.G["netF"] = PatchContrast.from_settings(s, [s["ngf"] * m for m in (1, 2, 4, 8)])
         for name in ("net_d", "net_dzy", "net_dzx") if self.cycle else ("net_d",) if s["adv"] else ():
-            self.D[name] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
+            self.D[name] = PatchDiscriminator(s["output_nc"], s["ndf"], s["netD"])
         back = float(self.cycle)
         self.loss_weights = {
             "views": s["adv"],
@@ -83,9 +83,9 @@ class Model(BaseModel):
         encode, decode = s["gdim"].split("_")
         shape = {"nf": s["ngf"], "in_channels": s["input_nc"], "out_channels": s["output_nc"], "norm": s["norm"]}
         shape["dropout"] = 0.5 if s["mc"] else 0.0
-        self.G["net_g"] = build_generator(s["netG"] or "edclean", **shape, encode=encode, decode=decode)
+        self.G["net_g"] = UNet3d(**shape, encode=encode, decode=decode)
         if self.cycle:
-            self.G["net_gback"] = build_generator("edclean", **shape, encode="3d", decode="1d")
+            self.G["net_gback"] = UNet3d(**shape, encode="3d", decode="1d")
 
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """One pass; in training X and Y change places in half of the batches."""

@@ -27,7 +27,7 @@ class Model(SliceToVolume):
     def bottleneck(self, moments: Tensor) -> Code:
         """A sample of the posterior in training, its mean in use."""
         posterior = DiagonalGaussian(moments)
-        latent = posterior.sample() if self.training else posterior.mode()
+        latent = posterior.sample() if self.training else posterior.mean
         return Code(latent, posterior.kl().mean(), None, moments)
 
     def branch(self, code: Code, features: Any, batch: int) -> Tensor:
@@ -39,7 +39,7 @@ class Model(SliceToVolume):
     def pack(self, slices: Tensor) -> Tensor:
         """Slices (N, C, X, Y) → the posterior's mean (N, h, w, d) in float16, or the encoder's features (N, h, w, c)."""
         code, features = self.encode(slices)
-        return channels_last(features.branch if self.from_encoder else DiagonalGaussian(code.moments).mode().half())
+        return channels_last(features.branch if self.from_encoder else DiagonalGaussian(code.moments).mean.half())
 
     def unpack(self, packed: Tensor) -> Tensor:
         """What :meth:`pack` gave, as latents."""

@@ -23,9 +23,9 @@ from ldm.bottleneck import Code
 from ldm.losses import adaptive_weight, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
-from networks.generators import NO_MARGINS, Margins, VolumeDecoder, build_generator, trim
+from networks.generators import NO_MARGINS, Margins, VolumeDecoder, trim
 from networks.losses import adversarial, adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
-from networks.patchgan import build_discriminator
+from networks.patchgan import PatchDiscriminator
 from networks.views import (
     pool_z,
     project,
@@ -96,13 +96,7 @@ class SliceToVolume(BaseModel):
         self.G["encoder"] = Encoder(**shape, in_channels=network["in_channels"], double_z=network["double_z"])
         self.G["decoder"] = Decoder(**shape, out_ch=network["out_ch"])
         self.add_bottleneck(autoencoder)
-        self.G["net_g"] = build_generator(
-            network["interpolator"],
-            nf=s["ngf"],
-            out_channels=s["output_nc"],
-            norm=s["norm"],
-            dropout=0.5 if s["mc"] else 0.0,
-        )
+        self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
 
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
         """Adds the bottleneck's components to ``G``."""
@@ -114,7 +108,7 @@ class SliceToVolume(BaseModel):
         if not s["nocut"]:
             self.G["netF"] = PatchContrast.from_settings(s, [network["ch"] * m for m in network["ch_mult"]])
         if s["adv"]:
-            self.D["net_d"] = build_discriminator(s["netD"], in_channels=s["output_nc"], ndf=s["ndf"])
+            self.D["net_d"] = PatchDiscriminator(s["output_nc"], s["ndf"], s["netD"])
         if loss["disc_weight"]:
             self.D["discriminator"] = NLayerDiscriminator(network["out_ch"], ndf=loss["disc_ndf"])
         self.disc_start = loss["disc_start"]

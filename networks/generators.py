@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.errors import UserError
 from utils.norms import make_norm
 
 Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # places before and after the core, along X, Y and Z
@@ -89,9 +88,6 @@ def _refining(channels: int, norm: str, dropout: float) -> nn.Sequential:
     return nn.Sequential(first, nn.Dropout(dropout), second)  # always a layer: keys do not depend on its probability
 
 
-DIMENSIONS = ("1d", "3d")
-
-
 class ConvAlongZ(nn.Conv1d):
     """A convolution of three taps along Z for every (x, y): (B, in, X, Y, Z) -> (B, out, X, Y, Z), weight (out, in, 3)."""
 
@@ -150,15 +146,8 @@ class UNet3d(nn.Module):
             dropout: probability of the element-wise dropout inside the two coarsest encoder levels and the decoder stages.
             encode: ``1d`` convolves along Z only, ``3d`` along all axes.
             decode: the same for the decoder stages.
-
-        Raises:
-            UserError: a dimension or the norm is unknown.
         """
         super().__init__()
-        for half, dimension in (("encode", encode), ("decode", decode)):
-            if dimension not in DIMENSIONS:
-                raise UserError(f"gdim: {half}={dimension!r} must be 1d or 3d (gdim joins both by '_', for example 1d_3d)")
-
         self.down0 = nn.Sequential(ConvBlock(in_channels, nf, encode, "none"), ConvBlock(nf, nf, encode, norm))
         self.down1 = _pair(nf, 2 * nf, encode, norm)
         self.down2 = _pair(2 * nf, 4 * nf, encode, norm, dropout)
@@ -206,21 +195,3 @@ def _pair(inner: int, outer: int, dimension: str, norm: str, dropout: float | No
 
 def _double(volume: Tensor) -> Tensor:
     return functional.interpolate(volume, scale_factor=2, mode="nearest")
-
-
-GENERATORS: dict[str, Callable[..., nn.Module]] = {"ed023e": VolumeDecoder, "edclean": UNet3d}
-
-
-def build_generator(name: str, **values: int | float | str) -> nn.Module:
-    """A 3-D generator.
-
-    Args:
-        name: ``ed023e``, latents to volume, or ``edclean``, volume to volume.
-        values: arguments of :class:`VolumeDecoder` or :class:`UNet3d`.
-
-    Raises:
-        UserError: the name is unknown.
-    """
-    if name not in GENERATORS:
-        raise UserError(f"netG={name!r} is unknown; choose one of {', '.join(GENERATORS)}")
-    return GENERATORS[name](**values)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 # Outputs of the stride-2 convolutions, in units of ndf. A larger patch number means fewer of them (and so smaller patches).
-_WIDTHS = {16: (1, 2, 4, 8), 8: (1, 2, 2, 4, 8), 4: (1, 2, 2, 4, 4, 8)}
-DISCRIMINATORS = {f"patch_{patch}": patch for patch in _WIDTHS}
+_WIDTHS = {"patch_16": (1, 2, 4, 8), "patch_8": (1, 2, 2, 4, 8), "patch_4": (1, 2, 2, 4, 4, 8)}
 
 
 class PatchDiscriminator(nn.Module):
@@ -17,28 +16,23 @@ class PatchDiscriminator(nn.Module):
     Every layer normalises an image on its own, so images may be batched freely without changing a logit.
 
     Attributes:
-        reduction: pixels per logit along a side: 16, 32 or 64 for patch 16, 8 or 4.
+        reduction: pixels per logit along a side: 16, 32 or 64.
     """
 
-    def __init__(self, in_channels: int, ndf: int, patch: int = 16) -> None:
+    def __init__(self, in_channels: int, ndf: int, name: str = "patch_16") -> None:
         """Builds the network with PyTorch's default initialisation.
 
         Args:
             in_channels: channels of the images.
             ndf: width of the first layer.
-            patch: 16, 8 or 4.
-
-        Raises:
-            UserError: another patch.
+            name: ``patch_16``, ``patch_8`` or ``patch_4``, as the option ``netD`` has them.
         """
         super().__init__()
-        if patch not in _WIDTHS:
-            raise UserError(f"patch={patch} must be one of {', '.join(str(known) for known in _WIDTHS)}")
-        self.patch = patch
-        self.reduction = 2 ** len(_WIDTHS[patch])
+        self.name, widths = name, _WIDTHS[name]
+        self.reduction = 2 ** len(widths)
         layers: list[nn.Module] = []
         channels = in_channels
-        for index, width in enumerate(_WIDTHS[patch]):
+        for index, width in enumerate(widths):
             layers.append(nn.Conv2d(channels, width * ndf, 4, stride=2, padding=1))
             if index:
                 layers.append(nn.InstanceNorm2d(width * ndf))
@@ -52,14 +46,7 @@ class PatchDiscriminator(nn.Module):
         height, width = (side // self.reduction for side in images.shape[2:])
         if height * width < 2:
             raise UserError(
-                f"netD=patch_{self.patch} needs planes of at least {self.reduction} x {2 * self.reduction} pixels, "
+                f"netD={self.name} needs planes of at least {self.reduction} x {2 * self.reduction} pixels, "
                 f"not {images.shape[2]} x {images.shape[3]}; raise the crop or take a netD with a larger number"
             )
         return self.model(images)
-
-
-def build_discriminator(name: str, *, in_channels: int, ndf: int) -> PatchDiscriminator:
-    """The discriminator ``patch_16``, ``patch_8`` or ``patch_4``, as :class:`PatchDiscriminator`; UserError for another name."""
-    if name not in DISCRIMINATORS:
-        raise UserError(f"netD={name!r} is unknown; choose one of {', '.join(DISCRIMINATORS)}")
-    return PatchDiscriminator(in_channels, ndf, DISCRIMINATORS[name])

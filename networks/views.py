@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 PROJECTIONS = ("max", "min", "mean", "dsp")
-SLAB_TARGETS = ("pooled", "slice")
 
 X_AXIS, Y_AXIS, Z_AXIS = 2, 3, 4
 
@@ -100,12 +99,7 @@ def isoref_views(volume: Tensor, group: int, planes: int = 0) -> list[Tensor]:
 
     Returns:
         Four batches of images for groups 0 and 1, two for group 2.
-
-    Raises:
-        ValueError: there is no such group.
     """
-    if group not in (0, 1, 2):
-        raise ValueError(f"group={group} must be 0 (X), 1 (Y) or 2 (Z)")
     z_first, z_last = (_view(volume, plane, planes) for plane in SIX_PLANES[2 * group : 2 * group + 2])
     if group == 2:
         return [z_first, z_last]
@@ -146,10 +140,8 @@ def project_slices(slices: Tensor, skip: int, how: str, slabtarget: str = "poole
         (B, C, X, Y, n / skip).
 
     Raises:
-        ValueError: an unknown ``how`` or ``slabtarget``, or ``skip`` does not divide n.
+        ValueError: an unknown ``how``, or ``skip`` does not divide n.
     """
-    if slabtarget not in SLAB_TARGETS:
-        raise ValueError(f"slabtarget={slabtarget!r} must be one of {', '.join(SLAB_TARGETS)}")
     if slices.shape[-1] % skip:
         raise ValueError(f"skip={skip} must divide the {slices.shape[-1]} encoded slices")
     if slabtarget == "slice" or how == "dsp":

@@ -49,7 +49,7 @@ def posterior_noise(*noises: Tensor) -> Iterator[None]:
 def _compare_posterior(c: Comparison, prefix: str, model: SliceToVolume, out: Generated) -> None:
     posterior = DiagonalGaussian(out.code.moments)
     with torch.no_grad():
-        mode = model.reconstruct(posterior.mode())
+        mode = model.reconstruct(posterior.mean)
     made = {"moments": out.code.moments, "kl": posterior.kl(), "recon_mode": mode, "hbranch": out.pyramid[-1]}
     for key, value in made.items():
         if prefix + key in c.golden:

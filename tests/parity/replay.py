@@ -67,6 +67,7 @@ MENDED = (
     Mended(r"ed023e_\w+|edclean_\w+", r"(\w+_)?out1", "the second head, which never trains, is not built"),
     Mended(r"ed023e_\w+", r"x|full_out\d|feat\d", "the encode half, which no model uses, is not built"),
     Mended(r"e2e_vq_trajectory\w*", r"pnorm\.net_g\.(conv7_g|down\d)\..*", "the same two, in the list of final weights"),
+    Mended(r"gaussian", r"det_(std|kl)", "a posterior without variance, which no model uses, is not there"),
     Mended(r"projection", r"isoref_up\d+_skip\d+_min", "the minimum that is a maximum"),
     Mended(r"lr_schedules", r"lambda\[303:\]", "a learning rate below 0"),
 )

@@ -95,7 +95,7 @@ def _compare_unet(c: Comparison, prefix: str, network: UNet3d) -> None:
 
 def plane_discriminator(c: Comparison) -> None:
     """patch_16, patch_8 or patch_4: logits and gradients."""
-    network = PatchDiscriminator(1, c.meta["ndf"], patch=int(c.meta["kind"].rsplit("_", 1)[1]))
+    network = PatchDiscriminator(1, c.meta["ndf"], f"patch_{c.meta['kind'].rsplit('_', 1)[1]}")
     c.load(network)
     x = c.tensor("x").requires_grad_()
     y = network(x)

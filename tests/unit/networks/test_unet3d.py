@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from networks.generators import ConvAlongZ, UNet3d
-from utils.errors import UserError
 
 SIZE = (8, 16, 24)
 
@@ -78,8 +77,3 @@ def test_encoding_1d_mixes_no_lines_before_pooling():
 def test_a_side_that_cannot_be_halved_is_named():
     with pytest.raises(ValueError, match=r"multiple of 8.*\(1, 1, 8, 8, 12\)"):
         UNet3d(nf=2).encode(torch.zeros(1, 1, 8, 8, 12))
-
-
-def test_an_unknown_dimension_is_named():
-    with pytest.raises(UserError, match="encode='2d' must be 1d or 3d"):
-        UNet3d(encode="2d")

@@ -55,11 +55,6 @@ def test_every_voxel_of_the_six_views(volume):
             torch.testing.assert_close(view[b * planes + n, :, i, j], pixel(b, n, i, j))
 
 
-def test_isoref_views_refuse_a_fourth_group(volume):
-    with pytest.raises(ValueError, match="group=3"):
-        views.isoref_views(volume, 3)
-
-
 @pytest.mark.parametrize("family", [views.six_views, lambda volume, planes=0: views.isoref_views(volume, 1, planes)])
 def test_drawn_planes_are_distinct_planes_of_every_volume(volume, family):
     torch.manual_seed(0)
@@ -133,7 +128,6 @@ def test_an_expanded_volume_projects_back_onto_its_slices():
         (lambda volume: views.project(volume, 4, 1, "median"), "how='median'"),
         (lambda volume: views.project(volume, 8, 1, "max"), "a slab of 8 planes"),
         (lambda volume: views.project_slices(volume, 2, "max"), "skip=2 must divide the 5"),
-        (lambda volume: views.project_slices(volume, 5, "max", "first"), "slabtarget='first'"),
     ],
 )
 def test_misuse_is_named(volume, call, message):

@@ -169,10 +169,10 @@ class RestoredField(BlendedField):
 
 
 class LateralField(HaloField):
-    """Tiles that read the network's halo of sections and pixels: they are those of the whole volume, and nothing is blended.
+    """Tiles that read the networks' halo of sections and pixels: they are those of the whole volume, and nothing is blended.
 
     Args:
-        run: a lateral model.
+        run: a lateral or a fused model.
         source: the sections.
         dtype: of the output.
         options: ``tile``, ``batch`` and ``skip_empty``.
@@ -204,9 +204,9 @@ class LateralField(HaloField):
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
         """Restored tiles."""
         slices = to_tensor(np.concatenate(seen), self.run.engine.device)
-        planes, *in_plane = self.inside(tiles[0])
-        spans = [(side.start, side.stop) for side in in_plane]
-        volumes = to_file(self.run.model.restore(slices, len(seen), spans)[..., planes])
+        z, y, x = self.inside(tiles[0])
+        parts = [(side.start, side.stop) for side in (y, x, z)]
+        volumes = to_file(self.run.model.restore(slices, len(seen), parts))
         return list(np.ascontiguousarray(volumes.float().cpu().numpy()))
 
     def blank(self, tile: Tile3) -> Values:
@@ -216,7 +216,7 @@ class LateralField(HaloField):
 
 def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
     """What a run makes of a volume, as its model does it."""
-    if run.settings["models"] == "lateral":
+    if hasattr(run.model, "restore_halo"):
         return LateralField(run, source, dtype, options)
     if run.restores:
         return RestoredField(run, source, dtype, options.batch)

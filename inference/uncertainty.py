@@ -109,14 +109,16 @@ class Turned:
         return self._back(self.model.expand(self._there(stack), (*sides, margins[2])))
 
     def restore(self, slices: Tensor, batch: int, parts: Sequence[tuple[int, int]] = ()) -> Tensor:
-        """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z), of parts along X and Y where they are given."""
+        """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z), of parts along X, Y and Z where they are given."""
         if not parts:
             return self._back(self.model.restore(self._there(slices), batch))
+        *in_plane, planes = parts
         sides = [
             (size - stop, size - start) if self.turn >> axis & 1 else (start, stop)
-            for axis, ((start, stop), size) in enumerate(zip(parts, slices.shape[2:4], strict=True))
+            for axis, ((start, stop), size) in enumerate(zip(in_plane, slices.shape[2:4], strict=True))
         ]
-        return self._back(self.model.restore(self._there(slices), batch, tuple(reversed(sides) if self.turn & 4 else sides)))
+        turned = reversed(sides) if self.turn & 4 else sides
+        return self._back(self.model.restore(self._there(slices), batch, (*turned, planes)))
 
     def _there(self, values: Tensor) -> Tensor:
         """(B, C, rows, columns, ...) into this orientation."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.base import BaseModel, Terms
 from networks.noise import Noise, measured_noise
@@ -29,6 +29,8 @@ from utils.geometry import LATENT_STRIDE, Geometry
 
 log = logging.getLogger("isoscope")
 
+Parts = Sequence[tuple[int, int | None]]
+WHOLE: Parts = ((0, None), (0, None), (0, None))
 _LEAST_SECTIONS = 4  # of a patch, for the network to have something to learn from
 _MEASURED = 32  # samples in which noise is measured
 
@@ -99,13 +101,16 @@ class Model(BaseModel):
 
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """Degrades the rows of every slice, and restores them."""
-        volume = self.volume(batch)
-        if self.training:
-            swapped, *mirrored = self.draw_orientation()
-            volume = swap_in_plane(volume) if swapped else volume
-            volume = volume.flip([axis for axis, mirror in zip((2, 3), mirrored, strict=True) if mirror])
-        sections, truth = self.sections.pair(to_slices(volume))
+        sections, truth = self.sections.pair(to_slices(self.oriented(self.volume(batch))))
         return Restored(sections, truth, self.G["net_g"](sections))
+
+    def oriented(self, volume: Tensor) -> Tensor:
+        """A volume (B, C, X, Y, n), in training flipped and transposed in-plane at random."""
+        if not self.training:
+            return volume
+        swapped, *mirrored = self.draw_orientation()
+        volume = swap_in_plane(volume) if swapped else volume
+        return volume.flip([axis for axis, mirror in zip((2, 3), mirrored, strict=True) if mirror])
 
     def draw_orientation(self) -> list[bool]:
         """Whether X and Y change places, and whether each is mirrored, in this batch."""
@@ -130,27 +135,37 @@ class Model(BaseModel):
 
     # In use ----------------------------------------------------------------------------------------------------------
 
-    def restore(self, slices: Tensor, batch: int, parts: Sequence[tuple[int, int | None]] = ((0, None), (0, None))) -> Tensor:
+    @property
+    def restorer(self) -> nn.Module:
+        """The 2-D network."""
+        return self.G["net_g"]
+
+    def restore(self, slices: Tensor, batch: int, parts: Parts = WHOLE) -> Tensor:
         """Sections of volumes → the isotropic volumes, the mean of what XZ and YZ planes give.
 
         Args:
             slices: (B·n, C, X, Y), X and Y even.
             batch: B.
-            parts: start and stop along X and along Y of what is wanted; the rest is only looked at.
+            parts: start and stop along X, Y and Z of what is wanted; the rest is only looked at.
 
         Returns:
-            (B, C, part of X, part of Y, n·planes).
+            (B, C, part of X, part of Y, part of n·planes).
         """
-        net, volume = self.G["net_g"], to_volume(slices, batch)
-        x, y = (slice(*part) for part in parts)
-        across_y = xz_volume(net(xz_planes(volume[:, :, :, y])), batch)[:, :, x]
-        across_x = yz_volume(net(yz_planes(volume[:, :, x])), batch)[:, :, :, y]
+        across_y, across_x = self.views(slices, batch, parts)
         return (across_y + across_x) / 2
+
+    def views(self, slices: Tensor, batch: int, parts: Parts = WHOLE) -> tuple[Tensor, Tensor]:
+        """What XZ and what YZ planes give, each as :meth:`restore`."""
+        volume = to_volume(slices, batch)
+        x, y, z = (slice(*part) for part in parts)
+        across_y = xz_volume(self.restorer(xz_planes(volume[:, :, :, y])), batch)[:, :, x, :, z]
+        across_x = yz_volume(self.restorer(yz_planes(volume[:, :, x])), batch)[:, :, :, y, z]
+        return across_y, across_x
 
     @property
     def restore_halo(self) -> tuple[int, int, int]:
         """Sections, pixels along X and along Y on each side of a part that :meth:`restore` needs to make it as in the whole."""
-        sections, pixels = self.G["net_g"].halo  # type: ignore[misc]
+        sections, pixels = self.restorer.halo  # type: ignore[misc]
         return sections, pixels, pixels
 
     def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -92,23 +92,47 @@ class Sections:
             Sections (N, C, n, W) and truth (N, C, n·planes, W), on the grid of the isotropic planes. Noise is drawn from torch's
             global generator.
         """
-        margin, blurred = self.margin, images
-        if margin:
-            taps = images.new_tensor(self.profile).view(1, 1, -1, 1)
-            surplus = margin - len(self.profile) // 2
-            inner = images[:, :, surplus : images.shape[2] - surplus]
-            blurred = functional.conv2d(inner.flatten(0, 1).unsqueeze(1), taps).squeeze(1).unflatten(0, images.shape[:2])
-            images = images[:, :, margin : images.shape[2] - margin]
-        count = int(images.shape[2] / self.factor + 1e-6)
-        if count < 1:
-            raise ValueError(f"{images.shape[2]} rows without margins hold no section of {self.factor:g}")
-        truth, blurred = (resampled_rows(rows, self.step, count * self.planes) for rows in (images, blurred))
-        slabs = blurred.unflatten(2, (count, self.planes))
-        sections = slabs[:, :, :, self.planes // 2] if self.sampling == "pick" else slabs.mean(3)
+        truth, blurred = self.truth(images), images
+        if self.margin:
+            blurred = _convolved_rows(images, self.profile, self.margin)
+        blurred = resampled_rows(blurred, self.step, truth.shape[2])
+        sections = self._seen(blurred)
         if self.noise_removed and (self.noise.offset or self.noise.gain):
             deviation = (self.noise.variance(sections) * self.noise_removed).sqrt()
             sections = sections + deviation * torch.randn_like(sections)
         return sections, truth
+
+    def truth(self, images: Tensor) -> Tensor:
+        """The second of :meth:`pair` alone."""
+        images = images[:, :, self.margin : images.shape[2] - self.margin]
+        count = int(images.shape[2] / self.factor + 1e-6)
+        if count < 1:
+            raise ValueError(f"{images.shape[2]} rows without margins hold no section of {self.factor:g}")
+        return resampled_rows(images, self.step, count * self.planes)
+
+    def of_planes(self, planes: Tensor) -> Tensor:
+        """What sections would show of isotropic planes, without noise: (N, C, n·planes, W) → (N, C, n - 2·lost, W).
+
+        The profile needs :attr:`lost` sections at both ends.
+        """
+        return self._seen(_convolved_rows(planes, self._taps, self.lost * self.planes) if self.lost else planes)
+
+    @property
+    def lost(self) -> int:
+        """Sections at both ends of a stack of isotropic planes that the profile needs."""
+        return math.ceil(len(self._taps) // 2 / self.planes)
+
+    @cached_property
+    def _taps(self) -> tuple[float, ...]:
+        """The profile on the grid of the isotropic planes."""
+        reach = len(self.profile) // 2
+        places = np.arange(-int(reach / self.step), int(reach / self.step) + 1) * self.step
+        taps = np.interp(places, np.arange(-reach, reach + 1), self.profile)
+        return tuple((taps / taps.sum()).tolist())
+
+    def _seen(self, planes: Tensor) -> Tensor:
+        slabs = planes.unflatten(2, (-1, self.planes))
+        return slabs[:, :, :, self.planes // 2] if self.sampling == "pick" else slabs.mean(3)
 
     def interpolated(self, sections: Tensor) -> Tensor:
         """Sections (N, C, n, W) → planes (N, C, n·planes, W) by cubic convolution (Keys 1981), the ends repeated."""
@@ -122,6 +146,14 @@ class Sections:
         """(planes, 5): what a plane takes of sections k - 2 … k + 2."""
         places = (torch.arange(self.planes, dtype=torch.float64) - self.centre) / self.planes
         return cubic_convolution(places[:, None] - torch.arange(-2, 3))
+
+
+def _convolved_rows(images: Tensor, taps: Sequence[float], margin: int) -> Tensor:
+    """Rows (N, C, H, W) convolved with taps, without ``margin`` rows at both ends, which is at least what the taps need."""
+    surplus = margin - len(taps) // 2
+    inner = images[:, :, surplus : images.shape[2] - surplus].flatten(0, 1).unsqueeze(1)
+    made = functional.conv2d(inner, images.new_tensor(taps).view(1, 1, -1, 1))
+    return made.squeeze(1).unflatten(0, images.shape[:2])
 
 
 def cubic_convolution(distance: Tensor) -> Tensor:

@@ -69,6 +69,26 @@ def yz_volume(planes: Tensor, batch: int) -> Tensor:
     return rearrange(planes, "(b x) c z y -> b c x y z", b=batch)
 
 
+def turned_volume(rows: Tensor, batch: int) -> Tensor:
+    """Slices whose rows became sections, as a volume that is coarse along X: (batch·Z, C, n, Y) -> (batch, C, Z, Y, n)."""
+    return rearrange(rows, "(b z) c n y -> b c z y n", b=batch)
+
+
+def upright_volume(turned: Tensor) -> Tensor:
+    """A volume that was turned so that X lay along Z, turned back: (B, C, Z, Y, X) -> (B, C, X, Y, Z)."""
+    return rearrange(turned, "b c z y x -> b c x y z")
+
+
+def fold_pixels(volume: Tensor, side: int) -> Tensor:
+    """Squares of an XY plane as channels, (B, C, X·side, Y·side, Z) -> (B, C·side², X, Y, Z)."""
+    return rearrange(volume, "b c (x p) (y q) z -> b (c p q) x y z", p=side, q=side)
+
+
+def unfold_pixels(volume: Tensor, side: int) -> Tensor:
+    """The inverse of :func:`fold_pixels`, (B, C·side², X, Y, Z) -> (B, C, X·side, Y·side, Z)."""
+    return rearrange(volume, "b (c p q) x y z -> b c (x p) (y q) z", p=side, q=side)
+
+
 def spread_pixels(features: Tensor, rows: int, columns: int) -> Tensor:
     """Sub-pixel channels side by side (Shi et al. 2016), (N, c·rows·columns, H, W) -> (N, c, H·rows, W·columns)."""
     return rearrange(features, "n (c r q) h w -> n c (h r) (w q)", r=rows, q=columns)

@@ -1,0 +1,81 @@
+"""The 3-D network that makes one volume of what planes seen from two sides have given."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from networks.sections import Sections
+from networks.views import fold_pixels, unfold_pixels
+
+
+class ResidualBlock3d(nn.Module):
+    """Two convolutions beside an identity, nothing normalised: (B, width, X, Y, Z) → the same shape."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(width, width, 3, padding=1)
+        self.second = nn.Conv3d(width, width, 3, padding=1)
+        nn.init.normal_(self.second.weight, std=0.1 / math.sqrt(27 * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input plus what was found."""
+        return x + self.second(functional.silu(self.first(x)))
+
+
+class VolumeFuser(nn.Module):
+    """Interpolation and two predictions of a volume → the mean of the predictions plus a learned residual.
+
+    Works on squares of ``SIDE`` pixels and on every plane; where a plane lies between two sections is one more channel. The last
+    convolution begins at zero, so that an untrained network gives the mean. Nothing is normalised: the result is local.
+
+    Args:
+        sections: the axial operator.
+        channels: C of the volume.
+        width: features.
+        blocks: residual blocks.
+    """
+
+    SIDE = 2
+    HEAD = 8  # features on the fine grid
+
+    def __init__(self, sections: Sections, channels: int = 1, width: int = 32, blocks: int = 4) -> None:
+        super().__init__()
+        self.sections, self.blocks = sections, blocks
+        self.enter = nn.Conv3d(3 * channels * self.SIDE**2 + 1, width, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock3d(width) for _ in range(blocks)))
+        self.spread = nn.Conv3d(width, self.HEAD * self.SIDE**2, 3, padding=1)
+        self.last = nn.Conv3d(self.HEAD, channels, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """Planes along Z, and pixels (even) along X and Y, on each side that a voxel depends on."""
+        coarse = 2 * self.blocks + 2
+        return coarse + 1, self.SIDE * coarse + 2
+
+    def forward(self, interpolated: Tensor, across_y: Tensor, across_x: Tensor, first: int = 0) -> Tensor:
+        """Three volumes (B, C, X, Y, Z), X and Y even → (B, C, X, Y, Z).
+
+        Args:
+            interpolated: along Z from the sections.
+            across_y: what XZ planes gave.
+            across_x: what YZ planes gave.
+            first: plane of a slab, [0, planes), that the volumes begin with.
+        """
+        folded = fold_pixels(torch.cat([interpolated, across_y, across_x], dim=1), self.SIDE)
+        place = self._places(folded, first).expand(folded.shape[0], 1, *folded.shape[2:])
+        features = functional.silu(self.enter(torch.cat([folded, place], dim=1)))
+        fine = unfold_pixels(self.spread(features + self.body(features)), self.SIDE)
+        found = self.last(functional.silu(fine))
+        return (across_y.float() + across_x.float()) / 2 + found.float()
+
+    def _places(self, volume: Tensor, first: int) -> Tensor:
+        """Distance of every plane from the nearest section, (Z,), in half distances of two sections."""
+        planes = self.sections.planes
+        away = (torch.arange(volume.shape[-1], device=volume.device) + first - self.sections.centre) % planes
+        return (torch.minimum(away, planes - away) * (2 / planes)).to(volume)

@@ -1,4 +1,4 @@
-"""A volume turned so that X is coarse: its sections lie where the operator says, and only acquired slices judge what comes of it."""
+"""A volume turned so that X is coarse: sections lie where the operator says, and only acquired slices judge the result."""
 
 import pytest
 import torch

@@ -53,12 +53,15 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
     seed_everything(settings["seed"], verbose=False)
     data = DataModule.from_settings(settings, experiment.data_root)
     data.check()
-    model = model_to_train(settings, experiment.logs)
+    record = data.train_set.intensity_record()
+    model = model_to_train(settings, experiment.logs, record)
     with run.locked() if first else nullcontext(), explained(settings):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
             run.write_settings(settings)
-            write_json(run.dataset_record, data.train_set.intensity_record())
+            write_json(run.dataset_record, record)
+            if model.teacher is not None:
+                write_json(run.teacher_record, model.teacher.record)
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
         trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
         for line in [*experiment.notes, *summary(trainer, model, run)]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
+from models.teacher import Teacher
 from networks.generators import UNet3d
 from networks.losses import adversarial_views, gradient_ratio
 from networks.patchgan import PatchDiscriminator
@@ -70,6 +71,7 @@ class Model(BaseModel):
         self.loss_weights = {
             "views": s["adv"],
             "projection": s["lamb"],
+            "teacher": s["lbteach"] if s["teacher"] else 0.0,
             "views_back": back,
             "cycle": s["lambB"] * back,
             "nce": 0.0 if s["nocut"] else s["lbNCE"],
@@ -86,6 +88,11 @@ class Model(BaseModel):
         self.G["net_g"] = UNet3d(**shape, encode=encode, decode=decode)
         if self.cycle:
             self.G["net_gback"] = UNet3d(**shape, encode="3d", decode="1d")
+
+    def load_frozen(self) -> None:
+        """The teacher, where it has a weight."""
+        if self.wants("teacher"):
+            self.teacher = Teacher(self.settings["teacher"], self.settings)
 
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """One pass; in training X and Y change places in half of the batches."""
@@ -129,6 +136,8 @@ class Model(BaseModel):
             terms["views"] = self._judged("net_d", self._some_views(out.volume), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = self._projected_l1(out)
+        if self.teacher is not None:
+            terms["teacher"] = F.l1_loss(out.volume, self.teacher(to_slices(out.original), len(out.original)))
         if out.back is not None:
             terms["views_back"] = self._all_views(out.back, True, generator=True)
         if out.back is not None and self.wants("cycle"):

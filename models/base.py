@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,6 +21,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from models.schedules import apply_now, build_scheduler, carried_over
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from models.teacher import Teacher
 
 Terms = dict[str, Tensor]  # unweighted scalar loss terms by name
 
@@ -71,6 +74,7 @@ class BaseModel(pl.LightningModule):
         self.ema_G: AveragedModel | None = None
         self.loss_weights: dict[str, float] = {}
         self.generator_steps = 0
+        self.teacher: Teacher | None = None
         self.weights_loaded = False  # pretrained components: their codebook is neither initialised nor revived
         self._finite: Tensor | None = None
         self._epoch_start, self._epoch_batches = 0.0, 0
@@ -291,9 +295,17 @@ class BaseModel(pl.LightningModule):
         """Adds what Lightning does not know."""
         checkpoint["generator_steps"] = self.generator_steps
         checkpoint["weights_loaded"] = self.weights_loaded
+        if self.teacher is not None:
+            checkpoint["teacher"] = self.teacher.record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Takes it back.
+
+        Raises:
+            UserError: the teacher has other weights than before.
+        """
+        if self.teacher is not None:
+            self.teacher.check_same(checkpoint["teacher"])
         self.generator_steps = checkpoint["generator_steps"]
         self.weights_loaded = checkpoint["weights_loaded"]
         policy = self.settings["lr_policy"]

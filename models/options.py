@@ -62,6 +62,11 @@ RECONSTRUCTION = (
     _loss("perceptual_weight", float, None, "weight of LPIPS; unset: the yaml's, else 1", ">=0"),
 )
 
+GUIDED = (
+    _loss("teacher", str, None, "run of the lateral model whose volume guides this one: a path, or a folder under LOGS"),
+    _loss("lbteach", float, 10.0, "weight of the L1 to the teacher's volume", ">=0"),
+)
+
 CUT = (
     _cut("nocut", bool, True, "no contrastive term; --no-nocut switches it on"),
     _cut("lbNCE", float, 0.0, "weight of the contrastive term", ">=0"),
@@ -81,13 +86,13 @@ def _with(options: tuple[Option, ...], **changes: dict[str, Any]) -> tuple[Optio
     return tuple(replace(own.get(name) or base[name], **changes.get(name, {})) for name in {**own, **changes})
 
 
-VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + CUT
+VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + GUIDED + CUT
 KL = (
     *_with(VQ, ldmyaml={"default": "ldmaex2"}, lbNCE={"default": 1.0}),
     _network("hbranch", ("mid", "z"), None, "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's"),
 )
 ISOREF = _with(
-    UNET + NETWORKS + PROJECTION + ADVERSARIAL + CUT,
+    UNET + NETWORKS + PROJECTION + ADVERSARIAL + GUIDED + CUT,
     dsp_how={"default": "mean"},
     skipl1={"default": 1},
     lbNCE={"default": 1.0},

@@ -23,6 +23,7 @@ from ldm.bottleneck import Code
 from ldm.losses import adaptive_weight, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
+from models.teacher import Teacher
 from networks.generators import NO_MARGINS, Margins, VolumeDecoder, trim
 from networks.losses import adversarial, adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
 from networks.patchgan import PatchDiscriminator
@@ -115,6 +116,7 @@ class SliceToVolume(BaseModel):
         self.loss_weights = {
             "views": s["adv"],
             "projection": s["lamb"],
+            "teacher": s["lbteach"] if s["teacher"] else 0.0,
             "ms_ssim": s["lbm_ms_ssim"],
             "recon": 1.0,
             "perceptual": loss["perceptual_weight"],
@@ -127,9 +129,11 @@ class SliceToVolume(BaseModel):
         }
 
     def load_frozen(self) -> None:
-        """LPIPS, where it has a weight."""
+        """LPIPS and the teacher, where they have a weight."""
         if self.wants("perceptual"):
             self.perceptual = PerceptualLoss()
+        if self.wants("teacher"):
+            self.teacher = Teacher(self.settings["teacher"], self.settings)
 
     # Generation ------------------------------------------------------------------------------------------------------
 
@@ -241,6 +245,8 @@ class SliceToVolume(BaseModel):
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
                 project_slices(out.target, self.geometry.skip, s["l1how"], s["slabtarget"]),
             )
+        if self.teacher is not None:
+            terms["teacher"] = F.l1_loss(out.volume, self.teacher(to_slices(out.target), len(out.target)))
         if self.wants("ms_ssim"):
             terms["ms_ssim"] = self.structure(out)
         terms |= self.slice_losses(out)

@@ -168,9 +168,13 @@ def resampled_rows(images: Tensor, step: float, count: int) -> Tensor:
     """Rows at pixels (k + ½)·step - ½ by cubic convolution, ends repeated; (N, C, H, W) → (N, C, count, W)."""
     if step == 1:
         return images[:, :, :count]
-    places = (torch.arange(count, dtype=torch.float64) + 0.5) * step - 0.5
+    return rows_at(images, (torch.arange(count, dtype=torch.float64) + 0.5) * step - 0.5)
+
+
+def rows_at(images: Tensor, places: Tensor) -> Tensor:
+    """Rows at fractional pixels by cubic convolution, ends repeated; (N, C, H, W), (count,) float64 → (N, C, count, W)."""
     low = places.floor().long()
-    made = torch.zeros(*images.shape[:2], count, images.shape[3], dtype=images.dtype, device=images.device)
+    made = torch.zeros(*images.shape[:2], len(places), images.shape[3], dtype=images.dtype, device=images.device)
     for tap in range(-1, 3):
         weight = cubic_convolution(places - low - tap).to(images).view(-1, 1)
         made += weight * images[:, :, (low + tap).clamp(0, images.shape[2] - 1).to(images.device)]

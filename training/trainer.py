@@ -24,13 +24,22 @@ from utils.runs import RunFolder
 from utils.settings.rules import parse_duration
 
 
-def model_to_train(settings: Mapping[str, Any], logs: Path) -> BaseModel:
+def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str, Any]) -> BaseModel:
     """The model of complete settings; a fresh training may start from another run (``--init``).
 
+    Args:
+        settings: of the training.
+        logs: the folder of runs.
+        record: what the training's dataset.json will say.
+
     Raises:
-        UserError: weights that it needs are missing, damaged or do not fit.
+        UserError: weights that it needs are missing, damaged or do not fit, or those of a teacher are for other grey values.
     """
+    if settings.get("teacher"):
+        settings = {**settings, "teacher": str(folder_of_run("--teacher", settings["teacher"], logs))}
     model = build_model(settings)
+    if model.teacher is not None:
+        model.teacher.check_intensities(record)
     if settings["init"] and not settings["resume"]:
         initialise_from(model, settings["init"], logs)
     return model
@@ -55,12 +64,22 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     name, _, epoch = reference.partition("@")
     if epoch and not epoch.isdigit():
         raise UserError(f"--init {reference!r}: the epoch after @ must be a number")
-    folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
-    if folder is None:
-        raise UserError(f"--init {reference!r}: neither {name} nor {logs / name} is a folder")
+    folder = folder_of_run("--init", name, logs)
     model.weights_loaded = True
     only_for_training = {*model.D, "netF"}
     return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=only_for_training)
+
+
+def folder_of_run(option: str, name: str, logs: Path) -> Path:
+    """The folder of a run that an option names, from the working directory or from the folder of runs.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
+    if folder is None:
+        raise UserError(f"{option} {name!r}: neither {name} nor {logs / name} is a folder")
+    return folder
 
 
 def _quieten() -> None:

@@ -5,6 +5,7 @@
     {LOGS}/{dataset}/{prj}/
         0.json 1.json …        resolved settings, one file per start
         dataset.json           intensity transform of the training data with its constants
+        teacher.json           the run that guides this one, where there is one: folder, epoch, file of its weights and SHA-256
         <model>.py             the source of the model as it was (never imported back)
         logs/                  TensorBoard
         pictures/              PNG
@@ -51,6 +52,7 @@ class RunFolder:
         self.last = self.manifest.last
         self.best = self.checkpoints / "best.ckpt"
         self.dataset_record = self.path / "dataset.json"
+        self.teacher_record = self.path / "teacher.json"
         self._lock = self.path / "run.lock"
 
     def component(self, name: str, epoch: int, ema: bool = False) -> Path:

@@ -199,9 +199,11 @@ def _checked_keys(
 def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     """What has no effect, or another one than its name says."""
     final, cut = settings.get("final", "tanh"), not settings.get("nocut", True)
+    unguided = "lbteach" in given and not settings["teacher"]
     remarks = {
         f"final={final} is overridden: the last activation is tanh": final != "tanh",
         "save_d=false is overridden: discriminators are always saved": "save_d" in given and not settings["save_d"],
+        "lbteach is the weight of a teacher, but none is named (--teacher RUN), so it has no effect": unguided,
         "the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect": cut and not settings["lbNCE"],
     }
     return [text for text, holds in remarks.items() if holds]

@@ -1,0 +1,195 @@
+"""A finished run of the lateral model as the guide of another model's volume.
+
+The guided model sees the slices of a crop; so does the teacher, and what it makes of them is the volume that is closest on
+average. It computes no gradient, is in no checkpoint and not needed in use: it only shapes the loss (DECISIONS, section 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.build import build_model, load_components, make_fast
+from models.options import MODEL_OPTIONS
+from networks.sections import Sections, rows_at
+from networks.views import to_slices, to_volume, xz_planes, xz_volume
+from utils.errors import UserError
+from utils.files import read_mapping
+from utils.frozen import Frozen
+from utils.geometry import Geometry
+from utils.manifest import sha256
+from utils.runs import RunFolder
+
+_OPERATORS = {"dsp": "pick", "mean": "mean"}  # what a slice is of its planes, as l1how and as axial_sampling say it
+
+
+class Teacher(Frozen):
+    """The lateral model of a run, in evaluation mode, with its averaged weights where there are any.
+
+    Its planes are those of the guided model: where their grids are half a plane apart, they are resampled.
+
+    Args:
+        folder: of the teacher's run.
+        settings: of the training that it guides, complete.
+
+    Attributes:
+        record: the run's folder, epoch, weights file and its SHA-256, for the records of the training.
+        sections: the axial operator that the teacher has learnt to undo.
+
+    Raises:
+        UserError: no run, not of the lateral model, damaged; or of another factor, operator or channel count than the training.
+    """
+
+    def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
+        run = RunFolder(Path(folder))
+        where = f"teacher={folder}"
+        if not run.path.is_dir():
+            raise UserError(f"{where}: there is no such folder; name a run of the lateral model, or leave teacher out")
+        stored = run.stored_settings(MODEL_OPTIONS)
+        if stored["models"] != "lateral":
+            raise UserError(
+                f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "
+                "--models lateral (env/jsn/quickstart.json is an example)"
+            )
+        model = build_model(stored, for_training=False)
+        self._check(where, stored, model.sections, settings)
+        epoch = load_components(model, run, ema=True)
+        super().__init__(make_fast(model))
+        self._folder, self._stored = run, stored
+        weights = next(path for ema in (True, False) if (path := run.component("net_g", epoch, ema)).is_file())
+        self.record = {"run": str(run.path.absolute()), "epoch": epoch, "weights": weights.name, "sha256": sha256(weights)}
+        self.sections: Sections = model.sections
+        self.usp = settings["usp"]
+        self.offset = self.sections.centre - centre_of_sections(settings)
+
+    @staticmethod
+    def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any]) -> None:
+        """That both make the same planes of the same sections."""
+        geometry, usp = Geometry.from_settings(settings), settings["usp"]
+        if usp < 1 or geometry.slices * settings["dsp"] != settings["cropz"] * usp:
+            raise UserError(
+                f"{where} needs whole sections, but cropz={settings['cropz']}, dsp={settings['dsp']}, usp={usp:g} give it parts "
+                "of them; use a usp of 1 or more and a cropz that dsp divides"
+            )
+        planes = geometry.factor * usp
+        if sections.planes != planes:
+            raise UserError(
+                f"{where} makes {sections.planes} planes of a section (uprate={stored['uprate']:g}), this training "
+                f"{planes:g} ({geometry.factor} of a slice, usp={usp:g}); train a teacher with --uprate {planes:g}"
+            )
+        operator = _OPERATORS.get(settings["l1how"])
+        if operator != sections.sampling:
+            l1how = next(how for how, sampling in _OPERATORS.items() if sampling == sections.sampling)
+            raise UserError(
+                f"{where} takes a section for the {sections.sampling} of its planes (axial_sampling), this training by "
+                f"l1how={settings['l1how']} for another; give --l1how {l1how}"
+                + (f", or a teacher trained with --axial_sampling {operator}" if operator else "")
+            )
+        if stored["input_nc"] != settings["output_nc"]:
+            raise UserError(
+                f"{where} has {stored['input_nc']} channel(s), this training {settings['output_nc']}; train a teacher on the "
+                "same channels (--tc, --input_nc, --output_nc)"
+            )
+
+    def check_intensities(self, record: Mapping[str, Any]) -> None:
+        """That the teacher knows the grey values of a training.
+
+        Args:
+            record: the training's dataset.json (dataloader's intensity_record).
+
+        Raises:
+            UserError: another nm, nm_clip or transform of prepare.py.
+        """
+        path = self._folder.dataset_record
+        if not path.is_file():
+            raise UserError(f"teacher={self._folder.path} has no dataset.json, so its grey values are not known; copy it again")
+        known = read_mapping(path, "record of the training data")
+        count = self._stored["input_nc"]
+        mine, theirs = (_transforms(found, count) for found in (known, record))
+        for (name, value), (_, other) in zip(mine, theirs, strict=True):
+            if value != other:
+                raise UserError(
+                    f"teacher={self._folder.path} was trained with {name}={value}, this training has {other}; grey values would "
+                    f"mean something else to it: train a teacher on this data, with the same {name}"
+                )
+
+    def check_same(self, record: Mapping[str, Any]) -> None:
+        """That it is the teacher of a record; a UserError, where its weights are others."""
+        if record["sha256"] != self.record["sha256"]:
+            raise UserError(
+                f"teacher={self._folder.path} has changed since this training began: {self.record['weights']} has the SHA-256 "
+                f"{self.record['sha256']}, that of {record['weights']} was {record['sha256']}; restore it, or start a new --prj"
+            )
+
+    def views(self, slices: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """What XZ and what YZ planes give, on the grid of the guided model.
+
+        Args:
+            slices: encoded slices of B crops (B·n, C, X, Y) in [-1, 1], n a multiple of usp.
+            batch: B.
+
+        Returns:
+            Two volumes (B, C, X, Y, n·planes per slice), without gradient.
+
+        Raises:
+            ValueError: n is no multiple of usp.
+        """
+        with torch.no_grad():
+            across_y, across_x = self.network.views(self._sections_of(slices, batch), batch)
+            return self._moved(across_y), self._moved(across_x)
+
+    def forward(self, slices: Tensor, batch: int) -> Tensor:
+        """The mean of both :meth:`views`, (B, C, X, Y, n·planes per slice)."""
+        across_y, across_x = self.views(slices, batch)
+        return (across_y + across_x) / 2
+
+    def _sections_of(self, slices: Tensor, batch: int) -> Tensor:
+        """The sections that ``usp`` interpolated; they follow from what it made of them."""
+        if self.usp == 1:
+            return slices
+        count = len(slices) // batch
+        inverse = _undo_interpolation(count, float(self.usp)).to(slices.device)
+        with torch.autocast(slices.device.type, enabled=False):
+            return to_slices(to_volume(slices.float(), batch) @ inverse)
+
+    def _moved(self, volume: Tensor) -> Tensor:
+        """Planes where those of the guided model lie."""
+        if not self.offset:
+            return volume
+        places = torch.arange(volume.shape[-1], dtype=torch.float64) + self.offset
+        return xz_volume(rows_at(xz_planes(volume), places), len(volume))
+
+
+def centre_of_sections(settings: Mapping[str, Any]) -> float:
+    """The plane (fractional) of a training's volume that its first section is centred on.
+
+    With usp, slice j shows section (j + ½)/usp - ½. Linear interpolation, which IsoREF starts from, centres a slice on the
+    middle of its planes, whatever ``l1how`` is.
+    """
+    geometry, usp = Geometry.from_settings(settings), settings["usp"]
+    of_slice = geometry.plane_of_slice(0, "mean" if settings["models"] == "IsoREF" else settings["l1how"])
+    return of_slice + geometry.factor * (usp - 1) / 2
+
+
+@lru_cache
+def _undo_interpolation(slices: int, usp: float) -> Tensor:
+    """The matrix (slices, sections) that turns slices which the data set has interpolated back into its sections."""
+    sections = round(slices / usp)
+    if sections * usp != slices:
+        raise ValueError(f"{slices} slices are no whole number of sections with usp={usp:g}")
+    places = ((torch.arange(slices, dtype=torch.float64) + 0.5) / usp - 0.5).clamp(0, sections - 1)
+    weights = (1 - (places[:, None] - torch.arange(sections)).abs()).clamp(min=0)  # linear interpolation
+    return torch.linalg.pinv(weights).mT.float()
+
+
+def _transforms(record: Mapping[str, Any], channels: int) -> list[tuple[str, Any]]:
+    """What makes a file's values those of the network, of the last folders (those that the volume shows)."""
+    names = list(record["directions"])[-channels:]
+    prepared = (record.get("dataset") or {}).get("directions", {})
+    found = [prepared.get(name, {}).get("transform") for name in names]
+    return [("nm", record["nm"]), ("nm_clip", record.get("nm_clip")), ("the transform of prepare.py", found)]

@@ -1,0 +1,65 @@
+"""A training with a lateral teacher through the commands: what it leaves, that it goes on, and what stops it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from test_lateral import OPTIONS as LATERAL
+from test_training import same
+
+from inference import enhance
+from utils.errors import UserError
+from volumes.open import open_volume
+
+SMALL = ("--cropsize", 40, "--ngf", 8)
+GUIDED = "--l1how dsp --downbranch 2 --cropz 8 --adv 0 --lbteach 3 --ema 0".split()
+
+
+@pytest.fixture
+def teacher(workspace):
+    return workspace.train("lateral", *LATERAL, "--crops_per_volume", 2, *SMALL)
+
+
+def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher):
+    whole = workspace.train("whole", *GUIDED, "--teacher", "tiny/lateral")
+    record = json.loads(whole.teacher_record.read_text())
+    assert record["run"] == str(teacher.path) and record["weights"] == "net_g_ema_model_epoch_2.pth"
+    named = teacher.manifest.read()["epochs"]["2"]
+    assert record["sha256"] == named[record["weights"]]
+    assert not any("teacher" in key for key in torch.load(whole.last, weights_only=True)["state_dict"])
+    workspace.train("broken", *GUIDED, "--teacher", str(teacher.path), "--n_epochs", 1)
+    broken = workspace.train("broken", "--resume", "--n_epochs", 2)
+    assert same(*(weights_of(run, ("encoder", "decoder", "quantize", "net_g")) for run in (whole, broken)))
+    plain = workspace.train("plain", *GUIDED, "--lbteach", 0)
+    assert not plain.teacher_record.exists()
+    assert not same(weights_of(whole, ["net_g"]), weights_of(plain, ["net_g"]))
+    shutil.rmtree(teacher.path)
+    volume = open_volume(workspace.data / "train" / "x3d0" / "a.tif")
+    assert enhance(whole.path, volume).shape[0] == 4 * volume.shape[0]  # in use nobody asks for the teacher
+    with pytest.raises(UserError, match="--teacher 'tiny/lateral': neither"):
+        workspace.train("whole", "--resume", "--n_epochs", 3)
+
+
+def weights_of(run, parts):
+    return {
+        f"{part}.{key}": value for part in parts for key, value in torch.load(run.component(part, 2), weights_only=True).items()
+    }
+
+
+def test_a_teacher_that_changed_is_named_before_a_training_goes_on(workspace, teacher):
+    workspace.train("run", *GUIDED, "--teacher", "tiny/lateral", "--n_epochs", 1)
+    workspace.train("lateral", *LATERAL, "--crops_per_volume", 2, *SMALL, "--seed", 5, "--overwrite")
+    with pytest.raises(UserError, match="has changed since this training began"):
+        workspace.train("run", "--resume", "--n_epochs", 2)
+
+
+def test_a_teacher_that_does_not_fit_stops_before_anything_is_made(workspace, teacher):
+    for options, rule in [
+        (["--teacher", "nobody"], "neither nobody nor"),
+        (["--teacher", "tiny/lateral", "--nm", "01"], "nm=11, this training has 01"),
+        (["--teacher", "tiny/lateral", "--l1how", "mean"], "axial_sampling"),
+    ]:
+        with pytest.raises(UserError, match=rule):
+            workspace.train("refused", *GUIDED, *options)
+        assert not workspace.run("refused").path.exists()

@@ -1,0 +1,181 @@
+"""The lateral teacher of another model: what fits, where its planes lie, and that it only shapes the loss."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.build import build_model
+from models.options import MODEL_OPTIONS
+from models.teacher import Teacher, _undo_interpolation
+from networks.views import to_slices
+from tests.e2e.infer_runs import ROOT, make_run
+from utils.errors import UserError
+from utils.manifest import sha256
+from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from utils.settings.reading import default_settings
+
+
+def lateral(folder, **changes):
+    return make_run(
+        folder / "lateral", "lateral", **{"cropsize": 64, "cropz": 2, "uprate": 8.0, "ngf": 8, "blocks": 1, **changes}
+    )
+
+
+def interpolating(folder, **changes):
+    """A teacher's run that does what it does before its first step: cubic interpolation."""
+    path = lateral(folder, **changes)
+    weights = path / "checkpoints" / "net_g_model_epoch_3.pth"
+    state = torch.load(weights, weights_only=True)
+    torch.save({key: value.zero_() if key.startswith("last.") else value for key, value in state.items()}, weights)
+    return path
+
+
+def guided(model="ae0iso0tccutvqq", **changes):
+    asked = {"cropsize": 64, "cropz": 8, "l1how": "dsp", "ngf": 4, "ndf": 4, "adv": 0.0, "skipl1": 1, "perceptual_weight": 0.0}
+    known = {option.name for option in MODEL_OPTIONS[model]} | {"cropsize", "cropz"}
+    asked |= {"nocyc": True} if model == "IsoREF" else {}
+    asked = {key: value for key, value in asked.items() if key in known} | changes
+    settings = default_settings(MODEL_OPTIONS, model, **asked)
+    if "ldmyaml" not in settings:
+        return {**settings, "autoencoder": None}
+    autoencoder = read_autoencoder_yaml(ROOT, settings["ldmyaml"])
+    autoencoder["ddconfig"]["ch"], autoencoder["loss"]["disc_ndf"] = 8, 4
+    return {**settings, "autoencoder": configure_autoencoder(autoencoder, settings)}
+
+
+@pytest.mark.parametrize(
+    ("run", "training", "words"),
+    [
+        ({"uprate": 4.0}, {}, ("4 planes of a section", "8", "--uprate 8")),
+        ({}, {"cropz": 64, "dsp": 8, "usp": 4.0, "downbranch": 1, "cropsize": 256}, ("8 planes", "32", "--uprate 32")),
+        ({"axial_sampling": "mean"}, {}, ("the mean of its planes", "l1how=dsp", "--l1how mean", "--axial_sampling pick")),
+        ({}, {"l1how": "max"}, ("the pick of its planes", "l1how=max", "give --l1how dsp")),
+        ({"tc": True, "input_nc": 2, "output_nc": 2, "direction": "a_b"}, {}, ("2 channel", "this training 1")),
+        ({}, {"cropz": 16, "usp": 0.5}, ("whole sections", "usp=0.5")),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(tmp_path, run, training, words):
+    with pytest.raises(UserError) as refused:
+        Teacher(lateral(tmp_path, **run), guided(**training))
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_what_is_no_lateral_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        Teacher(tmp_path / "nowhere", guided())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not a training's folder"):
+        Teacher(tmp_path / "empty", guided())
+    with pytest.raises(UserError, match="ae0iso0tccutvqq; a teacher is a run of the lateral model"):
+        Teacher(make_run(tmp_path / "codes"), guided())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"directions": {"other": {}}}, None),  # the same data under another name
+        ({"nm": "01"}, "nm=11, this training has 01"),
+        ({"nm_clip": [1.0, 99.0]}, "nm_clip=None, this training has"),
+        ({"dataset": {"directions": {"x3d0": {"transform": {"normalisation": "01", "low": 3}}}}}, "transform of prepare.py"),
+    ],
+)
+def test_other_grey_values_are_refused(tmp_path, change, words):
+    path = lateral(tmp_path)
+    teacher, record = Teacher(path, guided()), json.loads((path / "dataset.json").read_text())
+    if words is None:
+        return teacher.check_intensities(record | change)
+    with pytest.raises(UserError, match=words):
+        teacher.check_intensities(record | change)
+
+
+@pytest.mark.parametrize("sampling", ["pick", "mean"])
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("ae0iso0tccutvqq", {}),
+        ("ae0iso0tccutvqq", {"cropz": 16, "downbranch": 2}),
+        ("ae0iso0tccutvqq", {"cropz": 64, "dsp": 8, "usp": 4.0, "downbranch": 4}),
+        ("ae0iso0tccutvqq", {"cropz": 8, "usp": 8.0, "downbranch": 8}),
+        ("IsoREF", {}),
+        ("IsoREF", {"cropsize": 72}),
+        ("IsoREF", {"usp": 2.0}),
+    ],
+)
+def test_its_planes_lie_where_those_of_the_model_do(tmp_path, model, changes, sampling):
+    """On a ramp, which interpolation gives back as it is, every plane has the value of its place."""
+    settings = guided(model, l1how={"pick": "dsp", "mean": "mean"}[sampling], **changes)
+    n = int(settings["cropz"] * settings["usp"] / settings["dsp"])
+    planes, size = settings["cropsize"] // n, settings["cropsize"]
+    uprate = float(planes * settings["usp"])
+    teacher = Teacher(interpolating(tmp_path, uprate=uprate, axial_sampling=sampling), settings)
+    sections = size // round(uprate)
+    of_slice = ((torch.arange(n) + 0.5) / settings["usp"] - 0.5).clamp(0, sections - 1)  # as the data set interpolates
+    slices = (of_slice / 10).expand(1, 1, 16, 16, n)
+    made = teacher(to_slices(slices), 1)
+    assert made.shape == (1, 1, 16, 16, size)
+    middle = planes // 2 if sampling == "pick" and model != "IsoREF" else (planes - 1) / 2
+    place = (torch.arange(size) - middle) / planes  # in slices
+    expected = ((place + 0.5) / settings["usp"] - 0.5) / 10  # in sections
+    inner = slice(2 * round(uprate), -2 * round(uprate))
+    torch.testing.assert_close(made[0, 0, 3, 5, inner], expected[inner], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("usp", [1.5, 2.0, 4.0])
+def test_sections_are_found_again_under_interpolated_slices(usp):
+    sections, count = torch.rand(2, 1, 8, 8, 8) * 2 - 1, int(8 * usp)
+    place = ((torch.arange(count) + 0.5) / usp - 0.5).clamp(0, 7)  # as the data set interpolates
+    low = place.floor().long().clamp(max=6)
+    slices = torch.lerp(sections[..., low], sections[..., low + 1], place - low)
+    torch.testing.assert_close(slices @ _undo_interpolation(count, usp), sections, atol=1e-5, rtol=0)
+
+
+def test_a_part_of_a_section_is_no_section():
+    with pytest.raises(ValueError, match="7 slices"):
+        _undo_interpolation(7, 2.0)
+
+
+def test_both_views_are_there_and_the_volume_is_their_mean(tmp_path):
+    teacher = Teacher(lateral(tmp_path), guided())
+    slices = torch.rand(2 * 8, 1, 32, 48) * 2 - 1
+    one, other = teacher.views(slices, 2)
+    assert one.shape == (2, 1, 32, 48, 64) and not torch.allclose(one, other)
+    torch.testing.assert_close(teacher(slices, 2), (one + other) / 2)
+    swapped, _ = teacher.views(slices.mT, 2)
+    torch.testing.assert_close(swapped.movedim(3, 2), other)
+
+
+@pytest.mark.parametrize("model", [name for name in MODEL_OPTIONS if name != "lateral"])
+def test_it_guides_the_volume_and_nothing_else(tmp_path, model):
+    path = lateral(tmp_path)
+    kind = {"hbranch": "z"} if model == "ae0iso0tccut" else {}
+    kind |= {"cropsize": 104, "cropz": 13} if model.endswith("ssim") else {}
+    settings = guided(model, teacher=str(path), lbteach=7.0, lamb=0.0, **kind)
+    built, plain = build_model(settings), build_model(guided(model, lamb=0.0, **kind))
+    assert plain.teacher is None and not plain.wants("teacher")
+    assert built.state_dict().keys() == plain.state_dict().keys()
+    assert {id(p) for p in built.teacher.network.parameters()}.isdisjoint(map(id, built.parameters()))
+    built.draw_swap = lambda: False
+    out = built.generate({"img": [torch.rand(2, 1, settings["cropsize"], settings["cropsize"], settings["cropz"]) * 2 - 1]})
+    terms = built.generator_losses(out)
+    expected = F.l1_loss(out.volume, Teacher(path, settings)(to_slices(out.original), 2))
+    torch.testing.assert_close(terms["teacher"], expected)
+    torch.testing.assert_close(built.weigh({"teacher": terms["teacher"]}), 7 * expected)
+    built.weigh({"teacher": terms["teacher"]}).backward()
+    assert all(p.grad is not None and p.grad.any() for p in built.G["net_g"].conv7_k.parameters())
+    assert not any(p.requires_grad for p in built.teacher.network.parameters()) and not built.teacher.network.training
+    built.train()
+    assert not built.teacher.network.training
+
+
+def test_averaged_weights_are_taken_and_recorded(tmp_path):
+    path = lateral(tmp_path)
+    checkpoints = path / "checkpoints"
+    raw = torch.load(checkpoints / "net_g_model_epoch_3.pth", weights_only=True)
+    torch.save({key: value / 2 for key, value in raw.items()}, checkpoints / "net_g_ema_model_epoch_3.pth")
+    teacher = Teacher(path, guided())
+    assert torch.equal(teacher.network.G["net_g"].head.weight, raw["head.weight"] / 2)
+    averaged = "net_g_ema_model_epoch_3.pth"
+    assert teacher.record == {"run": str(path), "epoch": 3, "weights": averaged, "sha256": sha256(checkpoints / averaged)}

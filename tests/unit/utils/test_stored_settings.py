@@ -10,12 +10,13 @@ from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.runs import RunFolder, resumed_settings
-from utils.settings.options import BASE_OPTIONS, Option
+from utils.settings.options import BASE_OPTIONS, Option, as_text
 from utils.settings.reading import SETTINGS_VERSION, default_settings, stored_settings
 
 RUN = Path(__file__).parents[2] / "data" / "made_by_6ea4a28" / "run"
 STORED = json.loads((RUN / "0.json").read_text())
-SINCE = {"draw": "uniform"}  # options that came after that version, with the defaults that they get
+# Options that came after that version, with the defaults that they get.
+SINCE = {"draw": "uniform", "teacher": None, "lbteach": 10.0}
 COMPLETE = {**STORED, **SINCE}
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]
@@ -48,7 +49,9 @@ def test_the_settings_of_an_older_version_are_read_as_they_are(tmp_path, caplog)
     caplog.set_level(logging.INFO)
     assert read(tmp_path) == COMPLETE
     [message] = caplog.messages
-    assert message.endswith(f"taken from today's defaults: {', '.join(f'{name} {value}' for name, value in SINCE.items())}")
+    assert message.endswith(
+        f"taken from today's defaults: {', '.join(f'{name} {as_text(value)}' for name, value in SINCE.items())}"
+    )
     caplog.clear()
     assert read(tmp_path, **SINCE) == COMPLETE
     assert not caplog.messages

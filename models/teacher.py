@@ -56,7 +56,7 @@ class Teacher(Frozen):
                 f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "
                 "--models lateral (env/jsn/quickstart.json is an example)"
             )
-        model = build_model(stored, for_training=False)
+        model: Any = build_model(stored, for_training=False)
         self._check(where, stored, model.sections, settings)
         epoch = load_components(model, run, ema=True)
         super().__init__(make_fast(model))

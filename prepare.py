@@ -127,7 +127,7 @@ def volumes(options: argparse.Namespace) -> None:
         voxel_um=voxel_size(options.voxel),
         **chosen(options, Plan),
     )
-    sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene)
+    sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene, plan.voxel_um)
     unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
     settings = {name: value for name, value in vars(options).items() if name not in unneeded}
     for line in prepare_volumes(plan, sources, settings):

@@ -46,15 +46,10 @@ class CropSettings:
     rotate: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("cropsize", "cropz", "dsp", "usp"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name}={getattr(self, name)} must be positive")
         for name in ("precrop", "resize"):
             value = getattr(self, name)
             if value and value < self.cropsize:
                 raise UserError(f"{name}={value} is smaller than cropsize={self.cropsize}; raise it, or set it to 0 for none")
-        if self.dsp_how not in ("pick", "mean"):
-            raise UserError(f"dsp_how={self.dsp_how} is unknown; known: pick, mean")
         if self.kept < 1 or self.slices < 1:
             least = max(self.dsp, math.ceil(self.dsp / self.usp))
             raise UserError(f"cropz={self.cropz} leaves no slice with dsp={self.dsp}, usp={self.usp}; raise cropz to {least}")

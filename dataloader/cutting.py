@@ -37,8 +37,6 @@ class Lattice:
     def __post_init__(self) -> None:
         if min(self.patch) < 0 or min(self.step) < 0:
             raise UserError(f"patch={self.patch} and step={self.step} must not be negative; 0 is the whole axis")
-        if self.incomplete not in ("shift", "drop"):
-            raise UserError(f"incomplete={self.incomplete} must be shift or drop")
         for axis, patch, step in zip("zyx", self.patch, self.step, strict=True):
             if step and (not patch or step > patch):
                 raise UserError(

@@ -85,14 +85,11 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self.wanted = Normalisation(nm, percentile=self.nm_clip)
         if nm == "00" and nm_clip:
             raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} has no effect with nm=00; set nm to 11, or leave it out")
-        if seed < 0 or crops_per_volume < 1:
-            raise UserError(f"seed={seed} must be 0 or more, crops_per_volume={crops_per_volume} 1 or more")
         self.seed, self.crops_per_volume, self.preload = seed, crops_per_volume if train else 1, preload
         self.names = paired_names(self.root, self.directions)
         self._volumes: dict[tuple[str, str], Volume] = {}
         self._transforms: dict[tuple[str, str], IntensityTransform] = {}
-        self.draw = draw
-        self._contrasts: dict[int, float] = {}
+        self.draw, self._contrasts = draw, dict[int, float]()
 
     def __len__(self) -> int:
         return len(self.names) * self.crops_per_volume
@@ -107,21 +104,17 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, epoch, index])
         sample = self._drawn(label, rng)
         if self.draw == "content":
+            if label not in self._contrasts:  # less than a quarter of the strongest contrast among some crops is background
+                tried = np.random.default_rng([self.seed, label])
+                self._contrasts[label] = max(_contrast(self._drawn(label, tried)) for _ in range(_TRIED)) / 4
             for _ in range(_DRAWN_AGAIN):
-                if _contrast(sample) >= self._least_contrast(label):
+                if _contrast(sample) >= self._contrasts[label]:
                     break
                 sample = self._drawn(label, rng)
         return sample
 
     def _drawn(self, label: int, rng: np.random.Generator) -> dict[str, Any]:
         return self._cut(label, random_crop(self._volume(self.directions[0], self.names[label]).shape, self.settings, rng))
-
-    def _least_contrast(self, label: int) -> float:
-        """A quarter of the strongest contrast among some crops of a file: what has less is taken for background."""
-        if label not in self._contrasts:
-            rng = np.random.default_rng([self.seed, label])
-            self._contrasts[label] = max(_contrast(self._drawn(label, rng)) for _ in range(_TRIED)) / 4
-        return self._contrasts[label]
 
     def centre(self, label: int) -> dict[str, Any]:
         """The sample in the middle of a file, not rotated."""
@@ -170,16 +163,12 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         if self.nm == "00":
             for index in range(0, len(self.names), -(-len(self.names) // _SAMPLED_FILES)):
                 self[index]
-        self._scan(ends)
-
-    def _scan(self, ends: Mapping[Path, tuple[float, float]]) -> None:
-        """Find every file's range; under nm 00 there is none, but a file of floats is read once in search of NaN."""
+        unknown = {}  # under nm 00 there is no range to find, but a file of floats is read once in search of NaN
         for key, volume in self._volumes.items():
-            if volume.path in ends:
-                self._transforms[key] = IntensityTransform(self.nm, *(ends[volume.path] if self.nm != "00" else ()))
-        unknown = {key: volume for key, volume in self._volumes.items() if key not in self._transforms}
-        if self.nm == "00":
-            unknown = {key: volume for key, volume in unknown.items() if volume.dtype.kind == "f"}
+            if volume.path in ends and self.nm != "00":
+                self._transforms[key] = IntensityTransform(self.nm, *ends[volume.path])
+            elif volume.path not in ends and key not in self._transforms and (self.nm != "00" or volume.dtype.kind == "f"):
+                unknown[key] = volume
         total = sum(math.prod(volume.shape) * (self.wanted.passes(volume) or 1) for volume in unknown.values())
         with tqdm(total=total, desc=f"ranges of {self.root.name}", unit="voxel", unit_scale=True, **_BAR) as bar:
             for key, volume in unknown.items():
@@ -246,14 +235,10 @@ def _contrast(sample: dict[str, Any]) -> float:
 
 
 class DataModule(pl.LightningDataModule):
-    """Training and, where the folder exists, validation crops of one data set.
+    """Training and, where the folder exists, validation crops of one data set, in batches of ``batch_size`` per process.
 
-    Args:
-        folder: the data set, holding ``train/{direction}`` and optionally ``val/{direction}``.
-        directions: the folders that are paired.
-        batch_size: samples per batch and process.
-        workers: worker processes; results do not depend on it.
-        **options: of ``PairedImageDataset``.
+    The folder holds ``train/{direction}`` and optionally ``val/{direction}``. Results do not depend on the number of ``workers``;
+    the other options are those of ``PairedImageDataset``.
 
     Attributes:
         train_set: the training crops.
@@ -265,8 +250,6 @@ class DataModule(pl.LightningDataModule):
 
     def __init__(self, folder: Path | str, directions: Sequence[str], *, batch_size: int = 1, workers: int = 0, **options: Any):
         super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise UserError(f"batch_size={batch_size} must be 1 or more, workers={workers} 0 or more")
         folder = Path(folder)
         self.batch_size, self.workers = batch_size, workers
         self.train_set = PairedImageDataset(folder / "train", directions, **options)
@@ -287,9 +270,8 @@ class DataModule(pl.LightningDataModule):
     def check(self, ends: Mapping[Path, tuple[float, float]] = MappingProxyType({})) -> None:
         """Raise a UserError for anything that would stop the training: see ``PairedImageDataset.check``."""
         CropSampler(len(self.train_set), self.batch_size)
-        self.train_set.check(ends)
-        if self.val_set is not None:
-            self.val_set.check(ends)
+        for dataset in filter(None, (self.train_set, self.val_set)):
+            dataset.check(ends)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of this process, in the order of the epoch that the trainer is about to run or to continue."""

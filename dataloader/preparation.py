@@ -14,10 +14,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from tqdm import tqdm
 
 from dataloader.cutting import Lattice, Window, split_box
 from dataloader.dataset_folders import SUFFIXES, TRAIN, VAL, claim_directions, merge_record
-from dataloader.sources import Source, paired
+from dataloader.sources import Source
 from utils.errors import UserError
 from utils.files import writing
 from volumes.intensity import IntensityTransform, check_finite
 from volumes.statistics import Normalisation, pooled, transform_of
 from volumes.target_plan import free_space
-from volumes.volume import Box, Triple, Volume, extent, voxels_of
+from volumes.volume import Box, Triple, extent, voxels_of
 from volumes.write import write_tiff
 
 _DEFAULT_FRACTION = 0.1
@@ -77,35 +76,34 @@ class Plan:
             raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")
 
 
-def prepare_volumes(plan: Plan, volumes: Sequence[Sequence[Volume]], settings: dict[str, Any]) -> list[str]:
-    """Cut volumes into training files, or link them.
-
-    Args:
-        plan: what is asked for.
-        volumes: for every direction its volumes, in the same order.
-        settings: plain JSON that is kept in dataset.json.
+def prepare_volumes(plan: Plan, sources: list[Source], settings: dict[str, Any]) -> list[str]:
+    """Cut volumes into training files, or link them; the settings (plain JSON) are kept in dataset.json.
 
     Returns:
         What the user should know, one line each; the last says how many files there are.
 
     Raises:
-        UserError: unequal volumes in a pair, patches that do not fit, nothing left, no room on disc, NaN, files in the way; files
-            to be linked that the training cannot read as they are.
+        UserError: patches that do not fit, nothing left, no room on disc, NaN, files in the way; files to be linked that the
+            training cannot read as they are.
     """
-    for volume in chain.from_iterable(volumes if plan.link else ()):
+    volumes = [volume for source in sources for volume in source.volumes]
+    for volume in volumes if plan.link else ():
         if volume.path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{volume.path}: only TIFF files can be linked; leave out --link, and it is converted")
         if volume.channels > 1 or volume.times > 1:
             raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
-    sources = paired(volumes, plan.directions, plan.voxel_um)
     notes = _split(plan, sources)
-    read = [file for group in volumes for volume in group for file in (volume.path, *volume.files)]
+    read = [file for volume in volumes for file in (volume.path, *volume.files)]
     claim_directions(plan.folder, plan.directions, plan.overwrite, read)
     voxels = [sum(plan.lattice.voxels(part) for part in source.parts.values()) for source in sources]
     if not plan.link:
         sizes = [sum(v.dtype.itemsize if plan.normalisation.kind == "00" else 4 for v in s.volumes) for s in sources]
         free_space(plan.folder, sum(count * size for count, size in zip(voxels, sizes, strict=True)))
-    notes += _measure(plan, sources)
+    total = sum(math.prod(volume.shape) * plan.normalisation.passes(volume) for volume in volumes)
+    with tqdm(total=total, desc="intensities", unit="voxel", unit_scale=True, disable=not total) as bar:
+        for source in sources:
+            source.transforms = [transform_of(volume, plan.normalisation, bar.update) for volume in source.volumes]
+    notes += _constant(plan, sources)
     partial = plan.folder / ".prepare.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -151,17 +149,8 @@ def _split(plan: Plan, sources: list[Source]) -> list[str]:
     return notes
 
 
-def _measure(plan: Plan, sources: list[Source]) -> list[str]:
-    """Find the constants of all transforms.
-
-    Returns:
-        A line for every volume that holds a single value: legal, but a direction of nothing else is an error.
-    """
-    volumes = [volume for source in sources for volume in source.volumes]
-    total = sum(math.prod(volume.shape) * plan.normalisation.passes(volume) for volume in volumes)
-    with tqdm(total=total, desc="intensities", unit="voxel", unit_scale=True, disable=not total) as bar:
-        for source in sources:
-            source.transforms = [transform_of(volume, plan.normalisation, bar.update) for volume in source.volumes]
+def _constant(plan: Plan, sources: list[Source]) -> list[str]:
+    """A line for every volume that holds a single value: legal, but a direction of nothing else is an error."""
     notes = []
     for k, direction in enumerate(plan.directions):
         flat = [

@@ -35,18 +35,20 @@ def open_sources(
     channels: Sequence[int] | None = None,
     time: int | None = None,
     scene: int | None = None,
-) -> list[list[Volume]]:
-    """Opens the volumes of every direction.
+    voxel_um: Triple | None = None,
+) -> list[Source]:
+    """One source for the volumes in the same place of every direction.
 
     Args:
         groups: per direction its files and folders; one group serves all directions, each taking its own channel.
         directions: names of the directions.
         channels: per direction its channel, or one for all; None: the files have one.
-        time: time point of files that have several.
-        scene: scene of files that have several.
+        time, scene: of files that have several.
+        voxel_um: voxel size (z, y, x) in µm that a volume may not contradict.
 
     Raises:
-        UserError: groups, directions and channels do not fit each other, or something cannot be opened.
+        UserError: groups, directions and channels do not fit each other, something cannot be opened, or numbers, shapes or voxel
+            sizes are unequal.
     """
     if channels is not None and len(channels) not in (1, len(directions)):
         raise UserError(f"--channel names {len(channels)} channels for {len(directions)} directions; give one, or one for each")
@@ -58,7 +60,7 @@ def open_sources(
             f"{len(groups)} --input for {len(directions)} directions ({names}): give --input once per direction in that order, "
             "with all its files after it, or one --input and one --channel per direction"
         )
-    opened = []
+    volumes: list[list[Volume]] = []
     for k, group in enumerate(groups):
         paths: list[str] = []
         for text in group:  # a pattern that the shell has left alone is expanded
@@ -67,21 +69,7 @@ def open_sources(
                 raise UserError(f"--input {text}: no file matches this pattern")
             paths += matches
         channel = channels[k % len(channels)] if channels else None
-        opened.append([open_volume(path, channel=channel, time=time, scene=scene) for path in expand_inputs(paths)])
-    return opened
-
-
-def paired(volumes: Sequence[Sequence[Volume]], directions: Sequence[str], voxel_um: Triple | None = None) -> list[Source]:
-    """One source for the volumes in the same place of every direction.
-
-    Args:
-        volumes: for every direction its volumes.
-        directions: their names.
-        voxel_um: voxel size (z, y, x) in µm that a volume may not contradict.
-
-    Raises:
-        UserError: unequal numbers, shapes or voxel sizes.
-    """
+        volumes.append([open_volume(path, channel=channel, time=time, scene=scene) for path in expand_inputs(paths)])
     if len(set(map(len, volumes))) > 1:
         found = ", ".join(f"{len(group)} for {direction}" for direction, group in zip(directions, volumes, strict=True))
         raise UserError(f"every direction needs the same number of volumes, in the same order; found {found}")

@@ -173,14 +173,10 @@ def code(planes: Volume, codec: Codec, stream: str, bits_per_pixel: float | None
 def coded_sections(
     sections: Sections, region: Box, dtype: np.dtype[Any], bits_per_pixel: float, folder: Path
 ) -> tuple[Sections, Sections, float]:
-    """The sections of a region, each rounded to dtype and sent through JPEG2000 in a stream of its own.
+    """The sections of a region, and those just outside that interpolation reads, sent through JPEG2000 one by one.
 
-    Args:
-        sections: what is coded; read once.
-        region: sections just outside it are coded too, because interpolation reads them.
-        dtype: uint8 or uint16; what an instrument would store.
-        bits_per_pixel: what each section may take at most.
-        folder: where the decoded sections, and what of the others interpolation needs, are kept while they are needed.
+    Each is rounded to dtype (uint8 or uint16), as an instrument would store it, and may take so many bits at most. The source is
+    read once; what is needed of it and of the decoded sections is kept in the folder.
 
     Returns:
         The sections themselves, from the folder; the decoded ones; and the bits per pixel really used.

@@ -5,7 +5,6 @@ RateDistortion measures; write_compression leaves compression.json, the curves, 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from itertools import product
@@ -24,7 +23,7 @@ from evaluation.report import plain, slice_text
 from evaluation.sections import METHODS, Candidate, Sections
 from evaluation.sweep import blocks, central_box
 from utils.errors import UserError
-from utils.files import put_files
+from utils.files import put_files, write_json
 from utils.runs import program_version
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Box, Volume, voxels_of
@@ -128,14 +127,7 @@ class RateDistortion:
             self.isotropic = _Reference(found.truth.sections, found.region, request, ("xz", "yz"), request.planes, scratch)
 
     def add_codes(self, size: int, slices: DecodedFile, isotropic: DecodedFile, levels: int) -> None:
-        """Measures one rate of a code store.
-
-        Args:
-            size: bytes on disc.
-            slices: the 2-D decoder's slices.
-            isotropic: the volume.
-            levels: levels of the codebook that were decoded.
-        """
+        """Measures one rate of a code store: its bytes on disc, the 2-D decoder's slices, the volume, the decoded levels."""
         volume = open_volume(slices.path)
         placed = Sections(volume, _whole((slices.first - self._first) / self._step), _whole(slices.step / self._step))
         if (placed.first, placed.step) != (0, 1) and not self.points:
@@ -221,13 +213,7 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
             ``isotropic``: by ``decoded`` (codes), ``linear`` and ``cubic`` (codec, then interpolation along z): ``psnr_db`` over
             all voxels, ``ssim`` (mean over XZ and YZ planes of the central box).
 
-    Args:
-        facts: ``run`` and ``files`` for the document.
-        output: folder.
-        scratch: folder on the same disc.
-
-    Returns:
-        The sentences.
+    ``facts`` are the document's ``run`` and ``files``; the scratch folder lies on the output's disc. Returns the sentences.
     """
     truth = measured.isotropic
     document = {
@@ -240,7 +226,7 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
         "sentences": sentences(measured.points),
         "points": measured.points,
     }
-    (scratch / OUTPUTS[0]).write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(scratch / OUTPUTS[0], plain(document))
     title = f"{facts['run']} on {Path(facts['files']['input']).name}: its codes beside standard codecs"
     draw_rates(measured.points, title, scratch / OUTPUTS[1])
     put_files(scratch, output, OUTPUTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ STYLES: dict[str, tuple[str, Any, float, int]] = {  # colour, dash, width, order
     "jpeg2000 + cubic": ("#7a5c9e", CODED, 1.3, 2),
 }
 ORIENTATIONS = (("XY", 0, "x", "y"), ("XZ", 1, "x", "z"), ("YZ", 2, "y", "z"))
+ALONG, IN_PLANE = ("along z", "z"), ("in-plane (mean of x and y)", "yx")  # a panel's title, and the axes that it averages
 
 
 def style(name: str) -> dict[str, Any]:
@@ -52,21 +54,21 @@ def draw_figures(
         volumes: numbers per volume, as in metrics.json.
         boxes: the central box of every volume.
     """
-    figures = {name: folder / f"{name}.png" for name in ("planes", "fsc", "spectra") if name != "fsc" or comparison.truth}
-    draw_planes(boxes, comparison.spacing, figures["planes"])
+    step = None if comparison.sections is None else comparison.sections.step
+    figures = {"planes": draw_planes(boxes, comparison.spacing), "spectra": draw_spectra(volumes, step)}
     if comparison.truth:
-        draw_fsc(volumes, figures["fsc"])
-    draw_spectra(volumes, None if comparison.sections is None else comparison.sections.step, figures["spectra"])
-    return figures
+        figures["fsc"] = draw_fsc({name: numbers for name, numbers in volumes.items() if "fsc" in numbers})
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")
+    return {name: folder / f"{name}.png" for name in figures}
 
 
-def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple, path: Path) -> None:
+def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple) -> Figure:
     """Central XY, XZ and YZ planes of the interpolated input, the reconstruction, the truth and the error.
 
     Args:
         boxes: (Z, Y, X) by name.
         spacing: voxel sides (z, y, x) in any unit.
-        path: the PNG.
     """
     titles = {"cubic": "input, cubic interpolation", "input": "input", "reconstruction": "reconstruction", "truth": "truth"}
     panels = {title: boxes[name] for name, title in titles.items() if name in boxes}
@@ -89,7 +91,7 @@ def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple, path: Pa
         figure.colorbar(image, ax=grid[:, -1], shrink=0.5, pad=0.03).set_label("grey values", color=INK)
     for axes, (name, _, _, down) in zip(grid[:, 0], ORIENTATIONS, strict=True):
         axes.set_ylabel(f"{name}\n← {down}", color=INK, fontsize=11)
-    figure.savefig(path)
+    return figure
 
 
 def _show_planes(column: Any, block: NDArray[np.float32], spacing: Triple, title: str, look: dict[str, Any]) -> Any:
@@ -103,56 +105,46 @@ def _show_planes(column: Any, block: NDArray[np.float32], spacing: Triple, title
     return image
 
 
-def draw_fsc(volumes: dict[str, Any], path: Path) -> None:
+def draw_fsc(volumes: dict[str, Any]) -> Figure:
     """Fourier shell correlation with the truth: along z, in-plane and whole."""
-    names = [name for name in volumes if "fsc" in volumes[name]]
-    figure = Figure((12.5, 4.0), dpi=110, layout="constrained", facecolor="white")
-    panels = figure.subplots(1, 3, sharey=True)
-    titles = (("along z", ("z",)), ("in-plane (mean of x and y)", ("y", "x")), ("all directions", ("whole",)))
-    for axes, (title, directions) in zip(panels, titles, strict=True):
-        for name in names:
-            curves = [volumes[name]["fsc"][direction] for direction in directions]
-            length = min(len(curve["correlation"]) for curve in curves)
-            value = np.mean([np.array(curve["correlation"][:length], float) for curve in curves], axis=0)
-            axes.plot(curves[0]["cycles_per_voxel"][:length], value, **style(name))
+    panels = (ALONG, IN_PLANE, ("all directions", ("whole",)))
+    figure = _draw_curves(volumes, "fsc", ("cycles_per_voxel", "correlation"), panels)
+    for axes in figure.axes:
         for threshold in (0.5, 0.143):
             axes.axhline(threshold, color=MUTED, linewidth=0.8)
             axes.text(0.498, threshold + 0.012, f"{threshold}", ha="right", color=MUTED, fontsize=8)
-        plain_axes(axes, "frequency (cycles per voxel)", "", title)
         axes.set(xlim=(0, 0.5), ylim=(-0.12, 1.03))
-    panels[0].set_ylabel("correlation with the truth", color=INK)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
-    figure.savefig(path)
+    figure.axes[0].set_ylabel("correlation with the truth", color=INK)
+    return figure
 
 
-def draw_spectra(volumes: dict[str, Any], step: float | None, path: Path) -> None:
-    """Power spectra along z and in-plane.
-
-    Args:
-        volumes: numbers per volume.
-        step: planes per input section, to mark the input's own Nyquist frequency; None without input.
-        path: the PNG.
-    """
-    names = list(volumes)
-    figure = Figure((12.5, 4.2), dpi=110, layout="constrained", facecolor="white")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (title, directions) in zip(panels, (("along z", "z"), ("in-plane (mean of x and y)", "yx")), strict=True):
-        for name in names:
-            spectra = [volumes[name]["power"][direction] for direction in directions]
-            length = min(len(spectrum["power"]) for spectrum in spectra)
-            value = np.mean([np.array(spectrum["power"][:length], float) for spectrum in spectra], axis=0)
-            axes.loglog(spectra[0]["frequency"][:length], np.maximum(value, 1e-30), **style(name))
-        plain_axes(axes, "frequency (cycles per voxel)", "", title)
-        axes.set_xlim(1 / 64, 0.5)
-        ticks = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+def draw_spectra(volumes: dict[str, Any], step: float | None) -> Figure:
+    """Power spectra along z and in-plane; step: planes per section of the input, whose own limit is marked, if there is one."""
+    figure = _draw_curves(volumes, "power", ("frequency", "power"), (ALONG, IN_PLANE))
+    reference = volumes.get("truth") or next(iter(volumes.values()))
+    powers = np.concatenate([reference["power"][axis]["power"] for axis in "zyx"])
+    ticks = [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    for axes in figure.axes:
+        axes.set(xscale="log", yscale="log", xlim=(1 / 64, 0.5), ylim=(powers[powers > 0].min() / 30, powers.max() * 2))
         axes.set_xticks(ticks, [f"1/{round(1 / tick)}" for tick in ticks], minor=False)
         axes.set_xticks([], minor=True)
-    reference = volumes.get("truth") or volumes[names[0]]
-    powers = np.concatenate([reference["power"][axis]["power"] for axis in "zyx"])
-    panels[0].set_ylim(powers[powers > 0].min() / 30, powers.max() * 2)
-    panels[0].set_ylabel("power per voxel (squared grey values)", color=INK)
+    first = figure.axes[0]
+    first.set_ylabel("power per voxel (squared grey values)", color=INK)
     if step is not None and step > 1:
-        panels[0].axvline(1 / (2 * step), color=MUTED, linewidth=0.9)
-        panels[0].text(1.05 / (2 * step), powers.max(), "the input's limit", color=MUTED, fontsize=9)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
-    figure.savefig(path)
+        first.axvline(1 / (2 * step), color=MUTED, linewidth=0.9)
+        first.text(1.05 / (2 * step), powers.max(), "the input's limit", color=MUTED, fontsize=9)
+    return figure
+
+
+def _draw_curves(volumes: dict[str, Any], key: str, xy: tuple[str, str], panels: Sequence[tuple[str, Sequence[str]]]) -> Figure:
+    """One panel per title: of every volume the mean of its curves over some axes, as metrics.json has them."""
+    figure = Figure((12.5, 4.1), dpi=110, layout="constrained", facecolor="white")
+    for axes, (title, directions) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        for name, numbers in volumes.items():
+            curves = [[np.array(numbers[key][axis][word], float) for word in xy] for axis in directions]
+            length = min(len(value) for _, value in curves)
+            axes.plot(curves[0][0][:length], np.mean([value[:length] for _, value in curves], axis=0), **style(name))
+        plain_axes(axes, "frequency (cycles per voxel)", "", title)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(volumes), frameon=False)
+    return figure

@@ -93,8 +93,7 @@ class Comparison:
 def open_comparison(request: Request, folder: Path) -> Comparison:
     """Open the files, lay them on the grid of the truth (else of the reconstruction) and add the baselines.
 
-    Args:
-        folder: for temporary files; it must outlive the comparison.
+    The folder, for temporary files, must outlive the comparison.
 
     Raises:
         UserError: files, positions or options that do not go together; the message gives the remedy.
@@ -115,7 +114,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     if placed is not None:
         found.candidates["reconstruction"] = restored_candidate(placed, reference.dtype, found.notes)
         if truth is not None:
-            found.alignment["reconstruction"] = _described(placed)
+            found.alignment["reconstruction"] = placed.placed()
         if placed.source.dtype != reference.dtype:
             found.notes.append(
                 f"The reconstruction is stored as {placed.source.dtype}, the truth as {reference.dtype}; grey values "
@@ -185,13 +184,7 @@ def _compared(wanted: Box | None, reference: Volume, placed: Sections | None) ->
 
 
 def restored_candidate(sections: Sections, dtype: np.dtype[Any], notes: list[str]) -> Candidate:
-    """A restored volume on the grid it is compared on.
-
-    Args:
-        sections: where its planes lie on that grid.
-        dtype: of the reference; interpolated values are clipped to its range.
-        notes: gets a sentence where it has to be interpolated.
-    """
+    """A restored volume on the grid it is compared on; a note says where it is interpolated, clipped to the reference's dtype."""
     if not sections.on_grid:
         notes.append(
             f"The planes of the reconstruction lie at {sections.first:g} + k·{sections.step:g} of the truth's grid; they were "
@@ -224,7 +217,7 @@ def _add_baselines(found: Comparison, request: Request, folder: Path) -> None:
             + (", --thin F or --average F." if found.truth is not None else ".")
         )
         return
-    found.alignment["input"] = _described(sections)
+    found.alignment["input"] = sections.placed()
     if request.codec is not None:
         found.sections, coded, rate = coded_sections(sections, found.region, found.dtype, request.bpp, folder)
         found.alignment["codec"] = {"name": request.codec, "bits_per_pixel": rate, "limit": request.bpp}
@@ -236,17 +229,6 @@ def _add_baselines(found: Comparison, request: Request, folder: Path) -> None:
         found.candidates |= {method: Candidate(sections, method, found.dtype) for method in METHODS}
     if request.codec is not None:
         found.candidates |= {f"{request.codec} + {method}": Candidate(coded, method, found.dtype) for method in METHODS[1:]}
-
-
-def _described(sections: Sections) -> dict[str, Any]:
-    """A position, as the report holds it."""
-    return {
-        "first_plane": sections.first,
-        "planes_per_section": sections.step,
-        "row": sections.row,
-        "column": sections.column,
-        "how": sections.how,
-    }
 
 
 def place_reconstruction(volume: Volume, reference: Volume) -> Sections:
@@ -285,13 +267,10 @@ def place_reconstruction(volume: Volume, reference: Volume) -> Sections:
 
 
 def place_input(volume: Volume, reference: Volume, position: str | None, factor: int | None) -> Sections:
-    """An anisotropic input's sections on the reference grid.
+    """An anisotropic input's sections on the grid of a reference, the truth or reconstruction.
 
-    Args:
-        volume: the input.
-        reference: the truth or reconstruction whose voxels are the grid.
-        position: ``pick`` or ``average`` where the user states how a section relates to the planes, else None.
-        factor: reference planes per section; needed with position unless both voxel sizes are known.
+    The user may state its position, ``pick`` or ``average``, and the factor, reference planes per section, which is needed with
+    it unless both voxel sizes are known.
 
     Raises:
         UserError: neither metadata, equal shapes nor position tell where the sections lie, or they contradict each other.

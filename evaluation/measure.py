@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from evaluation.report import plain, render, slice_text, verdict
 from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra
 from evaluation.sweep import REFERENCE, sweep
 from utils.errors import UserError
-from utils.files import put_files, refuse_overlap
+from utils.files import put_files, refuse_overlap, write_json
 from utils.runs import program_version
 from volumes.volume import Box, extent
 
@@ -45,16 +44,11 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
             ``decorrelation`` (z, y, x): cut-off in the units of ``fsc``;
             ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``sections``.
 
-    Args:
-        request: what to compare.
-        output: folder, made where missing.
-        overwrite: replace an earlier evaluation in that folder.
-
     Returns:
         What metrics.json holds, with NaN and infinity for null.
 
     Raises:
-        UserError: bad input, or output that exists.
+        UserError: bad input, or results in that folder that are not to be overwritten.
     """
     refuse_outputs(output, OUTPUTS, overwrite, (request.reconstruction, request.truth, request.input))
     output.mkdir(parents=True, exist_ok=True)
@@ -62,7 +56,7 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
         folder = Path(name)
         document, comparison, boxes = numbers(request, folder)
         figures = draw_figures(comparison, document["volumes"], boxes, folder)
-        (folder / "metrics.json").write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(folder / "metrics.json", plain(document))
         (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
         put_files(folder, output, OUTPUTS)
     return document
@@ -83,14 +77,9 @@ def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool, inputs: 
 
 
 def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison, dict[str, NDArray[np.float32]]]:
-    """What metrics.json holds, without writing it.
+    """The document that evaluate() describes, and for figures the opened volumes and the central box of each of them.
 
-    Args:
-        folder: for temporary files; it must outlive the comparison.
-
-    Returns:
-        The document that evaluate() describes, the opened volumes, and the central box of each of them, from which figures can
-        be drawn.
+    The folder, for temporary files, must outlive the comparison.
 
     Raises:
         UserError: bad input: files that do not go together, NaN, infinite values, a volume that holds one value only.
@@ -109,7 +98,7 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
         if truth is not None and name != REFERENCE:
             precise = np.float32 if comparison.dtype == np.uint8 else np.float64
             pair = volume.box.astype(precise), truth.voxels.astype(precise)
-            result |= volume.moments.fidelity(scope.width)
+            result |= volume.moments.fidelity(swept[REFERENCE].moments, scope.width)
             result["ssim"] = metrics.ssim(*pair, scope.width, request.planes)
             result["ms_ssim"] = metrics.ms_ssim(*pair, scope.width, request.planes)
             result["lpips"] = None if network is None else metrics.lpips(own.voxels, truth.voxels, scope, network)
@@ -163,9 +152,8 @@ def _sampling(comparison: Comparison, request: Request, box: Box) -> dict[str, A
         everywhere, boxed = ["psnr_db", "rmse", "nrmse", "pearson", *everywhere], ["ssim", "ms_ssim", "lpips", "fsc", *boxed]
         words = "SSIM, MS-SSIM, LPIPS, Fourier shell correlation, spectra, isotropy and decorrelation"
     chosen, whole = request.planes, box == comparison.region
-    some = ""
-    if chosen != slice(None):
-        some = f" SSIM and MS-SSIM of planes: planes {slice_text(chosen)} of each orientation only;"
+    only = f" SSIM and MS-SSIM of planes: planes {slice_text(chosen)} of each orientation only;"
+    some = "" if chosen == slice(None) else only
     return {
         "all_voxels": everywhere,
         "central_box": [[part.start, part.stop] for part in box],

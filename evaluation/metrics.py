@@ -82,8 +82,6 @@ class Moments:
     squares: float = 0.0
     error: float = 0.0
     cross: float = 0.0
-    truth_total: float = 0.0
-    truth_squares: float = 0.0
     low: float = math.inf
     high: float = -math.inf
     gradient: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
@@ -116,16 +114,13 @@ class Moments:
                 error = plane - known
                 self.error += float(np.vdot(error, error))
                 self.cross += float(np.vdot(plane, known))
-                self.truth_total += float(known.sum())
-                self.truth_squares += float(np.vdot(known, known))
 
-    def fidelity(self, data_range: float) -> dict[str, float]:
+    def fidelity(self, truth: Moments, data_range: float) -> dict[str, float]:
         """PSNR (dB), RMSE (grey values), NRMSE (RMSE over the truth's standard deviation), Pearson correlation."""
         n = self.voxels
         rmse = math.sqrt(self.error / n)
-        spread = math.sqrt(max(self.truth_squares / n - (self.truth_total / n) ** 2, 0.0))
-        own = math.sqrt(max(self.squares / n - (self.total / n) ** 2, 0.0))
-        covariance = self.cross / n - self.total * self.truth_total / n**2
+        own, spread = (math.sqrt(max(of.squares / n - (of.total / n) ** 2, 0.0)) for of in (self, truth))
+        covariance = self.cross / n - self.total * truth.total / n**2
         return {
             "psnr_db": psnr(rmse, data_range),
             "rmse": rmse,
@@ -188,10 +183,7 @@ def lpips(
 ) -> dict[str, float | None]:
     """Learned perceptual distance (Zhang et al. 2018, VGG-16) of evenly spaced planes of each orientation; 0 is identical.
 
-    Args:
-        volume, truth: (Z, Y, X).
-        data_range: intensities that become -1 and 1.
-        network: compares images.
+    The ends of the range become -1 and 1, between which the network compares images.
 
     Returns:
         Keys ``xy``, ``xz``, ``yz``; None where a side of the planes is shorter than 64 pixels.

@@ -95,14 +95,7 @@ def table_line(volumes: dict[str, Any], key: str, form: str, best: str, bound: f
 
 
 def verdict(volumes: dict[str, Numbers]) -> dict[str, Any]:
-    """Headline and sentences on a measured comparison.
-
-    Args:
-        volumes: numbers per volume, as measure() returns them.
-
-    Returns:
-        ``headline`` and ``sentences``.
-    """
+    """``headline`` and ``sentences`` on a measured comparison, the numbers of every volume as in metrics.json."""
     baselines = {name: numbers for name, numbers in volumes.items() if name not in ("reconstruction", "truth")}
     if "truth" not in volumes:
         headline, sentences = _without_truth(volumes["reconstruction"], baselines)

@@ -56,6 +56,11 @@ class Sections:
         """Whether every section is a plane of the reference, and follows upon the one before."""
         return self.step == 1 and self.first == round(self.first)
 
+    def placed(self) -> dict[str, Any]:
+        """Where they lie, as metrics.json says it."""
+        first, step = self.first, self.step
+        return {"first_plane": first, "planes_per_section": step, "row": self.row, "column": self.column, "how": self.how}
+
     def position(self, section: float) -> float:
         """Reference coordinate of a section."""
         return self.first + section * self.step

@@ -182,15 +182,14 @@ class Spectra:
 
     def _in_units(self, value: float | None, axis: int | None) -> dict[str, float | None]:
         """A frequency in cycles per shortest voxel side, in the units that people use; all None for None."""
-        if value is None or value <= 0:
-            return {"cycles_per_voxel": None, "cycles_per_um": None, "period_voxels": None, "period_um": None}
-        per_voxel = value * (1.0 if axis is None else self.shells.spacing[axis])
-        per_um = None if self.voxel_um is None else value / min(self.voxel_um)
+        value, spacing = value or None, 1.0 if axis is None else self.shells.spacing[axis]  # 0 is no frequency
+        per_voxel = value and value * spacing
+        per_um = value / min(self.voxel_um) if value and self.voxel_um else None
         return {
             "cycles_per_voxel": per_voxel,
             "cycles_per_um": per_um,
-            "period_voxels": 1 / per_voxel,
-            "period_um": None if per_um is None else 1 / per_um,
+            "period_voxels": per_voxel and 1 / per_voxel,
+            "period_um": per_um and 1 / per_um,
         }
 
 
@@ -207,11 +206,8 @@ def octave_power(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> 
 def axial_excess(shells: FourierShells, spectrum: NDArray[np.complexfloating]) -> dict[str, float]:
     """Power along z over power in-plane, in dB, per octave: 0 for an isotropic volume, negative where z is blurred.
 
-    Only coefficients in the cones about the axes count: the spectrum of lines along y would also hold what z has lost.
-
-    Args:
-        shells: the shells of the volume's box.
-        spectrum: ``shells.transform`` of the tapered volume.
+    Only coefficients in the cones about the axes count: the spectrum of lines along y would also hold what z has lost. The
+    spectrum is ``shells.transform`` of the tapered volume.
     """
     squares = np.abs(spectrum) ** 2
     bands = []
@@ -243,15 +239,10 @@ def _peak(curve: NDArray[np.float64]) -> int | None:
 
 
 def decorrelation_cutoff(shells: FourierShells, spectrum: NDArray[np.complexfloating], axis: int | None = None) -> float | None:
-    """Highest frequency that holds structure, in cycles per unit of the shells' spacing.
+    """Highest frequency that holds structure, in cycles per unit of the shells' spacing; axis: in the cone about it alone.
 
-    Args:
-        shells: the shells of the volume's box.
-        spectrum: ``shells.transform`` of the tapered volume.
-        axis: only the cone about this axis.
-
-    Returns:
-        None where no curve has a peak: everything up to the Nyquist frequency looks like structure, or nothing does.
+    The spectrum is ``shells.transform`` of the tapered volume. None where no curve has a peak: everything up to the Nyquist
+    frequency looks like structure, or nothing does.
     """
     magnitude = np.abs(spectrum)
     radius = shells.frequency(axis)[1:]

@@ -41,12 +41,8 @@ class Swept:
 def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[str, Swept]]:
     """Reads every file once, block by block.
 
-    Args:
-        side: longest side of the central box.
-        folder: for the boxes.
-
     Returns:
-        The central box, and what is known of every volume, the truth last.
+        The central box, of at most that side, whose values are kept in the folder; what is known of every volume, the truth last.
 
     Raises:
         UserError: NaN, infinite values, a volume that holds one value only, or a region that is too small.
@@ -90,12 +86,8 @@ def blocks(region: Box, voxels: int = 2**23, behind: int = 1) -> Iterator[tuple[
     """Boxes of about that many voxels that cover a region once, each with the box that is longer by what lies behind it.
 
     They are deep rather than wide, because interpolation along z reads HALO sections beyond either end of a block, and follow
-    each other along z within a band of rows, so that Sections read nothing twice.
-
-    Args:
-        region: what is covered.
-        voxels: of a box.
-        behind: planes by which the second box is longer, and one row and column, where the region has them.
+    each other along z within a band of rows, so that Sections read nothing twice. The second box is longer by ``behind`` planes,
+    one row and one column, where the region has them.
     """
     deepest, height, width = extent(region)
     planes = min(deepest, DEEPEST)
@@ -190,11 +182,7 @@ class Consistency:
             self._squares[way] += float(np.vdot(difference, difference))
 
     def result(self, data_range: float) -> dict[str, dict[str, float]]:
-        """Per way of projections(): ``rmse`` in grey values, ``psnr_db`` (infinite if identical), number of ``sections``.
-
-        Args:
-            data_range: grey values that the PSNR refers to.
-        """
+        """Per way of projections(): ``rmse`` in grey values, ``psnr_db`` (infinite if identical), number of ``sections``."""
         result = {}
         for way, (inside, _, _) in self._ways.items():
             rmse = math.sqrt(self._squares[way] / (inside.size * self._pixels))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from dataloader.phantom.scene import Scene
@@ -49,8 +49,6 @@ class PhantomScene:
     shape: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} must not be negative")
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise UserError(f"shape={self.shape} must be three positive numbers (Z, Y, X)")
 
@@ -59,13 +57,12 @@ class PhantomScene:
         return Scene(self.seed)
 
     def planes(self, z0: int, z1: int, *, channel: int | None = None, margin: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Planes of the truth one by one, drawn in slabs of about 200 MB that have no influence on the values.
+        """Planes z0 … z1 - 1 of the truth one by one, drawn in slabs of about 200 MB that have no influence on the values.
+
+        The scene goes on beyond the volume: planes may be negative, and ``margin`` more voxels are drawn at the four sides.
 
         Args:
-            z0: first plane; the scene goes on beyond the volume, so it may be negative.
-            z1: plane after the last.
             channel: None for everything in one channel, 0 for nuclei and cytoplasm, 1 for tubules and membranes.
-            margin: voxels drawn in addition at the four sides.
 
         Yields:
             (Y + 2 margin, X + 2 margin) float32 in [0, 1].
@@ -104,37 +101,26 @@ class ForwardModel:
     def __post_init__(self) -> None:
         if self.factor < 1:
             raise UserError(f"factor={self.factor} must be at least 1")
-        if self.sampling not in ("average", "pick"):
-            raise UserError(f"sampling={self.sampling!r} must be 'average' or 'pick'")
-        if len(self.psf_sigma) != 3 or not all(0 <= sigma < math.inf for sigma in self.psf_sigma):
-            raise UserError(f"psf_sigma={self.psf_sigma} must be three numbers (z, y, x) of at least 0, in voxels")
-        if not self.photons > 0 or not 0 <= self.read_noise < math.inf:
-            raise UserError(f"photons={self.photons} must be positive and read_noise={self.read_noise} at least 0")
-        if self.noise_seed < 0:
-            raise UserError(f"noise_seed={self.noise_seed} must not be negative")
 
     def axial_weights(self) -> tuple[int, NDArray[np.float64]]:
         """What slice k sees: plane ``factor*k + first + j`` with weight j; the weights add up to 1.
 
         Returns:
-            first, weights: the axial point-spread function convolved with the sampling.
+            first, weights: the sampling convolved with the axial point-spread function.
         """
-        psf = gaussian(self.psf_sigma[0])
-        reach = len(psf) // 2
-        if self.sampling == "pick":
-            return self.factor // 2 - reach, psf
-        return -reach, np.convolve(psf, np.full(self.factor, 1 / self.factor))
+        reach = math.ceil(4 * self.psf_sigma[0])
+        first, seen = (self.factor // 2, 1) if self.sampling == "pick" else (0, self.factor)
+        return first - reach, gaussian_filter(np.pad(np.full(seen, 1 / seen), reach), self.psf_sigma[0], mode="constant")
 
     @property
     def margin(self) -> int:
         """Voxels that are needed at the four sides of a plane to blur it."""
-        return max(len(gaussian(sigma)) // 2 for sigma in self.psf_sigma[1:])
+        return math.ceil(4 * max(self.psf_sigma[1:]))
 
     def blur_in_plane(self, plane: NDArray) -> NDArray[np.float64]:
         """Convolve with the lateral point-spread function and cut the margin: (Y + 2 margin, X + 2 margin) -> (Y, X)."""
-        for axis, sigma in enumerate(self.psf_sigma[1:]):
-            plane = correlate1d(plane, gaussian(sigma), axis=axis, output=np.float64)
-        return plane[self.margin : plane.shape[0] - self.margin, self.margin : plane.shape[1] - self.margin]
+        blurred = gaussian_filter(plane, self.psf_sigma[1:], output=np.float64)
+        return blurred[self.margin : plane.shape[0] - self.margin, self.margin : plane.shape[1] - self.margin]
 
     def record(self, light: NDArray, rng: np.random.Generator) -> NDArray[np.uint16]:
         """What the camera makes of an image with intensities in [0, 1]: noisy grey values, uint16."""
@@ -150,49 +136,25 @@ def to_uint16(light: NDArray) -> NDArray[np.uint16]:
     return np.clip(np.rint(CAMERA_OFFSET + FULL_SCALE * np.asarray(light, np.float64)), 0, 65535).astype(np.uint16)
 
 
-def gaussian(sigma: float) -> NDArray[np.float64]:
-    """Samples of a Gaussian up to four standard deviations, an odd number with sum 1; ``[1]`` for sigma 0."""
-    reach = math.ceil(4 * sigma)
-    weights = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma)) if reach else np.ones(1)
-    return weights / weights.sum()
-
-
 def observe(scene: PhantomScene, model: ForwardModel, channel: int | None = None) -> Slices:
-    """Record the slices of a scene.
+    """Record the slices (Y, X) uint16 of a scene, whose number of planes is a multiple of the factor, in order.
 
     The scene continues beyond the volume, so the first and the last slice are blurred like all others. Memory holds one slab
-    and the few slices that its planes contribute to.
-
-    Args:
-        scene: the scene; its number of planes is a multiple of the factor.
-        model: the microscope.
-        channel: as in `PhantomScene.planes`.
-
-    Yields:
-        The slices (Y, X) uint16 in order.
-
-    Raises:
-        UserError: the planes do not make whole slices (told at the call, before the first slice is asked for).
+    and the few slices that its planes contribute to. ``channel`` is that of `PhantomScene.planes`.
     """
-    depth, factor = scene.shape[0], model.factor
-    if depth % factor:
-        raise UserError(f"{depth} planes must be a multiple of factor={factor}; try {max(1, round(depth / factor)) * factor}")
-
-    def slices() -> Slices:
-        first, weights = model.axial_weights()
-        last = depth - factor + first + len(weights)
-        exposed: dict[int, NDArray[np.float64]] = {}  # slices that are not complete yet
-        for z, plane in enumerate(scene.planes(first, last, channel=channel, margin=model.margin), first):
-            blurred = model.blur_in_plane(plane)
-            earliest = max(0, -((first + len(weights) - 1 - z) // factor))
-            for k in range(earliest, min((z - first) // factor + 1, depth // factor)):
-                j = z - k * factor - first
-                exposed[k] = exposed.get(k, 0) + weights[j] * blurred
-                if j == len(weights) - 1:
-                    rng = np.random.default_rng([scene.seed, model.noise_seed, 0 if channel is None else channel + 1, k])
-                    yield model.record(exposed.pop(k), rng)
-
-    return slices()
+    factor, count = model.factor, scene.shape[0] // model.factor
+    first, weights = model.axial_weights()
+    exposed: dict[int, NDArray[np.float64]] = {}  # slices that are not complete yet
+    last = (count - 1) * factor + first + len(weights)
+    for z, plane in enumerate(scene.planes(first, last, channel=channel, margin=model.margin), first):
+        blurred = model.blur_in_plane(plane)
+        earliest = max(0, -((first + len(weights) - 1 - z) // factor))
+        for k in range(earliest, min((z - first) // factor + 1, count)):
+            j = z - k * factor - first
+            exposed[k] = exposed.get(k, 0) + weights[j] * blurred
+            if j == len(weights) - 1:
+                rng = np.random.default_rng([scene.seed, model.noise_seed, 0 if channel is None else channel + 1, k])
+                yield model.record(exposed.pop(k), rng)
 
 
 def write_phantom_dataset(
@@ -215,13 +177,12 @@ def write_phantom_dataset(
 
     Args:
         root: folder of the data set.
-        volumes: number of training volumes.
-        validation: number of validation volumes.
+        volumes, validation: how many there are for training and for validation.
         shape: of the truth, (Z, Y, X); Z is a multiple of the microscope's factor.
         seed: a non-negative integer.
         channels: 1, or 2 for nuclei (x3d0) and tubules with membranes (x3d1) of the same scenes.
         voxel_um: side of the truth's voxels in µm.
-        model: the microscope, default ``ForwardModel()``.
+        model: the microscope.
 
     Returns:
         The files written now.
@@ -229,13 +190,17 @@ def write_phantom_dataset(
     Raises:
         UserError: settings that make no volume; a folder that holds other data.
     """
-    root = Path(root)
-    if channels not in (1, 2) or volumes < 0 or validation < 0 or volumes + validation < 1:
-        raise UserError(f"channels={channels} must be 1 or 2; volumes={volumes} and validation={validation} make at least one")
+    root, factor = Path(root), model.factor
+    if volumes < 0 or validation < 0 or volumes + validation < 1:
+        raise UserError(f"volumes={volumes} and validation={validation} must make at least one")
     if seed < 0:
         raise UserError(f"seed={seed} must not be negative")
     if not 0 < voxel_um < math.inf:
         raise UserError(f"voxel_um={voxel_um} must be positive, in µm")
+    if shape[0] % factor:
+        raise UserError(
+            f"{shape[0]} planes must be a multiple of factor={factor}; try {max(1, round(shape[0] / factor)) * factor}"
+        )
     jobs: list[tuple[Path, Slices, int]] = []  # file, its planes (drawn when they are asked for) and their number
     for number in range(volumes + validation):
         own_seed = np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]  # neighbouring data sets share none
@@ -243,7 +208,7 @@ def write_phantom_dataset(
         split, name = "train" if number < volumes else "val", f"phantom_{number:03d}.tif"
         for k in range(channels):
             channel = k if channels > 1 else None
-            jobs.append((root / split / f"x3d{k}" / name, observe(scene, model, channel), shape[0] // model.factor))
+            jobs.append((root / split / f"x3d{k}" / name, observe(scene, model, channel), shape[0] // factor))
             truth = map(to_uint16, scene.planes(0, shape[0], channel=channel))
             jobs.append((root / "truth" / f"x3d{k}" / name, truth, shape[0]))
     settings = {"version": _VERSION, "volumes": volumes, "validation": validation, "shape": shape, "seed": seed}

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 Float = NDArray[np.floating]  # float32 in memory; numpy does not type mixed arithmetic that narrowly
 Double = NDArray[np.float64]
@@ -253,13 +254,7 @@ def rotations(draws: Double) -> Double:
     """Uniformly distributed rotations (N, 3, 3) from three uniform numbers each (Shoemake 1992: unit quaternions)."""
     u, a, b = draws[:, 0], 2 * np.pi * draws[:, 1], 2 * np.pi * draws[:, 2]
     s, c = np.sqrt(1 - u), np.sqrt(u)
-    x, y, z, w = s * np.sin(a), s * np.cos(a), c * np.sin(b), c * np.cos(b)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    return Rotation.from_quat(np.stack([s * np.sin(a), s * np.cos(a), c * np.sin(b), c * np.cos(b)], axis=-1)).as_matrix()
 
 
 def uniform(seed: int, stream: int, lattice: Integers, count: int) -> Double:

@@ -32,7 +32,6 @@ def check_settings(settings: Settings, autoencoder: Mapping[str, Any] | None) ->
     """
     _check_run(settings)
     _check_folders(settings)
-    _check_crop(settings)
     geometry = Geometry.from_settings(settings)
     if "adv" in settings:
         _check_losses(settings, geometry)
@@ -77,19 +76,6 @@ def _check_folders(s: Settings) -> None:
             f"input_nc={s['input_nc']}, output_nc={s['output_nc']}: {reason} both must be {wanted}; "
             f"give --input_nc {wanted} --output_nc {wanted}" + (", or --tc" if s.get("tc") is False else "")
         )
-
-
-def _check_crop(s: Settings) -> None:
-    for name in ("precrop", "resize"):
-        if 0 < s[name] < s["cropsize"]:
-            raise UserError(f"{name}={s[name]} is smaller than cropsize={s['cropsize']}; raise it or set 0 (none)")
-    if s["nm_clip"] is None:
-        return
-    low, high = s["nm_clip"]
-    if low >= high:
-        raise UserError(f"nm_clip={low} {high}: LOW must be less than HIGH, such as 0.1 99.9")
-    if s["nm"] == "00":
-        raise UserError("nm_clip has no effect with nm 00 (intensities as they are); set nm 01 or 11, or leave nm_clip out")
 
 
 def _check_losses(s: Settings, geometry: Geometry) -> None:

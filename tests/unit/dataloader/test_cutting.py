@@ -87,7 +87,6 @@ def test_neighbours_come_from_one_reading(monkeypatch):
         (((-1, 0, 0),), "must not be negative"),
         (((4, 8, 8), (4, 9, 8)), "step 9 along y is larger than the patch (8)"),
         (((0, 8, 8), (4, 0, 0)), "step 4 along z is larger than the patch (the whole axis)"),
-        (((4, 8, 8), (0, 0, 0), "pad"), "incomplete=pad must be shift or drop"),
     ],
 )
 def test_impossible_lattices(arguments, message):

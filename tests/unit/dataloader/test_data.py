@@ -291,15 +291,6 @@ def test_fewer_samples_than_a_batch_propose_more_crops(broken):
         DataModule(broken.parent, ["a", "b"], batch_size=4, **OPTIONS).check()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"seed": -1}, "seed=-1"), ({"crops_per_volume": 0}, "crops_per_volume=0"), ({"batch_size": 0}, "batch_size=0")],
-)
-def test_numbers_out_of_range_are_refused(options, message, broken):
-    with pytest.raises(UserError, match=message):
-        DataModule(broken.parent, ["a", "b"], **OPTIONS | options)
-
-
 def test_hidden_files_are_no_volumes(broken):
     (broken / "a" / "._good.tif").write_bytes(b"resource fork of another system")
     assert PairedImageDataset(broken, ["a", "b"], **OPTIONS).names == ["good.tif"]

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# ./run.sh                        quickstart: phantom data, a short training, an isotropic volume and a report on it
-# ./run.sh test [pytest options]  ruff, mypy and the tests
+# ./run.sh                        quickstart: phantom data, a short training, an isotropic volume and a report on it;
+#                                 after Ctrl-C the same command goes on; `./run.sh quickstart --overwrite` begins again
 # ./run.sh --jsn aisr --prj name  python train.py --jsn aisr --prj name in the project's environment
+# ./run.sh prepare …              the same for prepare.py; likewise train, infer, evaluate and import_reference
+# ./run.sh test [pytest options]  ruff, mypy and the tests; `./run.sh lint`, `type` and `test-slow` are parts of it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -31,29 +33,61 @@ set_up() {
     fi
 }
 
+quickstart() {
+    local data=data/phantom run=logs/phantom/quickstart volume=x3d0/phantom_004.tif code=0 resume=()
+    [ ! -e "$run/checkpoints/last.ckpt" ] || [ "${1:-}" = --overwrite ] || resume=(--resume)
+    "$python" prepare.py phantom --data_root data
+    "$python" train.py --jsn quickstart --prj quickstart --logs logs --data_root data "${resume[@]}" "$@" || code=$?
+    if [ "$code" = 130 ] || [ "$code" = 75 ]; then
+        echo "Stopped before the end of the training; ./run.sh goes on from here." >&2
+    elif [ "$code" != 0 ] && [ -n "${resume[*]}" ]; then
+        echo "To begin again: ./run.sh quickstart --overwrite (the run that is there is set aside)." >&2
+    fi
+    [ "$code" = 0 ] || exit "$code"
+    "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif" --overwrite
+    "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
+        --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report" --overwrite
+    echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$PWD/.venv/bin/tensorboard' --logdir '$PWD/$run/logs')"
+    echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
+}
+
+lint() {
+    echo "ruff … (a second)"
+    "$python" -m ruff check .
+    "$python" -m ruff format --check .
+}
+
+types() {
+    echo "mypy … (half a minute to two the first time, then seconds)"
+    "$python" -m mypy
+}
+
 set_up
-case "${1:-quickstart}" in
+command=${1:-quickstart}
+case "$command" in
     quickstart)
-        data=data/phantom run=logs/phantom/quickstart volume=x3d0/phantom_004.tif
-        "$python" prepare.py phantom --data_root data
-        "$python" train.py --jsn quickstart --prj quickstart --logs logs --data_root data --overwrite
-        "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif"
-        "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
-            --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report"
-        echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$PWD/.venv/bin/tensorboard' --logdir '$PWD/$run/logs')"
-        echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
+        quickstart "${@:2}"
         ;;
+    prepare | train | infer | evaluate | import_reference)
+        exec "$python" "$command.py" "${@:2}"
+        ;;
+    lint) lint ;;
+    type) types ;;
     test)
-        shift
-        echo "ruff … (a second)"
-        "$python" -m ruff check .
-        "$python" -m ruff format --check .
-        echo "mypy … (half a minute to two the first time, then seconds)"
-        "$python" -m mypy
+        lint
+        types
         echo "pytest … (7 minutes on two quiet cores; a dot for each test)"
-        "$python" -m pytest "$@"
+        "$python" -m pytest "${@:2}"
+        ;;
+    test-slow)
+        "$python" -m pytest -m slow "${@:2}"
+        ;;
+    -* )
+        exec "$python" train.py "$@"
         ;;
     *)
-        exec "$python" train.py "$@"
+        echo "error: './run.sh $command' is not known; its first lines say what is:" >&2
+        sed -n '2,/^set/{/^#/p}' "$0" >&2
+        exit 2
         ;;
 esac

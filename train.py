@@ -20,8 +20,12 @@ REPOSITORY = Path(__file__).resolve().parent
 log = logging.getLogger("isoscope")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Settings → data → model → Trainer.fit; torch is loaded after the settings are known to be good."""
+def main(arguments: Sequence[str]) -> int:
+    """Settings → data → model → Trainer.fit; torch is loaded after the settings are known to be good.
+
+    Returns:
+        The code to leave with: 0 at the end of the training or of ``--max_time``, 130 after Ctrl-C, 75 after another signal.
+    """
     experiment = read_settings(arguments, MODEL_OPTIONS, REPOSITORY)
     UserError.shows_traceback = experiment.settings["debug"]
     experiment.require_data()
@@ -30,17 +34,17 @@ def main(arguments: Sequence[str]) -> None:
         settings = resumed_settings(run.stored_settings(MODEL_OPTIONS), experiment.settings, experiment.given)
     else:
         settings = {**settings_to_train(experiment.settings, REPOSITORY), "given": experiment.given}
-    train(experiment, run, settings)
+    return train(experiment, run, settings)
 
 
-def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> None:
+def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> int:
     """One training from the settings of this start, with the resolved autoencoder, to its last checkpoint."""
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
     from training.machine import explained, keep_freed_memory
-    from training.trainer import build_trainer, closing_line, model_to_train, require_devices, summary
+    from training.trainer import build_trainer, closing, model_to_train, require_devices, summary
 
     first = rank_zero_only.rank == 0
     if first:
@@ -67,10 +71,12 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> N
         for line in [*experiment.notes, *summary(trainer, model, run)]:
             log.info(line)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        log.info(closing_line(trainer, run))
+        line, code = closing(trainer, run)
+        log.info(line)
+    return code if first else 0  # Lightning kills the first process where another one leaves with a code before it
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with reported(debug="--debug" in sys.argv):
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))

@@ -188,8 +188,11 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
     ]
 
 
-def closing_line(trainer: pl.Trainer, run: RunFolder) -> str:
-    """How the training ended and what to do next."""
+def closing(trainer: pl.Trainer, run: RunFolder) -> tuple[str, int]:
+    """How the training ended and what to do next, and the code to leave with: 130 after Ctrl-C, 75 after another signal."""
     epochs = f"{max(run.epochs(), default=0)} of {trainer.max_epochs} epochs are in {run.checkpoints}"
     keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
-    return f"stopped by {keeper.reason}: {epochs}; go on with --resume" if keeper.reason else f"done: {epochs}"
+    if not keeper.reason:
+        return f"done: {epochs}", 0
+    code = {"SIGINT": 130, "SIGTERM": 75, "SIGUSR1": 75}.get(keeper.reason, 0)  # 75: EX_TEMPFAIL of sysexits.h, try again
+    return f"stopped by {keeper.reason}: {epochs}; go on with --resume", code

@@ -144,6 +144,22 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, w
     assert ends[0]["generator_steps"] == ends[1]["generator_steps"] == 18
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_who_started_a_training_learns_from_its_code_that_it_was_stopped(workspace, monkeypatch, number, code):
+    """By Ctrl-C, or by a scheduler that wants its place: a script must not go on as if it were trained."""
+    original = RunKeeper.on_train_batch_end
+
+    def interrupted(self, trainer, model, outputs, data, batch_idx):
+        if batch_idx == 1:
+            os.kill(os.getpid(), number)
+        original(self, trainer, model, outputs, data, batch_idx)
+
+    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
+    assert train.main(workspace.arguments("stopped")) == code
+    monkeypatch.undo()
+    assert train.main(workspace.arguments("stopped", "--resume")) == 0
+
+
 def test_time_limit_stops_and_can_be_resumed(workspace):
     workspace.settings(n_epochs=100000, max_time="00:00:00:02")
     run = workspace.train("limited")

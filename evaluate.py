@@ -65,7 +65,7 @@ def build_compress_parser() -> Parser:
     add("--overwrite", action="store_true", help="replace an earlier comparison in that folder")
     add_shared(files, "--channel")
     apply = parser.add_argument_group("applying the run (as in infer.py encode)")
-    add_shared(apply, "--epoch", "--dsp", "--normalise", "--ignore-voxels", "--device")
+    add_shared(apply, "--epoch", "--dsp", "--normalise", "--ignore-voxels", "--force-range", "--device")
     places = parser.add_argument_group("position of --input in --truth (taken from the files where they state it)")
     _add_common(places, parser.add_argument_group("measuring"), planes="4::8")
     parser.set_defaults(reconstruction=None, thin=None, average=None, voxel=None, codec=None, bpp=0.0)
@@ -113,7 +113,9 @@ def compress(options: argparse.Namespace) -> None:
 
     refuse_outputs(options.output, OUTPUTS, options.overwrite, (options.input, options.truth))
     run = Run.load(options.run, options.epoch, Engine.choose(options.device))
-    applied = Options(normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels)
+    applied = Options(
+        normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels, force_range=options.force_range
+    )
     kept = KeptPlanes(run, options.input, applied, options.channel)
     options.output.mkdir(parents=True, exist_ok=True)
     store = options.output / "codes.codes.zarr"

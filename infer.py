@@ -69,7 +69,7 @@ def _add_input(parser: Parser) -> None:
     add_shared(parser, "--time", "--scene")
     add("--level", type=int, default=0, metavar="N", help="level of a multiscale image; 0 is the finest")
     add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
-    add_shared(parser, "--normalise", "--dsp", "--ignore-voxels")
+    add_shared(parser, "--normalise", "--dsp", "--ignore-voxels", "--force-range")
     add_shared(parser, "--voxel", dest="voxel_um")
     add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
 

@@ -81,6 +81,8 @@ def open_sources(
                 raise UserError(
                     f"{volume.path} states the voxel size {volume.voxel_um} µm (z, y, x); leave out --voxel, or correct the file"
                 )
+            if volume.doubt and not voxel_um:
+                raise UserError(f"{volume.path}: {volume.doubt}, or give the voxel size with --voxel")
             if volume.shape != first.shape:
                 raise UserError(
                     f"{first.path} is {first.shape} (Z, Y, X) but {volume.path} is {volume.shape}; "

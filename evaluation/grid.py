@@ -160,6 +160,8 @@ def _opened(request: Request) -> dict[str, Volume]:
         files[name] = open_volume(path, channel=request.channel)
         if name != "input":
             files[name].voxel_um = files[name].voxel_um or request.voxel_um
+            if files[name].doubt and not request.voxel_um:
+                raise UserError(f"{path}: {files[name].doubt}, or give the voxel size with --voxel")
     return files
 
 

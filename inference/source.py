@@ -34,6 +34,11 @@ _PERCENTILES = (0.1, 99.9)
 _FINEST = 1000  # denominators of usp
 _VOXEL_TOLERANCE = 0.01  # relative difference of voxel sizes that counts as none
 _FACTOR_TOLERANCE = 0.05
+_OUTSIDE = 0.05  # share of voxels outside the training's grey values, beyond what its preparation clips, that stops a command
+_OUTSIDE_THRESHOLD = 0.95  # likewise where the training data were clipped at a threshold: any share may be background
+_NARROW = 0.05  # share of the training's range; an input that uses less of it is remarked upon
+_MARGIN = 1e-3  # of the range, for values that were rounded
+_SAMPLES, _SAMPLE = 32, 2**18  # parts of an input that are looked at for this, and voxels of one
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Options:
         dtype: of the output; None: the input's.
         voxel_um: of the input where the file has none.
         ignore_voxels: go on although voxel sizes of run and input differ.
+        force_range: go on although the grey values are not those of the training.
         region: part of the output that is wanted, in its voxels.
         tile: side of a decoding tile's core in output voxels; None: as memory allows.
         skip_empty: fill tiles of pure background instead of computing them.
@@ -63,6 +69,7 @@ class Options:
     dtype: str | None = None
     voxel_um: Triple | None = None
     ignore_voxels: bool = False
+    force_range: bool = False
     region: Box | None = None
     tile: int | None = None
     skip_empty: bool = True
@@ -128,6 +135,9 @@ class Source:
         shown = foreign["directions"][run.directions[-1]]["dtype"] if foreign else None
         self.dtype = checked_dtype(options.dtype or shown or np.result_type(*(v.dtype for v in self.volumes)).name)
         self.intensities = intensities(run, self.volumes, options.normalise, prepared=options.prepared)
+        if options.normalise == "run" and not options.force_range:
+            for direction, volume, intensity in zip(run.directions, self.volumes, self.intensities, strict=False):
+                _check_range(run, direction, volume, intensity)
         self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
 
     def __enter__(self) -> Source:
@@ -142,7 +152,8 @@ class Source:
         first = self.volumes[0]
         files = {"files": [volume.path.name for volume in self.volumes], "shape": list(first.shape), "dtype": first.dtype.name}
         changed = [volume.path.stat().st_mtime for volume in self.volumes if volume.path.exists()]
-        return {**files, "modified": changed} if changed else files
+        space = first.space or dict(first.attributes.get("input") or {}).get("space")
+        return {**files, **({"modified": changed} if changed else {}), **({"space": space} if space else {})}
 
     def _place(self, run: Run, options: Options) -> None:
         """Voxel size and position of the encoded slices, in agreement with files, run and ``--voxel``."""
@@ -150,6 +161,9 @@ class Source:
         self.translation_um: Triple | None = None
         stated = {v.path: v.voxel_um for v in self.volumes if v.voxel_um is not None}
         voxel = next(iter(stated.values()), options.voxel_um)
+        for volume in self.volumes:
+            if volume.doubt and voxel is None:
+                raise UserError(f"{volume.path}: {volume.doubt}, or give the voxel size with --voxel Z,Y,X (µm)")
         for path, other in stated.items():
             for reference, whose in ((voxel, "the other channel"), (options.voxel_um, "--voxel")):
                 if reference is not None and _differ(other, reference):
@@ -250,6 +264,34 @@ def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
                 f"{volumes[0].path} is {volumes[0].shape} (Z, Y, X) but {volume.path} is {volume.shape}; channels share one grid"
             )
     return volumes
+
+
+def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity) -> None:
+    """Looks at parts of an input, evenly spread: its grey values must be those of the training, as by the same detector.
+
+    Raises:
+        UserError: a larger share lies outside the training's range than its own preparation clips; that would become constant.
+    """
+    pieces = volume.blocks(_SAMPLE)
+    values = np.concatenate([volume[box].ravel() for box in pieces[:: math.ceil(len(pieces) / _SAMPLES)]])
+    first, last = intensity.reach()
+    if not first < last < math.inf:
+        return  # values are taken as they are, or the training had one value only
+    margin = _MARGIN * (last - first)
+    share = np.count_nonzero((values < first - margin) | (values > last + margin)) / values.size
+    record = run.record or {}
+    settings = (record.get("dataset") or {}).get("directions", {}).get(direction, {}).get("settings", {})
+    clips = [clip for clip in (record.get("nm_clip"), settings.get("percentile")) if clip]
+    most = _OUTSIDE_THRESHOLD if settings.get("threshold") else _OUTSIDE + sum(1 - (high - low) / 100 for low, high in clips)
+    low, high = np.quantile(values.astype(np.float64), [_PERCENTILES[0] / 100, _PERCENTILES[1] / 100])
+    what = f"{volume.path} has grey values from {low:.6g} to {high:.6g}, {run.name} was trained on {first:.6g} to {last:.6g}"
+    if share > most:
+        raise UserError(
+            f"{what}: {share:.1%} of its voxels lie outside and would become constant; map its own range with --normalise "
+            "volume or percentile, or go on with --force-range"
+        )
+    if high - low < _NARROW * (last - first):
+        log.warning("%s: it uses little of that range; if another detector made it, --normalise volume or percentile fits", what)
 
 
 def checked_dtype(name: str) -> np.dtype:

@@ -73,6 +73,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "keep every N-th slice, instead of the run's dsp; 1: the input is thinned already",
     },
+    "--force-range": {"action": "store_true", "help": "go on although most grey values lie outside those of the training"},
     "--ignore-voxels": {"action": "store_true", "help": "go on although voxel sizes of run and input differ"},
     "--voxel": {"metavar": "z,y,x", "help": "voxel size in µm where the files state none"},
 }

@@ -120,6 +120,12 @@ def refuse_truncated(files: Sequence[Path], ends: Sequence[int]) -> None:
             raise UserError(f"{file}: truncated: its planes end at byte {end}, the file at byte {size}; copy it again")
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is packed by gzip, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
 class GzipBytes:
     """Reads a gzip file at constant memory, forwards at the cost of what is read; the file is open only meanwhile.
 

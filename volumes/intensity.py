@@ -156,6 +156,14 @@ class Intensity:
             )
         return values
 
+    def reach(self) -> tuple[float, float]:
+        """Smallest and largest grey value that is not clipped on the way into the network."""
+        ends = np.array([-np.inf, np.inf])
+        for transform in reversed(self.into):
+            ends = transform.invert(ends)
+            ends = ends if transform.low is None and transform.high is None else np.clip(ends, transform.low, transform.high)
+        return float(ends[0]), float(ends[1])
+
     def to_grey(self, values: Values) -> Values:
         """The network's values → grey values, of the same kind, shape and precision."""
         for transform in reversed(self.out):

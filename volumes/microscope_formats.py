@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from volumes.volume import Choice, PlaneVolume, check_dtype, choose, optional_package, positive
+from volumes.stated import Choice, choose, length_um
+from volumes.volume import PlaneVolume, all_three, check_dtype, optional_package
 
 log = logging.getLogger("isoscope")
 
@@ -56,7 +57,9 @@ class MicroscopeVolume(PlaneVolume):
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
             dtype, sides = self._values(file)
-            self.dtype, self.voxel_um = check_dtype(path, dtype), positive(sides)
+            self.dtype = check_dtype(path, dtype)
+            lengths = [length_um(path, f"{axis} scaling", side, "µm", 0) for axis, side in zip("ZYX", sides, strict=False)]
+            self.voxel_um = all_three(lengths)
             last = self._window(file, self.shape[0] - 1, slice(0, 1), slice(0, 1))
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import logging
+import struct
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,51 +16,48 @@ import imagecodecs
 import numpy as np
 
 from utils.errors import UserError
-from volumes.contiguous import ContiguousVolume
+from volumes.contiguous import ContiguousVolume, is_packed
+from volumes.stated import Choice, Layout, length_um, micrometres
 from volumes.target_plan import TargetPlan
-from volumes.volume import MICROMETRES, Choice, Triple, Volume, choose, optional_package, positive, triple
+from volumes.volume import Volume, all_three, in_order, optional_package, triple
+
+log = logging.getLogger("isoscope")
 
 _COMMENT = 6  # code of an extension that holds text
 _UM_PER_MM = 1000.0
 _NIFTI1_LIMIT = 2**15 - 1  # voxels along an axis
 _GZIP_LEVEL = 1  # microscopy gains 3 % from level 6, at a third of the speed
+_IMOD = 1146047817  # stamp of IMOD's headers; its flags follow: 1 signed bytes, 4 origin as in MRC2014
 _TOLERANCE = 1e-2  # relative, of two statements of one voxel size
 
 
 def open_nifti(path: Path, choice: Choice) -> Volume:
-    """A NIfTI-1 or NIfTI-2 file; its axes (x, y, z) are those of a (Z, Y, X) volume read backwards.
+    """A NIfTI-1 or NIfTI-2 file, packed or not; its axes (x, y, z, time, channel) are those of a volume read backwards.
 
-    Nothing is rotated or flipped. The position is known where the file's axes run along those of space.
-
-    Args:
-        path: ``.nii`` or ``.nii.gz``.
-        choice: channel is an entry of the fifth axis, time one of the fourth.
+    Nothing is rotated or flipped: what turns the axes to those of the scanner is kept as ``Volume.space``, and the position is
+    counted along the file's own axes.
 
     Raises:
-        UserError: the file cannot be read, is truncated, or contradicts itself.
+        UserError: the file cannot be read, is truncated, or holds no volume.
     """
     nibabel = optional_package("nibabel", path)
+    packed = is_packed(path)
     try:
-        image = nibabel.load(path)
-        header, content = image.header, image.dataobj
-        # longer than 5 axes only where the others have one entry
-        *space, times, channels, rest = (*content.shape, 1, 1, 1, 1, 1)[:6]
-        stored = header.get_data_dtype()
+        with gzip.open(path) if packed else path.open("rb") as file:
+            large = 540 in struct.unpack("<i", file.peek(4)[:4]) + struct.unpack(">i", file.peek(4)[:4])
+            header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header).from_fileobj(file)
+        sizes, stored, first = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+        slope, intercept = header.get_slope_inter()
     except Exception as error:  # a damaged header fails in many ways inside nibabel, none of them its own class
         raise UserError(f"{path}: not a readable NIfTI file ({error}); copy it again") from error
-    shape = (space[2], space[1], space[0])
-    if min(shape) < 1 or rest > 1 or len(content.shape) < 3:
-        raise UserError(f"{path}: shape {content.shape} (x, y, z, …) is not a volume")
-    number = choose(path, "channel", choice.channel, channels) * times + choose(path, "time point", choice.time, times)
-    plane = shape[1] * shape[2] * stored.itemsize
-    first = content.offset + number * shape[0] * plane
-    volume: Volume = ContiguousVolume(
-        path, shape, stored, range(first, first + shape[0] * plane, plane), packed=path.suffix.lower() == ".gz"
-    )
-    if (content.slope, content.inter) != (1, 0):
-        volume = ScaledVolume(volume, float(content.slope), float(content.inter))
-    volume.channels, volume.times = channels, times
-    volume.voxel_um, volume.translation_um = _space(path, header)
+    names = [*"xyztc", *("another axis" for _ in sizes[5:])][: len(sizes)]
+    layout = Layout(path, names[::-1], sizes[::-1], choice)
+    plane = layout.shape[1] * layout.shape[2] * stored.itemsize
+    volume: Volume = ContiguousVolume(path, layout.shape, stored, first + layout.planes() * plane, packed=packed)
+    if slope is not None and (slope, intercept) != (1, 0):
+        volume = ScaledVolume(volume, float(slope), float(intercept))
+    volume.channels, volume.times = layout.channels, layout.times
+    _place(volume, header)
     volume.attributes = _attributes(header)
     return volume
 
@@ -74,23 +75,43 @@ class ScaledVolume(Volume):
         return values * self.dtype.type(self._slope) + self.dtype.type(self._intercept)
 
 
-def _space(path: Path, header: Any) -> tuple[Triple | None, Triple | None]:
-    """Voxel size and position (z, y, x) in µm, each None where it is not stated."""
-    factor = MICROMETRES.get(header.get_xyzt_units()[0])
+def _place(volume: Volume, header: Any) -> None:
+    """Voxel size, position (µm) and directions of the axes; where pixdim and affine contradict each other, that is the doubt."""
+    unit = header.get_xyzt_units()[0]
+    if unit == "unknown":
+        log.warning("%s: states no unit of length; it is read as mm, as NIfTI programs do", volume.path)
+    factor = micrometres("mm" if unit == "unknown" else unit) or 1.0
     zooms = np.array(header.get_zooms()[:3], float)
-    voxel_um = None if factor is None else positive(list(zooms[::-1] * factor))
-    if factor is None or voxel_um is None or not (header["sform_code"] > 0 or header["qform_code"] > 0):
-        return voxel_um, None
-    affine = header.get_best_affine()
+    volume.voxel_um = all_three([length_um(volume.path, "pixdim", size * factor, "µm", 0) for size in zooms[::-1]])
+    affines = {"sform": header.get_sform(coded=True), "qform": header.get_qform(coded=True)}
+    forms = {name: (np.diag([factor, factor, factor, 1]) @ affine, int(code)) for name, (affine, code) in affines.items() if code}
+    if volume.voxel_um is None or not forms:
+        return
+    affine = next(iter(forms.values()))[0]
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.allclose(lengths, zooms, rtol=_TOLERANCE):
-        raise UserError(
-            f"{path}: voxel size {zooms.tolist()} by pixdim and {lengths.tolist()} by the affine contradict each other; "
-            "correct the header"
-        )
-    if not np.allclose(affine[:3, :3], np.diag(zooms), atol=_TOLERANCE * zooms.min()):
-        return voxel_um, None  # turned or mirrored: no shift along the axes describes it
-    return voxel_um, triple(affine[2::-1, 3] * factor)
+    if not np.allclose(lengths, zooms * factor, rtol=_TOLERANCE):
+        both = [[float(f"{size:.6g}") for size in sizes] for sizes in (zooms * factor, lengths)]
+        pair = f"{both[0]} µm (x, y, z) by pixdim and {both[1]} by the affine"
+        volume.voxel_um, volume.doubt = None, f"voxel sizes of {pair} contradict each other; correct the header"
+        return
+    volume.translation_um = triple(np.linalg.solve(affine[:3, :3] / lengths, affine[:3, 3])[::-1])
+    stated = {name: {"code": code, "affine_um": affine[:3].tolist()} for name, (affine, code) in forms.items()}
+    volume.space = {**stated, "voxel_um": list(volume.voxel_um), "translation_um": list(volume.translation_um)}
+
+
+def _forms(plan: TargetPlan, space: Mapping[str, Any] | None) -> dict[str, tuple[np.ndarray, int | str]]:
+    """The affines (voxel x, y, z → mm) of an output: those of its input, at its own voxels; else its position, unturned."""
+    assert plan.voxel_um is not None and plan.translation_um is not None
+    voxel, place = np.array(plan.voxel_um[::-1]), np.array(plan.translation_um[::-1])
+    if space is None:
+        affine = np.diag([*voxel, 1000.0]) / 1000
+        affine[:3, 3] = place / 1000
+        return dict.fromkeys(("sform", "qform"), (affine, "scanner"))
+    size, origin = (np.array(space[key][::-1]) for key in ("voxel_um", "translation_um"))
+    moved = np.diag([*(voxel / size), 1.0])  # this file's voxels → those of the input
+    moved[:3, 3] = (place - origin) / size
+    forms = ((name, space[name]) for name in ("sform", "qform") if name in space)
+    return {name: (np.vstack([np.array(form["affine_um"]) / 1000, [0, 0, 0, 1]]) @ moved, form["code"]) for name, form in forms}
 
 
 def _attributes(header: Any) -> dict[str, Any]:
@@ -105,11 +126,11 @@ def _attributes(header: Any) -> dict[str, Any]:
     return {}
 
 
-def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blocks: Iterable[np.ndarray], gzip: bool) -> None:
+def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blocks: Iterable[np.ndarray], zipped: bool) -> None:
     """Header and voxels, x fastest: the order of (Z, Y, X). nibabel writes only what is in memory whole.
 
-    NIfTI-2 where an axis is too long for NIfTI-1; the affine has the voxel sizes on its diagonal and the position, in mm. Of a
-    gzip file each block is a member; members follow each other, and readers join them. libdeflate is twice as fast as zlib.
+    NIfTI-2 where an axis is too long for NIfTI-1. Directions and codes are those of the run's input, where its record has them.
+    Of a gzip file each block is a member; members follow each other, and readers join them. libdeflate is twice as fast as zlib.
 
     Args:
         attributes: plain JSON about the run, kept in a comment.
@@ -128,10 +149,8 @@ def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blo
         header.set_zooms(zooms)
         header.set_xyzt_units("mm")
         if plan.translation_um is not None:
-            affine = np.diag([*zooms, 1.0])
-            affine[:3, 3] = np.array(plan.translation_um[::-1]) / _UM_PER_MM
-            header.set_sform(affine, "scanner")
-            header.set_qform(affine, "scanner")
+            for name, (affine, code) in _forms(plan, dict(plan.attributes.get("input") or {}).get("space")).items():
+                getattr(header, f"set_{name}")(affine, code)
     if attributes:
         text = json.dumps(dict(attributes), ensure_ascii=False).encode()
         header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, text))
@@ -140,7 +159,7 @@ def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blo
     header.write_to(content)
 
     def packed(data: Any) -> Any:
-        return imagecodecs.gzip_encode(data, level=_GZIP_LEVEL) if gzip else data
+        return imagecodecs.gzip_encode(data, level=_GZIP_LEVEL) if zipped else data
 
     with file.open("wb") as stream:
         stream.write(packed(content.getvalue()))
@@ -149,30 +168,41 @@ def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blo
 
 
 def open_mrc(path: Path, choice: Choice) -> Volume:
-    """An MRC file of one volume, with nothing to choose; voxel size and origin are turned from Å to µm.
+    """An MRC file of one volume, packed or not; voxel size and origin are turned from Å to µm, its axes may have any order.
 
     Raises:
-        UserError: the file cannot be read, is truncated, or holds no single volume along (x, y, z).
+        UserError: the file cannot be read, is truncated, or holds no single volume.
     """
     mrcfile = optional_package("mrcfile", path)
     try:
-        with mrcfile.open(path, mode="r", header_only=True) as file:
-            header = file.header.copy()
-            sizes = np.array([file.voxel_size[axis] for axis in "zyx"], float)
-        stored = np.dtype(mrcfile.utils.data_dtype_from_header(header))
-        shape = tuple(int(size) for size in mrcfile.utils.data_shape_from_header(header))
+        with warnings.catch_warnings(record=True) as said, mrcfile.open(path, header_only=True, permissive=True) as file:
+            header, voxel = file.header.copy(), file.voxel_size
+            mode = int(header.mode)
+            if mode == 101:
+                raise ValueError("mode 101, 4 bits per voxel: newstack -mode 0 turns it to bytes")
+            stored = np.dtype(mrcfile.utils.data_dtype_from_header(header))
+            sizes = tuple(int(size) for size in mrcfile.utils.data_shape_from_header(header))
+        for warning in said:
+            log.warning("%s: %s", path, " ".join(str(warning.message).split()))
+        stamp, flags = struct.unpack(f"{stored.byteorder.replace('|', '<')}2i", header.tobytes()[152:160])
     except (OSError, ValueError, RuntimeWarning) as error:
-        raise UserError(f"{path}: not a readable MRC file ({' '.join(str(error).split())}); copy it again") from error
-    if len(shape) != 3 or min(shape) < 1:
-        raise UserError(f"{path}: shape {shape} is not one volume (Z, Y, X); save a single volume")
-    order = tuple(int(header[name]) for name in ("mapc", "mapr", "maps"))
-    if order not in ((1, 2, 3), (0, 0, 0)):
-        raise UserError(f"{path}: columns, rows and sections run along the axes {order}, not (1, 2, 3) = (x, y, z); save it so")
-    depth, height, width = shape
-    first, plane = header.nbytes + int(header["nsymbt"]), height * width * stored.itemsize
-    volume = ContiguousVolume(path, shape, stored, range(first, first + depth * plane, plane))
-    volume.voxel_um = positive(list(sizes * MICROMETRES["angstrom"]))
-    origin = triple([header["origin"][axis] * MICROMETRES["angstrom"] for axis in "zyx"])
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable MRC file ({reason}); copy it again, or save it as mode 0, 1, 2 or 6") from error
+    by_imod = stamp == _IMOD
+    if by_imod and mode == 0 and not flags & 1:
+        stored = np.dtype(np.uint8)
+    order = tuple(int(header[name]) for name in ("maps", "mapr", "mapc"))
+    if order == (0, 0, 0):
+        order = (3, 2, 1)
+    names = ["xyz"[n - 1] if n in (1, 2, 3) else str(n) for n in order]
+    layout = Layout(path, [*["volume", "section"][: len(sizes) - 3], *names][-len(sizes) :], sizes, choice)
+    plane = sizes[-1] * sizes[-2] * stored.itemsize
+    starts = header.nbytes + int(header["nsymbt"]) + layout.planes() * plane
+    stack = (len(starts), sizes[-2], sizes[-1])
+    volume = in_order(ContiguousVolume(path, stack, stored, starts, packed=is_packed(path)), layout.order)
+    volume.voxel_um = all_three([length_um(path, "cell", float(voxel[a]) or None, "Å", 0) for a in "zyx"])
+    sign = -1 if by_imod and not flags & 4 else 1  # IMOD states where the origin lies, others where the first voxel does
+    origin = [sign * float(header["origin"][axis]) * 1e-4 for axis in "zyx"]
     if volume.voxel_um and any(origin):  # zeros are what programs write that know no origin
-        volume.translation_um = origin
+        volume.translation_um = triple(origin)
     return volume

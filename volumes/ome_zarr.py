@@ -5,6 +5,8 @@ Positions are those of voxel centres: a point of index i along an axis lies at `
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,8 +18,11 @@ from numpy.typing import NDArray
 
 from utils.axes import as_planes
 from utils.errors import UserError
+from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres
 from volumes.target_plan import PARTIAL
-from volumes.volume import MICROMETRES, Choice, Triple, Volume, check_dtype, choose, triple
+from volumes.volume import Triple, Volume, check_dtype, triple
+
+log = logging.getLogger("isoscope")
 
 RUN_KEY = "isoscope"  # attribute under which our own files say how they were made
 UNFINISHED = "isoscope_unfinished"
@@ -52,32 +57,24 @@ class ZarrVolume(Volume):
         if isinstance(node, zarr.Array):
             if choice.level:
                 raise UserError(f"{path}: level {choice.level} of 1; a plain Zarr array has one level")
-            self._axes = _plain_axes(path, node)
+            axes = _plain_axes(path, node, attributes)
         else:
             multiscale = _multiscale(path, attributes)
             self.levels = len(multiscale.get("datasets") or ())
             image = _read_level(path, multiscale, choice.level)
-            self._folder, self._axes = image.folder, image.axes
+            self._folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
         try:
             array: Any = zarr.open_array(str(self._folder), mode="r")
         except Exception as error:  # likewise
             raise UserError(f"{self._folder}: not a readable Zarr array ({_line(error)})") from error
-        if len(self._axes) != array.ndim:
-            raise UserError(f"{path}: axes {self._axes!r} contradict the array {self._folder.name} of shape {array.shape}")
-        if 0 in array.shape:
-            raise UserError(f"{path}: an empty array of shape {array.shape}; remove it")
-        self._array = array
-        lengths = dict(zip(self._axes, array.shape, strict=True))
-        self.shape = (lengths["z"], lengths["y"], lengths["x"])
+        if len(axes) != array.ndim:
+            raise UserError(f"{path}: axes {axes!r} contradict the array {self._folder.name} of shape {array.shape}")
+        self._array, self._layout = array, Layout(path, axes, array.shape, choice)
+        self.shape, self.channels, self.times = self._layout.shape, self._layout.channels, self._layout.times
         self.dtype = check_dtype(path, np.dtype(array.dtype))
-        self.channels, self.times = lengths.get("c", 1), lengths.get("t", 1)
-        self._fixed = {
-            "c": choose(path, "channel", choice.channel, self.channels),
-            "t": choose(path, "time point", choice.time, self.times),
-        }
-        chunks = dict(zip(self._axes, array.chunks, strict=True))
+        chunks = dict(zip(self._layout.axes, array.chunks, strict=True))
         self.block_planes, self.block_rows = chunks["z"], chunks["y"]
         if choice.level:
             self._check_extent(image, _read_level(path, multiscale, 0), choice.level)
@@ -86,7 +83,8 @@ class ZarrVolume(Volume):
         """A coarser level must span what the finest spans: else one of the scales is wrong."""
         import zarr
 
-        sizes = dict(zip(finest.axes, zarr.open_array(str(finest.folder), mode="r").shape, strict=True))
+        letters = [AXES.get(str(name).lower()) for name in finest.axes]
+        sizes = dict(zip(letters, zarr.open_array(str(finest.folder), mode="r").shape, strict=True))
         for axis, length, scale, size in zip("zyx", self.shape, image.scale, finest.scale, strict=True):
             span, whole = length * scale, sizes[axis] * size
             if abs(span - whole) > 2 * scale + 0.01 * whole:
@@ -96,16 +94,14 @@ class ZarrVolume(Volume):
                 )
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        space = {"z": slice(planes.start, planes.stop, planes.step), "y": rows, "x": columns}
-        key = tuple(space.get(axis, self._fixed.get(axis)) for axis in self._axes)
+        key = self._layout.key(slice(planes.start, planes.stop, planes.step), rows, columns)
         try:
             values = np.asarray(self._array[key])
         except MemoryError:
             raise
         except Exception as error:  # every codec fails in its own way
             raise UserError(self._damage(key, error)) from error
-        left = "".join(axis for axis in self._axes if axis in "zyx")
-        return np.ascontiguousarray(as_planes(values, left), self.dtype)
+        return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
 
     def _damage(self, key: tuple[Any, ...], reason: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
@@ -125,17 +121,18 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _plain_axes(path: Path, array: Any) -> str:
-    """Axes of an array without OME metadata: its own names where they are those of an image, else (Z, Y, X)."""
-    names = [str(name or "").lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
-    if names and set(names) <= set("tczyx") and {"z", "y", "x"} <= set(names) and len(set(names)) == len(names):
-        return "".join(names)
+def _plain_axes(path: Path, array: Any, attributes: Mapping[str, Any]) -> Sequence[str]:
+    """Axes of an array without OME metadata: the names it states (xarray's in version 2), else (T, C, Z, Y, X) from behind."""
+    stated = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
+    names = [str(name or "") for name in stated] if isinstance(stated, (list, tuple)) else []
+    if any(name and not re.fullmatch(r"(dim|axis|phony_dim)_?\d+", name) for name in names):
+        return names
     if array.ndim < 3 or any(size > 1 for size in array.shape[:-3]) or array.ndim > 5:
         raise UserError(
             f"{path}: an array of shape {array.shape}; without names of its axes only (Z, Y, X) is a volume, "
             "save it as OME-Zarr or with dimension names"
         )
-    return "tc"[5 - array.ndim :] + "zyx"
+    return "tczyx"[5 - array.ndim :]
 
 
 @dataclass(frozen=True)
@@ -144,14 +141,14 @@ class _Level:
 
     Attributes:
         folder: that of the array.
-        axes: one letter per axis of the array, of t, c, z, y, x.
+        axes: the name of every axis of the array.
         scale: voxel size (z, y, x), in µm where the unit is known.
         translation: position (z, y, x) of the first voxel, likewise; None where nothing is said.
         in_micrometres: whether a scale is stated and the units of all three axes are known.
     """
 
     folder: Path
-    axes: str
+    axes: Sequence[str]
     scale: Triple
     translation: Triple | None
     in_micrometres: bool
@@ -227,33 +224,26 @@ def _read_level(path: Path, multiscale: Mapping[str, Any], number: int) -> _Leve
     if not 0 <= number < len(datasets):
         raise UserError(f"{path}: level {number} of {len(datasets)}; levels count from 0, the finest")
     try:
-        axes, units = _axes(path, multiscale.get("axes", list("tczyx")))
+        described = [{"name": axis} if isinstance(axis, str) else axis for axis in multiscale.get("axes", list("tczyx"))]
+        names = [axis["type"] if axis.get("type") in ("time", "channel") else str(axis["name"]) for axis in described]
         name = str(datasets[number]["path"])
         transforms = [t for holder in (datasets[number], multiscale) for t in holder.get("coordinateTransformations") or []]
-        scale, translation = _composed(path, transforms, len(axes))
-        space = [axes.index(axis) for axis in "zyx"]
-        factors = [MICROMETRES.get(units[k] or "") for k in space]
+        scale, translation = _composed(path, transforms, len(names))
+        letters = [AXES.get(name.lower()) for name in names]
+        space = [letters.index(axis) if axis in letters else 0 for axis in "zyx"]
+        units = [described[k].get("unit") for k in space]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its OME metadata are incomplete or damaged ({error!r}); save it again") from error
     if not is_zarr(path / name):
         raise UserError(f"{path}: its metadata name an array {name!r} that does not exist; copy the whole folder")
     if translation is not None and number > 0 and _read_level(path, multiscale, 0).translation is None:
         translation = None  # it only says where this level lies within the first, whose position is not known
+    factors = [micrometres(unit) for unit in units]
+    for unit in {str(unit or "") for unit, factor in zip(units, factors, strict=True) if factor is None} - set(NO_LENGTH):
+        log.warning("%s: %r is no unit of length; the voxel size is taken as not known", path, unit)
     um = np.array([factor or 1.0 for factor in factors])
     place = None if translation is None else triple(translation[space] * um)
-    return _Level(path / name, axes, triple(scale[space] * um), place, bool(transforms) and None not in factors)
-
-
-def _axes(path: Path, axes: Sequence[Any]) -> tuple[str, list[str | None]]:
-    """Letter and unit of every axis."""
-    described = [{"name": axis} if isinstance(axis, str) else axis for axis in axes]
-    kinds = {"time": "t", "channel": "c"}
-    letters = "".join(kinds.get(axis.get("type", ""), str(axis["name"]).lower()[:1]) for axis in described)
-    if len(set(letters)) != len(letters) or not set(letters) <= set("tczyx") or not {"y", "x"} <= set(letters):
-        raise UserError(f"{path}: axes {letters!r} are not those of an image (t, c, z, y, x)")
-    if "z" not in letters:
-        raise UserError(f"{path}: a 2-D image (axes {letters!r}); a volume has an axis z")
-    return letters, [axis.get("unit") for axis in described]
+    return _Level(path / name, names, triple(scale[space] * um), place, bool(transforms) and None not in factors)
 
 
 def _composed(path: Path, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:

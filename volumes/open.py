@@ -15,8 +15,9 @@ from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
 from volumes.ome_zarr import ZarrVolume, is_zarr
 from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_image
+from volumes.stated import Choice, choose
 from volumes.target_plan import PARTIAL
-from volumes.volume import Choice, Volume, choose
+from volumes.volume import Volume
 
 Opener = Callable[[Path, Choice], Volume]
 # Everything else is opened as a TIFF, or by Pillow.
@@ -27,7 +28,10 @@ FORMATS: Mapping[str, Opener] = {
     ".mrcs": open_mrc,
     ".rec": open_mrc,
     ".st": open_mrc,
+    ".ali": open_mrc,
     ".map": open_mrc,
+    ".ccp4": open_mrc,
+    ".mrc.gz": open_mrc,
     ".czi": CziVolume,
     ".lif": LifVolume,
     ".nd2": Nd2Volume,

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import UserError
+from volumes.stated import Choice
 from volumes.tiff_reader import open_tiff
-from volumes.volume import Choice, PlaneVolume, Volume, check_dtype
+from volumes.volume import PlaneVolume, Volume, check_dtype
 
 # Planes of 10⁸ pixels are everyday microscopy; Pillow takes them for an attack.
 Image.MAX_IMAGE_PIXELS = None
@@ -122,6 +123,9 @@ def open_image(path: Path, choice: Choice, flat: bool = False) -> Volume:
         except UserError:
             raise
         except Exception as error:  # a damaged directory fails in many ways inside the parser
+            with path.open("rb") as file:
+                if file.read(2) in (b"II", b"MM"):  # for Pillow every page would be a plane
+                    raise UserError(f"{path}: not a readable TIFF ({error}); truncated or damaged, copy it again") from error
             reason = error
     return PillowVolume(path, flat, reason)
 

@@ -15,7 +15,7 @@ import numpy as np
 from utils.errors import UserError
 from volumes.block_array import BlockArray, sharded
 from volumes.pyramid import Level, plan_levels
-from volumes.volume import READABLE, Triple, optional_package, triple
+from volumes.volume import READABLE, Triple, as_sides, optional_package, triple
 
 _SHARD = 256  # voxels along each side
 
@@ -174,10 +174,10 @@ def plan_target(
         chunk = [_divisor(side, wanted) for side, wanted in zip(shard, aim, strict=True)]
     return TargetPlan(
         kind=kind,
-        shape=_sides(shape),
+        shape=as_sides(shape),
         dtype=dtype,
-        shard=_sides(shard),
-        chunk=_sides(chunk),
+        shard=as_sides(shard),
+        chunk=as_sides(chunk),
         voxel_um=None if voxel_um is None else triple(voxel_um),
         translation_um=None if translation_um is None else triple(translation_um),
         channel_names=None if channel_names is None else tuple(channel_names),
@@ -189,8 +189,3 @@ def plan_target(
 def _divisor(side: int, aim: int) -> int:
     """The divisor of ``side`` nearest to ``aim`` in ratio."""
     return min((n for n in range(1, side + 1) if side % n == 0), key=lambda n: abs(math.log(n / aim)))
-
-
-def _sides(values: Sequence[int]) -> tuple[int, int, int]:
-    z, y, x = (int(value) for value in values)
-    return z, y, x

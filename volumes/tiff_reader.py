@@ -10,6 +10,7 @@ import logging
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,55 +20,83 @@ import tifffile
 
 from utils.errors import UserError
 from volumes.contiguous import ContiguousVolume, OpenFile, each_plane, refuse_truncated
-from volumes.volume import MICROMETRES, Choice, Triple, Volume, check_dtype, choose, extent, overlap, positive, relative
+from volumes.stated import Choice, Layout, choose, length_um, micrometres
+from volumes.volume import Triple, Volume, all_three, check_dtype, extent, in_order, overlap, relative
 
-# What tifffile would log about damaged files is raised here, as one message.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+log = logging.getLogger("isoscope")
+
+_said: ContextVar[list[str] | None] = ContextVar("said", default=None)
+
+
+class _Heard(logging.Handler):
+    """What tifffile remarks is kept while a file is being opened, else passed on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = _said.get()
+        if said is None:
+            log.warning("tifffile: %s", record.getMessage())
+        else:
+            said.append(record.getMessage())
+
+
+logging.getLogger("tifffile").addHandler(_Heard(logging.WARNING))
+logging.getLogger("tifffile").propagate = False
 
 _MOST_CHANNELS = 4  # a longer lone axis of "channels" is a stack of planes
 _JPEG = {6, 7, 33007, 34892}
+_UNNAMED = "IQ"  # tifffile's letters for axes of which the file says nothing
+_GUESSED = ("generic", "uniform")  # series that tifffile makes where no description says how pages belong together
+_DESCRIBED = {"ome", "imagej", "shaped", "lsm", "stk", "mmstack", "ndtiff", "fluoview"}
 NAMESPACE = "isoscopexx/run"  # of the annotation in which our files say how they were made
 _CENTIMETRE = 3  # value of the tag ResolutionUnit
 
 
 def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
-    """One greyscale volume of a TIFF file (or of the files of an OME-TIFF set).
+    """One greyscale volume of a TIFF file (or of the files of an OME-TIFF set), its axes in whatever order the file states.
 
     Args:
         path: the file.
-        choice: which channel and time point of several.
+        choice: which channel and time point of several, and which series.
         flat: whether a 2-D image is taken as a volume of one plane.
 
     Raises:
-        UserError: the file is truncated, or holds no greyscale volume as chosen. What is no TIFF at all, or has a damaged
-            directory, fails in many ways inside tifffile's parser.
+        UserError: the file is truncated, its description cannot be followed, or it holds no greyscale volume as chosen.
+        tifffile.TiffFileError: it is no TIFF at all. A damaged directory fails in many other ways inside tifffile's parser.
     """
-    with tifffile.TiffFile(path) as tif:
-        _check_chain(path, tif)
-        series = _choose_series(path, tif)
-        axes, sizes = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
-        leading = _leading_axes(path, series, axes, sizes, flat)
-        layout = f" (axes {axes}, shape {sizes})"
-        chosen = {
-            "C": choose(path, "channel", choice.channel, leading.get("C", 1), layout),
-            "T": choose(path, "time point", choice.time, leading.get("T", 1), layout),
-        }
-        numbers = np.arange(math.prod(leading.values())).reshape([*leading.values()] or [1])
-        numbers = np.atleast_1d(numbers[tuple(chosen.get(axis, slice(None)) for axis in leading)])  # of the volume's pages
-        shape = (len(numbers), sizes[axes.index("Y")], sizes[axes.index("X")])
-        stored = None if series.dtype is None else np.dtype(tif.byteorder + series.dtype.char)
-        plane_bytes = shape[1] * shape[2] * check_dtype(path, stored).itemsize
-        if series.dataoffset is not None and not series.is_multifile:
-            volume: Volume = ContiguousVolume(path, shape, stored, series.dataoffset + numbers * plane_bytes)
+    said: list[str] = []
+    token = _said.set(said)
+    try:
+        with tifffile.TiffFile(path) as tif:
+            _check_chain(path, tif)
+            number, candidates = _candidates(path, tif, choice, said)
+            volume = _volume(path, tif, candidates[number], choice, flat)
+            volume.scenes = len(candidates)
+            volume.voxel_um, volume.translation_um, volume.attributes = _stated(path, tif, choice, number)
+    finally:
+        _said.reset(token)
+    for line in dict.fromkeys(said):
+        log.warning("%s: %s", path, line)
+    return volume
+
+
+def _volume(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, choice: Choice, flat: bool) -> Volume:
+    names, sizes = _axes(path, series, flat)
+    layout = Layout(path, names, sizes, choice)
+    numbers = layout.planes()
+    shape = (len(numbers), sizes[-2], sizes[-1])
+    stored = None if series.dtype is None else np.dtype(tif.byteorder + series.dtype.char)
+    plane_bytes = shape[1] * shape[2] * check_dtype(path, stored).itemsize
+    if series.dataoffset is not None and not series.is_multifile:
+        volume: Volume = ContiguousVolume(path, shape, stored, series.dataoffset + numbers * plane_bytes)
+    else:
+        pages = _pages(path, series, numbers)
+        files = [Path(page.parent.filehandle.path) for page in pages]
+        if all(page.is_final and _adjoin(page) for page in pages):
+            volume = ContiguousVolume(path, shape, stored, [page.dataoffsets[0] for page in pages], files)
         else:
-            pages = _pages(path, series, numbers)
-            files = [Path(page.parent.filehandle.path) for page in pages]
-            if all(page.is_final and _adjoin(page) for page in pages):
-                volume = ContiguousVolume(path, shape, stored, [page.dataoffsets[0] for page in pages], files)
-            else:
-                volume = SegmentedVolume(path, shape, stored, pages, files)
-        volume.channels, volume.times = leading.get("C", 1), leading.get("T", 1)
-        volume.voxel_um, volume.translation_um, volume.attributes = _stated(tif, choice)
+            volume = SegmentedVolume(path, shape, stored, pages, files)
+    volume = in_order(volume, layout.order)
+    volume.channels, volume.times = layout.channels, layout.times
     return volume
 
 
@@ -163,50 +192,79 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
         raise UserError(f"{path}: truncated: page {len(tif.pages)} of the file is missing or damaged; copy it again")
 
 
-def _choose_series(path: Path, tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    series = tif.series
+def _candidates(path: Path, tif: tifffile.TiffFile, choice: Choice, said: list[str]) -> tuple[int, list[tifffile.TiffPageSeries]]:
+    """The number of the series that is read, and all that could be: every page of their kind belongs to one, none is dropped."""
+    try:
+        series = [one for one in tif.series if not one.keyframe.is_reduced] or tif.series  # no levels of a pyramid
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:  # wrong in every way
+        raise _not_followed(path, tif, [*said, repr(error)]) from error
     if not series:
         raise UserError(f"{path}: holds no image; remove or replace it")
-    shapes = {s.shape for s in series}
-    if len(series) > 1 and len(shapes) == 1 and len(series[0].shape) == 2 and len({s.keyframe.hash for s in series}) == 1:
-        # one page per plane, each with its own description
-        pages = [s.pages[0] for s in series]
-        return tifffile.TiffPageSeries(pages, (len(pages), *series[0].shape), series[0].dtype, "IYX", kind="generic")
-    volumes = sorted((s for s in series if len(s.shape) > 2), key=lambda s: s.size, reverse=True)
-    chosen = volumes[0] if volumes else series[0]
-    if len(volumes) > 1 and volumes[1].size == chosen.size:
-        raise UserError(f"{path}: holds {len(volumes)} volumes (series); save the one to be used in a file of its own")
-    if chosen.is_truncated:
+    if series[0].kind in _GUESSED and _described(tif):
+        raise _not_followed(path, tif, said)
+    kinds = {(one.keyframe.shape, one.dtype) for one in series}
+    loose = all(one.kind in _GUESSED or (one.kind == "shaped" and len(one.shape) == 2) for one in series)
+    if len(series) > 1 and len(kinds) == 1 and loose:
+        # planes one by one: with descriptions of their own, or with other strips or compression than their neighbours
+        pages = sorted((page for one in series for page in one.pages if page), key=lambda page: page.index)
+        key = series[0].keyframe
+        return 0, [tifffile.TiffPageSeries(pages, (len(pages), *key.shape), key.dtype, f"I{key.axes}", kind="generic")]
+    planes = {(one.keyframe.shape, one.dtype) for one in series if len(one.shape) > 2}
+    found = [one for one in series if len(one.shape) > 2 or (one.keyframe.shape, one.dtype) in planes] or series[:1]
+    layout = "".join(f"; {n}: {one.shape} {one.dtype}" for n, one in enumerate(found))
+    number = choose(path, "scene", choice.scene, len(found), f" (series of pages{layout})")
+    if len(found) < len(series):
+        left = ", ".join(str(one.shape) for one in series if one not in found)
+        log.warning("%s: also holds images of shape %s, which are left out", path, left)
+    chosen = found[number]
+    if chosen.is_truncated and chosen.dataoffset is None:
         raise UserError(f"{path}: truncated: fewer planes than its description {chosen.shape} promises; copy it again")
-    return chosen
-
-
-def _leading_axes(path: Path, series: tifffile.TiffPageSeries, axes: str, shape: tuple[int, ...], flat: bool) -> dict[str, int]:
-    """The axes along which the pages of a volume are numbered, slowest first, each of C, T or Z, and their lengths."""
-    stated = f"axes {axes}, shape {shape}"
-    if 0 in shape:
-        raise UserError(f"{path}: empty image of shape {shape}; remove it")
-    if axes.count("S") == 1 and shape[axes.index("S")] > 1:
-        raise UserError(f"{path}: an RGB image ({stated}); split it into one greyscale file per channel")
-    wide = [(axis, n) for axis, n in zip(axes, shape, strict=True) if axis not in "YXS" and n > 1]
-    if len(wide) == 1 and wide[0][0] == "C" and wide[0][1] > _MOST_CHANNELS:
-        wide = [("Z", wide[0][1])]  # tifffile and others call the only leading axis of a stack "channels"
-    stacked = [axis for axis, _ in wide if axis != "C"]
-    if (
-        any(axes.count(axis) != 1 for axis in "YX")
-        or len(wide) - len(stacked) > 1
-        or (len(stacked) > 1 and (len(stacked) > 2 or "T" not in stacked or stacked[0] == stacked[1]))
-    ):
+    used = {page.index for one in series for page in one.pages if page is not None}
+    extra = [n for n in range(len(tif.pages)) if n not in used and tif.pages[n].aspage().shape == chosen.keyframe.shape]
+    if extra and not chosen.is_multifile:
         raise UserError(
-            f"{path}: axes {axes} of shape {shape} are not a volume (Z, Y, X) with optional channels and time points; "
-            "write the axes into the file (ImageJ hyperstack or OME-TIFF)"
+            f"{path}: {len(extra)} pages (the first is page {extra[0]}) are not in its description, which has {chosen.shape}; "
+            "save it again so that it names all planes"
         )
-    if not stacked and not flat and ("Z" not in axes or series.kind == "imagej"):
-        channels = dict(wide).get("C", 1)
-        what = f"{channels} channels but no Z axis" if channels > 1 else "a 2-D image"
-        if not (series.kind == "shaped" and len(shape) > 2):
+    return number, found
+
+
+def _described(tif: tifffile.TiffFile) -> str:
+    """What kind of description says how the pages of a file belong together; empty where there is none."""
+    cut_off = "<OME" in (tif.pages.first.description or "")[:2000]
+    return next(iter(sorted(tif.flags & _DESCRIBED)), "ome" if cut_off else "")
+
+
+def _not_followed(path: Path, tif: tifffile.TiffFile, said: Sequence[str]) -> UserError:
+    return UserError(
+        f"{path}: its description ({_described(tif)}) cannot be followed, so that channels and planes are not told apart: "
+        f"{'; '.join(said) or 'it is cut off'}; truncated or damaged: copy it again, or correct it (tifffile's tiffcomment)"
+    )
+
+
+def _axes(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> tuple[str, tuple[int, ...]]:
+    """The axes of a series that have several entries, by letter, and their lengths; Z where it is the only meaning of an axis."""
+    axes, sizes = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+    stated = f"axes {axes}, shape {sizes}"
+    if 0 in sizes:
+        raise UserError(f"{path}: empty image of shape {sizes}; remove it")
+    if axes.count("S") == 1 and sizes[axes.index("S")] > 1:
+        raise UserError(f"{path}: an RGB image ({stated}); split it into one greyscale file per channel")
+    stored = [(axis, n) for axis, n in zip(axes, sizes, strict=True) if axis in "YX" or n > 1]
+    names, lengths = "".join(axis for axis, _ in stored), tuple(n for _, n in stored)
+    lone = names.translate(dict.fromkeys(map(ord, "YXC"))) or ("C" if dict(stored).get("C", 1) > _MOST_CHANNELS else "")
+    if "Z" not in names and len(lone) == 1 and lone in f"{_UNNAMED}TC":
+        if lone in "TC":
+            what = "time points" if lone == "T" else "channels"
+            log.warning("%s: has %s but no planes along z; they are taken for the planes (%s)", path, what, stated)
+        names = names.replace(lone, "Z")
+    if "Z" not in names:
+        if not flat and ("Z" not in axes or series.kind == "imagej") and not (series.kind == "shaped" and len(sizes) > 2):
+            channels = dict(stored).get("C", 1)
+            what = f"{channels} channels but no Z axis" if channels > 1 else "a 2-D image"
             raise UserError(f"{path}: {what} ({stated}); a volume is a stack of planes (Z, Y, X) in one file")
-    return {"Z" if axis not in "CT" or (axis == "T" and len(stacked) == 1) else axis: n for axis, n in wide}
+        names, lengths = f"{names[:-2]}Z{names[-2:]}", (*lengths[:-2], 1, *lengths[-2:])
+    return names, lengths
 
 
 def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> list[Any]:
@@ -226,31 +284,32 @@ def _adjoin(page: Any) -> bool:
     return np.array_equal(np.add(page.dataoffsets, page.databytecounts)[:-1], page.dataoffsets[1:])
 
 
-def _stated(tif: tifffile.TiffFile, choice: Choice) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
-    """Voxel size of the first image and position of the chosen first plane, (z, y, x) in µm; what our writer kept of the run.
+def _stated(
+    path: Path, tif: tifffile.TiffFile, choice: Choice, scene: int
+) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
+    """Voxel size of the image and position of the chosen first plane, (z, y, x) in µm; what our writer kept of the run.
 
     Sizes and position are None where the file does not state all three, attributes empty for other programs' files.
     """
     if tif.is_ome and tif.ome_metadata:
-        try:
-            root = ElementTree.fromstring(tif.ome_metadata)
-        except ElementTree.ParseError:
-            return None, None, {}
-        first = f"[@TheZ='0'][@TheC='{choice.channel or 0}'][@TheT='{choice.time or 0}']"
-        sizes = _ome_lengths(root.find(".//{*}Pixels"), "PhysicalSize", "µm")
-        z, y, x = _ome_lengths(root.find(f".//{{*}}Plane{first}"), "Position", "")
+        root = ElementTree.fromstring(tif.ome_metadata)
+        pixels = root.findall(".//{*}Pixels")
+        image = pixels[scene if scene < len(pixels) else 0] if pixels else root
+        plane = image.find(f"{{*}}Plane[@TheZ='0'][@TheC='{choice.channel or 0}'][@TheT='{choice.time or 0}']")
+        z, y, x = _ome_lengths(path, plane, "Position", "", -math.inf)
         position = None if z is None or y is None or x is None else (z, y, x)
-        return positive(sizes), position, _run_attributes(root.find(f".//{{*}}MapAnnotation[@Namespace='{NAMESPACE}']"))
+        annotation = root.find(f".//{{*}}MapAnnotation[@Namespace='{NAMESPACE}']")
+        return all_three(_ome_lengths(path, image, "PhysicalSize", "µm", 0)), position, _run_attributes(annotation)
     if tif.is_imagej and tif.imagej_metadata:
-        return positive(_imagej_sizes(tif.imagej_metadata, tif.pages.first)), None, {}
+        return all_three(_imagej_sizes(path, tif.imagej_metadata, tif.pages.first)), None, {}
     return None, None, {}
 
 
-def _ome_lengths(element: ElementTree.Element | None, name: str, unit: str) -> Sequence[float | None]:
+def _ome_lengths(path: Path, element: ElementTree.Element | None, name: str, unit: str, least: float) -> list[float | None]:
     """Lengths (z, y, x) in µm that an element states; ``unit`` stands where it names none."""
     stated = {} if element is None else element.attrib
-    lengths = [(stated.get(f"{name}{axis}"), stated.get(f"{name}{axis}Unit", unit)) for axis in "ZYX"]
-    return [float(length) * MICROMETRES[unit] if length and unit in MICROMETRES else None for length, unit in lengths]
+    names = [f"{name}{axis}" for axis in "ZYX"]
+    return [length_um(path, key, stated.get(key), stated.get(f"{key}Unit", unit), least) for key in names]
 
 
 def _run_attributes(annotation: ElementTree.Element | None) -> dict[str, Any]:
@@ -261,13 +320,13 @@ def _run_attributes(annotation: ElementTree.Element | None) -> dict[str, Any]:
         return {}  # written by another program under our name
 
 
-def _imagej_sizes(description: Mapping[str, Any], page: tifffile.TiffPage) -> Sequence[float | None]:
-    unit = str(description.get("unit", "")).replace("\\u00B5", "µ").strip('"').lower()
-    scale = MICROMETRES.get(unit)
-    if scale is None:
-        return [None, None, None]
-    # As ImageJ reads it: resolution per cm beside a unit of µm.
-    in_plane = MICROMETRES["cm"] if page.tags.valueof(296) == _CENTIMETRE and scale == 1.0 else scale
-    pixels = [page.tags.valueof(tag) for tag in (283, 282)]  # YResolution, XResolution: pixels per unit
-    sizes = [in_plane * value[1] / value[0] if value and value[0] else None for value in pixels]
-    return [float(description.get("spacing", 1.0)) * scale, *sizes]  # ImageJ leaves a spacing of 1 out
+def _imagej_sizes(path: Path, description: Mapping[str, Any], page: tifffile.TiffPage) -> list[float | None]:
+    """Voxel size (z, y, x) in µm, as ImageJ reads it: along y and z a unit of their own, a spacing of 1 left out."""
+    units = {axis: str(description.get(f"{axis}unit") or description.get("unit") or "") for axis in "xyz"}
+    sizes = [length_um(path, "spacing", description.get("spacing", 1.0), units["z"], 0)]
+    for axis, tag in (("y", 283), ("x", 282)):  # YResolution, XResolution: pixels per unit, and per cm beside a unit of µm
+        centimetres = page.tags.valueof(296) == _CENTIMETRE and micrometres(units[axis]) == 1.0
+        pixels = page.tags.valueof(tag)
+        value = pixels[1] / pixels[0] if pixels and pixels[0] else None
+        sizes.append(length_um(path, f"{axis.upper()}Resolution", value, "cm" if centimetres else units[axis], 0))
+    return sizes

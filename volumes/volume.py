@@ -6,7 +6,6 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.axes import as_planes
 from utils.errors import UserError
 
 Span = tuple[int, int]  # start, stop along one axis
@@ -22,13 +22,6 @@ Box = tuple[slice, slice, slice]  # z, y, x, each with start and stop
 AnyBox = TypeVar("AnyBox", bound=tuple[slice, ...])  # a Box, or one of an array of any number of axes
 Triple = tuple[float, float, float]
 READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
-_PREFIXES = "exa peta tera giga mega kilo hecto deca deci centi milli micro nano pico femto atto zepto yocto".split()
-_POWERS = (18, 15, 12, 9, 6, 3, 2, 1, -1, -2, -3, -6, -9, -12, -15, -18, -21, -24)  # of ten, in metres
-MICROMETRES: Mapping[str, float] = {
-    **{f"{prefix}meter": float(f"1e{power + 6}") for prefix, power in zip(["", *_PREFIXES], (0, *_POWERS), strict=True)},
-    **{"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "pm": 1e-6},
-    **{"angstrom": 1e-4, "Å": 1e-4, "in": 25.4e3, "inch": 25.4e3, "foot": 304.8e3, "yard": 914.4e3},
-}
 
 
 class Volume(ABC):
@@ -44,13 +37,16 @@ class Volume(ABC):
         shape: (Z, Y, X) in voxels.
         dtype: dtype of the values in the file (bool is given as uint8).
         voxel_um: voxel size (z, y, x) in µm, or None where the file does not say.
-        translation_um: position (z, y, x) in µm of the centre of the first voxel, or None where the file does not say.
+        translation_um: position (z, y, x) in µm of the centre of the first voxel along the file's own axes, or None where the
+            file does not say.
         block_rows: rows that the file stores together; reading fewer costs as much.
         block_planes: likewise for planes.
         channels: how many channels the file has; this volume is one of them.
         times: likewise for time points.
         scenes: likewise for scenes, positions or series.
         levels: likewise for levels of resolution.
+        space: how NIfTI turns the axes of the file to those of a scanner or atlas: its sform and qform; None elsewhere.
+        doubt: why the voxel size is not known although the file states one.
         attributes: what a command of this project wrote about the run that made the file, else empty.
     """
 
@@ -66,6 +62,8 @@ class Volume(ABC):
     times: int = 1
     scenes: int = 1
     levels: int = 1
+    space: Mapping[str, Any] | None = None
+    doubt: str = ""
     attributes: Mapping[str, Any] = MappingProxyType({})
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> np.ndarray:
@@ -111,6 +109,26 @@ class PlaneVolume(Volume):
         """Windows (rows, columns) of planes, one after the other."""
 
 
+class ReorderedVolume(Volume):
+    """A volume whose file has its axes in another order, such as ``xzy``; of what the file states only the dtype is taken on."""
+
+    def __init__(self, stored: Volume, order: str):
+        self.path, self.files, self.dtype, self._stored, self._order = stored.path, stored.files, stored.dtype, stored, order
+        self.shape = as_sides(stored.shape[order.index(axis)] for axis in "zyx")
+        grain = (stored.block_planes, stored.block_rows, stored.shape[2])
+        self.block_planes, self.block_rows = grain[order.index("z")], grain[order.index("y")]
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        space = {"z": slice(planes.start, planes.stop), "y": rows, "x": columns}
+        values = self._stored[tuple(space[axis] for axis in self._order)]
+        return np.ascontiguousarray(as_planes(values, self._order)[:: planes.step])
+
+
+def in_order(stored: Volume, order: str) -> Volume:
+    """The (Z, Y, X) volume of a file whose axes follow each other in that order."""
+    return stored if order == "zyx" else ReorderedVolume(stored, order)
+
+
 class ArrayVolume(Volume):
     """A volume that is already in memory: array of shape (Z, Y, X)."""
 
@@ -135,28 +153,6 @@ def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
     return np.dtype(np.uint8) if dtype.name == "bool" else np.dtype(dtype.name)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which volume of a file that holds several; all count from 0, None stands for the only one."""
-
-    channel: int | None = None
-    time: int | None = None
-    scene: int | None = None
-    level: int = 0
-
-
-def choose(path: Path, what: str, number: int | None, count: int, layout: str = "") -> int:
-    """The number of the channel, time point or scene (``what``) to read, of so many; None chooses the only one.
-
-    A UserError, which names the file and its layout, says that there are several and none was chosen, or that there are fewer.
-    """
-    if number is None and count > 1:
-        raise UserError(f"{path}: {count} {what}s{layout}; choose one {what} (they count from 0)")
-    if number is not None and not 0 <= number < count:
-        raise UserError(f"{path}: {what} {number} of {count}; {what}s count from 0")
-    return number or 0
-
-
 def optional_package(name: str, path: Path) -> Any:
     """Import a package of the extra ``formats``; a UserError says that ``path`` needs it, and how it is installed."""
     try:
@@ -169,10 +165,16 @@ def optional_package(name: str, path: Path) -> Any:
         ) from error
 
 
-def positive(sizes: Sequence[float | None]) -> Triple | None:
-    """A voxel size (z, y, x), or None where one of its numbers is missing, infinite or not above 0."""
-    known = [float(size) for size in sizes if size is not None and math.isfinite(size) and size > 0]
+def all_three(sizes: Sequence[float | None]) -> Triple | None:
+    """Sizes (z, y, x), or None where one of them is not known."""
+    known = [size for size in sizes if size is not None]
     return (known[0], known[1], known[2]) if len(known) == 3 else None
+
+
+def as_sides(values: Iterable[int]) -> tuple[int, int, int]:
+    """Three sizes (z, y, x) as plain integers."""
+    z, y, x = (int(value) for value in values)
+    return z, y, x
 
 
 def triple(values: Iterable[float]) -> Triple:

@@ -110,7 +110,7 @@ def write_single_file(output: Path, plan: TargetPlan, channels: Sequence[Volume]
                     yield values
 
         if plan.kind == "nifti":
-            write_nifti(file, plan, attributes, blocks(), gzip=output.suffix.lower() == ".gz")
+            write_nifti(file, plan, attributes, blocks(), zipped=output.suffix.lower() == ".gz")
         else:
             _write_tiles(file, plan, attributes, blocks())
 

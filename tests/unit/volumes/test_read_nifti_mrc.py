@@ -31,7 +31,7 @@ def test_nifti_series_scaling_and_space(tmp_path):
     series = np.stack([VALUES, VALUES // 3])
     check(open_volume(nifti(tmp_path / "t.nii.gz", series), time=1), VALUES // 3)
     check(open_volume(nifti(tmp_path / "c.nii", series[:, None]), channel=1), VALUES // 3)
-    with pytest.raises(UserError, match="2 time points; choose"):
+    with pytest.raises(UserError, match=r"2 time points .*; choose"):
         open_volume(tmp_path / "t.nii.gz")
     image = nibabel.Nifti1Image(VALUES.T, np.eye(4))
     image.header.set_slope_inter(0.5, -3)
@@ -43,14 +43,12 @@ def test_nifti_series_scaling_and_space(tmp_path):
     stored = open_volume(tmp_path / "s.nii")
     np.testing.assert_allclose(stored[:], nibabel.load(tmp_path / "s.nii").get_fdata().T, rtol=1e-6)
     assert (stored.dtype, stored.voxel_um) == (np.float32, (1, 1, 1))
-    turned = open_volume(nifti(tmp_path / "m.nii", affine=np.diag([-1, 1, 1, 1])))
-    assert (turned.voxel_um, turned.translation_um) == ((1000, 1000, 1000), None)
-    assert open_volume(nifti(tmp_path / "u.nii", unit="unknown")).voxel_um is None
     raw = bytearray(nifti(tmp_path / "p.nii").read_bytes())
     struct.pack_into("<f", raw, 280, 1e-3)  # srow_x[0], where pixdim says 4e-4
     (tmp_path / "p.nii").write_bytes(raw)
-    with pytest.raises(UserError, match="contradict each other"):
-        open_volume(tmp_path / "p.nii")
+    doubtful = open_volume(tmp_path / "p.nii")
+    assert (doubtful.voxel_um, doubtful.translation_um, doubtful.space) == (None, None, None)
+    assert "[0.4, 0.5, 2.0] µm (x, y, z) by pixdim and [1.0, 0.5, 2.0] by the affine contradict each other" in doubtful.doubt
     check(open_volume(nifti(tmp_path / "b.nii", VALUES.astype(">u2"))))
 
 
@@ -67,7 +65,7 @@ def test_damaged_nifti_files(tmp_path):
     with pytest.raises(UserError, match="damaged near byte"):
         open_volume(tmp_path / "v.nii.gz")[:]
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6), "u1"), None), tmp_path / "flat.nii")
-    with pytest.raises(UserError, match="not a volume"):
+    with pytest.raises(UserError, match="a 2-D image"):
         open_volume(tmp_path / "flat.nii")
 
 
@@ -139,9 +137,9 @@ def test_faulty_mrc_files(tmp_path):
     with pytest.raises(UserError, match="not a readable MRC"):
         open_volume(path)
     with mrcfile.new(path, VALUES, overwrite=True) as file:
-        file.header.mapc, file.header.maps = 3, 1
-    with pytest.raises(UserError, match=r"axes \(3, 2, 1\)"):
+        file.header.mapc, file.header.maps = 3, 3
+    with pytest.raises(UserError, match="axes z, y, z of shape"):
         open_volume(path)
     mrcfile.new(path, VALUES[0], overwrite=True).close()
-    with pytest.raises(UserError, match="not one volume"):
+    with pytest.raises(UserError, match="a 2-D image"):
         open_volume(path)

@@ -1,0 +1,71 @@
+"""An input whose grey values are not those of the training is refused before any work, with a way to go on."""
+
+import numpy as np
+import pytest
+from infer_commands import command, read
+from infer_runs import grey, make_run
+
+from inference import Options, Run, enhance
+from utils.errors import UserError
+from utils.files import read_mapping, write_json
+from volumes.write import write_tiff
+
+SHAPE = (4, 40, 40)
+LIKE = grey(SHAPE, high=31000) + np.uint16(970)  # what the run of these tests was trained on: 971 to 32667
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "D" / "P", mc=False, pooled=(971.0, 32667.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),
+    [
+        ((LIKE / 128).astype(np.uint8), "100"),
+        ((LIKE / 65535).astype(np.float32), "100"),
+        ((LIKE // 16).astype(np.uint16), None),
+        ((LIKE.astype(np.int32) - 33000).astype(np.int16), "100"),
+        (np.where(np.arange(40) < 3, 100, LIKE).astype(np.uint16), "7.5"),
+    ],
+    ids=["eight bits", "unit floats", "twelve bits", "negative", "a dark border"],
+)
+def test_values_of_another_detector_stop_the_command(run, tmp_path, values, share):
+    write_tiff(tmp_path / "in.tif", values)
+    words = ["enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", tmp_path / "o.tif"]
+    message = r"trained on 971 to 32667: .* --normalise volume or percentile, .*--force-range"
+    with pytest.raises(UserError, match=message) as caught:
+        command(*words)
+    assert share is None or f"{share}" in str(caught.value)
+    assert not list(tmp_path.glob("o.tif*"))
+    command(*words, "--force-range")
+    command(*words, "--overwrite", "--normalise", "volume")
+    made = read(tmp_path / "o.tif")
+    assert np.ptp(made.astype(float)) > 0.03 * np.ptp(values.astype(float))  # no constant, within the input's own range
+    assert values.min() <= made.min() and made.max() <= values.max()
+
+
+def test_values_like_those_of_the_training_pass(run, tmp_path, caplog):
+    few = LIKE.copy()
+    few[:, 0, :] = 0  # 2.5 %
+    for values in (LIKE, few):
+        assert enhance(run, values).shape == (32, 40, 40)
+    assert "little of that range" not in caplog.text
+    enhance(run, (LIKE // 40 + 971).astype(np.uint16))
+    assert "little of that range" in caplog.text
+
+
+def test_what_the_preparation_clips_by_itself_is_allowed(run):
+    half = np.where(np.arange(40) < 20, 0, LIKE).astype(np.uint16)
+    with pytest.raises(UserError, match=r"50\.0% of its voxels"):
+        enhance(run, half)
+    record = read_mapping(run / "dataset.json", "record")
+    transform = {"normalisation": "11", "low": 971.0, "high": 32667.0}
+    (direction,) = record["directions"]
+    record["directions"][direction]["pooled"] = {"low": -1.0, "high": 1.0}
+    record["dataset"] = {"directions": {direction: {"transform": transform, "settings": {"threshold": [971, 32667]}}}}
+    write_json(run / "dataset.json", record)
+    assert enhance(Run.load(run), half).shape == (32, 40, 40)
+    with pytest.raises(UserError, match="trained on 971 to 32667: 100"):
+        enhance(Run.load(run), (half // 256).astype(np.uint8))
+    assert enhance(Run.load(run), (half // 256).astype(np.uint8), Options(force_range=True)).shape == (32, 40, 40)

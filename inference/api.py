@@ -11,11 +11,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from inference.blended import SliceField, isotropic_field
 from inference.codes import SUFFIX, CodeStore, CodeTarget
-from inference.decoding import Field, decoded_field
+from inference.decoding import SliceField, decoded_field
 from inference.encoding import SliceEncoder
+from inference.fields import Field
 from inference.outputs import Output, refuse_inputs
+from inference.restoring import isotropic_field
 from inference.run import Engine, Run
 from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview

@@ -112,10 +112,6 @@ class CodeStore:
         """The store of a residual codebook as if it ended after some of its levels."""
         return replace(self, about={**self.about, "levels": count, "of_levels": self.about["levels"]}, recent=Recent())
 
-    def cost(self) -> float:
-        """Reading codes takes next to no time."""
-        return 0.0
-
     def codebook(self) -> NDArray[np.float32]:
         """(levels, codes, dimensions)."""
         return self._array("codebook", (slice(None),))

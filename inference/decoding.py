@@ -1,34 +1,27 @@
-"""Output volumes that are computed piece by piece: any box of them, always from the same tiles."""
+"""Output volumes that are decoded from codes: the isotropic one, and the encoded slices as the 2-D decoder has them."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.codes import CodeStore
-from inference.encoding import SliceEncoder
-from inference.passes import Arriving, Tiled, to_tensor
+from inference.encoding import GROUP, LOCAL_CORE
+from inference.fields import Array, Codes, TiledField
+from inference.passes import Arriving, to_tensor
 from inference.run import Run
 from inference.source import Options
-from inference.tiling import Axis, Tile3, core_box, window_box
+from inference.tiling import Axis, Tile3, meet, training_axis, window_box
 from utils.axes import to_file
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from volumes.intensity import Intensity
-from volumes.volume import Box, extent, overlap, region_within, relative
-
-Array = NDArray[Any]
-Part = Callable[[Box], Array]  # values of a part of a box
-Codes = SliceEncoder | CodeStore
+from volumes.volume import Box, region_within
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _LOCAL_NORMS = ("batch", "none")  # without statistics of the whole volume
@@ -38,63 +31,46 @@ _CORES = (64, 32, 16)
 _MOST_ELEMENTS = 2**31
 
 
-class Field(ABC):
-    """A volume (C, Z, Y, X) of grey values that is computed when it is asked for.
+class SliceField(TiledField[Array]):
+    """The 2-D decoder's output on the grid of the encoded slices; one channel, the first where there are two.
 
-    Attributes:
-        shape: (Z, Y, X).
-        channels: C.
-        block: (z, y, x) tiles that go through the network together.
-        unit: (z, y, x) voxels of the cores of a block: boxes made of whole ones are computed without waste.
-        intensities: of the channels; further channels have that of the last one.
-        dtype: of the values.
-        skipped: tiles of pure background that were filled, not computed.
+    Tiles of a local autoencoder are exact, those of another are training crops and blended.
     """
 
-    shape: tuple[int, int, int]
-    channels: int
-    block: tuple[int, int, int] = (1, 1, 1)
-    unit: tuple[int, int, int]
-    intensities: Sequence[Intensity]
-    dtype: np.dtype
-    skipped: int = 0
+    channels = 1
 
-    @abstractmethod
-    def prefetch(self, box: Box) -> None:
-        """Begin to read what :meth:`begin` of the same box will need."""
+    def __init__(self, run: Run, codes: Codes, dtype: np.dtype, batch: int | None = None) -> None:
+        super().__init__(run, codes, dtype, batch)
+        self.codes = codes
+        n, h, w = codes.shape
+        self.shape, self.scale = (n, *codes.inner), (1, LATENT_STRIDE, LATENT_STRIDE)
+        halo = run.model.slice_halo("decoder")
+        self.blends = halo is None
+        crop = int(run.settings["cropsize"]) // LATENT_STRIDE
+        rows, columns = (Axis(size, LOCAL_CORE, *halo) if halo else training_axis(size, crop) for size in (h, w))
+        self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)
 
-    @abstractmethod
-    def begin(self, box: Box) -> Part:
-        """Has the network compute a box.
-
-        Returns:
-            What gives the values (C, z, y, x) of any part of the box. It waits for a GPU where it has to, and may be called from
-            any thread, while the next box is begun.
-        """
-
-    def render(self, box: Box) -> Array:
-        """The box, (C, z, y, x)."""
-        return self.begin(box)(box)
-
-    @abstractmethod
     def lattice(self) -> dict[str, Any]:
-        """The tiles, as plain JSON for the metadata."""
+        """That of the codes, too."""
+        return {**super().lattice(), "encoding": self.codes.lattice()}
 
-    @abstractmethod
-    def cost(self, box: Box) -> float:
-        """Seconds that the network takes for a voxel, from a trial with tiles of a box."""
+    def read_ahead(self, tile: Tile3) -> None:
+        """Lets its codes be read."""
+        self.codes.prefetch(window_box(tile))
 
-    def to_grey(self, values: Tensor) -> Tensor:
-        """The network's values (C, ...) → grey values of the field's dtype, rounded and clipped where it is an integer."""
-        last = len(self.intensities) - 1
-        grey = torch.stack([self.intensities[min(c, last)].to_grey(v) for c, v in enumerate(values.float())])
-        if self.dtype.kind in "ui":
-            limits = np.iinfo(self.dtype)
-            grey = grey.round().clamp(float(limits.min), float(limits.max))
-        return grey.to(getattr(torch, self.dtype.name))
+    def see(self, tile: Tile3) -> Array:
+        """Its codes."""
+        return self.codes.read(window_box(tile)).codes
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Arriving]:
+        """Slices of tiles."""
+        model, device = self.run.model, self.run.engine.device
+        slices = model.reconstruct(model.unpack(to_tensor(np.concatenate(seen), device)))
+        _, y, x = self.inside(tiles[0])
+        return self.arriving(slices[:, 0, y, x].unflatten(0, (len(tiles), 1, -1)))
 
 
-class IsotropicField(Tiled[Array, Arriving], Field):
+class IsotropicField(TiledField[Array]):
     """The volume decoder's output, from exact tiles: what the decoder makes of the whole stack at once.
 
     Beyond the first and last slice, and beyond the padded rows and columns, each layer sees its own zeros, as at the edge of a
@@ -114,7 +90,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
     """
 
     fill = False
-    scale = LATENT_STRIDE
+    scale = (LATENT_STRIDE,) * 3
     divisible = (0, 1, 2)
     smallest = ("a tile of one latent", "a smaller --tile")
 
@@ -130,8 +106,8 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         skip_empty: bool = True,
         seed: int | None = None,
     ) -> None:
-        super().__init__(run, batch, codes.recent, skip_empty=skip_empty)
-        self.codes, self.intensities, self.dtype, self.seed = codes, codes.intensities, dtype, seed
+        super().__init__(run, codes, dtype, batch, skip_empty=skip_empty)
+        self.codes, self.seed = codes, seed
         self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape
         self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
@@ -139,37 +115,15 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         self.shape = (n * run.geometry.factor, codes.inner[0], codes.inner[1])
         self.region = region_within(region, [(0, size) for size in self.shape], "the output has voxels")
         sizes = zip((self.stack, h, w), core, run.model.volume_halo, strict=True)
-        z, y, x = self.axes = _three(Axis(size, int(c), halo, halo) for size, c, halo in sizes)
+        z, y, x = (Axis(size, int(c), halo, halo) for size, c, halo in sizes)
+        self.axes = (z, y, x)
         self.block = block_of([len(z), len(y), len(x)], batch)
-        self.unit = _three(LATENT_STRIDE * int(c) * n for c, n in zip(core, self.block, strict=True))
 
     def lattice(self) -> dict[str, Any]:
         """Cores and halos in latents, and the tiles that are computed together."""
         core, halo = [axis.core for axis in self.axes], [axis.before for axis in self.axes]
         tiles = {"core": core, "halo": halo, "block": list(self.block), "exact": True}
         return {"decoding": tiles, "encoding": self.codes.lattice()}
-
-    def begin(self, box: Box) -> Part:
-        """The box, from the tiles that meet it; they are kept where the box is not made of whole blocks."""
-        sides = zip(box, self.unit, self.shape, strict=True)
-        aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
-        made = self.computed(self.tiles(box), keep=not aligned)
-        tiles = [(core_box(tile, LATENT_STRIDE), values) for tile, values in made.items()]
-
-        def part(box: Box) -> Array:
-            out = np.empty((self.channels, *extent(box)), self.dtype)
-            for core, values in tiles:
-                if meet(core, box):
-                    place(out, box, values.wait(), core)
-            return out
-
-        # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
-        return part if self.run.engine.device.type == "cuda" else parts_of(part(box), box)
-
-    def cost(self, box: Box) -> float:
-        """From a trial with tiles of a box; each code is computed once, and stands for several voxels."""
-        encoding = self.codes.cost() * math.prod(self.codes.shape) / math.prod(self.shape)
-        return self.seconds(self.tiles(box)) / LATENT_STRIDE**3 + encoding
 
     def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
         """For each tile those of its block that are like it."""
@@ -183,13 +137,9 @@ class IsotropicField(Tiled[Array, Arriving], Field):
             found[group[0]] = group
         return list(found.values())
 
-    def kind(self, tile: Tile3) -> tuple[Any, ...]:
-        """Places of core and margins."""
-        return tuple(side.kind for side in tile)
-
     def wanted(self, tile: Tile3) -> bool:
         """Whether it meets the region."""
-        return meet(core_box(tile, LATENT_STRIDE), self.region)
+        return meet(self.kept(tile), self.region)
 
     def _needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""
@@ -220,7 +170,7 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         z, y, x = (side.margins for side in tiles[0])
         with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
             volumes = self.run.model.expand(stacks, (y, x, z))
-        return [Arriving.of(self.to_grey(to_file(volume))) for volume in volumes]
+        return self.arriving(to_file(volumes))
 
     def _stack(self, tile: Tile3, codes: Array) -> Tensor:
         """What the generator reads of a tile, (1, d, y, x, z)."""
@@ -233,17 +183,6 @@ class IsotropicField(Tiled[Array, Arriving], Field):
         stack = model.restack(latent)
         skip = window[0] - first * self.resizing
         return stack[..., skip : skip + window[1] - window[0]]
-
-    def blank(self, tile: Tile3) -> Arriving:
-        """The grey value of empty background."""
-        core = core_box(tile, LATENT_STRIDE)
-        floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
-        grey = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
-        return Arriving(np.broadcast_to(grey, (self.channels, *extent(core))))
-
-    def join(self, parts: Sequence[Arriving], axis: int) -> Arriving:
-        """A tile from its parts."""
-        return Arriving(np.concatenate([part.wait() for part in parts], axis=axis + 1))
 
 
 def decoded_field(run: Run, codes: Codes, dtype: np.dtype, options: Options, seed: int | None = None) -> IsotropicField:
@@ -309,31 +248,6 @@ def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[i
             f"kernel can count; --tile {side} is the largest cube for ngf {width}"
         )
     return core, max(1, min(batch, int(room / voxels)))
-
-
-def _three(values: Iterable[Any]) -> tuple[Any, Any, Any]:
-    z, y, x = values
-    return z, y, x
-
-
-def meet(box: Box, other: Box) -> bool:
-    """Whether two boxes have a voxel in common."""
-    return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
-
-
-def parts_of(values: Array, box: Box) -> Part:
-    """Parts of a box whose values (C, z, y, x) are all there."""
-    return lambda part: values[(slice(None), *relative(part, box))]
-
-
-def place(out: Array, box: Box, tile: Array, own: Box, *, add: bool = False) -> None:
-    """Puts what a tile (C, ...) of a box of its own has of another box into that box's array (C, ...), or adds it."""
-    met = overlap(box, own)
-    inside, source = (slice(None), *relative(met, box)), (slice(None), *relative(met, own))
-    if add:
-        out[inside] += tile[source]
-    else:
-        out[inside] = tile[source]
 
 
 @contextmanager

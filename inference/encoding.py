@@ -65,7 +65,6 @@ class SliceEncoder(Tiled[Window, Packed]):
             rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))
         self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
         self._ahead: dict[Tile3, Future[Window]] = {}
-        self._floors = np.array([i.floor for i in source.intensities], np.float32)[:, None, None]
         self._blank: NDArray[Any] | None = None
         kind = "float32" if run.model.from_encoder else "float16"
         if "quantize" in run.model.G:
@@ -89,11 +88,6 @@ class SliceEncoder(Tiled[Window, Packed]):
                 whole[relative(met, box)] = values[relative(met, core_box(tile))]
         return packed
 
-    def cost(self) -> float:
-        """From the tile in the middle."""
-        z, y, x = (axis[len(axis) // 2] for axis in self.axes)
-        return self.seconds([(z, y, x)])
-
     def read_ahead(self, tile: Tile3) -> None:
         """Reads the pixels of a tile in the background."""
         if tile not in self._ahead:
@@ -112,7 +106,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         if group.stop == self.axes[0].size and group.start % group_size == 0:  # so that the network sees one shape only
             missing = group_size - len(pixels)
             pixels = np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
-        return pixels, _blocks_empty(pixels, self._floors)
+        return pixels, _blocks_empty(pixels, self.source.floors)
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Window]) -> list[Packed]:
         """The codes of cores."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.run import Run
-from inference.tiling import Axis, Tile3, core_box
+from inference.tiling import Axis, Tile3
 from training.machine import lacks_memory
 from utils.errors import UserError
-from volumes.volume import Box, voxels_of
+from volumes.volume import Box
 
 log = logging.getLogger("isoscope")
 
@@ -62,7 +61,8 @@ class Tiled(ABC, Generic[Seen, Made]):
         batch: tiles per pass; halved each time that memory does not suffice.
         fill: whether the network always gets ``batch`` tiles, the last one again and again where there are fewer.
         axes: the lattice (z, y, x).
-        scale: units of the boxes asked for that a place of the lattice has.
+        scale: (z, y, x) units of the boxes asked for that a place of the lattice has.
+        blends: whether a place belongs to every window that holds it, not to one core.
         divisible: axes along which a tile may be divided where memory does not suffice.
         smallest: what a tile that cannot be divided is, and what helps; for a message.
         skip_empty: fill tiles that see nothing but background instead of computing them.
@@ -72,7 +72,8 @@ class Tiled(ABC, Generic[Seen, Made]):
 
     axes: tuple[Axis, Axis, Axis]
     fill = True
-    scale = 1
+    scale: tuple[int, int, int] = (1, 1, 1)
+    blends = False
     divisible: tuple[int, ...] = (0,)
     smallest = ("one slice of a tile", "--batch 1")
 
@@ -110,9 +111,12 @@ class Tiled(ABC, Generic[Seen, Made]):
         return True
 
     def tiles(self, box: Box) -> list[Tile3]:
-        """The tiles whose cores meet a box."""
-        spans = [(side.start // self.scale, -(-side.stop // self.scale)) for side in box]
-        z, y, x = ([axis[n] for n in axis.covering(span)] for axis, span in zip(self.axes, spans, strict=True))
+        """The tiles whose cores meet a box, or whose windows where these are blended."""
+        spans = [(side.start // scale, -(-side.stop // scale)) for side, scale in zip(box, self.scale, strict=True)]
+        z, y, x = (
+            [axis[n] for n in (axis.reaching if self.blends else axis.covering)(span)]
+            for axis, span in zip(self.axes, spans, strict=True)
+        )
         return list(product(z, y, x))
 
     def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
@@ -213,20 +217,6 @@ class Tiled(ABC, Generic[Seen, Made]):
             parts += self._through_network([(z, y, x)]).values()
         return self.join(parts, axis)
 
-    def seconds(self, tiles: Sequence[Tile3]) -> float:
-        """What a place of a core takes in the network, from a trial with some tiles once it is warm."""
-        before, self.skip_empty = self.skip_empty, False
-        group = max(self.groups(tiles), key=len)[: self.batch]
-        items = [(tile, seen) for tile in group if (seen := self.see(tile)) is not None]
-        self.skip_empty = before
-        for _ in range(2):  # the first time memory is asked for
-            started = time.perf_counter()
-            self._run(items)
-            if self.run.engine.device.type == "cuda":
-                torch.cuda.synchronize(self.run.engine.device)
-        places = (self.batch if self.fill else len(group)) * voxels_of(core_box(group[0]))
-        return (time.perf_counter() - started) / places
-
 
 @dataclass(frozen=True)
 class Arriving:
@@ -248,11 +238,9 @@ class Arriving:
     @classmethod
     def of(cls, tensor: Tensor) -> Arriving:
         """A tensor on its way into (pinned) memory, behind what its device still has to do."""
-        tensor = tensor.contiguous()
-        if tensor.device.type != "cuda":
-            return cls(tensor.numpy())
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        host.copy_(tensor, non_blocking=True)
+        host = tensor.contiguous().to("cpu", non_blocking=True)  # from a GPU into pinned memory
+        if not tensor.is_cuda:
+            return cls(host.numpy())
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(tensor.device))
         return cls(host.numpy(), arrived)

@@ -98,6 +98,7 @@ class Source:
     Attributes:
         volumes: one per channel, all of one shape.
         intensities: one per channel.
+        floors: (C, 1, 1) float32, what background is in the network's range.
         count: encoded slices, ceil(Z·usp/dsp).
         kept: planes that thinning leaves.
         first_kept: plane of the volume (fractional) that the first of them is centred on.
@@ -138,6 +139,7 @@ class Source:
         if options.normalise == "run" and not options.force_range:
             for direction, volume, intensity in zip(run.directions, self.volumes, self.intensities, strict=False):
                 _check_range(run, direction, volume, intensity)
+        self.floors = np.array([intensity.floor for intensity in self.intensities], np.float32)[:, None, None]
         self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
 
     def __enter__(self) -> Source:

@@ -7,6 +7,7 @@ command was interrupted. So everything that is computed is computed for the same
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,16 +37,24 @@ class Tile:
 Tile3 = tuple[Tile, Tile, Tile]  # along z, y, x
 
 
-def core_box(tile: Tile3, scale: int = 1) -> Box:
-    """The core of a tile, in units of which a place of the lattice has ``scale``."""
-    z, y, x = (slice(scale * axis.core[0], scale * axis.core[1]) for axis in tile)
+def core_box(tile: Tile3, scale: Sequence[int] = (1, 1, 1)) -> Box:
+    """The core of a tile, in units of which a place of the lattice has ``scale`` along each axis."""
+    return _box((axis.core for axis in tile), scale)
+
+
+def window_box(tile: Tile3, scale: Sequence[int] = (1, 1, 1)) -> Box:
+    """The window of a tile, likewise."""
+    return _box((axis.window for axis in tile), scale)
+
+
+def _box(spans: Iterable[Span], scale: Sequence[int]) -> Box:
+    z, y, x = (slice(places * start, places * stop) for (start, stop), places in zip(spans, scale, strict=True))
     return z, y, x
 
 
-def window_box(tile: Tile3) -> Box:
-    """The window of a tile."""
-    z, y, x = (slice(*axis.window) for axis in tile)
-    return z, y, x
+def meet(box: Box, other: Box) -> bool:
+    """Whether two boxes have a voxel in common."""
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,32 +110,30 @@ class Axis:
         met = [n for n in range(len(self)) if self[n].window[0] < span[1] and self[n].window[1] > span[0]]
         return range(met[0], met[-1] + 1)
 
-    def weights(self, number: int) -> NDArray[np.float32]:
-        """How much every place of a tile's window counts where windows are blended: a ramp over the overlap, 1 elsewhere.
+    def weights(self, number: int, scale: int = 1) -> NDArray[np.float32]:
+        """How much each of ``scale`` voxels of every place of a tile's window counts where windows are blended.
 
-        Never 0; full at the borders of the volume, where there is no neighbour.
+        A ramp over the overlap, 1 elsewhere; never 0; full at the borders of the volume, where there is no neighbour.
         """
         start, stop = self[number].window
-        places = np.arange(start, stop)
-        weights = np.ones(stop - start)
+        places = np.arange(scale * (stop - start))
+        weights = np.ones(len(places))
         if number > 0:
-            overlap = self[number - 1].window[1] - start
-            weights = np.minimum(weights, (places - start + 1) / (overlap + 1))
+            overlap = scale * (self[number - 1].window[1] - start)
+            weights = np.minimum(weights, (places + 1) / (overlap + 1))
         if number < len(self) - 1:
-            overlap = stop - self[number + 1].window[0]
-            weights = np.minimum(weights, (stop - places) / (overlap + 1))
+            overlap = scale * (stop - self[number + 1].window[0])
+            weights = np.minimum(weights, (len(places) - places) / (overlap + 1))
         return weights.astype(np.float32)
 
 
-def training_axis(size: int, tile: int, multiple: int = 1) -> Axis:
+def training_axis(size: int, tile: int) -> Axis:
     """Windows of a training crop with a quarter overlap, for networks whose result depends on the whole window.
 
-    A crop larger than the axis is as long as the axis. Windows begin and end at multiples of ``multiple`` if `size` and `tile`
-    are such.
+    A crop larger than the axis is as long as the axis.
     """
-    overlap = tile // 4 // multiple * multiple if tile < size else 0
-    before = overlap // 2 // multiple * multiple
-    return Axis(size, tile - overlap, before, overlap - before, full=True)
+    overlap = tile // 4 if tile < size else 0
+    return Axis(size, tile - overlap, overlap // 2, overlap - overlap // 2, full=True)
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from inference.blended import isotropic_field
-from inference.decoding import Field, Part, decoded_field, parts_of
+from inference.decoding import decoded_field
 from inference.encoding import SliceEncoder
+from inference.fields import Field, Part, parts_of
+from inference.restoring import isotropic_field
 from inference.run import Run
 from inference.source import Options, Source
 from utils.axes import transposed
@@ -61,10 +62,6 @@ class SpreadField(Field):
         """Lets every pass read ahead."""
         for field in self.passes:
             field.prefetch(box)
-
-    def cost(self, box: Box) -> float:
-        """That of all passes."""
-        return sum(field.cost(box) for field in self.passes)
 
     def begin(self, box: Box) -> Part:
         """Welford's running variance over the passes."""

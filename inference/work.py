@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from inference.decoding import Field, Part, meet
+from inference.fields import Field, Part
 from inference.outputs import Output
 from inference.run import Run
 from inference.source import Source
+from inference.tiling import meet
 from inference.trust import projected, said_of_seams, seam
 from utils.files import write_json
 from volumes.target import VolumeTarget
@@ -127,12 +128,16 @@ def write(job: Job, output: Output) -> None:
 def _dry_run(job: Job, path: Path) -> None:
     field, shape, voxels = job.field, extent(job.region), voxels_of(job.region)
     pieces = parts(job.region, field.unit)
-    minutes = field.cost(pieces[len(pieces) // 2]) * voxels / 60
+    middle = len(pieces) // 2
+    for piece in pieces[max(0, middle - 1) : middle + 1]:  # the first one also asks for memory
+        started = time.monotonic()
+        field.render(piece)
+        minutes = (time.monotonic() - started) * voxels / voxels_of(piece) / 60
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     gigabytes = voxels * field.channels * field.dtype.itemsize / 1e9
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, shape, field.dtype, gigabytes)
     log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
-    log.info("the network takes about %.2g minutes for one process", minutes)
+    log.info("computing them takes about %.2g minutes for one process, if all take as long as those in the middle", minutes)
 
 
 def write_consistency(

@@ -9,9 +9,9 @@ import torch
 from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
-from inference.blended import RestoredField, SliceField
-from inference.decoding import IsotropicField
+from inference.decoding import IsotropicField, SliceField
 from inference.encoding import SliceEncoder
+from inference.restoring import RestoredField
 from inference.source import Source
 from utils.errors import UserError
 from volumes.volume import whole_box
@@ -158,7 +158,7 @@ RAW = {"training crops": {}, "local": {"ldmyaml": "vqlocal"}}
 @pytest.fixture(params=RAW)
 def raw(request, tmp_path, monkeypatch):
     """The raw grid of an autoencoder: 3 slices, several tiles in-plane."""
-    monkeypatch.setattr("inference.blended.LOCAL_CORE", 2)
+    monkeypatch.setattr("inference.decoding.LOCAL_CORE", 2)
     run = Run.load(make_run(tmp_path / "D" / "P", **RAW[request.param]))
     slices = slices_of(run, grey((3, 61, 40)))
     return run, lambda batch: SliceField(run, SliceEncoder(run, slices), FLOAT, batch)

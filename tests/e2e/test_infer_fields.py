@@ -5,10 +5,10 @@ import pytest
 import torch
 from infer_runs import grey, make_run, whole
 
-from inference.blended import RestoredField, SliceField
-from inference.decoding import IsotropicField
+from inference.decoding import IsotropicField, SliceField
 from inference.encoding import SliceEncoder
 from inference.passes import to_tensor
+from inference.restoring import RestoredField
 from inference.run import Run
 from inference.source import Options, Source
 from volumes.volume import ArrayVolume, whole_box

@@ -11,7 +11,7 @@ import torch
 from infer_runs import grey, make_run
 
 import infer
-from inference.blended import SliceField
+from inference.decoding import SliceField
 from inference.encoding import SliceEncoder
 from inference.passes import to_tensor
 from inference.run import Run
@@ -99,7 +99,7 @@ def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch):
 
 
 def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.blended.LOCAL_CORE", 3)
+    monkeypatch.setattr("inference.decoding.LOCAL_CORE", 3)
     run, slices, maps = opened(tmp_path, grey((2, 290, 53)), codebook={"levels": 2})
     encoder, codes = of_tiles(run, slices)
     field = SliceField(run, encoder, FLOAT)

@@ -1,0 +1,101 @@
+"""Output volumes of the models that make a volume of a volume, without codes; and which field a run's model has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.decoding import decoded_field
+from inference.encoding import SliceEncoder
+from inference.fields import Field, TiledField
+from inference.passes import Arriving, to_tensor
+from inference.run import Run
+from inference.source import Options, Source, interpolated
+from inference.tiling import Axis, Tile3, training_axis, window_box
+from utils.axes import to_file
+from utils.geometry import LATENT_STRIDE
+from volumes.volume import reflected
+
+_LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
+
+Values = NDArray[np.float32]  # of the network, (slices of the window, C, y, x)
+
+
+class RestoredField(TiledField[Values]):
+    """IsoREF's output: the interpolated volume, sharpened in cubes of a training crop."""
+
+    blends = True
+    scale = (LATENT_STRIDE,) * 3
+    divisible = ()  # a smaller cube would have another result
+    smallest = ("one cube of the training's crop", "--batch 1")
+
+    def __init__(self, run: Run, source: Source, dtype: np.dtype, batch: int | None = None) -> None:
+        super().__init__(run, source, dtype, batch)
+        self.source, self.factor = source, run.geometry.factor
+        self.channels = int(run.settings["output_nc"])
+        self.shape = (source.count * self.factor, *source.inner)
+        crop = int(run.settings["cropsize"]) // LATENT_STRIDE
+        z, y, x = (-(-size // LATENT_STRIDE) for size in self.shape)
+        self.axes = (training_axis(z, crop), training_axis(y, crop), training_axis(x, crop))
+
+    def see(self, tile: Tile3) -> Values:
+        """A cube of the interpolated volume; beyond the last plane it is mirrored."""
+        planes, rows, columns = window_box(tile, self.scale)
+        places = reflected((planes.start, planes.stop), self.shape[0])
+        positions = np.clip((places + 0.5) / self.factor - 0.5, 0, self.source.count - 1)
+        return interpolated(positions, self.source.count, lambda k: self.source.read(k, rows, columns))
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Arriving]:
+        """Sharpened cubes."""
+        slices = to_tensor(np.concatenate(seen), self.run.engine.device)
+        return self.arriving(to_file(self.run.model.restore(slices, len(seen))))
+
+
+class LateralField(TiledField[Values]):
+    """The output of the lateral and the fused model, from exact tiles.
+
+    Args:
+        run: a lateral or a fused model.
+        source: the sections.
+        dtype: of the output.
+        options: ``tile``, ``batch`` and ``skip_empty``.
+    """
+
+    divisible = (0, 1, 2)
+    smallest = ("a tile of one section and 8 x 8 pixels", "a smaller --tile")
+
+    def __init__(self, run: Run, source: Source, dtype: np.dtype, options: Options) -> None:
+        super().__init__(run, source, dtype, options.batch, skip_empty=options.skip_empty)
+        self.source, self.channels, factor = source, run.channels, run.geometry.factor
+        self.shape, self.scale = (source.count * factor, *source.inner), (factor, LATENT_STRIDE, LATENT_STRIDE)
+        sections, *pixels = run.model.restore_halo
+        rows, columns = (-(-halo // LATENT_STRIDE) for halo in pixels)
+        side = options.tile or _LATERAL_CORE
+        z, y, x = source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE
+        core = side // LATENT_STRIDE
+        self.axes = (Axis(z, -(-side // factor), sections, sections), Axis(y, core, rows, rows), Axis(x, core, columns, columns))
+
+    def see(self, tile: Tile3) -> Values | None:
+        """The sections around a tile."""
+        _, rows, columns = window_box(tile, self.scale)
+        values = self.source.read(slice(*tile[0].window), rows, columns)
+        return None if self.skip_empty and (values == self.source.floors).all() else values
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Arriving]:
+        """Restored cores."""
+        slices = to_tensor(np.concatenate(seen), self.run.engine.device)
+        z, y, x = self.inside(tiles[0])
+        parts = [(side.start, side.stop) for side in (y, x, z)]
+        return self.arriving(to_file(self.run.model.restore(slices, len(seen), parts)))
+
+
+def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
+    """What a run makes of a volume, as its model does it."""
+    if hasattr(run.model, "restore_halo"):
+        return LateralField(run, source, dtype, options)
+    if run.restores:
+        return RestoredField(run, source, dtype, options.batch)
+    encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
+    return decoded_field(run, encoder, dtype, options)

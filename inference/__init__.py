@@ -7,8 +7,9 @@ The path of one volume through ``infer.py enhance``::
       outputs.py      which volumes a command reads, which files it writes, which of several processes this is
       source.py       the volume as the slices that the network reads: opened, measured and placed once, and handed on
       encoding.py       slices → codes, when somebody asks for them
-      decoding.py       codes → any box of the isotropic volume, from exact tiles
-      blended.py        IsoREF and the raw grid, whose tiles must overlap; the lateral model, which reads planes from the side
+      fields.py         any box of an output, from exact tiles or from blended ones
+        decoding.py       codes → the isotropic volume, or the slices as the 2-D decoder has them
+        restoring.py      volume → volume: IsoREF and the lateral model
         passes.py         the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
         tiling.py         the lattice of these tiles: cores, windows, halos
       uncertainty.py    the spread over passes

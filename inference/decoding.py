@@ -17,7 +17,7 @@ from inference.fields import Array, Codes, TiledField
 from inference.passes import Arriving, to_tensor
 from inference.run import Run
 from inference.source import Options
-from inference.tiling import Axis, Tile3, meet, training_axis, window_box
+from inference.tiling import Axis, Tile3, core_box, meet, training_axis, window_box
 from utils.axes import to_file
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
@@ -133,13 +133,14 @@ class IsotropicField(TiledField[Array]):
             for side, axis, count in zip(tile, self.axes, self.block, strict=True):
                 first = side.core[0] // axis.core // count * count
                 block.append([axis[n] for n in range(first, min(first + count, len(axis)))])
-            group = [(z, y, x) for z, y, x in product(*block) if self.kind((z, y, x)) == self.kind(tile)]
+            alike = [side.kind for side in tile]
+            group = [(z, y, x) for z, y, x in product(*block) if [z.kind, y.kind, x.kind] == alike]
             found[group[0]] = group
         return list(found.values())
 
     def wanted(self, tile: Tile3) -> bool:
         """Whether it meets the region."""
-        return meet(self.kept(tile), self.region)
+        return meet(core_box(tile, self.scale), self.region)
 
     def _needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""

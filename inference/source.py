@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -84,7 +85,7 @@ class Options:
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
 
 
-class Source:
+class Source(AbstractContextManager["Source"]):
     """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
 
     Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many; rows and
@@ -141,9 +142,6 @@ class Source:
                 _check_range(run, direction, volume, intensity)
         self.floors = np.array([intensity.floor for intensity in self.intensities], np.float32)[:, None, None]
         self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
-
-    def __enter__(self) -> Source:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.reader.shutdown(cancel_futures=True)

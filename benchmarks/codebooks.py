@@ -7,8 +7,8 @@ leave the L1 of the slices and the bottleneck's own term; the isotropic volume, 
 It is judged in eval mode through ``encode`` and ``decode --grid raw``: codes used (each at least 10 times, per level), bits per
 pixel (nominal; entropy of the single codes; on disc) and PSNR of the slices in grey values (peak 255).
 
-The rotation trick (Fifty et al. 2024) is no setting of the product, because finite scalar quantisation did better here; it is
-below, so that the comparison can be repeated. Each training has a process of its own; a comparison that was interrupted goes on.
+Each training has a process of its own; a comparison that was interrupted goes on. The rotation trick (Fifty et al. 2024) is no
+setting of the product, because finite scalar quantisation did better here: the results have its figures, made at 59fedc0.
 Writes benchmarks/results/codebooks.json.
 """
 
@@ -24,14 +24,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import RESULTS, answer, command_line, in_a_process, machine, write_result
+from benchmarks.machine import RESULTS, answer, command_line, in_turn, machine, write_result
 
 BATCH, SIDE, STRIDE, AT_LEAST = 2, 64, 16, 10
-ROTATION = "plain, rotation trick"
 FSQ = {"embed_dim": 3, "n_embed": 240, "ddconfig": {"z_channels": 3}, "codebook": {"grid": [8, 6, 5]}}
 VARIANTS = {
     "plain": {},
-    ROTATION: {},
     "finite scalar 8x6x5": FSQ,
     "residual, 2 levels": {"codebook": {"levels": 2}},
     "residual, 4 levels": {"codebook": {"levels": 4}},
@@ -62,49 +60,16 @@ SETTINGS = {
 }
 
 
-def with_rotation(n_embed: int, embed_dim: int, **settings):
-    """The plain quantiser, whose gradient is turned by the rotation from the code's direction to that of the encoder's vector.
-
-    The rotation R takes the direction e of each vector z to that q of its code; with r the direction of e + q it is
-    1 - 2·r·rᵀ + 2·q·eᵀ. The code is written as λ·R·z, λ the ratio of lengths; R and λ count as constants.
-    """
-    import torch.nn.functional as F
-
-    from taming.quantize import VectorQuantizer, straight_through
-
-    def direction(vectors):
-        return F.normalize(vectors, dim=1, eps=1e-6)
-
-    class Rotating(VectorQuantizer):
-        def forward(self, z):
-            found = super().forward(z)
-            z, code = z.float(), found.latent.detach()
-            e, q = direction(z.detach()), direction(code)
-            r = direction(e + q)
-            scale = code.norm(dim=1, keepdim=True) / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-6)
-            turned = scale * (z - 2 * r * (r * z).sum(dim=1, keepdim=True) + 2 * q * (e * z).sum(dim=1, keepdim=True))
-            return found._replace(latent=straight_through(turned, code))
-
-    return Rotating(n_embed, embed_dim, legacy=settings["legacy"])
-
-
 def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
-    import models.ae0iso0tccutvqq as vq
     import train
     from models.slice2volume import SliceToVolume
     from training.machine import keep_freed_memory
 
     keep_freed_memory()
-    variant = VARIANTS[name]
-    if name == ROTATION:
-        vq.build_quantizer = with_rotation
-    generated = SliceToVolume.branch
     SliceToVolume.branch = lambda self, code, features, batch: code.latent.new_zeros(batch, 1, SIDE, SIDE, SIDE)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        arguments = prepare(root, variant, data, steps, seed)
-        train.main(arguments)
-        SliceToVolume.branch = generated
+        train.main(prepare(root, VARIANTS[name], data, steps, seed))
         return judge(root, data)
 
 
@@ -157,10 +122,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with seeds 1, 2, ...")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these variants alone")
     parser.add_argument("--output", type=Path, default=RESULTS / "codebooks.json")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        return answer(train_and_judge(options.one, options.data, options.steps, options.seeds))
+    if options.variant:
+        return answer(train_and_judge(options.variant, options.data, options.steps, options.seeds))
     result = json.loads(options.output.read_text()) if options.output.exists() else {}
     if result.get("steps") != options.steps:
         result = {"steps": options.steps, "variants": {}}
@@ -168,8 +133,8 @@ def main() -> None:
         for name in options.only or VARIANTS:
             runs = result["variants"].setdefault(name, {})
             if str(seed) not in runs:
-                words = (options.data, "--one", name, "--steps", options.steps, "--seeds", seed)
-                runs[str(seed)] = in_a_process(__file__, *words) | {"commit": machine()["commit"]}
+                words = (options.data, "--steps", options.steps, "--seeds", seed)
+                runs[str(seed)] = in_turn(__file__, [name], 1, *words)[name][0] | {"commit": machine()["commit"]}
                 write_result(options.output, result | {"setting": __doc__.split("\n\n")[1].replace("\n", " ")})
     show(result)
 

@@ -8,7 +8,6 @@ not count there; the resident set with them is sampled beside it. Started again 
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import signal
@@ -30,7 +29,7 @@ from volumes.volume import reflected
 from volumes.write import write_tiff
 
 GIB = 2**30
-_FIELDS = ("VmRSS", "RssAnon", "VmData")
+_FIELDS = {"VmRSS": "resident_with_file_pages", "RssAnon": "resident_private", "VmData": "limited"}
 
 
 def main() -> None:
@@ -53,7 +52,7 @@ def main() -> None:
     output = given.folder / f"isotropic{given.format}"
     words = [sys.executable, ROOT / "infer.py", "enhance", "--run", given.run, "--input", source, "--output", output]
     words += ["--normalise", "volume", "--dtype", given.dtype, "--precision", given.precision]
-    found = {**watched([str(word) for word in words], given.limit, given.folder / "peaks.json"), **described(output)}
+    found = {**watched([str(word) for word in words], given.limit), **described(output)}
     head = {"run": given.run.name, "texture": given.texture.name, "precision": given.precision}
     write_result(given.results or given.folder / "result.json", {**head, **found})
 
@@ -68,14 +67,12 @@ def textured(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         yield plane * 64 + generator.integers(0, 64, plane.shape, dtype=np.uint16)
 
 
-def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
-    """Runs a command under the limit; the peaks of all attempts (GiB) and the seconds of this one."""
-    started = time.monotonic()
+def watched(words: list[str], limit: float) -> dict[str, Any]:
+    """Runs a command under the limit; its peaks in GiB, and the seconds that it took."""
+    started, most = time.monotonic(), dict.fromkeys(_FIELDS, 0.0)
     size = int(limit * GIB)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
-    process = subprocess.Popen(words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)))
-    most = json.loads(peaks.read_text()) if peaks.exists() else dict.fromkeys(_FIELDS, 0.0)
-    try:
+    with subprocess.Popen(words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size))) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while process.poll() is None:
             with suppress(OSError):  # it has just ended
                 for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
@@ -83,18 +80,10 @@ def watched(words: list[str], limit: float, peaks: Path) -> dict[str, Any]:
                     if name in _FIELDS:
                         most[name] = max(most[name], int(value.split()[0]) / 2**20)
             time.sleep(0.1)
-    finally:
-        peaks.write_text(json.dumps(most))
-        if process.poll() is None:
-            process.terminate()
     if process.returncode:
-        raise SystemExit(f"infer.py ended with {process.returncode}")
-    names = {"resident_with_file_pages": "VmRSS", "resident_private": "RssAnon", "limited": "VmData"}
-    return {
-        "limit_gib": limit,
-        "peak_gib": {name: round(most[key], 3) for name, key in names.items()},
-        "seconds_of_the_last_attempt": round(time.monotonic() - started, 1),
-    }
+        raise SystemExit(f"infer.py ended with {process.returncode}; the same command goes on")
+    peaks = {name: round(most[field], 3) for field, name in _FIELDS.items()}
+    return {"limit_gib": limit, "peak_gib": peaks, "seconds_of_the_last_attempt": round(time.monotonic() - started, 1)}
 
 
 def described(output: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,20 @@ def clock(call: Callable[[], object], device: str, calls: int = 3) -> float:
     return statistics.median(found[1:])
 
 
-def in_a_process(*words: object) -> Any:
-    """What a Python script in a process of its own says in JSON on the last line that it writes."""
-    done = subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def in_turn(script: str, variants: Iterable[Any], rounds: int, *words: object) -> dict[Any, list[Any]]:
+    """What a script answers to ``--variant``, each time in a process of its own; all variants in turn in each round."""
+    found: dict[Any, list[Any]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, answers in found.items():
+            command = [sys.executable, script, *map(str, words), "--variant", str(name)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            answers.append(json.loads(done.stdout.splitlines()[-1]))
+            logging.info("%s: %s", name, json.dumps(answers[-1]))
+    return found
 
 
 def answer(content: Any) -> None:
-    """The other end of ``in_a_process``."""
+    """The other end of ``in_turn``: JSON on the last line that is written."""
     sys.stdout.write("\n" + json.dumps(content) + "\n")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import RESULTS, answer, clock, command_line, in_a_process, small_model, write_result
+from benchmarks.machine import RESULTS, answer, clock, command_line, in_turn, small_model, write_result
 
 APPLIED: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -103,11 +103,7 @@ def main() -> None:
     if given.variant:
         return answer(measure(given.what, given.device, **variants[given.variant]))
     names = [name for name in variants if given.device == "cpu" or "memory" not in name]
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(given.rounds):
-        for name in names:
-            words = (__file__, "--what", given.what, "--device", given.device, "--variant", name)
-            seconds[name].append(in_a_process(*words))
+    seconds = in_turn(__file__, names, given.rounds, "--what", given.what, "--device", given.device)
     ratios = {
         name: statistics.median(value / reference for value, reference in zip(values, seconds[names[0]], strict=True))
         for name, values in seconds.items()

@@ -1,24 +1,23 @@
 """``python benchmarks/throughput.py --run RUN``: voxels per second of enhance, encode and decode against the bare network.
 
 End to end means from a volume on disc to a finished OME-Zarr: reading, normalisation, halos, rounding, compression, writing and
-the pyramid. The bare network computes the same tiles, halos included, from tensors that lie on the device already: one tile of
-each kind is timed, before and after, and counted. Voxels are those of the isotropic output, and of the raw input for encode.
-Volumes of 1, 4 and 16 times the size run in a process each, so that peak memory is that of the size. The input is noise, of which
-no tile can be skipped.
+the pyramid. The bare network makes the same passes, halos included, on tensors that lie on the device already: each command's
+calls of the network are counted by their shapes, and one of each kind is timed afterwards. Voxels are those of the isotropic
+output, and of the raw input for encode. Volumes of 1, 4 and 16 times the size run in a process each, so that peak memory is that
+of the size. The input is noise, of which no tile can be skipped.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import math
 import resource
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import RESULTS, answer, clock, command_line, in_a_process, write_result
+from benchmarks.machine import RESULTS, answer, clock, command_line, in_turn, write_result
 
 SCALES = (1, 4, 16)
-VERBS = ("enhance", "encode", "decode")
 
 
 def main() -> None:
@@ -42,18 +40,15 @@ def main() -> None:
     add("--device", help="as of infer.py")
     add("--precision", choices=("32", "bf16"), help="as of infer.py")
     add("--results", type=Path, help="JSON to write; benchmarks/results/throughput_DEVICE_PRECISION.json by default")
-    add("--scale", type=int, help=argparse.SUPPRESS)
+    add("--variant", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.scale:
+    if given.variant:
         return answer(measure(given))
-    sizes = []
-    for scale in SCALES:
-        sizes.append(in_a_process(__file__, *sys.argv[1:], "--scale", scale))
-        logging.info("%s", json.dumps(sizes[-1], indent=1))
+    sizes = [size for (size,) in in_turn(__file__, SCALES, 1, *sys.argv[1:]).values()]
     first, largest = sizes[0]["peak_gib"], sizes[-1]
     summary = {
-        "end_to_end_over_bare_network": {verb: largest[verb]["of_bare_network"] for verb in VERBS},
-        "mvoxel_per_s": {verb: largest[verb]["mvoxel_per_s"] for verb in VERBS},
+        "end_to_end_over_bare_network": {verb: found["of_bare_network"] for verb, found in largest["verbs"].items()},
+        "mvoxel_per_s": {verb: found["mvoxel_per_s"] for verb, found in largest["verbs"].items()},
         "memory_over_that_at_1x": {name: [round(s["peak_gib"][name] / first[name], 3) for s in sizes] for name in first},
     }
     results = given.results or RESULTS / f"throughput_{largest['device'].partition(':')[0]}_{largest['precision']}.json"
@@ -64,44 +59,38 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One size: the volume grows along y and x."""
     import torch
 
-    from inference import Engine, Options, Run
+    from inference import Engine, Options, Run, decode, encode, enhance
 
     engine = Engine.choose(given.device, given.precision)
     run = Run.load(given.run, engine=engine)
     options = Options(tile=given.tile, batch=given.batch)
-    side = math.isqrt(given.scale)
+    side = math.isqrt(given.variant)
     shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
-    cuda = engine.device.type == "cuda"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "raw.tif"
+    isotropic = math.prod(shape) * run.geometry.factor * run.settings["usp"] / run.settings["dsp"]
+    verbs = {}
+    with tempfile.TemporaryDirectory() as name:
+        source, folder = Path(name, "raw.tif"), Path(name)
         write_noise(source, run, shape)
-        before, useful = bare_network(run, source, options)
-        if cuda:  # the process's own peak cannot be forgotten
-            torch.cuda.reset_peak_memory_stats()
-        seconds = end_to_end(run, source, Path(folder), options)
-        peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # with pages of mapped files
-        if cuda:
-            peak["device"] = torch.cuda.max_memory_allocated() / 2**30
-        after, _ = bare_network(run, source, options)
-    result: dict[str, Any] = {
-        "scale": given.scale,
-        "raw_shape": shape,
-        "tile": given.tile,
-        "batch": given.batch,
-        "device": str(engine.device),
-        "precision": engine.precision,
-        "peak_gib": {name: round(gib, 3) for name, gib in peak.items()},
-        "useful_fraction": {name: round(share, 3) for name, share in useful.items()},
-    }
-    for verb in VERBS:
-        count = math.prod(shape) * (1 if verb == "encode" else run.geometry.factor * run.settings["usp"] / run.settings["dsp"])
-        alone = (before[verb] + after[verb]) / 2
-        result[verb] = {
-            "mvoxel_per_s": round(count / seconds[verb] / 1e6, 3),
-            "bare_mvoxel_per_s": round(count / alone / 1e6, 3),
-            "of_bare_network": round(alone / seconds[verb], 3),
+        calls = {
+            "enhance": lambda: enhance(run, source, options, output=folder / "e.ome.zarr"),
+            "encode": lambda: encode(run, source, folder / "c.codes.zarr", options),
+            "decode": lambda: decode(folder / "c.codes.zarr", run, options=options, output=folder / "d.ome.zarr"),
         }
-    return result
+        passes = {}
+        for verb, call in calls.items():
+            started = time.perf_counter()
+            with counted(run.model, "pack", "expand") as passes[verb]:
+                call()
+            verbs[verb] = {"seconds": time.perf_counter() - started}
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # with pages of mapped files
+    if engine.device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated() / 2**30
+    for verb, found in verbs.items():
+        count, alone = math.prod(shape) if verb == "encode" else isotropic, bare_network(run, passes[verb])
+        found |= {"mvoxel_per_s": count / found["seconds"] / 1e6, "bare_mvoxel_per_s": count / alone / 1e6}
+        found["of_bare_network"] = alone / found["seconds"]
+    how = {"scale": given.variant, "raw_shape": shape, "tile": given.tile, "batch": given.batch}
+    return how | {"device": str(engine.device), "precision": engine.precision, "peak_gib": peak, "verbs": verbs}
 
 
 def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
@@ -114,73 +103,37 @@ def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
     write_tiff(path, planes, shape=shape, dtype=record["dtype"])
 
 
-def end_to_end(run: Any, source: Path, folder: Path, options: Any) -> dict[str, float]:
-    """Seconds of each command."""
-    from inference import decode, encode, enhance
+@contextmanager
+def counted(model: Any, *names: str) -> Iterator[Counter[Any]]:
+    """Counts a model's calls by method, shape of the tensor and other arguments."""
+    calls: Counter[Any] = Counter()
 
-    store = folder / "c.codes.zarr"
-    calls: dict[str, Callable[[], object]] = {
-        "enhance": lambda: enhance(run, source, options, output=folder / "e.ome.zarr"),
-        "encode": lambda: encode(run, source, store, options),
-        "decode": lambda: decode(store, run, options=options, output=folder / "d.ome.zarr"),
-    }
-    seconds = {}
-    for verb in VERBS:
-        started = time.perf_counter()
-        calls[verb]()
-        seconds[verb] = time.perf_counter() - started
-    return seconds
+    def counting(name: str, method: Any) -> Any:
+        def call(values: Any, *others: Any) -> Any:
+            calls[name, tuple(values.shape), others] += 1
+            return method(values, *others)
+
+        return call
+
+    for name in names:
+        setattr(model, name, counting(name, getattr(model, name)))
+    yield calls
+    for name in names:
+        delattr(model, name)  # the class's own are there again
 
 
-def bare_network(run: Any, source: Path, options: Any) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of the network on the tiles of a volume, and how much of its arithmetic is for voxels that are kept."""
+def bare_network(run: Any, passes: Counter[Any]) -> float:
+    """Seconds of as many passes."""
     import torch
 
-    from inference.api import enhance_job
-    from inference.source import Source
-
-    field = enhance_job(run, Source(run, source, options), options).field
+    seconds = 0.0
     with torch.inference_mode(), run.engine.computing():
-        encoding, kept = bare_encoder(run, field.codes)
-        decoding, useful = bare_decoder(run, field)
-    return {"encode": encoding, "decode": decoding, "enhance": encoding + decoding}, {"encode": kept, "decode": useful}
-
-
-def bare_encoder(run: Any, encoder: Any) -> tuple[float, float]:
-    import torch
-
-    tiles = math.prod(len(axis) for axis in encoder.axes)
-    pixels, _ = encoder.see(tuple(axis[0] for axis in encoder.axes))
-    window = torch.from_numpy(pixels).to(run.engine.device)
-    stack = window.repeat(encoder.batch, 1, 1, 1)
-    seconds = clock(lambda: run.model.pack(stack), run.engine.device.type) * tiles / encoder.batch
-    computed = tiles * window.shape[0] * window.shape[2] * window.shape[3]
-    return seconds, math.prod(encoder.source.shape) / computed
-
-
-def bare_decoder(run: Any, field: Any) -> tuple[float, float]:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    kinds: Counter[Any] = Counter()
-    for group in field.groups(field.tiles(tuple(slice(0, size) for size in field.shape))):
-        tile = group[0]
-        kinds[len(group), tuple(b - a for a, b in (side.core for side in tile)), tuple(side.margins for side in tile)] += 1
-    width = run.model.G["decoder"].conv_in.in_channels
-    seconds, needed, computed = 0.0, 0, 0
-
-    def flops(*arguments: Any) -> int:
-        with FlopCounterMode(display=False) as counter:
-            run.model.expand(*arguments)
-        return int(counter.get_total_flops())
-
-    for (batch, (cz, cy, cx), (mz, my, mx)), count in kinds.items():
-        stack = torch.randn(batch, width, cy + sum(my), cx + sum(mx), cz + sum(mz), device=run.engine.device)
-        stack = stack.contiguous(memory_format=torch.channels_last_3d)
-        seconds += count * clock(lambda s=stack, m=(my, mx, mz): run.model.expand(s, m), run.engine.device.type)
-        needed += count * flops(stack[:, :, :cy, :cx, :cz])
-        computed += count * flops(stack, (my, mx, mz))
-    return seconds, needed / computed
+        for (name, shape, others), count in passes.items():
+            values = torch.randn(shape, device=run.engine.device)
+            if values.dim() == 5:
+                values = values.contiguous(memory_format=torch.channels_last_3d)
+            seconds += count * clock(lambda n=name, v=values, o=others: getattr(run.model, n)(v, *o), run.engine.device.type)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_restoration_blends_cubes_without_a_seam_in_weights(tmp_path):
     first = field.tiles(whole(field))[0]
     with torch.inference_mode():
         (corner,) = field.compute([first], [field.see(first)])
-    expected = maps[0].to_grey(torch.from_numpy(corner)).numpy()[:, :16, :8, :20]
+    expected = maps[0].to_grey(torch.from_numpy(corner.wait())).numpy()[:, :16, :8, :20]
     np.testing.assert_allclose(everything[:, :16, :8, :20], expected, atol=1e-2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +26,14 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from models.teacher import Teacher
 
+log = logging.getLogger("isoscope")
 Terms = dict[str, Tensor]  # unweighted scalar loss terms by name
 
 _HOW_TO_GO_ON = (
     "nothing was saved since. Start a new --prj from the last weights with --init RUN, and with a smaller --lr, "
     "--gradient_clip 1 or --precision 32"
 )
+MOST_LEFT_OUT = 20  # steps in a row under on_nan skip
 CHECK_FINITE_EVERY = 50  # generator steps between looks at the losses on a GPU, where each look waits for the device
 
 
@@ -77,6 +80,7 @@ class BaseModel(pl.LightningModule):
         self.teacher: Teacher | None = None
         self.weights_loaded = False  # pretrained components: their codebook is neither initialised nor revived
         self._finite: Tensor | None = None
+        self._left_out, self._files = 0, ""
         self._epoch_start, self._epoch_batches = 0.0, 0
 
     # What a model says -----------------------------------------------------------------------------------------------
@@ -117,18 +121,25 @@ class BaseModel(pl.LightningModule):
         """Generate once, descend with both optimisers."""
         opt_g, *opt_d = self._optimizers()
         window = Window.of(batch_idx, int(self.trainer.num_training_batches), self.settings["accumulate_grad_batches"])
+        self._files = ", ".join(batch["filenames"])
         out = self.generate(batch)
-        self.descend(opt_g, lambda: self.generator_losses(out), window, "g")
+        stands = self.descend(opt_g, lambda: self.generator_losses(out), window, "g")
         if opt_d:
-            self.descend(opt_d[0], lambda: self.discriminator_losses(out.detach()), window, "d")
+            stands &= self.descend(opt_d[0], lambda: self.discriminator_losses(out.detach()), window, "d")
+        if not stands:
+            return
         if window.closes:
+            self._left_out = 0
             self.generator_steps += 1
             if self.ema_G is not None:
                 self.ema_G.update_parameters(self.G)
         self._log(self.after_batch(out, window.closes))
 
-    def descend(self, optimizer: LightningOptimizer, losses: Callable[[], Terms], window: Window, side: str) -> None:
-        """One side's share of the step: the other side is frozen, gradients meet only when the window closes."""
+    def descend(self, optimizer: LightningOptimizer, losses: Callable[[], Terms], window: Window, side: str) -> bool:
+        """One side's share of the step: the other side is frozen, gradients meet only when the window closes.
+
+        False where its numbers are not finite and it was left out (``on_nan skip``).
+        """
         self.toggle_optimizer(optimizer)
         terms = losses()
         if terms:
@@ -140,11 +151,15 @@ class BaseModel(pl.LightningModule):
                 self._remember_finite(total, terms)
             self._log({f"{side}/{name}": value.detach() for name, value in terms.items()} | {f"{side}/total": total.detach()})
         self.untoggle_optimizer(optimizer)
-        if terms and window.closes:
+        if not terms or not window.closes:
+            return True
+        stands = self.settings["on_nan"] == "stop" or self._is_finite(optimizer, terms)
+        if stands:
             if self.settings["gradient_clip"]:
                 self.clip_gradients(optimizer, self.settings["gradient_clip"], "norm")  # type: ignore[arg-type]
             optimizer.step()
-            optimizer.zero_grad()
+        optimizer.zero_grad()
+        return stands
 
     def wants(self, term: str) -> bool:
         """Whether a loss term has any weight."""
@@ -159,6 +174,21 @@ class BaseModel(pl.LightningModule):
             self.log_dict(dict(values), on_step=True, on_epoch=False, batch_size=1)
 
     # Numbers that must stay finite -----------------------------------------------------------------------------------
+
+    def _is_finite(self, optimizer: LightningOptimizer, terms: Terms) -> bool:
+        """Whether losses and gradients of a step are, on all processes; else it is said; too many in a row are a UserError."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        bad = [name for name, value in terms.items() if not bool(value.isfinite())]
+        if not bad and not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            bad = ["a gradient"]
+        if self.trainer.strategy.reduce_boolean_decision(not bad, all=True):
+            return True
+        self._left_out += 1
+        what = f"{', '.join(bad) or 'a number on another process'} NaN or infinite at step {self.generator_steps} ({self._files})"
+        if self._left_out > MOST_LEFT_OUT:
+            raise UserError(f"{what}; {MOST_LEFT_OUT} steps before it were left out already (on_nan skip); {_HOW_TO_GO_ON}")
+        log.warning("step left out: %s", what)
+        return False
 
     def _remember_finite(self, total: Tensor, terms: Terms) -> None:
         finite = torch.isfinite(total.detach())
@@ -177,7 +207,7 @@ class BaseModel(pl.LightningModule):
             raise UserError(
                 f"the loss became NaN or infinite at step {self.generator_steps}"
                 + (f" ({', '.join(bad)})" if bad else "")
-                + f"; {_HOW_TO_GO_ON}"
+                + f", in or before the batch of {self._files}; {_HOW_TO_GO_ON}"
             )
         self._finite = None
 

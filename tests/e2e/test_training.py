@@ -223,6 +223,39 @@ def test_nan_stops_before_anything_is_saved(workspace, monkeypatch):
     assert run.last.read_bytes() == before
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_whose_numbers_are_not_finite_are_left_out_if_asked(workspace, monkeypatch, caplog, accumulate):
+    """A gradient alone, and a loss; what is trained before and after stands."""
+    weigh, calls = BaseModel.weigh, {"weigh": 0}
+
+    def weighed(self, terms):
+        calls["weigh"] += 1
+        total = weigh(self, terms)
+        if calls["weigh"] == 3:
+            total.register_hook(lambda gradient: gradient * float("nan"))
+        if calls["weigh"] == 7:
+            terms["recon"].mul_(float("inf"))
+            return weigh(self, terms)
+        return total
+
+    monkeypatch.setattr(BaseModel, "weigh", weighed)
+    run = workspace.train("one", "--on_nan", "skip", "--accumulate_grad_batches", accumulate, "--n_epochs", 3)
+    said = [record.message for record in caplog.records if record.message.startswith("step left out")]
+    assert any("a gradient NaN or infinite at step" in line and ".tif" in line for line in said)
+    assert any("recon" in line for line in said)
+    state = torch.load(run.last, weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+    checkpoint = torch.load(run.last, weights_only=True)
+    assert checkpoint["generator_steps"] == 18 // accumulate - len(said)
+
+
+def test_too_many_steps_in_a_row_stop_although_they_may_be_left_out(workspace, monkeypatch):
+    monkeypatch.setattr(BaseModel, "weigh", lambda self, terms: sum(terms.values()) * float("nan"))
+    monkeypatch.setattr("models.base.MOST_LEFT_OUT", 3)
+    with pytest.raises(UserError, match=r"NaN or infinite at step 0 \(.*tif.*\); 3 steps before it were left out"):
+        workspace.train("one", "--on_nan", "skip")
+
+
 def test_memory_that_does_not_suffice_is_explained_and_what_was_saved_stays(workspace, monkeypatch):
     run = workspace.train("one", "--batch_size", 2)
     before = {path: path.read_bytes() for path in run.checkpoints.iterdir()}

@@ -165,7 +165,7 @@ BASE_OPTIONS: tuple[Option, ...] = (
     _optimise("num_nodes", int, 1, "machines", ">=1"),
     _optimise("strategy", ("auto", "ddp"), "auto", "how several processes work together"),
     _optimise("save_d", bool, False, "accepted; discriminators are always saved"),
-    _optimise("on_nan", ("stop",), "stop", "what a loss that is not finite does"),
+    _optimise("on_nan", ("stop", "skip"), "stop", "a loss or gradient that is not finite stops the training, or skips the step"),
 )
 
 RETIRED = tuple("load3d dataset_mode flip mode port host trd not_tracking_hparams remap sane_index_shape downz cubic".split())

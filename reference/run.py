@@ -60,16 +60,10 @@ def model_of(names: Collection[str], where: Path) -> str:
 def settle(
     settings: Settings, given: Mapping[str, str], sources: Sources, autoencoder: Settings | None
 ) -> tuple[Settings, list[str]]:
-    """The settings of a run that these weights fit.
+    """The settings of a run that these weights fit, as train.py stores them, and remarks, one line each.
 
-    Args:
-        settings: complete settings; what the weights say otherwise is changed.
-        given: the settings that the user has set, and where.
-        sources: the reference's components.
-        autoencoder: content of ldm/<ldmyaml>.yaml; None for IsoREF.
-
-    Returns:
-        The settings with the resolved ``autoencoder`` and ``given``, as train.py stores them; remarks, one line each.
+    What the weights say otherwise than the complete settings, or the autoencoder's (content of ldm/<ldmyaml>.yaml; None for
+    IsoREF), is changed; ``given`` says what the user has set, and where.
 
     Raises:
         UserError: a weight that tells a size is missing, or the settings break a rule.
@@ -80,7 +74,7 @@ def settle(
         autoencoder = _with_weights(autoencoder, sources)
         told = _slice_model(sources, autoencoder)
     told |= _losses(sources)
-    told |= _norm(sources["net_g"], settings, given)
+    told |= _unweighted(sources["net_g"], settings, given)
     told = {key: value for key, value in told.items() if not (key in _MAY_DIFFER and key in given)}
     notes = _remarks(settings, given, told)
     if autoencoder is not None:
@@ -156,7 +150,7 @@ def _slice_model(sources: Sources, autoencoder: Settings) -> Settings:
     output_nc, ngf = volume.shape("conv7_k.0.0.weight")[:2]
     channels = autoencoder["ddconfig"]["in_channels"]
     told = {"ngf": ngf, "output_nc": output_nc, "input_nc": channels, "tc": channels == 2, "embed_dim": autoencoder["embed_dim"]}
-    return told | _dropout(volume)
+    return told
 
 
 def _isoref(sources: Sources) -> Settings:
@@ -167,7 +161,7 @@ def _isoref(sources: Sources) -> Settings:
     if not {encode, decode} <= {"1d", "3d"}:
         raise UserError(f"{volume.path}: its halves convolve {encode} and {decode}; each must be 1d or 3d (2d is not supported)")
     told = {"ngf": ngf, "input_nc": input_nc, "output_nc": volume.shape("conv7_k.0.conv.weight")[0], "gdim": f"{encode}_{decode}"}
-    return told | {"nocyc": "net_gback" not in sources} | _dropout(volume)
+    return told | {"nocyc": "net_gback" not in sources}
 
 
 def need(sources: Sources, name: str) -> Source:
@@ -192,26 +186,20 @@ def _losses(sources: Sources) -> Settings:
     return told
 
 
-def _dropout(volume: Source) -> Settings:
-    """Dropout leaves no weights; a whole module says its probability."""
-    layer = volume.modules.get("conv5.1")
-    if layer is None or not isinstance(layer.state, dict) or "p" not in layer.state:
-        return {}
-    return {"mc": layer.state["p"] > 0}
-
-
-def _norm(volume: Source, settings: Settings, given: Mapping[str, str]) -> Settings:
-    """The generator's norm: by its running statistics, its gains, or else the class of its layers."""
+def _unweighted(volume: Source, settings: Settings, given: Mapping[str, str]) -> Settings:
+    """The generator's dropout, where a whole module says it, and its norm: by running statistics, gains or class of its layers."""
+    dropout = volume.modules.get("conv5.1")
+    told = {"mc": dropout.state["p"] > 0} if dropout and isinstance(dropout.state, dict) and "p" in dropout.state else {}
     layer = "up3.norm" if "up3.conv.weight" in volume.tensors else "up3.1"
-    if f"{layer}.running_mean" in volume.tensors:
-        return {"norm": "batch"}
-    if f"{layer}.weight" in volume.tensors:
-        return {"norm": "group"}
     kind = volume.modules[layer].kind.rpartition(".")[2] if layer in volume.modules else ""
+    if f"{layer}.running_mean" in volume.tensors:
+        return {**told, "norm": "batch"}
+    if f"{layer}.weight" in volume.tensors:
+        return {**told, "norm": "group"}
     if kind in _NORMS:
-        return {"norm": _NORMS[kind]}
+        return {**told, "norm": _NORMS[kind]}
     if "norm" in given and settings["norm"] in ("instance", "none"):
-        return {}
+        return told
     raise UserError(f"{volume.path} does not tell whether its norm was instance or none; give --norm instance or --norm none")
 
 
@@ -298,14 +286,8 @@ def refuse_existing(folder: Path) -> None:
 def write_run(folder: Path, settings: Mapping[str, Any], model: BaseModel, epoch: int, report: Mapping[str, Any]) -> None:
     """Writes a run that ``train.py --init`` and ``infer.py`` take; the folder appears only when it is complete.
 
-    Its intensity record is there where settings alone tell it: nm 00, set by the user, means values already in [-1, 1].
-
-    Args:
-        folder: must not be there yet.
-        settings: complete, with ``given``.
-        model: gives the weights.
-        epoch: in the names of its files.
-        report: becomes import.json.
+    Its intensity record is there where settings alone tell it: nm 00, set by the user, means values already in [-1, 1]. The
+    report becomes import.json.
 
     Raises:
         UserError: there is something at that place, or it cannot be written.

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,9 +29,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 def writing(output: Path | str, remedy: str = "make room and run the command again") -> Iterator[None]:
     """Turns what the operating system has against a write into a UserError that names the output.
 
-    Args:
-        output: what is being written.
-        remedy: what to do where the disc is full; ``CONTINUES`` where what is written so far is kept.
+    The remedy is that of a full disc; ``CONTINUES`` where what is written so far is kept.
     """
     try:
         yield
@@ -152,9 +151,7 @@ def put_files(scratch: Path, output: Path, names: Sequence[str]) -> None:
 def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Refuses to write where a command reads, also by another name: through links, relative paths, inside one another.
 
-    Args:
-        outputs: files and folders that are written or replaced.
-        inputs: files and folders that are read; the files in a folder may be links themselves.
+    All may be files or folders, the files in a folder links themselves.
 
     Raises:
         UserError: an output is an input, lies in one or holds one.
@@ -172,9 +169,8 @@ def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
         there = output.stat() if output.exists() else None
         found = known.get((there.st_dev, there.st_ino)) if there else None
         for name in _names_of(output):
-            found = found or next(
-                (given for path, given in read.items() if name in (path, *path.parents) or path in name.parents), None
-            )
+            inside = (given for path, given in read.items() if name in (path, *path.parents) or path in name.parents)
+            found = found or next(inside, None)
         if found is not None:
             raise UserError(
                 f"{output} is, holds or lies in {found}, which this command reads: an input is never replaced, also not with "
@@ -205,7 +201,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own declaration)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _refuse_repeated([self.construct_object(key, deep=True) for key, _ in node.value])
+        _refuse_repeated(self.construct_object(key, deep=True) for key, _ in node.value)
         return super().construct_mapping(node, deep)
 
 
@@ -220,22 +216,18 @@ for _tag, _pattern, _first in (
     )
 
 
-def _refuse_repeated(keys: list[Any]) -> None:
-    if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
+def _refuse_repeated(keys: Iterable[Any]) -> None:
+    if repeated := sorted(key for key, count in Counter(map(str, keys)).items() if count > 1):
         raise ValueError(f"given twice: {', '.join(repeated)}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_repeated([key for key, _ in pairs])
+    _refuse_repeated(key for key, _ in pairs)
     return dict(pairs)
 
 
 def read_mapping(path: Path, kind: str) -> dict[str, Any]:
-    """The object in a JSON or YAML file.
-
-    Args:
-        path: ``.yaml`` and ``.yml`` are read as YAML, everything else as JSON.
-        kind: what the file is, for messages.
+    """The object in a file: ``.yaml`` and ``.yml`` are read as YAML, everything else as JSON. Messages call it by its kind.
 
     Raises:
         UserError: the file cannot be read or is no object with text keys, or a key is given twice.

@@ -136,12 +136,8 @@ def _problem(path: Path, written: list[str] | None) -> str:
     if not path.is_file():
         return f"{path} does not exist"
     if written is not None:
-        digest = sha256(path)
-        return (
-            ""
-            if digest in written
-            else f"{path} is damaged: its SHA-256 is {digest}, written was {' or '.join(written) or 'none'}"
-        )
+        damage = f"{path} is damaged: its SHA-256 is {(digest := sha256(path))}, written was {' or '.join(written) or 'none'}"
+        return "" if digest in written else damage
     try:  # of an older version: what the file itself knows about its bytes
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()

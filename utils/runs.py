@@ -164,26 +164,22 @@ class RunFolder:
         )
 
     def stored_settings(self, models: Models) -> dict[str, Any]:
-        """The settings of the latest start, complete also where an older version wrote them.
-
-        Args:
-            models: the models' options, models.options.MODEL_OPTIONS.
+        """The settings of the latest start, complete also where an older version wrote them (models: MODEL_OPTIONS).
 
         Raises:
             UserError: the folder is not a run; see also :func:`utils.settings.reading.stored_settings`.
         """
-        starts = self._starts()
-        if not starts:
+        if (number := self._starts()) < 0:
             raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
-        return stored_settings(self.path / f"{max(starts)}.json", models)
+        return stored_settings(self.path / f"{number}.json", models)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Writes the resolved settings of this start as the next N.json."""
-        number = max(self._starts(), default=-1) + 1
-        write_json(self.path / f"{number}.json", {"settings_version": SETTINGS_VERSION, **settings})
+        write_json(self.path / f"{self._starts() + 1}.json", {"settings_version": SETTINGS_VERSION, **settings})
 
-    def _starts(self) -> list[int]:
-        return [int(path.stem) for path in self.path.glob("*.json") if path.stem.isdigit()]
+    def _starts(self) -> int:
+        """The number of the latest start; -1: none."""
+        return max((int(path.stem) for path in self.path.glob("*.json") if path.stem.isdigit()), default=-1)
 
     def copy_source(self, source: Path) -> None:
         """Keeps a copy of the model's source file for the record."""

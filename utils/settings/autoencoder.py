@@ -101,14 +101,10 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mapping[str, Any] = _AUTOENCODER) -> dict[str, Any]:
-    """Autoencoder settings with their values checked, and with defaults for what older ones do not have.
+    """The settings of a file or run, their values checked, and with defaults for what older ones do not have.
 
-    Args:
-        found: the content of a file, or the block of a run; ``label`` names it in messages.
-        inside: in which section, with a dot at its end; ``table`` says what may stand there.
-
-    Raises:
-        UserError: an unknown or missing key, or a value of the wrong type.
+    ``label`` and ``inside``, a section with a dot at its end, name the place in the messages of UserErrors: an unknown or missing
+    key, or a value that ``table`` does not allow.
     """
     if not isinstance(found, dict):
         raise UserError(f"{label}: {inside[:-1]} must be an object with the keys {', '.join(table)}")

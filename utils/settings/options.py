@@ -89,7 +89,7 @@ class Option:
         if self.type is int and isinstance(value, float) and value % 1:
             raise ValueError
         converted = str(value) if isinstance(self.type, tuple) else self.type(value)
-        if isinstance(converted, float) and not math.isfinite(converted):
+        if not isinstance(converted, str) and not math.isfinite(converted):
             raise ValueError
         return converted
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,9 @@ class Experiment:
 
 
 def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Experiment:
-    """The experiment that a command line asks for; ``--help`` prints the options and exits.
+    """The experiment that a command line, without the program's name, asks for; ``--help`` prints the options and exits.
 
-    Args:
-        argv: the command line without the program's name.
-        models: model → its own options; one of the same name replaces a base option.
-        repository: folder that holds ``env`` and that relative paths start from.
+    A model's own options replace base options of the same name. Relative paths start from the repository, which holds ``env``.
 
     Raises:
         UserError: anything that is wrong with the settings themselves; the message names file, key and remedy.
@@ -86,7 +83,7 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
         make_parser(options, effective).print_help(sys.stdout)
         raise SystemExit(0)
     typed, abbreviations, retired = read_command_line(argv, options, foreign)
-    settings = _defaults(options) | in_file | typed
+    settings = {option.name: option.default for option in options} | in_file | typed
     given = dict.fromkeys(in_file, label) | dict.fromkeys(typed, COMMAND_LINE)
     if "prj" not in given:
         raise UserError(f"--prj is missing: the run's folder under LOGS/{settings['dataset'] or 'dataset'}/; {USAGE}")
@@ -110,18 +107,13 @@ def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[st
     label = "default_settings"
     model, options, foreign = model_options(models, model, f"{label}: models")
     values = _checked_keys(overrides, options, label, ignored=RETIRED, foreign=foreign)
-    return _defaults(options) | {"models": model} | values
+    return {option.name: option.default for option in options} | {"models": model} | values
 
 
 def stored_settings(path: Path, models: Models) -> dict[str, Any]:
-    """The settings that a run keeps, with today's defaults for what an older version did not know.
+    """The settings in a run's newest N.json, with today's defaults for what an older version did not know.
 
-    Args:
-        path: its newest N.json.
-        models: model → its own options.
-
-    Returns:
-        Complete settings with the resolved ``autoencoder`` and ``given``.
+    They are complete, with the resolved ``autoencoder`` and ``given``.
 
     Raises:
         UserError: the file is damaged or edited: an unknown key, a wrong type, or without what makes a run; or it is of a newer
@@ -139,7 +131,7 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
         raise UserError(f"{path.parent} is not a training's folder: its settings ({path.name}) name no model")
     model, options, _ = model_options(models, block["models"], f"{label}: models")
     values = _checked_keys(block, options, label, ignored=() if newer else RETIRED)
-    settings = _defaults(options) | values
+    settings = {option.name: option.default for option in options} | values
     needed = {option.name for option in options if option.group in ("data", "geometry", "networks")} & ESTABLISHED
     missing = sorted(needed - block.keys()) + (["autoencoder"] if "ldmyaml" in settings and autoencoder is None else [])
     if missing:
@@ -167,10 +159,6 @@ def model_options(models: Models, model: Any, where: str) -> tuple[str, list[Opt
         for key in (option.name for option in options if option.name not in own):
             foreign[key] = f"{foreign[key]}, {other}" if key in foreign else other
     return name, list(own.values()), foreign
-
-
-def _defaults(options: Iterable[Option]) -> dict[str, Any]:
-    return {option.name: option.default for option in options}
 
 
 def _checked_keys(
@@ -249,21 +237,19 @@ def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
     path = repository / "env" / "env"
     profiles = read_mapping(path, "list of machine profiles")
     for name, profile in profiles.items():
-        if not isinstance(profile, dict) or profile.keys() != set(PROFILE_KEYS):
-            raise UserError(f"{path}: profile {name} must have the keys {' and '.join(PROFILE_KEYS)}, nothing else")
-        if not all(isinstance(value, str) and value for value in profile.values()):
-            raise UserError(f"{path}: profile {name}: {' and '.join(PROFILE_KEYS)} must be paths")
+        paths = profile.values() if isinstance(profile, dict) and profile.keys() == set(PROFILE_KEYS) else [None]
+        if not all(isinstance(value, str) and value for value in paths):
+            raise UserError(
+                f"{path}: profile {name} must have the keys {' and '.join(PROFILE_KEYS)}, both paths, and nothing else"
+            )
     return profiles
 
 
 def dataset_folder(repository: Path, dataset: str, env: str | None, data_root: str | None) -> Path:
     """The folder of a data set by the same rules as for a training; the one that holds it is made if only that is missing.
 
-    Args:
-        repository: folder that holds ``env`` and that relative paths start from.
-        dataset: its name.
-        env: machine profile, default ``local``.
-        data_root: ``--data_root`` of the command line; wins over profile and environment variables.
+    ``env`` names a machine profile, by default ``local``; ``data_root`` of the command line wins over it and over environment
+    variables.
 
     Raises:
         UserError: a name that leads elsewhere, an unknown profile, or data_root does not exist on this machine.
@@ -280,22 +266,22 @@ def dataset_folder(repository: Path, dataset: str, env: str | None, data_root: s
 def _located(settings: dict[str, Any], given: dict[str, str], notes: list[str], repository: Path) -> Experiment:
     """LOGS and DATASET, and where each was said: env/env < env/.PROFILE < environment variables < options."""
     profiles, name = read_profiles(repository), settings["env"]
-    found = {key: (text, f"env/env, profile {name}") for key, text in profiles.get(name, {}).items()}
-    own = repository / "env" / f".{name}"
+    profile, own = profiles.get(name, {}), repository / "env" / f".{name}"
     written = dotenv_values(own) if own.is_file() else {}
-    found |= {key: (text, f"env/.{name}") for key in PROFILE_KEYS if (text := written.get(key))}
-    if found.keys() != set(PROFILE_KEYS):
+    if not all(profile.get(key) or written.get(key) for key in PROFILE_KEYS):
         raise UserError(
             f"env={name}: no such machine profile{did_you_mean(name, profiles, '.')} Known in env/env: {', '.join(profiles)}; "
             f"or write LOGS=... and DATASET=... into env/.{name}"
         )
     paths = []
     for key, option, chosen in (("LOGS", "logs", settings["logs"]), ("DATASET", "data_root", settings["data_root"])):
-        text, source = found[key]
-        if os.environ.get(key):
-            text, source = os.environ[key], f"environment variable {key}"
-        if chosen:
-            text, source = chosen, f"{given[option]}: {option}"
+        said = (
+            (chosen, f"{given.get(option)}: {option}"),
+            (os.environ.get(key), f"environment variable {key}"),
+            (written.get(key), f"env/.{name}"),
+            (profile.get(key), f"env/env, profile {name}"),
+        )
+        text, source = next((text, source) for text, source in said if text)
         paths.append(Path(os.path.normpath(repository / Path(text).expanduser())))
         notes = [*notes, f"{'runs' if key == 'LOGS' else 'data'}: {paths[-1]} (from {source})"]
     others = "; ".join(f"{other}: {its['DATASET']}" for other, its in sorted(profiles.items()) if other != name)

@@ -187,7 +187,7 @@ def _losses(sources: Sources) -> Settings:
 
 
 def _unweighted(volume: Source, settings: Settings, given: Mapping[str, str]) -> Settings:
-    """The generator's dropout, where a whole module says it, and its norm: by running statistics, gains or class of its layers."""
+    """The generator's dropout, if a whole module says it, and its norm: by running statistics, gains or class of its layers."""
     dropout = volume.modules.get("conv5.1")
     told = {"mc": dropout.state["p"] > 0} if dropout and isinstance(dropout.state, dict) and "p" in dropout.state else {}
     layer = "up3.norm" if "up3.conv.weight" in volume.tensors else "up3.1"

@@ -149,7 +149,8 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     folder = experiment.data_root / settings["dataset"]
     for line in experiment.notes:
         log.info(line)
-    files, problems = survey(folder, settings["direction"].split("_"), settings["nm"], settings["nm_clip"])
+    uprate = settings.get("uprate")
+    files, problems = survey(folder, settings["direction"].split("_"), settings["nm"], settings["nm_clip"], uprate)
     needs: list[str] = []
     try:  # the checks that train.py makes before a training
         complete = settings_to_train(settings, REPOSITORY)

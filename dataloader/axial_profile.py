@@ -1,10 +1,10 @@
 """The axial profile of volumes, estimated from what their side views lack beside themselves, turned by a quarter.
 
 A specimen that looks alike along all axes has a power spectrum I(f, a) that is symmetric in the frequencies along z and in-plane.
-The microscope multiplies it by its transfer along both, so that side views show S(f, a) = H²(f)·h²(f)·I(f, a), with H the transfer
-along z over that in-plane (what a restoration has to undone) and h that of the sampling. Comparing S(f, a) with S(a, f) therefore
-gives H alone: nothing is assumed of the specimen but that it has no preferred axis. Frequencies above the sections' Nyquist
-frequency are folded below it; what they add is computed from S(a, f) and subtracted.
+The microscope multiplies it by its transfer along both, so that side views show S(f, a) = H²(f)·h²(f)·I(f, a), with H the
+transfer along z over that in-plane (what a restoration has to undo) and h that of the sampling. Comparing S(f, a) with S(a, f)
+therefore gives H alone: nothing is assumed of the specimen but that it has no preferred axis. Frequencies above the sections'
+Nyquist frequency are folded below it; what they add is computed from S(a, f) and subtracted.
 
 The profile is a Gaussian, or where that is refuted a mixture of centred Gaussians of any width (Andrews & Mallows 1974: profiles
 of narrow core and long tails are such mixtures), found by non-negative least squares: a convex problem with one solution. Blocks
@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +31,21 @@ Floats = NDArray[np.float64]
 _WINDOW = 64  # pixels along the sides of a window, at least; 1/64 cycles per pixel are told apart
 _SECTIONS = 16  # in a window, where they lie far apart
 _LEAST = 8  # sections and pixels, below which there is no spectrum
+_MOST_PLANES = 128  # of a view that are looked at
 _PLANES = 16  # of a block
+_BLOCKS = 32  # kept of a view; of more, neighbours are averaged
 _WIDTHS = 96  # Gaussians, from 0.35 pixels to an eighth of the window
 _RESAMPLED = 40
 _ROUNDS = 8  # of the fit, until weights and aliases, which depend on it, are settled
 _NOISE_KNOWN = 0.1  # relative error of the noise floor
 _ALIKE = 0.03  # relative error of any transfer; no specimen is more alike along its axes
 _REFUTED = 3.0  # standard deviations of chi squared
+_LEAST_POWER = 1e-4  # share of power that counts as let through, where little is known of how little it is
 _TAIL = 0.005  # weight that is cut from both tails together
 
 WIDTH_KNOWN = 0.2  # relative error of a width that is good enough
+LEAST_KNOWN = 3  # frequencies
+KNOWN = 0.15  # error of a transfer that is known
 NO_BLUR = 0.9  # transfer at the highest frequency with signal, above which there is nothing to undo
 UNLIKE = 0.15  # relative difference of the transfers along y and x that z may be compared beside
 SHARPER = 1.1  # mean transfer above which z is the sharper axis
@@ -75,12 +81,17 @@ def side_spectra(box: NDArray[np.generic], step: float) -> SideSpectra | None:
     if sections < _LEAST or length < _LEAST or not low < high:
         return None
     values = (np.clip(values, low, high) - low) / (high - low)
-    side = [_power(planes_across(values, axis), sections, length) for axis in (1, 2)]
-    return SideSpectra(step, length, np.concatenate(side), _power(values, length, length).mean(0))
+    side = [_power(_thinned(planes_across(values, axis)), sections, length) for axis in (1, 2)]
+    return SideSpectra(step, length, np.concatenate(side), _power(_thinned(values), length, length).mean(0))
+
+
+def _thinned(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Neighbours look alike, and tell little more."""
+    return planes[:: -(-len(planes) // _MOST_PLANES)]
 
 
 def _power(planes: NDArray[np.float32], rows: int, columns: int) -> Floats:
-    """Mean power of windows of planes (N, H, W), (blocks, rows // 2 + 1, columns // 2 + 1); both directions of a wave count alike.
+    """Mean power of windows of planes (N, H, W), a wave as its mirror image: (blocks, rows // 2 + 1, columns // 2 + 1).
 
     A block is one window of a few planes that follow each other. Every window is taken minus its mean and under a Hann window.
     """
@@ -94,7 +105,7 @@ def _power(planes: NDArray[np.float32], rows: int, columns: int) -> Floats:
                 power = np.square(np.abs(fft.rfft2((part - part.mean((1, 2), keepdims=True)) * window))).mean(0)
                 kept = np.arange(rows // 2 + 1)
                 found.append((power[kept] + power[-kept]) / 2)
-    return np.asarray(found, np.float64)
+    return np.stack([np.mean(part, axis=0) for part in np.array_split(found, min(len(found), _BLOCKS))])
 
 
 def _starts(size: int, window: int) -> NDArray[np.int64]:
@@ -106,6 +117,7 @@ class AxialProfile:
     """An estimate.
 
     Attributes:
+        step: pixels between two sections.
         taps: the profile on pixels: symmetric, not negative, an odd number with sum 1.
         width: full width at half maximum in pixels.
         width_error: its standard deviation over resampled blocks.
@@ -116,6 +128,7 @@ class AxialProfile:
         unlike: relative difference of the transfers along y and x, which the method takes for alike.
     """
 
+    step: float
     taps: tuple[float, ...]
     width: float
     width_error: float
@@ -132,13 +145,38 @@ class AxialProfile:
         return weight / weight.sum()
 
     @property
+    def seen_to(self) -> float:
+        """Highest frequency at which the transfer is known, in cycles per pixel."""
+        return float(self.frequency[self.error < KNOWN].max(initial=self.frequency[0]))
+
+    @property
+    def seen_share(self) -> float:
+        """Contrast along z beside that in-plane at this frequency."""
+        return float(self.fitted[self.frequency <= self.seen_to][-1])
+
+    @property
+    def half_contrast(self) -> float | None:
+        """Period in pixels at which contrast along z is half of that in-plane; None where it does not fall so far."""
+        below = np.flatnonzero(self.fitted < 0.5)
+        return float(1 / self.frequency[below[0]]) if below.size and self.frequency[below[0]] <= self.seen_to else None
+
+    @property
     def no_blur(self) -> bool:
         """Whether sections are blurred no more along z than in-plane, as far as their distance lets one see."""
-        seen = self.error < NO_BLUR / 4
-        return bool(seen.any() and self.fitted[seen][-1] > NO_BLUR)
+        return self.seen_share > NO_BLUR
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        curves = {name: getattr(self, name).tolist() for name in ("frequency", "transfer", "error", "fitted")}
+        taps = {"axial_taps": list(self.taps), "width": self.width, "width_error": self.width_error}
+        return {"uprate": self.step, **taps, "no_blur": self.no_blur, "doubts": list(self.doubts()), **curves}
 
     def doubts(self) -> Iterator[str]:
         """Reasons not to trust it."""
+        known = int((self.error < KNOWN).sum())
+        if known < LEAST_KNOWN:
+            yield f"at {known} frequencies only does the signal rise above the noise"
+            return
         if self.width_error > WIDTH_KNOWN * self.width:
             yield f"blocks of the volume disagree about the width by {self.width_error / self.width:.0%}"
         unlike = float((self.weight * self.unlike).sum())
@@ -179,6 +217,7 @@ class _Fit:
     """Mixtures of Gaussians that explain spectra of one kind of windows."""
 
     def __init__(self, like: SideSpectra, sampling: str, top: Floats) -> None:
+        self.step = like.step
         self.bins, count = like.side.shape[1:]
         self.frequency = np.arange(count) / like.length
         self.sampled = _sampled(self.frequency, like.step, sampling)
@@ -209,7 +248,7 @@ class _Fit:
         fitted = taps @ np.cos(2 * np.pi * place[:, None] * self.frequency[used])
         spread = float(np.std([full_width(one) for one in every]))
         curves = (self.frequency[used], transfer[used], error[used], fitted, self.unlike[used])
-        return AxialProfile(tuple(taps.tolist()), full_width(taps), spread, *curves)
+        return AxialProfile(self.step, tuple(taps.tolist()), full_width(taps), spread, *curves)
 
     def mixture(self, power: Floats, error: Floats, single: bool) -> tuple[Floats, Floats, Floats]:
         """Weights of the Gaussians, the transfer that they are to explain (bins,), and its error by noise.
@@ -222,11 +261,12 @@ class _Fit:
         floor = noise_floor(power, self.aliased)
         above = power - floor
         lateral = np.maximum(above[self.low].sum(0), 1e-12)
-        expected = (lateral * self.sampled)[: self.bins]
         mixture = np.eye(len(self.atoms))[0]
         for _ in range(_ROUNDS):
             passed = np.square(mixture @ self.transfers) * self.sampled
             shares = passed[self.low]  # S(f, a) is weighed by what has passed at a: so S(a, f) is not divided by it
+            leak = _leaked((passed + _LEAST_POWER) * lateral) / ((passed + _LEAST_POWER) * _leaked(lateral))
+            expected = (lateral * self.sampled * leak)[: self.bins]
             ratio = (above[:, self.low] @ shares - self.folding @ (passed * lateral)) / expected
             doubt = _NOISE_KNOWN * (floor[self.low] @ shares) / expected
             transfer = np.sqrt(np.maximum(ratio, 0))
@@ -252,6 +292,12 @@ def _sampled(frequency: Floats, step: float, sampling: str) -> Floats:
     return np.asarray(np.square(np.sinc(frequency * step) / np.sinc(frequency * step / planes)))
 
 
+def _leaked(power: Floats) -> Floats:
+    """A spectrum as a Hann window shows it: neighbouring bins leak, which counts where a spectrum is steep."""
+    padded = np.pad(power, 1, mode="reflect")
+    return np.asarray(2 / 3 * power + (padded[:-2] + padded[2:]) / 6)
+
+
 def _folding(bins: int, count: int, sections: int) -> Floats:
     """(bins, count): which frequencies below the pixels' Nyquist frequency appear as which below that of the sections."""
     folding = np.zeros((bins, count))
@@ -266,9 +312,9 @@ def _folding(bins: int, count: int, sections: int) -> Floats:
 def noise_floor(power: Floats, aliased: bool) -> Floats:
     """Noise of side views (axial frequencies, in-plane frequencies) by in-plane frequency.
 
-    Sections know nothing of each other's noise, which is therefore alike at all axial frequencies, but not at all in-plane ones: images
-    are smoothed or interpolated. Where the axial spectrum has levelled off at its end, it is noise alone, unless it is ``aliased``;
-    elsewhere only the corner, the highest frequencies of both, says how much noise there is at most.
+    Sections know nothing of each other's noise, which is therefore alike at all axial frequencies, but not at all in-plane ones:
+    images are smoothed or interpolated. Where the axial spectrum has levelled off at its end, it is noise alone, unless it is
+    ``aliased``; elsewhere only the corner, the highest frequencies of both, says how much noise there is at most.
     """
     count = len(power)
     end, before = power[round(0.9 * (count - 1)) :], power[round(0.7 * (count - 1)) : round(0.85 * (count - 1)) + 1]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataloader.axial_profile import AxialProfile, estimated_profile
 from dataloader.survey import Surveyed, evenly, write_sheets
 from utils.errors import UserError
 from utils.files import write_json
@@ -95,7 +96,10 @@ def report(
     measured = summarised(files)
     found = recommend(measured)
     yield _anisotropy_line(measured)
-    yield from _recommendation_lines(found, measured, settings)
+    if "axial_sampling" not in settings:  # the lateral model has no such geometry
+        yield from _recommendation_lines(found, measured, settings)
+    profile = _profile(files, measured, settings)
+    yield from _profile_lines(profile, settings)
     yield from needs
     for path in write_sheets(files, folder, settings["dataset"]):
         yield f"contact sheet: {path}"
@@ -104,6 +108,7 @@ def report(
         "recommended": found.settings,
         "factor": found.factor,
         "reasons": found.reasons,
+        "axial_profile": profile and profile.as_json(),
         "files": [file.as_json() for file in files],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +141,36 @@ def _recommendation_lines(found: Recommendation, data: Measured, settings: Mappi
     shape = (data.sampling or 0) * settings["dsp"] / settings["usp"] / factor
     if shape and abs(shape - 1) > 0.05:
         yield f"note: with these settings (factor {factor}) output voxels are {shape:.3g} times as long along z as in-plane"
+
+
+def _profile(files: Sequence[Surveyed], data: Measured, settings: Mapping[str, Any]) -> AxialProfile | None:
+    """What the files tell together; None where the distance of their sections is not known, or nothing was measured."""
+    if data.sampling is None and data.undersampled and not settings.get("uprate"):
+        return None
+    return estimated_profile([file.side for file in files if file.side], settings.get("axial_sampling", "pick"))
+
+
+def _profile_lines(found: AxialProfile | None, settings: Mapping[str, Any]) -> Iterator[str]:
+    """The blur along z, as options of the lateral model to paste, and how far they can be trusted."""
+    if found is None:
+        yield "axial profile: not measured (fewer than 8 sections or pixels, constant, or no voxel size and no --uprate)"
+        return
+    if found.no_blur:
+        yield (
+            f"axial profile: down to periods of {1 / found.seen_to:.2g} pixels, z is blurred no more than y and x: leave "
+            "axial_sigma and axial_taps of the lateral model out"
+        )
+        return
+    sampling = settings.get("axial_sampling", "pick")
+    half = f"half at periods of {found.half_contrast:.3g} pixels, " if found.half_contrast else ""
+    yield (
+        f"axial profile: beside the sampling ({sampling}), z shows less contrast than y and x: {half}{found.seen_share:.0%} at "
+        f"{1 / found.seen_to:.2g}, the finest measured; full width at half maximum {found.width:.3g} ± {found.width_error:.2g} pixels"
+    )
+    taps = " ".join(f"{round(tap, 4):g}" for tap in found.taps)
+    yield f"  for the lateral model: --uprate {found.step:.4g} --axial_sampling {sampling} --axial_taps {taps}"
+    for doubt in found.doubts():
+        yield f"  ! not to be trusted: {doubt}; a wrong profile makes dark rings beside bright bodies, so train without it first"
 
 
 # Rules --------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from dataloader.axial_profile import SideSpectra, side_spectra
 from dataloader.dataset_folders import SPLITS, VAL, paired_names
 from utils.errors import UserError
 from utils.files import replaced
@@ -44,6 +45,7 @@ class Surveyed:
         bad: voxels that are NaN or infinite.
         looked_at: share of the file that was read.
         spectra: of the central box; None where it is too thin or constant.
+        side: of its XZ, YZ and XY planes, likewise.
         planes: middle XY, XZ and YZ plane of the central box.
     """
 
@@ -58,6 +60,7 @@ class Surveyed:
     bad: int
     looked_at: float
     spectra: Anisotropy | None
+    side: SideSpectra | None
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @property
@@ -114,7 +117,11 @@ class Surveyed:
 
 
 def survey(
-    folder: Path, directions: Sequence[str], nm: str = "00", nm_clip: Sequence[float] | None = None
+    folder: Path,
+    directions: Sequence[str],
+    nm: str = "00",
+    nm_clip: Sequence[float] | None = None,
+    uprate: float | None = None,
 ) -> tuple[list[Surveyed], list[str]]:
     """Looks at every file of a data set, once: what a training would scan it for is found as well.
 
@@ -123,6 +130,7 @@ def survey(
         directions: folders in these.
         nm: of the training; the ranges that 01 and 11 ask for are those of all voxels, however many.
         nm_clip: percentiles (LOW, HIGH) in place of smallest and largest value.
+        uprate: pixels between two sections; by default as the files' voxel sizes say, else 1.
 
     Returns:
         The files that could be read, and one line for each that could not or that holds voxels that are no numbers.
@@ -148,7 +156,7 @@ def survey(
         for split, direction, watched in volumes:
             try:
                 ends = scan(watched, None if nm == "00" else nm_clip, bar.update)
-                files.append(watched.surveyed(split, direction, ends))
+                files.append(watched.surveyed(split, direction, ends, uprate))
             except UserError as error:
                 problems.append(str(error))
     problems += [f"{file.volume.path}: {file.faults()[0]}" for file in files if file.bad]
@@ -195,8 +203,10 @@ class _Watched(Volume):
                 self.sample.append(finite[:: self._thin].copy())
         return values if finite.size == values.size else np.where(np.isfinite(values), values, values.dtype.type(low))
 
-    def surveyed(self, split: str, direction: str, ends: tuple[float, float]) -> Surveyed:
+    def surveyed(self, split: str, direction: str, ends: tuple[float, float], uprate: float | None) -> Surveyed:
         """What the scan, which found these ends, has left."""
+        z, y, x = self.volume.voxel_um or (1, 1, 1)
+        sound = np.isfinite(self.box).all()
         depth, height, width = self.box.shape
         sample = np.concatenate(self.sample or [np.zeros(1)])
         return Surveyed(
@@ -210,7 +220,8 @@ class _Watched(Volume):
             self.at_high / max(self.seen - self.bad, 1),
             self.bad,
             self.seen / math.prod(self.shape),
-            anisotropy(self.box) if np.isfinite(self.box).all() else None,
+            anisotropy(self.box) if sound else None,
+            side_spectra(self.box, uprate or 2 * z / (y + x)) if sound else None,
             (self.box[depth // 2].copy(), self.box[:, height // 2].copy(), self.box[:, :, width // 2].copy()),
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 import prepare
 from dataloader.check import summarised
@@ -232,7 +232,9 @@ def test_needs_of_a_model_of_single_slices(cropz):
 def test_a_sheet_shows_planes_at_their_proportions(tmp_path):
     volume = ArrayVolume(np.zeros((40, 40, 40), np.uint8), "a.tif", (2.0, 0.25, 0.25))
     planes = (np.eye(40), np.eye(5, 40), np.eye(5, 40))
-    file = Surveyed("train", "d", volume, 0, 1, (0, 1), (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, planes)  # half is saturated, a fault
+    file = Surveyed(
+        "train", "d", volume, 0, 1, (0, 1), (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, None, planes
+    )  # half is saturated, a fault
     contact_sheet(tmp_path / "new" / "sheet.png", "title", [file])
     with Image.open(tmp_path / "new" / "sheet.png") as picture:
         sheet = np.asarray(picture)[..., :3]
@@ -254,3 +256,33 @@ def test_real_volumes(repository, caplog):
     check("--direction", "x3d1")
     assert "0.32 % of the voxels have the largest value 65535: saturated or clipped" in caplog.text
     assert "resolution length 1.67" in caplog.text
+
+
+def test_the_axial_profile_is_said_as_options_to_paste(repository, caplog):
+    caplog.set_level("INFO")
+    specimen = gaussian_filter(np.random.default_rng(0).standard_normal((96, 80, 80)), 1.5)
+    for k in range(2):
+        place(repository, f"v{k}.tif", gaussian_filter1d(specimen, 2.5, axis=0).astype(np.float32), voxel_um=(0.25,) * 3)
+    lateral = ("--models", "lateral", "--uprate", "1", "--cropsize", "64", "--crops_per_volume", "4")
+    check(*lateral, "--axial_sigma", "2", "--axial_sampling", "mean")
+    line = next(line for line in caplog.messages if "for the lateral model" in line)
+    assert line.split("--axial_taps")[0].endswith("--uprate 1 --axial_sampling mean ")
+    taps = [float(tap) for tap in line.split("--axial_taps")[1].split()]
+    assert len(taps) % 2 and max(taps) == pytest.approx(0.16, rel=0.05) and sum(taps) == pytest.approx(1, abs=1e-3)
+    assert "not to be trusted" not in caplog.text
+    found = json.loads((repository / "logs" / "X" / "check" / "check.json").read_text())["axial_profile"]
+    assert found["width"] == pytest.approx(5.9, rel=0.05) and found["doubts"] == []
+    caplog.clear()
+    check(*lateral, "--axial_taps", *taps)
+
+
+def test_profiles_that_are_not_measured_or_sharp_give_no_options(repository, caplog):
+    caplog.set_level("INFO")
+    check()
+    assert "axial profile: not measured" in caplog.text
+    for k in range(2):
+        sharp = gaussian_filter(np.random.default_rng(k).standard_normal((64, 64, 64)), 1.5)
+        place(repository, f"v{k}.tif", sharp.astype(np.float32), voxel_um=(0.25,) * 3)
+    caplog.clear()
+    check()
+    assert "z is blurred no more than y and x" in caplog.text and "for the lateral model" not in caplog.text

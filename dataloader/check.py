@@ -165,7 +165,7 @@ def _profile_lines(found: AxialProfile | None, settings: Mapping[str, Any]) -> I
     half = f"half at periods of {found.half_contrast:.3g} pixels, " if found.half_contrast else ""
     yield (
         f"axial profile: beside the sampling ({sampling}), z shows less contrast than y and x: {half}{found.seen_share:.0%} at "
-        f"{1 / found.seen_to:.2g}, the finest measured; full width at half maximum {found.width:.3g} ± {found.width_error:.2g} pixels"
+        f"{1 / found.seen_to:.2g}, the finest measured; width at half maximum {found.width:.3g} ± {found.width_error:.2g} pixels"
     )
     taps = " ".join(f"{round(tap, 4):g}" for tap in found.taps)
     yield f"  for the lateral model: --uprate {found.step:.4g} --axial_sampling {sampling} --axial_taps {taps}"

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import correlate1d, gaussian_filter
 
 from dataloader.axial_profile import estimated_profile, full_width, side_spectra
-from dataloader.phantom.phantom import ForwardModel, PhantomScene, gaussian, observe
+from dataloader.phantom.phantom import ForwardModel, PhantomScene, observe
 
 SCENES = [PhantomScene(seed, (128, 128, 128)) for seed in range(2)]
 CAMERA = ForwardModel(1, "pick", (0.0, 0.0, 0.0))
@@ -15,6 +15,12 @@ CAMERA = ForwardModel(1, "pick", (0.0, 0.0, 0.0))
 def truth():
     """Phantoms with 32 planes more on either side."""
     return [np.stack(list(scene.planes(-32, 160))) for scene in SCENES]
+
+
+def gaussian(sigma):
+    place = np.arange(-np.ceil(4 * sigma), np.ceil(4 * sigma) + 1)
+    weights = np.exp(-0.5 * np.square(place / sigma)) if sigma else np.ones(1)
+    return weights / weights.sum()
 
 
 def transfer(taps, frequency):

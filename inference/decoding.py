@@ -18,9 +18,10 @@ from inference.passes import Arriving, to_tensor
 from inference.run import Run
 from inference.source import Options
 from inference.tiling import Axis, Tile3, core_box, meet, training_axis, window_box
-from utils.axes import to_file
+from utils.axes import to_file, to_memory
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
+from volumes.intensity import Intensity
 from volumes.volume import Box, region_within
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
@@ -35,13 +36,27 @@ class SliceField(TiledField[Array]):
     """The 2-D decoder's output on the grid of the encoded slices; one channel, the first where there are two.
 
     Tiles of a local autoencoder are exact, those of another are training crops and blended.
+
+    Args:
+        run: the model.
+        codes: where codes come from.
+        dtype: of the output.
+        batch: tiles per pass.
+        intensities: in place of those of the codes.
     """
 
     channels = 1
 
-    def __init__(self, run: Run, codes: Codes, dtype: np.dtype, batch: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        codes: Codes,
+        dtype: np.dtype,
+        batch: int | None = None,
+        intensities: Sequence[Intensity] | None = None,
+    ) -> None:
         super().__init__(run, codes, dtype, batch)
-        self.codes = codes
+        self.codes, self.intensities = codes, intensities or codes.intensities
         n, h, w = codes.shape
         self.shape, self.scale = (n, *codes.inner), (1, LATENT_STRIDE, LATENT_STRIDE)
         halo = run.model.slice_halo("decoder")
@@ -65,13 +80,15 @@ class SliceField(TiledField[Array]):
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Arriving]:
         """Slices of tiles."""
         model, device = self.run.model, self.run.engine.device
-        slices = model.reconstruct(model.unpack(to_tensor(np.concatenate(seen), device)))
+        slices = model.slices(model.unpack(to_tensor(np.concatenate(seen), device)))
         _, y, x = self.inside(tiles[0])
         return self.arriving(slices[:, 0, y, x].unflatten(0, (len(tiles), 1, -1)))
 
 
-class IsotropicField(TiledField[Array]):
+class IsotropicField(TiledField[tuple[Array, Array | None]]):
     """The volume decoder's output, from exact tiles: what the decoder makes of the whole stack at once.
+
+    A model that adds to interpolated slices has them from a :class:`SliceField` of the same codes.
 
     Beyond the first and last slice, and beyond the padded rows and columns, each layer sees its own zeros, as at the edge of a
     training crop; everywhere else a tile sees as many latents as reach into it. Tiles of a block that are alike share a pass.
@@ -108,6 +125,8 @@ class IsotropicField(TiledField[Array]):
     ) -> None:
         super().__init__(run, codes, dtype, batch, skip_empty=skip_empty)
         self.codes, self.seed = codes, seed
+        as_they_are = Intensity((), ())  # values of the network
+        self.slices = SliceField(run, codes, np.dtype(np.float32), batch, [as_they_are]) if run.model.adds else None
         self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape
         self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
@@ -123,7 +142,8 @@ class IsotropicField(TiledField[Array]):
         """Cores and halos in latents, and the tiles that are computed together."""
         core, halo = [axis.core for axis in self.axes], [axis.before for axis in self.axes]
         tiles = {"core": core, "halo": halo, "block": list(self.block), "exact": True}
-        return {"decoding": tiles, "encoding": self.codes.lattice()}
+        slices = {} if self.slices is None else {"slices": self.slices.lattice()["decoding"]}
+        return {"decoding": tiles, **slices, "encoding": self.codes.lattice()}
 
     def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
         """For each tile those of its block that are like it."""
@@ -159,19 +179,34 @@ class IsotropicField(TiledField[Array]):
         """Lets its codes be read."""
         self.codes.prefetch(self._needed(tile))
 
-    def see(self, tile: Tile3) -> Array | None:
-        """The codes under a tile's window."""
+    def see(self, tile: Tile3) -> tuple[Array, Array | None] | None:
+        """The codes under a tile's window, and the slices under its core where the model adds to them."""
         packed = self.codes.read(self._needed(tile))
-        return None if self.skip_empty and packed.empty.all() else packed.codes
+        if self.skip_empty and packed.empty.all():
+            return None
+        return packed.codes, None if self.slices is None else self.slices.render(self._beneath(tile))
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Arriving]:
+    def _beneath(self, tile: Tile3) -> Box:
+        """The slices, rows and columns that are interpolated for a tile's core."""
+        planes, rows, columns = core_box(tile, self.scale)
+        return self.run.model.slices_under(range(planes.start, planes.stop), self.codes.shape[0]), rows, columns
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[tuple[Array, Array | None]]) -> list[Arriving]:
         """The voxels of cores, (C, z, y, x) grey values."""
-        stacks = torch.cat([self._stack(tile, codes) for tile, codes in zip(tiles, seen, strict=True)])
+        stacks = torch.cat([self._stack(tile, codes) for tile, (codes, _) in zip(tiles, seen, strict=True)])
         stacks = stacks.contiguous(memory_format=torch.channels_last_3d)
         z, y, x = (side.margins for side in tiles[0])
         with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
             volumes = self.run.model.expand(stacks, (y, x, z))
+        if self.slices is not None:
+            volumes = volumes + torch.cat([self._interpolated(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)])
         return self.arriving(to_file(volumes))
+
+    def _interpolated(self, tile: Tile3, slices: Any) -> Tensor:
+        """What the model adds to in a tile's core, (1, C, y, x, z)."""
+        planes, first = core_box(tile, self.scale)[0], self._beneath(tile)[0].start
+        values = to_memory(to_tensor(slices[None], self.run.engine.device))
+        return self.run.model.interpolated(values, range(planes.start, planes.stop), first, self.codes.shape[0])
 
     def _stack(self, tile: Tile3, codes: Array) -> Tensor:
         """What the generator reads of a tile, (1, d, y, x, z)."""

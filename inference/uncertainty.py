@@ -98,6 +98,10 @@ class Turned:
         """Slices (N, C, X, Y) → codes or features (N, h, w, ...)."""
         return self._back(self.model.pack(self._there(slices)), 1)
 
+    def slices(self, unpacked: Tensor) -> Tensor:
+        """What was packed → slices (N, 1, X, Y)."""
+        return self._back(self.model.slices(self._there(unpacked)))
+
     def expand(self, stack: Tensor, margins: Margins) -> Tensor:
         """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins."""
         sides = [(b, a) if self.turn >> axis & 1 else (a, b) for axis, (a, b) in enumerate(margins[:2])]

@@ -18,6 +18,9 @@ from utils.norms import make_norm
 slice_norm = partial(make_norm, dimensions=2, group_eps=1e-6)  # of the published autoencoders
 
 
+FINISH_HALO = 5  # latents that the middle block and the last convolution of an encoder look beyond their place
+
+
 class ResBlock(nn.Module):
     """Two pre-activated 3x3 convolutions beside a shortcut, (N, a, H, W) → (N, b, H, W)."""
 
@@ -204,8 +207,11 @@ class Encoder(nn.Module):
         for level in self.down:
             feature, h = level(h)
             pyramid.append(feature)
-        latent = self.conv_out(F.silu(self.norm_out(self.mid(h))))
-        return Features(latent, h, tuple(pyramid))
+        return Features(self.finish(h), h, tuple(pyramid))
+
+    def finish(self, branch: Tensor) -> Tensor:
+        """From the input of the middle block to the latent, see :class:`Features`."""
+        return self.conv_out(F.silu(self.norm_out(self.mid(branch))))
 
 
 class Decoder(nn.Module):
@@ -269,7 +275,7 @@ def receptive_halo(network: Encoder | Decoder) -> tuple[int, int]:
         )
     of_blocks = 2 * network.blocks_per_level  # two convolutions each
     if isinstance(network, Encoder):  # from one latent at 0 back to the pixels [low, high] that it reads
-        low, high = -5, 5  # conv_out and the two convolutions of each middle block
+        low, high = -FINISH_HALO, FINISH_HALO  # conv_out and the two convolutions of each middle block
         for level in reversed(range(len(network.down))):
             if level < len(network.down) - 1:
                 low, high = 2 * low, 2 * high + 2  # output i of the strided convolution reads 2i, 2i + 1 and 2i + 2

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from models.teacher import Teacher
-from networks.generators import UNet3d
+from networks.generators import UNet3d, begin_at_zero
 from networks.losses import adversarial_views, gradient_ratio
 from networks.patchgan import PatchDiscriminator
 from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices, to_volume
@@ -34,7 +34,7 @@ class Restored:
         original: the thinned volume (B, 1, X, Y, n) in [-1, 1].
         interpolated: the same, trilinear along Z to a cube (B, 1, X, Y, X).
         pyramid: four encoder features of the interpolated volume.
-        volume: the restored cube (B, 1, X, Y, X) in [-1, 1].
+        volume: the restored cube (B, 1, X, Y, X) in [-1, 1], a little beyond where it adds to the interpolated one.
         back: the restored cube degraded again; None without the cycle, and in use.
     """
 
@@ -86,6 +86,8 @@ class Model(BaseModel):
         shape = {"nf": s["ngf"], "in_channels": s["input_nc"], "out_channels": s["output_nc"], "norm": s["norm"]}
         shape["dropout"] = 0.5 if s["mc"] else 0.0
         self.G["net_g"] = UNet3d(**shape, encode=encode, decode=decode)
+        if s["from_interpolation"]:
+            begin_at_zero(self.G["net_g"])
         if self.cycle:
             self.G["net_gback"] = UNet3d(**shape, encode="3d", decode="1d")
 
@@ -101,13 +103,18 @@ class Model(BaseModel):
             original = swap_in_plane(original)
         interpolated = resample_z(original, self.geometry.cropsize)
         pyramid = self.G["net_g"].encode(interpolated)
-        volume = self.G["net_g"].decode(pyramid)
+        volume = self._sharpened(interpolated, self.G["net_g"].decode(pyramid))
         back = self.G["net_gback"](volume) if self.cycle and self.training else None
         return Restored(original, interpolated, pyramid, volume, back)
 
     def restore(self, slices: Tensor, batch: int) -> Tensor:
         """Slices (B·Z, C, X, Y) of volumes interpolated along Z → sharpened volumes (B, C, X, Y, Z)."""
-        return self.G["net_g"](to_volume(slices, batch).contiguous())
+        interpolated = to_volume(slices, batch).contiguous()
+        return self._sharpened(interpolated, self.G["net_g"](interpolated))
+
+    def _sharpened(self, interpolated: Tensor, made: Tensor) -> Tensor:
+        """The restored volume, from what the network makes of the interpolated one."""
+        return interpolated + made.float() if self.settings["from_interpolation"] else made
 
     def draw_swap(self) -> bool:
         """Whether X and Y change places in this batch."""

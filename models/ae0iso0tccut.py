@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ldm.autoencoder import FINISH_HALO
 from ldm.bottleneck import Code, DiagonalGaussian
 from ldm.losses import kl_reconstruction
 from models.slice2volume import SliceToVolume
@@ -44,6 +45,19 @@ class Model(SliceToVolume):
     def unpack(self, packed: Tensor) -> Tensor:
         """What :meth:`pack` gave, as latents."""
         return channels_first(packed.float())
+
+    def slices(self, unpacked: Tensor) -> Tensor:
+        """From the posterior's mean, or from the features that it is made of."""
+        if self.from_encoder:
+            unpacked = DiagonalGaussian(self.G["quant_conv"](self.G["encoder"].finish(unpacked))).mean
+        return self.reconstruct(unpacked)
+
+    def slice_halo(self, part: str) -> tuple[int, int] | None:
+        """Where features are packed, the encoder's last layers are a part of the way back to slices."""
+        halo = super().slice_halo(part)
+        if halo is None or part == "encoder" or not self.from_encoder:
+            return halo
+        return halo[0] + FINISH_HALO, halo[1] + FINISH_HALO
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Absolute error summed over a slice's pixels, mean over slices: a likelihood, to be weighed against the KL term."""

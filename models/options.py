@@ -63,6 +63,7 @@ RECONSTRUCTION = (
 )
 
 GUIDED = (
+    _network("from_interpolation", bool, False, "the volume generator adds to interpolated slices, with which it then starts"),
     _loss("teacher", str, None, "run of the lateral model whose volume guides this one: a path, or a folder under LOGS"),
     _loss("lbteach", float, 10.0, "weight of the L1 to the teacher's volume", ">=0"),
 )

@@ -24,10 +24,11 @@ from ldm.losses import adaptive_weight, vq_reconstruction
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from models.teacher import Teacher
-from networks.generators import NO_MARGINS, Margins, VolumeDecoder, trim
+from networks.generators import NO_MARGINS, Margins, VolumeDecoder, begin_at_zero, trim
 from networks.losses import adversarial, adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
 from networks.patchgan import PatchDiscriminator
 from networks.views import (
+    between_slices,
     pool_z,
     project,
     project_slices,
@@ -52,7 +53,7 @@ class Generated:
         code: what the bottleneck lets through, latent (B·n, d, X/8, Y/8).
         pyramid: four encoder features of the slices, (B·n, c, X/s, Y/s) for s = 1, 2, 4, 8.
         recon: reconstructed slices (B·n, 1, X, Y), unbounded.
-        volume: the isotropic volume (B, C, X, Y, X) in [-1, 1].
+        volume: the isotropic volume (B, C, X, Y, X) in [-1, 1], a little beyond where it adds to interpolated slices.
     """
 
     original: Tensor
@@ -71,6 +72,7 @@ class SliceToVolume(BaseModel):
     """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck.
 
     Attributes:
+        adds: the volume decoder adds to the slices that the 2-D decoder gives, interpolated.
         from_encoder: the volume branches off inside the encoder: features of it enter the volume decoder directly.
         code_term: name of the bottleneck's own loss term, and of its weight in the autoencoder's settings.
     """
@@ -98,6 +100,9 @@ class SliceToVolume(BaseModel):
         self.G["decoder"] = Decoder(**shape, out_ch=network["out_ch"])
         self.add_bottleneck(autoencoder)
         self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
+        self.adds = bool(s["from_interpolation"])
+        if self.adds:
+            begin_at_zero(self.G["net_g"])
 
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
         """Adds the bottleneck's components to ``G``."""
@@ -182,14 +187,36 @@ class SliceToVolume(BaseModel):
         """One pass; see :class:`Generated`."""
         original, target = self.sources(batch)
         code, features = self.encode(to_slices(original))
-        return Generated(
-            original=original,
-            target=target,
-            code=code,
-            pyramid=features.pyramid,
-            recon=self.reconstruct(code.latent),
-            volume=self.branch(code, features, original.shape[0]),
-        )
+        recon, volume = self.reconstruct(code.latent), self.branch(code, features, original.shape[0])
+        if self.adds:
+            volume = volume + self.interpolated(to_volume(recon.detach(), original.shape[0]), range(volume.shape[-1]))
+        return Generated(original, target, code, features.pyramid, recon, volume)
+
+    def interpolated(self, slices: Tensor, planes: range, first: int = 0, count: int | None = None) -> Tensor:
+        """Slices linearly interpolated along Z, each at the plane that ``l1how`` centres it on.
+
+        Args:
+            slices: those ``first`` and on, (B, C, X, Y, k); all that :meth:`slices_under` names.
+            planes: of the isotropic volume.
+            first: number of the first slice.
+            count: slices of the whole volume; None: ``first + k``.
+
+        Returns:
+            (B, C, X, Y, planes), float32.
+        """
+        places = self._slices_at(planes, count or first + slices.shape[-1])
+        return between_slices(slices.float(), places, first)
+
+    def slices_under(self, planes: range, count: int) -> slice:
+        """The slices, of so many, that :meth:`interpolated` reads for some planes."""
+        places = self._slices_at(planes, count)
+        return slice(int(places[0]), min(int(places[-1]) + 2, count))
+
+    def _slices_at(self, planes: range, count: int) -> Tensor:
+        """The slices (fractional) under planes; beyond the ends the last ones."""
+        places = torch.arange(planes.start, planes.stop, dtype=torch.float64)
+        middle = self.geometry.plane_of_slice(0, self.settings["l1how"])
+        return ((places - middle) / self.geometry.factor).clamp(0, count - 1)
 
     @torch.no_grad()
     def first_moments(self, positions: int, rows: Callable[[Tensor], Tensor]) -> Tensor:
@@ -232,6 +259,10 @@ class SliceToVolume(BaseModel):
     def unpack(self, packed: Tensor) -> Tensor:
         """What :meth:`pack` gave → latents (N, d, h, w)."""
         return self.G["quantize"].lookup(packed)
+
+    def slices(self, unpacked: Tensor) -> Tensor:
+        """What :meth:`unpack` gave → the reconstructed slices (N, 1, 8h, 8w)."""
+        return self.reconstruct(unpacked)
 
     # Losses ----------------------------------------------------------------------------------------------------------
 

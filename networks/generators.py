@@ -68,6 +68,12 @@ class VolumeDecoder(nn.Module):
         return h
 
 
+def begin_at_zero(generator: nn.Module) -> None:
+    """Lets an untrained VolumeDecoder or UNet3d give zero everywhere; what it adds to is then left as it is."""
+    for parameter in generator.conv7_k.parameters():  # type: ignore[union-attr]
+        nn.init.zeros_(parameter)
+
+
 def trim(volume: Tensor, margins: Margins, keep: int) -> tuple[Tensor, Margins]:
     """Cuts margins that are wider than ``keep``; volume (B, C, X, Y, Z)."""
     cuts = [(max(0, before - keep), max(0, after - keep)) for before, after in margins]

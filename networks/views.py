@@ -180,6 +180,23 @@ def resample_z(volume: Tensor, depth: int) -> Tensor:
     return resampled.unflatten(1, volume.shape[1:4])
 
 
+def between_slices(volume: Tensor, places: Tensor, first: int = 0) -> Tensor:
+    """Planes at fractional slices, linearly between their neighbours.
+
+    Args:
+        volume: the slices ``first`` and on, (B, C, X, Y, n).
+        places: (P,) float64, ascending, from ``first`` to ``first + n - 1``.
+        first: number of the first slice, so that a part of a volume gives the bits that the whole gives.
+
+    Returns:
+        (B, C, X, Y, P).
+    """
+    low = places.floor()
+    weight = (places - low).to(volume)
+    low = (low.long() - first).to(volume.device)
+    return torch.lerp(volume[..., low], volume[..., (low + 1).clamp(max=volume.shape[-1] - 1)], weight)
+
+
 def pool_z(volume: Tensor, n: int) -> Tensor:
     """Maximum over every ``n`` successive planes, (B, C, X, Y, Z) -> (B, C, X, Y, Z // n); a remainder is dropped.
 

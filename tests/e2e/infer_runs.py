@@ -62,6 +62,11 @@ def _lively(model):
             module.running_var.uniform_(0.3, 0.6)
     if "last" in dict(model.G["net_g"].named_children()):
         model.G["net_g"].last.weight.normal_(0, 0.1)  # of an untrained lateral model it is zero
+    if model.settings.get("from_interpolation"):
+        for parameter in model.G["net_g"].conv7_k.parameters():
+            parameter.normal_(0, 0.1)  # zero at the start
+        if "decoder" in model.G:
+            model.G["decoder"].conv_out.weight.mul_(10)
     if model.settings.get("norm") == "none":
         for module in model.G["net_g"].modules():
             if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):

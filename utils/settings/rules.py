@@ -76,6 +76,11 @@ def _check_folders(s: Settings) -> None:
             f"input_nc={s['input_nc']}, output_nc={s['output_nc']}: {reason} both must be {wanted}; "
             f"give --input_nc {wanted} --output_nc {wanted}" + (", or --tc" if s.get("tc") is False else "")
         )
+    if s.get("from_interpolation") and two_channels:
+        raise UserError(
+            "from_interpolation adds to the slices that the codes give back, which have only the first channel of tc; "
+            "leave one of both out"
+        )
 
 
 def _check_losses(s: Settings, geometry: Geometry) -> None:

@@ -199,7 +199,8 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
             volumes = self.run.model.expand(stacks, (y, x, z))
         if self.slices is not None:
-            volumes = volumes + torch.cat([self._interpolated(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)])
+            beneath = [self._interpolated(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)]
+            volumes = volumes + torch.cat(beneath)
         return self.arriving(to_file(volumes))
 
     def _interpolated(self, tile: Tile3, slices: Any) -> Tensor:

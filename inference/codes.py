@@ -5,41 +5,49 @@
     X.codes.zarr/            attributes: ome (the codes as an image, one voxel per code), isoscope_codes (below)
         codes                (n, h, w) uint8 or uint16, one code per slice and 8x8 pixels; of a residual codebook the first level
         codes_1, ...         the further levels
-        codebook             (levels, codes, dimensions) float32
         empty                (n, h, w) uint8: 1 where the pixels were background
-    or, of a Gaussian model: codes (d, n, h, w) float16, the posterior's mean, and no codebook.
+    or, of a Gaussian model: codes (d, n, h, w) float16, the posterior's mean.
 
-Codes are stored as zstd makes them, level 3, without shuffling: an index is a label, its bits have no order.
+While they are made, codes are stored as zstd makes them. At the end each level gets a model of its codes by those beside them
+(volumes.context_model), and is coded with it in small chunks, each with a checksum; where that does not pay (few codes, or more
+than 1024 different ones), zstd's remain. Stores of version 1 have zstd's alone, and a copy of the codebook.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from inference.encoding import Packed
 from inference.passes import Recent
 from utils.axes import levels_first, levels_last
 from utils.errors import UserError
+from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
 from volumes.block_array import BlockArray, plain_zstd
+from volumes.context_model import MOST_CODES, ContextModel
 from volumes.intensity import Intensity
 from volumes.ome_zarr import image_metadata
-from volumes.target import Target
+from volumes.target import WORK, Target
 from volumes.target_plan import PARTIAL
 from volumes.volume import Box, boxes
 
 KEY = "isoscope_codes"
-VERSION = 1
-CHUNK = (16, 64, 64)
+VERSION = 2
+CHUNK = (16, 64, 64)  # of codes at work
+CODED = (16, 32, 32)  # at most; what a region of codes is read in
 UNIT = (16, 512, 512)  # codes that are written at once
+_SAMPLES = 8  # chunks of codes to which their model is fitted
 SUFFIX = ".codes.zarr"
 
 
@@ -83,8 +91,8 @@ class CodeStore:
         if KEY not in attributes:
             raise UserError(f"{folder} is not a code store: it was not written by infer.py encode")
         about = attributes[KEY]
-        if about.get("version") != VERSION:
-            raise UserError(f"{folder} is of version {about.get('version')}, this program reads {VERSION}; encode it again")
+        if about.get("version") not in range(1, VERSION + 1):
+            raise UserError(f"{folder} is of version {about.get('version')}, this program reads 1 to {VERSION}; encode it again")
         n, h, w = about["shape"]
         return cls(folder, about, (n, h, w))
 
@@ -112,18 +120,14 @@ class CodeStore:
         """The store of a residual codebook as if it ended after some of its levels."""
         return replace(self, about={**self.about, "levels": count, "of_levels": self.about["levels"]}, recent=Recent())
 
-    def codebook(self) -> NDArray[np.float32]:
-        """(levels, codes, dimensions)."""
-        return self._array("codebook", (slice(None),))
-
-    def bytes_of(self, name: str) -> int:
-        """Bytes on disc of an array."""
+    def bytes_of(self, name: str = "") -> int:
+        """Bytes on disc of an array, or of the whole store with all that describes it."""
         return sum(file.stat().st_size for file in (self.path / name).rglob("*") if file.is_file())
 
     def sizes(self) -> list[str]:
         """Lines on bytes on disc, bits per raw voxel and ratios."""
         about = self.about
-        size = sum(self.bytes_of(array.name) for array in self.path.iterdir() if array.is_dir())
+        size = self.bytes_of()
         voxels = math.prod(about["input"]["shape"])
         raw = voxels * np.dtype(about["input"]["dtype"]).itemsize
         isotropic = about["shape"][0] * about["factor"] * math.prod(about["inner"]) * np.dtype(about["output_dtype"]).itemsize
@@ -135,10 +139,24 @@ class CodeStore:
     def _array(self, name: str, part: tuple[slice, ...]) -> NDArray[Any]:
         import zarr
 
+        from volumes import context_codec  # noqa: F401  registers itself
+
         try:
-            return np.asarray(zarr.open_array(str(self.path / name), mode="r")[part])
+            array = zarr.open_array(str(self.path / name), mode="r")
+            if array.shards:
+                _require_shards(self.path / name, array.shards, part)
+            return np.asarray(array[part])
         except Exception as error:  # every codec fails in its own way
             raise UserError(f"{self.path / name} cannot be read ({error}); it is damaged, copy or encode it again") from error
+
+
+def _require_shards(folder: Path, sides: tuple[int, ...], part: tuple[slice, ...]) -> None:
+    """Zarr takes a missing file for zeros, which are codes."""
+    touched = (range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(part, sides, strict=True))
+    for place in product(*touched):
+        file = folder.joinpath("c", *map(str, place))
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing")
 
 
 def level_names(levels: int) -> list[str]:
@@ -152,7 +170,7 @@ class CodeTarget(Target):
     Args:
         output: the store, ``….zarr``.
         about: what decoding needs, plain JSON with ``shape``, ``kind``, ``levels``, ``dtype``, ``dimensions``.
-        codebook: (levels, codes, dimensions) or None.
+        codebook: (levels, codes, dimensions) or None; what its codes stand for helps to predict them.
         overwrite: replace an existing store, and an unfinished one of other settings.
 
     Attributes:
@@ -172,11 +190,8 @@ class CodeTarget(Target):
         def create(folder: Path) -> None:
             for array in self._arrays(folder).values():
                 array.create(plain_zstd(3), "zyx" if len(array.shape) == 3 else "czyx")
-            if codebook is not None:
-                book = BlockArray(folder / "codebook", codebook.shape, np.dtype(np.float32), codebook.shape)
-                book.create(plain_zstd(3), ("level", "code", "dimension"))
-                book.write(book.boxes[0], np.asarray(codebook, np.float32))
 
+        self._codebook = codebook if codebook is not None and codebook.shape[1] <= MOST_CODES else None
         super().__init__(output, self.about, create, overwrite=overwrite)
         n, h, w = self.about["shape"]
         self.units = boxes((n, h, w), UNIT)
@@ -189,7 +204,8 @@ class CodeTarget(Target):
         if self.about["kind"] == "gaussian":
             d = self.about["dimensions"]
             return {**arrays, "codes": BlockArray(folder / "codes", (d, *shape), dtype, (d, *CHUNK))}
-        return arrays | {name: BlockArray(folder / name, shape, dtype, CHUNK) for name in level_names(self.about["levels"])}
+        place = folder if self._codebook is None else folder / WORK
+        return arrays | {name: BlockArray(place / name, shape, dtype, CHUNK) for name in level_names(self.about["levels"])}
 
     def pending(self) -> list[Box]:
         """Units that no process has finished."""
@@ -211,6 +227,9 @@ class CodeTarget(Target):
     def finish(self) -> CodeStore:
         """Gives the store its metadata and name; called by one process when all are done."""
         self.require_whole(len(self.units))
+        if self._codebook is not None:
+            for name, vectors in zip(level_names(self.about["levels"]), self._codebook, strict=True):
+                _code(self._open[name], vectors, self.partial / name)
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
         # one voxel per slice and 8x8 pixels, centred on these
         voxel, first = self.about["slice_voxel_um"], self.about["slice_translation_um"]
@@ -225,6 +244,36 @@ class CodeTarget(Target):
         )
         self.put_in_place({"ome": ome, KEY: self.about})
         return CodeStore.open(self.output)
+
+
+def _code(codes: BlockArray, vectors: NDArray[np.float32], folder: Path) -> None:
+    """Writes a level of codes to an array of its own, by the model that fits them."""
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    from volumes.context_codec import ContextCodec
+
+    blocks = boxes(codes.shape, CHUNK)
+    some = [blocks[n] for n in np.unique(np.linspace(0, len(blocks) - 1, _SAMPLES).astype(int))]
+    model = ContextModel.fit([codes.read(box) for box in some], vectors, math.prod(codes.shape))
+    chunk = [math.ceil(size / math.ceil(size / most)) for size, most in zip(codes.shape, CODED, strict=True)]
+    shard = [side * min(math.ceil(size / side), most // side) for side, size, most in zip(chunk, codes.shape, UNIT, strict=True)]
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+    with writing(folder, CONTINUES):
+        coded = zarr.create_array(
+            str(folder),
+            shape=codes.shape,
+            dtype=codes.dtype,
+            chunks=tuple(chunk),
+            shards=tuple(shard),
+            serializer=ContextCodec(model) if model else "auto",
+            compressors=[Crc32cCodec()] if model else [ZstdCodec(level=3), Crc32cCodec()],
+            fill_value=0,
+            dimension_names=["z", "y", "x"],
+            config={"write_empty_chunks": True},
+        )
+        for box in tqdm(boxes(codes.shape, shard), desc=f"{folder.parent.name}: {folder.name}", unit="shard", leave=False):
+            coded[box] = codes.read(box)
 
 
 def stored_attributes(folder: Path) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from volumes.target_plan import TargetPlan, partial_path, refuse_existing
 from volumes.volume import Box, Volume, voxels_of
 from volumes.write import write_single_file
 
-_WORK = ".work"  # inside the partial folder: the plan and the journals
-_PLAN = Path(_WORK, "plan.json")
+WORK = ".work"  # inside the partial folder: the plan and the journals
+_PLAN = Path(WORK, "plan.json")
 _BUILDERS = 2  # shards of the pyramid that are made at once; each holds a row of chunks of the level before
 
 
@@ -66,7 +66,7 @@ class Target:
         if not self.partial.exists():
             try:
                 with new_folder(self.partial) as folder:
-                    (folder / _WORK).mkdir()
+                    (folder / WORK).mkdir()
                     write_json(folder / _PLAN, plan)
                     _write_group(folder, {UNFINISHED: True})
                     create(folder)
@@ -94,13 +94,13 @@ class Target:
     def note(self, numbers: Iterable[int], level: int = 0) -> None:
         """Note pieces of a level as written: one append of whole lines to a journal that is this process's alone."""
         self.require_there()
-        with writing(self.output, CONTINUES), (self.partial / _WORK / self._journal).open("ab", buffering=0) as journal:
+        with writing(self.output, CONTINUES), (self.partial / WORK / self._journal).open("ab", buffering=0) as journal:
             journal.write("".join(f"{level} {number}\n" for number in numbers).encode())
 
     def missing(self, count: int, level: int = 0) -> list[int]:
         """Which of so many pieces of a level no process has written, in order; reads the journals of all processes."""
         done: set[str] = set()
-        for journal in sorted((self.partial / _WORK).glob("*.done")):
+        for journal in sorted((self.partial / WORK).glob("*.done")):
             done.update(journal.read_text().split("\n")[:-1])  # what follows the last line end was cut off by a kill
         return [n for n in range(count) if f"{level} {n}" not in done]
 
@@ -118,7 +118,7 @@ class Target:
                 left_over.unlink()
             _write_group(self.partial, attributes)
             put_folder(self.partial, self.output)
-            shutil.rmtree(self.output / _WORK)
+            shutil.rmtree(self.output / WORK)
 
 
 def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:

@@ -51,8 +51,6 @@ def test_enhance_equals_encode_and_decode(run, opened, volume, tmp_path, caplog)
     np.testing.assert_array_equal(read(tmp_path / "out.ome.zarr"), enhance(opened, volume))
     codes = CodeStore.open(store)
     assert codes.shape == (3, 5, 6) and codes.about["weights"] == opened.weight_hash
-    quantizer = opened.model.G["quantize"]
-    np.testing.assert_array_equal(codes.codebook()[0], quantizer.embedding.weight.numpy())
     assert json.loads((store / "codes" / "zarr.json").read_text())["data_type"] == "uint8"
 
 
@@ -65,9 +63,7 @@ def test_residual_codes_are_one_array_per_level(tmp_path, volume, caplog):
     assert [json.loads((store / name / "zarr.json").read_text())["data_type"] for name in names] == 3 * ["uint8"]
     pytest.importorskip("yaozarrs").validate_zarr_store(str(store))
     codes = CodeStore.open(store)
-    books = run.model.G["quantize"].codebooks
-    np.testing.assert_array_equal(codes.codebook(), [book.weight.numpy() for book in books])
-    size = sum(codes.bytes_of(name) for name in (*names, "empty", "codebook"))
+    size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     assert f"{size} bytes on disc, {8 * size / (3 * 37 * 43):.4g} bits per raw voxel" in caplog.text
     np.testing.assert_array_equal(decode(store), enhance(run, volume))
     assert decode(store, grid="raw").shape == (3, 37, 43)
@@ -99,8 +95,9 @@ def test_gaussian_codes_give_the_same_volume(tmp_path):
 
 
 def test_a_region_is_the_crop_and_reads_only_its_codes(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.codes.CODED", (1, 4, 4))
+    monkeypatch.setattr("inference.codes.UNIT", (1, 4, 4))
     monkeypatch.setattr("inference.codes.CHUNK", (1, 4, 4))
-    monkeypatch.setattr("inference.codes.UNIT", (4, 8, 8))
     options = Options(tile=16)
     store = encode(opened, grey((10, 100, 40)), tmp_path / "x.codes.zarr", options)
     whole = decode(store, opened, options=options)

@@ -1,0 +1,156 @@
+"""Codes by a model of their neighbours: what is written is what is read, smaller, for ever, and damage is named."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from inference.codes import CodeStore, CodeTarget
+from inference.encoding import Packed
+from utils.errors import UserError
+from volumes.context_codec import decoded, encoded
+from volumes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
+
+GOLDEN = (
+    Path(__file__).parents[2] / "data" / "codes_version_2.codes.zarr"
+)  # of FIB-25 (CC BY): 8x8 blocks, 12 components, 256 means
+ALL = (slice(0, 20), slice(0, 31), slice(0, 31))
+
+
+def smooth(shape, vectors, seed=0):
+    """Codes of a random walk: neighbours are alike."""
+    rng = np.random.default_rng(seed)
+    field = rng.standard_normal((*shape, vectors.shape[1]))
+    for axis in range(3):
+        field = (field + np.roll(field, 1, axis) + np.roll(field, 2, axis)) / 2
+    return np.square(field[..., None, :] - vectors).sum(-1).argmin(-1)
+
+
+def about(codes, number, **changes):
+    place = {"slice_voxel_um": None, "slice_translation_um": None, "intensities": [], "output_dtype": "uint8", "factor": 8}
+    sides = {
+        "shape": list(codes.shape[:3]),
+        "inner": [8 * side for side in codes.shape[1:3]],
+        "input": {"shape": [1], "dtype": "uint8"},
+    }
+    kind = {"kind": "codebook", "levels": 1, "codes": number, "dimensions": 4, "dtype": "uint8" if number <= 256 else "uint16"}
+    return {**place, **sides, **kind, **changes}
+
+
+def stored(path, codes, vectors, **changes):
+    target = CodeTarget(path, about(codes, vectors.shape[1], **changes), vectors)
+    for box in target.units:
+        target.write(box, Packed(codes[box].astype(target.about["dtype"]), np.zeros([s.stop - s.start for s in box], bool)))
+    return target.finish()
+
+
+@pytest.mark.parametrize(
+    ("number", "shape"), [(256, (5, 33, 40)), (2, (3, 9, 9)), (40, (1, 1, 1)), (1000, (2, 40, 31)), (16, (7, 3, 64))]
+)
+def test_a_block_comes_back(number, shape):
+    vectors = np.random.default_rng(1).standard_normal((number, 4))
+    codes = smooth(shape, vectors)
+    model = ContextModel.fit([codes], vectors, 10**7)
+    model = ContextModel.from_json(model.as_json())
+    data = encoded(codes, model)
+    np.testing.assert_array_equal(decoded(data, shape, model), codes)
+    larger = tuple(side + 3 for side in shape)
+    np.testing.assert_array_equal(decoded(data, larger, model), np.pad(codes, [(0, 3)] * 3))
+    noise = np.random.default_rng(2).integers(0, number, shape)  # the opposite of what the model expects
+    np.testing.assert_array_equal(decoded(encoded(noise, model), shape, model), noise)
+    nothing = np.zeros(shape, int)
+    np.testing.assert_array_equal(decoded(encoded(nothing, model), shape, model), nothing)
+
+
+def test_frequencies_are_those_of_integer_arithmetic():
+    """No processor's rounding has a say: Python's integers give the same."""
+    vectors = np.random.default_rng(3).standard_normal((30, 4))
+    codes = smooth((4, 20, 20), vectors)
+    model = ContextModel.fit([codes], vectors, 10**6)
+    context = contexts(codes, 30)[::37]
+    frequency = model.frequencies(context)
+    assert (frequency.sum(1) == TOTAL).all() and frequency.min() >= 1
+    whole = [[int(v) for v in row] for row in model.vectors] + [[0] * model.vectors.shape[1]]
+    for row, places in zip(frequency, context, strict=True):
+        predicted = [0] * model.vectors.shape[1]
+        for matrix, place in zip(model.matrices.tolist(), places, strict=True):
+            predicted = [p + sum(v * m[j] for v, m in zip(whole[place], matrix, strict=True)) for j, p in enumerate(predicted)]
+        products = [sum(p * v for p, v in zip(predicted, code, strict=True)) for code in whole[:-1]]
+        scores = [(product >> 12) - 8 * int(rarity) for product, rarity in zip(products, model.rarity, strict=True)]
+        assert scores[row.argmax()] == max(scores)
+        ratio = 2.0 ** ((np.array(scores) - max(scores)) / 32)
+        np.testing.assert_allclose(row, ratio / ratio.sum() * (TOTAL - 30) + 1, rtol=1e-6, atol=31)
+
+
+def test_neighbours_come_before():
+    assert all((z, y, x) < (0, 0, 0) and z + 2 * y + x <= -1 for z, y, x in NEIGHBOURS)
+
+
+def test_real_codes_are_a_fifth_smaller_than_without_context_and_the_same_for_ever():
+    codes = CodeStore.open(GOLDEN).read(ALL).codes
+    assert hashlib.sha256(codes.tobytes()).hexdigest() == "199568a5874325bbf29f576d491ba00ba7602d107648db0ce3c9ad7235814ef5"
+    counts = np.bincount(codes.ravel())
+    entropy = -(counts * np.log2(np.maximum(counts, 1) / codes.size)).sum() / 8
+    assert sum(file.stat().st_size for file in GOLDEN.joinpath("codes", "c").rglob("*") if file.is_file()) < 0.8 * entropy
+
+
+def test_levels_regions_and_wide_codebooks(tmp_path):
+    vectors = np.random.default_rng(4).standard_normal((2, 300, 4)).astype(np.float32)
+    levels = np.stack([smooth((20, 70, 50), book, n) for n, book in enumerate(vectors)], axis=-1)
+    store = stored(tmp_path / "a.codes.zarr", levels, vectors, levels=2)
+    box = (slice(3, 18), slice(30, 69), slice(11, 50))
+    np.testing.assert_array_equal(store.read(box).codes, levels[box])
+    assert zarr.open_array(store.path / "codes_1").metadata.codecs[0].codecs[0].model.codes == 300
+    assert store.bytes_of("codes") < 0.8 * levels[..., 0].size * np.log2(300) / 8
+    many = np.random.default_rng(5).standard_normal((1, 2000, 4)).astype(np.float32)
+    codes = np.random.default_rng(6).integers(0, 2000, (2, 40, 40))
+    np.testing.assert_array_equal(
+        stored(tmp_path / "b.codes.zarr", codes, many).read((slice(0, 2), slice(0, 40), slice(0, 40))).codes, codes
+    )
+
+
+def test_a_store_that_was_killed_while_it_was_finished_is_finished_again(tmp_path, monkeypatch):
+    vectors = np.random.default_rng(7).standard_normal((1, 64, 4)).astype(np.float32)
+    codes = smooth((4, 40, 40), vectors[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CodeTarget, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stored(tmp_path / "a.codes.zarr", codes, vectors)
+    target = CodeTarget(tmp_path / "a.codes.zarr", about(codes, 64), vectors)
+    assert target.pending() == []
+    np.testing.assert_array_equal(target.finish().read((slice(0, 4), slice(0, 40), slice(0, 40))).codes, codes)
+    assert not (tmp_path / "a.codes.zarr" / ".work").exists()
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_damage_is_named_and_the_rest_is_read(tmp_path, harm):
+    store = shutil.copytree(GOLDEN, tmp_path / "x.codes.zarr")
+    shard = store / "codes" / "c" / "1" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    if harm == "gone":
+        shard.unlink()
+    else:
+        data[500] ^= 4
+        shard.write_bytes(data if harm == "flip" else data[:3000])
+    opened = CodeStore.open(store)
+    with pytest.raises(UserError, match=r"codes cannot be read .*damaged"):
+        opened.read(ALL)
+    first = (slice(0, 10), *ALL[1:])
+    np.testing.assert_array_equal(opened.read(first).codes, CodeStore.open(GOLDEN).read(first).codes)
+
+
+def test_a_changed_stream_is_never_read_as_other_codes():
+    """Even without the checksum around it: the states end where the encoder began."""
+    vectors = np.random.default_rng(8).standard_normal((64, 4))
+    codes = smooth((4, 16, 16), vectors)
+    model = ContextModel.fit([codes], vectors, 10**6)
+    data = encoded(codes, model)
+    for place in range(6, len(data), 17):
+        harmed = bytearray(data)
+        harmed[place] ^= 1 << place % 8
+        with pytest.raises(ValueError, match=r"damaged|cut short"):
+            decoded(bytes(harmed), codes.shape, model)
+    with pytest.raises(ValueError, match="codes from 0 to 64"):
+        encoded(np.arange(65).reshape(1, 1, 65), model)

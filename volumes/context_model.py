@@ -1,0 +1,176 @@
+"""How likely each code is, given those beside it: a log-bilinear model (Mnih & Hinton 2007) in integers alone.
+
+A code stands for a vector; what its left, upper and previous neighbours stand for predicts it linearly, and a code is the more
+likely the nearer its vector lies to that. Everything that decides a bit of a stream is integer arithmetic (products of small
+integers are exact in float64), so that a store is decoded alike on every machine; only fitting is not, and its result is kept
+with the codes.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (-1, 0, 0))  # slice, row, column
+MOST_CODES = 1024  # beyond, tables of frequencies cost more than they save
+TOTAL = 1 << 16  # of the frequencies of all codes
+_STEPS = 32  # scores are in 32nds of a bit
+_LEAST = 24 * _STEPS  # a code this much less likely than the likeliest weighs nothing but its frequency of 1
+_SHIFT = 12  # of products of vectors and matrices: bits below a 32nd
+_QUARTER = _STEPS // 4  # the bias is in quarters of a bit
+_RANKS = (1, 2, 3, 4, 5, 6, 8)  # numbers of a vector that are tried
+_SAMPLE = 20_000  # codes that the fit looks at
+_FEWER = 4_000  # of them, where all codes are weighed against each other
+_ITERATIONS = 3  # of the scaling that makes the codes as frequent as they are
+
+
+@dataclass(frozen=True)
+class ContextModel:
+    """Scores of all codes for the codes beside them.
+
+    Attributes:
+        vectors: (codes, rank) int8, what a code stands for.
+        matrices: (neighbours, rank, rank) int16, how each neighbour's vector predicts.
+        rarity: (codes,) uint8, quarters of a bit that a code is less likely beside nothing.
+    """
+
+    vectors: NDArray[np.int8]
+    matrices: NDArray[np.int16]
+    rarity: NDArray[np.uint8]
+
+    @property
+    def codes(self) -> int:
+        """How many there are."""
+        return len(self.vectors)
+
+    def frequencies(self, context: NDArray[np.integer]) -> NDArray[np.int64]:
+        """How often each code is to be expected of ``TOTAL``, (n, codes), at least once each.
+
+        Args:
+            context: (n, neighbours), the codes beside each; :attr:`codes` where there is none.
+        """
+        vectors, matrices = self._exact
+        predicted = vectors[context].reshape(len(context), -1) @ matrices
+        score = (predicted @ vectors[:-1].T).astype(np.int64) >> _SHIFT
+        score -= _QUARTER * self.rarity.astype(np.int64)
+        score -= score.max(1, keepdims=True)
+        weight = _powers()[np.minimum(-score, _LEAST)]
+        rest = TOTAL - self.codes
+        frequency = weight * rest // weight.sum(1, keepdims=True) + 1
+        frequency[np.arange(len(context)), frequency.argmax(1)] += TOTAL - frequency.sum(1)
+        return frequency
+
+    @cached_property
+    def _exact(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Vectors, zero for no neighbour, and stacked matrices; their products stay far below 2^53, so float64 is exact."""
+        nothing = np.zeros((1, self.vectors.shape[1]))
+        return np.vstack([self.vectors, nothing]), self.matrices.reshape(-1, self.matrices.shape[2]).astype(np.float64)
+
+    def as_json(self) -> dict[str, Any]:
+        """Shapes, and the numbers in base64 of zlib of little-endian bytes."""
+        parts = {"vectors": self.vectors, "matrices": self.matrices.astype("<i2"), "rarity": self.rarity}
+        packed = base64.b64encode(zlib.compress(b"".join(part.tobytes() for part in parts.values()), 9)).decode()
+        return {"codes": self.codes, "rank": self.vectors.shape[1], "numbers": packed}
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> ContextModel:
+        """What :meth:`as_json` made.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        codes, rank = int(given["codes"]), int(given["rank"])
+        sizes = (codes * rank, 2 * len(NEIGHBOURS) * rank**2, codes)
+        if not (0 < codes <= MOST_CODES and 0 < rank <= 64):
+            raise ValueError(f"a context model of {codes} codes and vectors of {rank} numbers")
+        numbers = zlib.decompressobj().decompress(base64.b64decode(given["numbers"]), sum(sizes) + 1)
+        if len(numbers) != sum(sizes):
+            raise ValueError(f"a context model of {codes} codes has {sum(sizes)} bytes, not {len(numbers)}")
+        vectors, matrices, rarity = (numbers[sum(sizes[:n]) : sum(sizes[: n + 1])] for n in range(3))
+        return cls(
+            np.frombuffer(vectors, np.int8).reshape(codes, rank),
+            np.frombuffer(matrices, "<i2").reshape(len(NEIGHBOURS), rank, rank),
+            np.frombuffer(rarity, np.uint8),
+        )
+
+    @classmethod
+    def fit(cls, samples: list[NDArray[np.integer]], vectors: NDArray[np.floating], total: int) -> ContextModel | None:
+        """The model with which so many codes take the fewest bytes, its own numbers included; None where none saves any.
+
+        Args:
+            samples: blocks of the codes, each (slices, rows, columns).
+            vectors: (codes, dimensions), what the codes stand for.
+            total: how many codes there are in all.
+        """
+        each = [(contexts(codes, len(vectors)), codes.ravel()) for codes in samples]
+        context, code = np.concatenate([c for c, _ in each]), np.concatenate([s for _, s in each])
+        chosen = np.random.default_rng(0).permutation(len(code))[:_SAMPLE]
+        context, code = context[chosen], code[chosen]
+        ranks = [rank for rank in _RANKS if rank <= min(vectors.shape[1], len(vectors) - 1)]
+        models = [_fitted(context, code, vectors, rank) for rank in ranks]
+        costs = [model._cost(context, code, total) for model in models]
+        least = int(np.argmin(costs))
+        return models[least] if costs[least] < total * math.log2(len(vectors)) / 8 else None
+
+    def _cost(self, context: NDArray[np.integer], code: NDArray[np.integer], total: int) -> float:
+        """Bytes of so many codes like these, and of the model."""
+        code = code[:_FEWER]
+        bits = -np.log2(self.frequencies(context[:_FEWER])[np.arange(len(code)), code] / TOTAL).mean()
+        return bits / 8 * total + len(self.as_json()["numbers"])
+
+
+def contexts(codes: NDArray[np.integer], none: int) -> NDArray[np.int64]:
+    """The neighbours of every code of a block (slices, rows, columns), (n, neighbours); `none` outside of it."""
+    d, h, w = codes.shape
+    padded = np.full((d + 1, h + 1, w + 2), none, np.int64)
+    padded[1:, 1:, 1:-1] = codes
+    moved = [padded[1 + z : 1 + z + d, 1 + y : 1 + y + h, 1 + x : 1 + x + w].ravel() for z, y, x in NEIGHBOURS]
+    return np.stack(moved, axis=1)
+
+
+def _fitted(context: NDArray[np.integer], code: NDArray[np.integer], vectors: NDArray[np.floating], rank: int) -> ContextModel:
+    """A Gaussian prediction by least squares, its quadratic terms in the bias; then codes are made as frequent as seen."""
+    share = np.bincount(code, minlength=len(vectors)) + 0.5
+    share /= share.sum()
+    centred = vectors.astype(np.float64) - share @ vectors
+    axes = np.linalg.svd(centred * np.sqrt(share)[:, None], full_matrices=False)[2]
+    e = centred @ axes[:rank].T
+    e /= np.sqrt(share @ e**2) + 1e-9
+    scale = np.abs(e).max() / 127  # from here on what the integers will say
+    e = np.rint(e / scale) * scale
+    x = np.vstack([e, np.zeros(rank)])[context].reshape(len(context), -1)
+    y, n = e[code], len(code)
+    prediction = np.linalg.solve(x.T @ x + 1e-3 * n * np.eye(x.shape[1]), x.T @ y)
+    precision = np.linalg.inv((y - x @ prediction).T @ (y - x @ prediction) / n + 1e-2 * np.eye(rank))
+    matrices = prediction @ precision
+    bias = np.log(share) - 0.5 * np.einsum("kd,de,ke->k", e, precision, e) + 0.5 * (e**2).sum(1)
+    linear = x[:_FEWER] @ matrices @ e.T
+    for _ in range(_ITERATIONS):
+        score = bias + linear
+        score = np.exp(score - score.max(1, keepdims=True))
+        bias += 0.7 * np.log(share / ((score / score.sum(1, keepdims=True)).mean(0) + 1e-9))
+    unit = _STEPS / math.log(2)
+    return ContextModel(
+        np.rint(e / scale).astype(np.int8),
+        np.clip(np.rint(matrices * scale**2 * unit * 2**_SHIFT), -32768, 32767).astype("<i2").reshape(-1, rank, rank),
+        np.clip(np.rint((bias.max() - bias) * unit / _QUARTER), 0, 255).astype(np.uint8),
+    )
+
+
+@cache
+def _powers() -> NDArray[np.int64]:
+    """2^24 times 2^(-t/32) for t from 0 on, rounded down: 32nd roots as five exact integer square roots; the last one is 0."""
+
+    def root(number: int) -> int:
+        for _ in range(5):
+            number = math.isqrt(number)
+        return number
+
+    return np.array([root(1 << 24 * _STEPS - t) for t in range(_LEAST)] + [0], np.int64)

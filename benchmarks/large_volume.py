@@ -24,8 +24,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import ROOT, command_line, write_result
+from utils.boxes import reflected
 from volumes.open import open_volume
-from volumes.volume import reflected
 from volumes.write import write_tiff
 
 GIB = 2**30

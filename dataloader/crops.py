@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from utils.axes import to_memory
+from utils.boxes import reflected, sample
 from utils.errors import UserError
-from volumes.volume import Volume, reflected, sample
+from volumes.volume import Volume
 
 MAX_ANGLE = 45  # degrees; every square orientation up to the symmetries of the grid
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a worker process

@@ -9,8 +9,9 @@ from itertools import product
 
 import numpy as np
 
+from utils.boxes import Box, overlap, relative, split, voxels_of, whole_box
 from utils.errors import UserError
-from volumes.volume import Box, Volume, overlap, relative, split, voxels_of, whole_box
+from volumes.volume import Volume
 
 Triple = tuple[int, int, int]
 

@@ -20,7 +20,7 @@ from dataloader.dataset_folders import paired_names
 from dataloader.sampler import CropSampler, done_so_far
 from utils.errors import UserError
 from utils.files import read_mapping
-from volumes.intensity import IntensityTransform, check_finite, share_outside
+from utils.intensity import IntensityTransform, check_finite, share_outside
 from volumes.open import open_volume
 from volumes.statistics import Normalisation, pooled, scan, transform_of
 from volumes.volume import ArrayVolume, Volume

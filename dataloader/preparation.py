@@ -26,12 +26,13 @@ from tqdm import tqdm
 from dataloader.cutting import Lattice, Window, split_box
 from dataloader.dataset_folders import SUFFIXES, TRAIN, VAL, claim_directions, merge_record
 from dataloader.sources import Source
+from utils.boxes import Box, extent, voxels_of
 from utils.errors import UserError
 from utils.files import writing
-from volumes.intensity import IntensityTransform, check_finite
+from utils.intensity import IntensityTransform, check_finite
 from volumes.statistics import Normalisation, pooled, transform_of
 from volumes.target_plan import free_space
-from volumes.volume import Box, Triple, extent, voxels_of
+from volumes.volume import Triple
 from volumes.write import write_tiff
 
 _DEFAULT_FRACTION = 0.1

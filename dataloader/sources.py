@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from dataloader.dataset_folders import TRAIN
+from utils.boxes import Box, whole_box
 from utils.errors import UserError
-from volumes.intensity import IntensityTransform
+from utils.intensity import IntensityTransform
 from volumes.open import expand_inputs, open_volume, stem_of
-from volumes.volume import Box, Triple, Volume, whole_box
+from volumes.volume import Triple, Volume
 
 
 @dataclass

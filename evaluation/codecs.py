@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.sections import HALO, Sections
+from utils.boxes import Box, boxes, extent
 from utils.errors import UserError
-from volumes.volume import ArrayVolume, Box, Volume, boxes, extent
+from volumes.volume import ArrayVolume, Volume
 
 Pixels = NDArray[Any]  # uint8 or uint16
 LARGEST = 2**24  # pixels of one image; JPEG-XL was seen to need 40 bytes for each, 0.7 GB

@@ -22,11 +22,12 @@ from evaluation.metrics import choose_range, psnr, ssim
 from evaluation.report import plain, slice_text
 from evaluation.sections import METHODS, Candidate, Sections
 from evaluation.sweep import blocks, central_box
+from utils.boxes import Box, voxels_of
 from utils.errors import UserError
 from utils.files import put_files, write_json
 from utils.runs import program_version
 from volumes.open import open_volume
-from volumes.volume import ArrayVolume, Box, Volume, voxels_of
+from volumes.volume import ArrayVolume, Volume
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)  # rates of a codec's curve, of the rate of the codes
 CODINGS = (("jpeg2000", "all"), ("jpeg2000", "slice"), ("jpegxl", "all"), ("jpegxl", "slice"), ("zstd", "all"))

@@ -16,9 +16,10 @@ import numpy as np
 
 from evaluation.codecs import coded_sections
 from evaluation.sections import METHODS, Candidate, Degraded, Sections
+from utils.boxes import Box, region_within
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import Box, Triple, Volume, region_within
+from volumes.volume import Triple, Volume
 
 SIZE_TOLERANCE = 1e-3  # relative, of two voxel sizes that are taken to be equal
 PLACE_TOLERANCE = 0.05  # voxels, of an in-plane offset that is taken to be whole

@@ -18,10 +18,10 @@ from evaluation.metrics import choose_range
 from evaluation.report import plain, render, slice_text, verdict
 from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra
 from evaluation.sweep import REFERENCE, sweep
+from utils.boxes import Box, extent
 from utils.errors import UserError
 from utils.files import put_files, refuse_overlap, write_json
 from utils.runs import program_version
-from volumes.volume import Box, extent
 
 SCHEMA = "isoscopexx.evaluation/1"
 OUTPUTS = ("metrics.json", "report.html", "planes.png", "fsc.png", "spectra.png")

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
+from utils.boxes import Box, extent, moved, split
 from utils.errors import UserError
-from volumes.volume import ArrayVolume, Box, Volume, extent, moved, split
+from volumes.volume import ArrayVolume, Volume
 
 METHODS = ("nearest", "linear", "cubic")
 HALO = 14  # sections on either side of a block; the influence of a section on a cubic spline falls by 0.27 per section: 1e-8

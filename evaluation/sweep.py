@@ -14,8 +14,8 @@ from tqdm import tqdm
 from evaluation.grid import Comparison
 from evaluation.metrics import Moments, psnr
 from evaluation.sections import Candidate, Sections
+from utils.boxes import Box, extent, overlap, parts, relative
 from utils.errors import UserError
-from volumes.volume import Box, extent, overlap, parts, relative
 
 DEEPEST = 64  # planes of a block, where it cannot be as wide as the volume
 REFERENCE = "truth"  # name under which the truth's own numbers stand beside the candidates'

@@ -22,10 +22,11 @@ from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
+from utils.boxes import corner, region_within
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.target_plan import refuse_existing
-from volumes.volume import Triple, corner, region_within, triple
+from volumes.volume import Triple, triple
 
 log = logging.getLogger("isoscope")
 

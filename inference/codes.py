@@ -31,16 +31,16 @@ from tqdm import tqdm
 from inference.encoding import Packed
 from inference.passes import Recent
 from utils.axes import levels_first, levels_last
+from utils.boxes import Box, boxes
 from utils.errors import UserError
 from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
+from utils.intensity import Intensity
 from volumes.block_array import BlockArray, plain_zstd
 from volumes.context_model import MOST_CODES, ContextModel
-from volumes.intensity import Intensity
 from volumes.ome_zarr import image_metadata
 from volumes.target import WORK, Target
 from volumes.target_plan import PARTIAL
-from volumes.volume import Box, boxes
 
 KEY = "isoscope_codes"
 VERSION = 2

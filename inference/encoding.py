@@ -15,8 +15,8 @@ from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
+from utils.boxes import Box, extent, overlap, relative
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import Box, extent, overlap, relative
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once

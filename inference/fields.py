@@ -17,8 +17,8 @@ from inference.passes import Arriving, Tiled
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Tile3, core_box, meet, window_box
-from volumes.intensity import Intensity
-from volumes.volume import Box, extent, overlap, relative
+from utils.boxes import Box, extent, overlap, relative
+from utils.intensity import Intensity
 
 Array = NDArray[Any]
 Codes = SliceEncoder | CodeStore

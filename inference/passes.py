@@ -18,8 +18,8 @@ from torch import Tensor
 from inference.run import Run
 from inference.tiling import Axis, Tile3
 from training.machine import lacks_memory
+from utils.boxes import Box
 from utils.errors import UserError
-from volumes.volume import Box
 
 log = logging.getLogger("isoscope")
 

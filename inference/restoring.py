@@ -15,8 +15,8 @@ from inference.run import Run
 from inference.source import Options, Source, interpolated
 from inference.tiling import Axis, Tile3, training_axis, window_box
 from utils.axes import to_file
+from utils.boxes import reflected
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import reflected
 
 _LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
 

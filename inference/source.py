@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from inference.passes import Recent
 from inference.run import Run
+from utils.boxes import Box, reflected, sample
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from volumes.intensity import Intensity, IntensityTransform
+from utils.intensity import Intensity, IntensityTransform
 from volumes.open import open_volume
 from volumes.statistics import Normalisation, transform_of
-from volumes.volume import READABLE, ArrayVolume, Box, Triple, Volume, reflected, sample
+from volumes.volume import READABLE, ArrayVolume, Triple, Volume
 
 log = logging.getLogger("isoscope")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from volumes.volume import Box, Span
+from utils.boxes import Box, Span
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from inference.restoring import isotropic_field
 from inference.run import Run
 from inference.source import Options, Source
 from utils.axes import transposed
+from utils.boxes import Box, extent
 from utils.errors import UserError
-from volumes.volume import Box, extent
 
 Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
 

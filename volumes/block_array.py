@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from utils.boxes import extent, parts
 from utils.errors import UserError
 from utils.files import CONTINUES, writing
-from volumes.volume import extent, parts
 
 Codec = dict[str, Any]
 LEFT_OVER = "*.__lock"  # files that tensorstore had not finished when it was killed

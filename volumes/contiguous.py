@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from utils.boxes import extent
 from utils.errors import UserError
-from volumes.volume import Volume, check_dtype, extent
+from volumes.volume import Volume, check_dtype
 
 _GAP = 2**14  # bytes between two rows that are read with them: half of what costs as much as another call
 _BAND = 2**20  # bytes of rows that are read at once

@@ -9,8 +9,8 @@ from itertools import product
 
 import numpy as np
 
+from utils.boxes import extent, relative, split
 from volumes.block_array import BlockArray
-from volumes.volume import extent, relative, split
 
 _SMALLEST = 256  # voxels along the longest axis of the last level
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import UserError
-from volumes.intensity import NORMALISATIONS, IntensityTransform, check_finite
+from utils.intensity import NORMALISATIONS, IntensityTransform, check_finite
 from volumes.volume import Volume
 
 Advance = Callable[[int], object]

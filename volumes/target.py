@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from utils.boxes import Box, voxels_of
 from utils.errors import UserError
 from utils.files import CONTINUES, beside, new_folder, put_folder, write_json, writing
 from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
 from volumes.pyramid import reduced
 from volumes.target_plan import TargetPlan, partial_path, refuse_existing
-from volumes.volume import Box, Volume, voxels_of
+from volumes.volume import Volume
 from volumes.write import write_single_file
 
 WORK = ".work"  # inside the partial folder: the plan and the journals

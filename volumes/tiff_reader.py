@@ -18,10 +18,11 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from utils.boxes import extent, overlap, relative
 from utils.errors import UserError
 from volumes.contiguous import ContiguousVolume, OpenFile, each_plane, refuse_truncated
 from volumes.stated import Choice, Layout, choose, length_um, micrometres
-from volumes.volume import Triple, Volume, all_three, check_dtype, extent, in_order, overlap, relative
+from volumes.volume import Triple, Volume, all_three, check_dtype, in_order
 
 log = logging.getLogger("isoscope")
 

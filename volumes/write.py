@@ -16,11 +16,12 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
+from utils.boxes import boxes
 from utils.files import replaced
 from volumes.nifti_mrc import write_nifti
 from volumes.target_plan import TargetPlan
 from volumes.tiff_reader import NAMESPACE
-from volumes.volume import Volume, boxes
+from volumes.volume import Volume
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets

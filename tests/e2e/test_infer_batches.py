@@ -13,8 +13,8 @@ from inference.decoding import IsotropicField, SliceField
 from inference.encoding import SliceEncoder
 from inference.restoring import RestoredField
 from inference.source import Source
+from utils.boxes import whole_box
 from utils.errors import UserError
-from volumes.volume import whole_box
 
 FLOAT = np.dtype(np.float32)
 CORE = (2, 2, 1)  # of 15 tiles along x, numbers 4 to 10 see their whole halo and are alike

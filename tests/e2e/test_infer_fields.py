@@ -11,7 +11,8 @@ from inference.passes import to_tensor
 from inference.restoring import RestoredField
 from inference.run import Run
 from inference.source import Options, Source
-from volumes.volume import ArrayVolume, whole_box
+from utils.boxes import whole_box
+from volumes.volume import ArrayVolume
 
 FLOAT = np.dtype(np.float32)
 

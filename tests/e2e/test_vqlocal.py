@@ -17,7 +17,7 @@ from inference.passes import to_tensor
 from inference.run import Run
 from inference.source import Options, Source
 from taming.quantize import to_vectors
-from volumes.volume import whole_box
+from utils.boxes import whole_box
 
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 FLOAT = np.dtype(np.float32)

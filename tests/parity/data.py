@@ -13,9 +13,10 @@ from dataloader.cutting import Lattice
 from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
 from utils.axes import to_memory
-from volumes.intensity import IntensityTransform
+from utils.boxes import whole_box
+from utils.intensity import IntensityTransform
 from volumes.statistics import Normalisation, transform_of
-from volumes.volume import ArrayVolume, Volume, whole_box
+from volumes.volume import ArrayVolume, Volume
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32
 TILE = (4, 8, 8)

@@ -7,9 +7,10 @@ from torch.nn import functional
 
 from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop, rotation_margin
 from utils.axes import to_memory
+from utils.boxes import sample
 from utils.errors import UserError
 from utils.geometry import Geometry
-from volumes.volume import ArrayVolume, sample
+from volumes.volume import ArrayVolume
 
 
 class Recording(ArrayVolume):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dataloader.cutting import Lattice, Window, split_box
+from utils.boxes import whole_box
 from utils.errors import UserError
-from volumes.volume import ArrayVolume, whole_box
+from volumes.volume import ArrayVolume
 
 
 def volume(*shape):

@@ -16,9 +16,10 @@ from dataloader.data_multi import PairedImageDataset
 from dataloader.survey import Surveyed, contact_sheet, survey
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
+from utils.boxes import boxes
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from utils.settings.reading import default_settings
-from volumes.volume import ArrayVolume, boxes
+from volumes.volume import ArrayVolume
 from volumes.write import write_tiff
 
 SMALL = {

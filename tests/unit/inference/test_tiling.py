@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inference.tiling import Axis, Tile, round_up, training_axis
-from volumes.volume import reflected
+from utils.boxes import reflected
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 9, 16, 17, 31, 100])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.work import work_through
-from volumes.volume import boxes, parts
+from utils.boxes import boxes, parts
 
 
 def test_every_part_is_written_once_from_what_was_begun():

@@ -13,7 +13,7 @@ import infer
 import prepare
 from inference import inputs_and_outputs
 from utils.errors import UserError
-from volumes.intensity import IntensityTransform
+from utils.intensity import IntensityTransform
 from volumes.open import expand_inputs, open_volume
 
 WRITERS = {".czi": write_czi, ".lif": write_lif, ".nd2": write_nd2}

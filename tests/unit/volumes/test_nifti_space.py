@@ -1,4 +1,4 @@
-"""What turns a NIfTI file's axes to those of the scanner survives: codes, directions, origin; the planes of an output lie in their place."""
+"""What turns a NIfTI file's axes to those of the scanner survives: codes, directions, origin; outputs lie in their place."""
 
 from itertools import permutations, product
 

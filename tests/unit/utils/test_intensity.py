@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.errors import UserError
-from volumes.intensity import IntensityTransform
+from utils.intensity import IntensityTransform
 
 TRANSFORMS = {
     "01": IntensityTransform("01", 100, 500),

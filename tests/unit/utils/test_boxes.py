@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from volumes.volume import boxes, corner, extent, moved, overlap, parts, relative, split, voxels_of, whole_box
+from utils.boxes import boxes, corner, extent, moved, overlap, parts, relative, split, voxels_of, whole_box
 
 
 def test_boxes_are_ordered_with_x_fastest():

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from utils.ranks import first, gathered, of_first, summed
 
 if TYPE_CHECKING:
     from taming.quantize import ResidualVectorQuantizer, VectorQuantizer
@@ -137,7 +138,7 @@ class CodebookLife(nn.Module):
         Raises:
             ValueError: fewer than 10 vectors per code, all ranks together.
         """
-        vectors = _gather(vectors.detach().float())
+        vectors = gathered(vectors.detach().float())
         if len(vectors) < self.vectors_needed:
             raise ValueError(
                 f"{len(vectors)} encoder vectors are too few to initialise {self.unused_steps.shape[1]} codes; "
@@ -145,7 +146,7 @@ class CodebookLife(nn.Module):
             )
         for codebook, inputs in quantizer.stages(vectors):
             centres = torch.empty_like(codebook.weight)
-            if not _distributed() or dist.get_rank() == 0:
+            if first():
                 centres = kmeans(inputs, codebook.num_embeddings, generator)
             _assign(codebook.weight, slice(None), centres)
         self.unused_steps.zero_()
@@ -161,8 +162,7 @@ class CodebookLife(nn.Module):
         levels, n_embed = self.unused_steps.shape
         per_level = indices.reshape(-1, levels).T
         counts = torch.stack([torch.bincount(level, minlength=n_embed) for level in per_level])
-        if _distributed():
-            dist.all_reduce(counts)
+        summed(counts)
         self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))
         return counts
 
@@ -198,7 +198,7 @@ class CodebookLife(nn.Module):
         dead = self.unused_steps >= self.revive_after
         if self.revive_after <= 0 or not bool(dead.any()):
             return 0
-        vectors, replaced = _gather(vectors.detach().float()), 0
+        vectors, replaced = gathered(vectors.detach().float()), 0
         averages = list(averaged.parameters()) if averaged is not None else []  # one codebook per level, as in the quantiser
         for level, (codebook, inputs) in enumerate(quantizer.stages(vectors)):
             drawn = torch.randperm(len(inputs), generator=generator)[: int(dead[level].sum())].to(inputs.device)
@@ -213,23 +213,4 @@ class CodebookLife(nn.Module):
 
 def _assign(codebook: Tensor, rows: slice | Tensor, values: Tensor) -> None:
     """codebook[rows] = values of rank 0, on all ranks."""
-    values = values.to(codebook).contiguous()
-    if _distributed():
-        dist.broadcast(values, src=0)
-    codebook[rows] = values
-
-
-def _gather(vectors: Tensor) -> Tensor:
-    """Rows of all ranks in the order of ranks; every rank gives as many as the one that has fewest."""
-    if not _distributed():
-        return vectors
-    rows = torch.tensor(len(vectors), device=vectors.device)
-    dist.all_reduce(rows, op=dist.ReduceOp.MIN)
-    vectors = vectors[: int(rows)].contiguous()
-    parts = [torch.empty_like(vectors) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, vectors)
-    return torch.cat(parts)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    codebook[rows] = of_first(values.to(codebook))

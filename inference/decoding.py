@@ -226,8 +226,9 @@ def decoded_field(run: Run, codes: Codes, dtype: np.dtype, options: Options, see
     """The volume decoder's field, with tiles and passes as options and memory have them.
 
     Raises:
-        UserError: the generator's norm sees the whole volume, which does not fit into one tile.
+        UserError: there is no volume decoder; or its norm sees the whole volume, which does not fit into one tile.
     """
+    run.require_volume_decoder()
     core, batch = tiles_and_batch(run, options, codes.shape)
     field = IsotropicField(
         run,

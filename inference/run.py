@@ -119,12 +119,12 @@ class Run:
         epoch = load_components(model, folder, epoch, ema=True)
         digest = weight_hash(model)
         make_fast(model).to(engine.device)
-        if engine.compile:
+        if engine.compile and "net_g" in model.G:
             model.G["net_g"].compile()
         record = read_mapping(folder.dataset_record, "record of the training data") if folder.dataset_record.is_file() else None
         if record is not None and not {"nm", "directions"} <= record.keys():
             raise UserError(f"{folder.dataset_record} does not say how the training normalised; copy the run again")
-        ema = folder.component("net_g", epoch, ema=True).is_file()
+        ema = any(folder.component(name, epoch, ema=True).is_file() for name in model.G)
         return cls(folder.path, epoch, ema, settings, record, model, engine, digest)
 
     @property
@@ -141,6 +141,14 @@ class Run:
     def restores(self) -> bool:
         """IsoREF and lateral: volume to volume, no codes."""
         return "encoder" not in self.model.G
+
+    def require_volume_decoder(self) -> None:
+        """Refuses, as a UserError, what needs an isotropic volume of a run that has been trained without one."""
+        if "net_g" not in self.model.G:
+            raise UserError(
+                f"{self.name} is an autoencoder of slices, trained without a volume decoder (adv 0, lamb 0): decode --grid raw "
+                f"gives its slices; for an isotropic volume train one from it with --init {self.path} and a --lamb"
+            )
 
     @property
     def channels(self) -> int:

@@ -15,6 +15,14 @@ def vq_reconstruction(slices: Tensor, recon: Tensor) -> Tensor:
     return (slices - recon).abs().mean()
 
 
+def squared_error(slices: Tensor, recon: Tensor) -> Tensor:
+    """As :func:`vq_reconstruction`, but the mean squared error, which PSNR measures."""
+    return (slices - recon).square().mean()
+
+
+RECONSTRUCTIONS = {"absolute": vq_reconstruction, "squared": squared_error}  # by loss.reconstruction of ldm/*.yaml
+
+
 def kl_reconstruction(slices: Tensor, recon: Tensor) -> Tensor:
     """As :func:`vq_reconstruction`, but the sum over an item's values, averaged over the N items.
 

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ldm.bottleneck import Code
+from ldm.linear import LinearDecoder, LinearEncoder, blocks_of, start_linearly
 from models.slice2volume import Generated, SliceToVolume
 from taming.codebook import CodebookLife
 from taming.quantize import build_quantizer, to_vectors
+from utils.errors import UserError
+from utils.ranks import gathered
+
+FIRST_BLOCKS = 25_600  # of pixels, all ranks together, that a linear start is computed from at least
 
 
 class Model(SliceToVolume):
@@ -26,6 +31,10 @@ class Model(SliceToVolume):
         self.G["quantize"] = build_quantizer(autoencoder["n_embed"], width, **kind)
         self.G["quant_conv"] = nn.Conv2d(z_channels, width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
+        if autoencoder["start"] == "linear":
+            for layer in (self.G["quant_conv"], self.G["post_quant_conv"]):
+                nn.init.dirac_(layer.weight)
+                nn.init.zeros_(layer.bias)
         self.revival = CodebookLife.from_settings(self.G["quantize"], codebook, self.settings["accumulate_grad_batches"])
 
     def bottleneck(self, moments: Tensor) -> Code:
@@ -34,9 +43,30 @@ class Model(SliceToVolume):
 
     def initialise(self) -> None:
         """k-means over encoder vectors of all ranks: a codebook drawn blindly is mostly never used."""
+        count = self.revival.vectors_needed
+        if self.settings["autoencoder"]["start"] == "linear":
+            count = max(count, FIRST_BLOCKS)
+            self._start_linearly(count)
         if self.revival.from_data:
-            vectors = self.first_moments(self.revival.vectors_needed, to_vectors)
+            vectors = self.first_rows(count, lambda slices: to_vectors(self.encode(slices)[0].moments))
             self.revival.initialise(self.G["quantize"], vectors, self._generator())
+
+    def _start_linearly(self, count: int) -> None:
+        """Principal components of the first blocks of all ranks; the 1x1 convolutions pass them on as they are.
+
+        Raises:
+            UserError: the data have fewer different blocks than the codebook codes.
+        """
+        encoder, decoder = self.G["encoder"], self.G["decoder"]
+        assert isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)
+        blocks = gathered(self.first_rows(count, lambda slices: blocks_of(slices, encoder.stride)))
+        codes, different = self.settings["autoencoder"]["n_embed"], len(blocks.unique(dim=0))
+        if different < codes:
+            raise UserError(
+                f"the training data have {different} different blocks of {encoder.stride}x{encoder.stride} pixels, fewer than "
+                f"n_embed={codes} codes; lower n_embed, or train on more data"
+            )
+        start_linearly(encoder, decoder, blocks)
 
     def after_batch(self, out: Generated, stepped: bool) -> dict[str, Tensor | float]:
         """Watches how the codebook is used and revives codes that no slice has chosen for long."""

@@ -57,7 +57,7 @@ def load_components(
     """
     available = run.epochs()
     if not available:
-        raise UserError(f"{run.path} holds no component checkpoints (checkpoints/net_g_model_epoch_N.pth)")
+        raise UserError(f"{run.path} holds no component checkpoints (checkpoints/NAME_model_epoch_N.pth)")
     chosen = available[-1] if epoch is None else epoch
     if chosen not in available:
         raise UserError(f"{run.path} has no checkpoint of epoch {epoch}; it has {', '.join(map(str, available))}")
@@ -96,9 +96,10 @@ def make_fast(model: BaseModel) -> BaseModel:
     Batch norms become part of their convolutions, and weights lie with their channels last in memory.
     """
     model.requires_grad_(False).eval()
-    fold_batch_norm(model.G["net_g"])
-    plane = any(parameter.dim() == 4 for parameter in model.G["net_g"].parameters())  # the 2-D network of the lateral model
-    model.G["net_g"].to(memory_format=torch.channels_last if plane else torch.channels_last_3d)
+    if "net_g" in model.G:
+        fold_batch_norm(model.G["net_g"])
+        plane = any(parameter.dim() == 4 for parameter in model.G["net_g"].parameters())  # the 2-D network of the lateral model
+        model.G["net_g"].to(memory_format=torch.channels_last if plane else torch.channels_last_3d)
     if "encoder" in model.G:
         model.G["encoder"].to(memory_format=torch.channels_last)
     return model

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ldm.autoencoder import Decoder, Encoder, receptive_halo
 from ldm.bottleneck import Code
-from ldm.losses import adaptive_weight, vq_reconstruction
+from ldm.build import build_autoencoder, slice_halo
+from ldm.losses import RECONSTRUCTIONS, adaptive_weight
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from models.teacher import Teacher
@@ -40,7 +40,13 @@ from networks.views import (
 )
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss
-from utils.geometry import Geometry
+from utils.geometry import LATENT_STRIDE, Geometry
+
+
+def reads_volume(s: Mapping[str, Any]) -> bool:
+    """Whether any loss term of a run's settings reads the isotropic volume; else the 2-D autoencoder alone is trained."""
+    contrast, teacher = s["lbNCE"] and not s["nocut"], s["teacher"] and s["lbteach"]
+    return bool(s["adv"] or s["lamb"] or s["lbm_ms_ssim"] or contrast or teacher)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Generated:
         code: what the bottleneck lets through, latent (B·n, d, X/8, Y/8).
         pyramid: four encoder features of the slices, (B·n, c, X/s, Y/s) for s = 1, 2, 4, 8.
         recon: reconstructed slices (B·n, 1, X, Y), unbounded.
-        volume: the isotropic volume (B, C, X, Y, X) in [-1, 1], a little beyond where it adds to interpolated slices.
+        volume: the isotropic volume (B, C, X, Y, X) in [-1, 1], a little beyond where it adds to interpolated slices; without
+            planes where the autoencoder is trained alone.
     """
 
     original: Tensor
@@ -93,14 +100,11 @@ class SliceToVolume(BaseModel):
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _build_generator(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
-        network = autoencoder["ddconfig"]
-        not_shared = {"interpolator", "branch_point", "in_channels", "out_ch", "double_z"}
-        shape = {key: value for key, value in network.items() if key not in not_shared}
-        self.G["encoder"] = Encoder(**shape, in_channels=network["in_channels"], double_z=network["double_z"])
-        self.G["decoder"] = Decoder(**shape, out_ch=network["out_ch"])
+        self.G["encoder"], self.G["decoder"] = build_autoencoder(autoencoder, lifted=LATENT_STRIDE * s["ngf"])
         self.add_bottleneck(autoencoder)
-        self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
-        self.adds = bool(s["from_interpolation"])
+        self.adds = bool(s["from_interpolation"]) and reads_volume(s)
+        if reads_volume(s):
+            self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
         if self.adds:
             begin_at_zero(self.G["net_g"])
 
@@ -187,7 +191,9 @@ class SliceToVolume(BaseModel):
         """One pass; see :class:`Generated`."""
         original, target = self.sources(batch)
         code, features = self.encode(to_slices(original))
-        recon, volume = self.reconstruct(code.latent), self.branch(code, features, original.shape[0])
+        recon, volume = self.reconstruct(code.latent), original[..., :0]
+        if "net_g" in self.G:
+            volume = self.branch(code, features, original.shape[0])
         if self.adds:
             volume = volume + self.interpolated(to_volume(recon.detach(), original.shape[0]), range(volume.shape[-1]))
         return Generated(original, target, code, features.pyramid, recon, volume)
@@ -219,19 +225,19 @@ class SliceToVolume(BaseModel):
         return ((places - middle) / self.geometry.factor).clamp(0, count - 1)
 
     @torch.no_grad()
-    def first_moments(self, positions: int, rows: Callable[[Tensor], Tensor]) -> Tensor:
-        """This rank's share of what the bottleneck is given by the first training samples.
+    def first_rows(self, count: int, rows: Callable[[Tensor], Tensor]) -> Tensor:
+        """This rank's share of what the first training samples hold.
 
         Args:
-            positions: how many are wanted of all ranks together, at least.
-            rows: moments (N, c, h, w) → one row for each position (N·h·w, c).
+            count: rows wanted of all ranks together, at least.
+            rows: slices (N, C, X, Y) → (M, c), one row for each position for example.
         """
         dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
-        wanted, found, number = math.ceil(positions / self.trainer.world_size), [], self.global_rank
+        wanted, found, number = math.ceil(count / self.trainer.world_size), [], self.global_rank
         while sum(map(len, found)) < wanted:
             sample = default_collate([dataset[number // len(dataset), number % len(dataset)]])
             original, _ = self.sources({"img": [image.to(self.device) for image in sample["img"]]})
-            found.append(rows(self.encode(to_slices(original))[0].moments))
+            found.append(rows(to_slices(original)))
             number += self.trainer.world_size
         return torch.cat(found)
 
@@ -245,10 +251,7 @@ class SliceToVolume(BaseModel):
 
     def slice_halo(self, part: str) -> tuple[int, int] | None:
         """How far ``encoder`` or ``decoder`` looks beyond its place (ldm.autoencoder); None: over the whole slice."""
-        try:
-            return receptive_halo(self.G[part])  # type: ignore[arg-type]
-        except ValueError:
-            return None
+        return slice_halo(self.G[part])
 
     def pack(self, slices: Tensor) -> Tensor:
         """Slices (N, C, X, Y) → what the volume is decoded from: codes (N, h, w), or with a last axis of levels or channels."""
@@ -306,8 +309,8 @@ class SliceToVolume(BaseModel):
         return terms | {self.code_term[0]: out.code.loss}
 
     def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
-        """Mean absolute error of the reconstructed slices."""
-        return vq_reconstruction(slices, recon)
+        """Error of the reconstructed slices, as the autoencoder's settings take it."""
+        return RECONSTRUCTIONS[self.settings["autoencoder"]["loss"]["reconstruction"]](slices, recon)
 
     def perceptual_term(self, slices: Tensor, recon: Tensor) -> Tensor:
         """Mean LPIPS of the reconstructed slices (Zhang et al. 2018)."""
@@ -338,14 +341,14 @@ class SliceToVolume(BaseModel):
     def validation_metrics(self, out: Generated) -> dict[str, Tensor]:
         """Reconstruction and projection errors in intensity units of [-1, 1], and sharpness along Z relative to XY."""
         slices = to_slices(out.original)[:, :1]
-        s = self.settings
-        planes = project(out.volume, self.geometry.factor, 1, s["l1how"])
-        return {
+        metrics = {
             "recon": F.l1_loss(out.recon, slices),
             "recon_psnr": -10 * torch.log10(F.mse_loss(out.recon, slices) / 4),
-            "projection": F.l1_loss(planes, out.target),
-            "gradient_ratio": gradient_ratio(out.volume),
         }
+        if "net_g" not in self.G:
+            return metrics
+        planes = project(out.volume, self.geometry.factor, 1, self.settings["l1how"])
+        return metrics | {"projection": F.l1_loss(planes, out.target), "gradient_ratio": gradient_ratio(out.volume)}
 
     def preview(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Volumes (C, X, Y, Z) of the first item for a picture: input, reconstructed slices, isotropic output.
@@ -354,10 +357,9 @@ class SliceToVolume(BaseModel):
         """
         with self.evaluating():
             out = self.generate(batch)
-        depth = out.volume.shape[-1]
+        depth = out.volume.shape[-1] or out.original.shape[-1]
         recon = to_volume(out.recon, out.original.shape[0])
         return {
             "input (interpolated)": resample_z(out.original, depth)[0],
             "reconstructed slices" + (" (channel 0)" if self.settings["tc"] else ""): resample_z(recon, depth)[0],
-            "isotropic output": out.volume[0],
-        }
+        } | ({"isotropic output": out.volume[0]} if "net_g" in self.G else {})

@@ -48,7 +48,8 @@ def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str,
 def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     """Starts a training from another run's weights (``--init RUN[@EPOCH]``); its codebook is then left alone.
 
-    Discriminators and the contrastive term's perceptrons, which a run of other losses has not, may be missing there.
+    Discriminators, the contrastive term's perceptrons and the volume decoder, which a run of other losses has not, may be
+    missing there.
 
     Args:
         model: gets the weights.
@@ -66,8 +67,9 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
         raise UserError(f"--init {reference!r}: the epoch after @ must be a number")
     folder = folder_of_run("--init", name, logs)
     model.weights_loaded = True
-    only_for_training = {*model.D, "netF"}
-    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=only_for_training)
+    # of what is lacking because that run's losses did not need it
+    lacking = {*model.D, "netF"} | ({"net_g"} if "encoder" in model.G else set())
+    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=lacking)
 
 
 def folder_of_run(option: str, name: str, logs: Path) -> Path:
@@ -177,11 +179,13 @@ def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
     geometry = model.geometry
     beside = Path(sys.executable).with_name("tensorboard")  # by its path, where the environment is not activated
     tensorboard = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
+    alone = [] if "net_g" in model.G else ["no loss term reads the isotropic volume: the autoencoder of slices is trained alone"]
     return [
         f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",
         f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.slices * geometry.factor} planes, "
         f"{geometry.factor} of each",
         f"parameters: {sizes}",
+        *alone,
         f"run folder: {run.path}",
         f"pictures: {run.pictures}",
         f"TensorBoard: {shlex.join([tensorboard, '--logdir', str(run.logs)])}",

@@ -58,7 +58,8 @@ class Manifest:
         found = self.read()
         if found is not None:
             return sorted(int(epoch) for epoch, files in found["epochs"].items() if names & files.keys())
-        return sorted(int(match.group(1)) for name in names if (match := re.fullmatch(r"net_g_model_epoch_(\d+)\.pth", name)))
+        matches = (re.fullmatch(r"(?:net_g|encoder)_model_epoch_(\d+)\.pth", name) for name in names)
+        return sorted({int(match.group(1)) for match in matches if match})
 
     def trained(self) -> bool:
         """Whether there is a training to go on with, or weights that nothing else can make again.

@@ -60,19 +60,22 @@ def _lively(model):
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.3, 0.6)
-    if "last" in dict(model.G["net_g"].named_children()):
+    if "net_g" in model.G and "last" in dict(model.G["net_g"].named_children()):
         model.G["net_g"].last.weight.normal_(0, 0.1)  # of an untrained lateral model it is zero
     if model.settings.get("from_interpolation"):
         for parameter in model.G["net_g"].conv7_k.parameters():
             parameter.normal_(0, 0.1)  # zero at the start
         if "decoder" in model.G:
             model.G["decoder"].conv_out.weight.mul_(10)
-    if model.settings.get("norm") == "none":
+    if model.settings.get("norm") == "none" and "net_g" in model.G:
         for module in model.G["net_g"].modules():
             if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
                 module.weight.mul_(2)
     if "quantize" in model.G:
-        pixels = torch.rand(8, model.G["encoder"].conv_in.in_channels, 32, 32) * 2 - 1
+        for part in (model.G["encoder"], model.G["decoder"]):
+            if hasattr(part, "linear"):  # beside it the residual networks are zero before a training
+                part.conv_out.weight.normal_(0, 0.1)
+        pixels = torch.rand(8, model.settings["input_nc"], 32, 32) * 2 - 1
         moments = model.G["quant_conv"](model.G["encoder"](pixels).latent).movedim(1, -1).flatten(0, 2)
         for book in model.G["quantize"].codebooks:
             chosen = moments[torch.randint(len(moments), (book.num_embeddings,))]

@@ -1,4 +1,4 @@
-"""The seamless autoencoder (ldm/vqlocal.yaml): codes and slices from tiles are those of the whole slice."""
+"""The seamless autoencoders (ldm/vqlocal.yaml, vqlinear.yaml): codes and slices from tiles are those of the whole slice."""
 
 import logging
 import os
@@ -23,9 +23,13 @@ SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 FLOAT = np.dtype(np.float32)
 
 
-def opened(tmp_path, values, **options):
+HALOS = {"vqlocal": {"tile": 67, "before": 9, "after": 10}, "vqlinear": {"tile": 64, "before": 8, "after": 8}}
+local = pytest.mark.parametrize("ldmyaml", HALOS)
+
+
+def opened(tmp_path, values, ldmyaml, **options):
     high = float(values.max())
-    run = Run.load(make_run(tmp_path / "D" / "P", ldmyaml="vqlocal", pooled=(0.0, high), **options))
+    run = Run.load(make_run(tmp_path / "D" / "P", ldmyaml=ldmyaml, pooled=(0.0, high), **options))
     slices = Source(run, values, Options())
     _spread(run, slices)
     return run, slices, slices.intensities
@@ -71,18 +75,20 @@ def assert_same_codes(run, slices, tiled):
     assert (np.abs(distances[0] - distances[1]) < 1e-4).all()
 
 
-def test_tiled_codes_are_those_of_the_whole_slice(tmp_path):
-    run, slices, _ = opened(tmp_path, grey((1, 1201, 801)))
+@local
+def test_tiled_codes_are_those_of_the_whole_slice(tmp_path, ldmyaml):
+    run, slices, _ = opened(tmp_path, grey((1, 1201, 801)), ldmyaml)
     encoder, tiled = of_tiles(run, slices)
     assert (len(encoder.axes[1]), len(encoder.axes[2])) == (3, 2)
-    assert encoder.lattice() == {"slices": 1, "core": 48, "tile": 67, "before": 9, "after": 10}
+    assert encoder.lattice() == {"slices": 1, "core": 48, **HALOS[ldmyaml]}
     assert_same_codes(run, slices, tiled)
 
 
-def test_with_less_than_the_halo_codes_differ(tmp_path, monkeypatch):
+@local
+def test_with_less_than_the_halo_codes_differ(tmp_path, monkeypatch, ldmyaml):
     """So the test above can fail."""
     monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
-    run, slices, _ = opened(tmp_path, grey((2, 264, 200)))
+    run, slices, _ = opened(tmp_path, grey((2, 264, 200)), ldmyaml)
     assert_same_codes(run, slices, of_tiles(run, slices)[1])
     monkeypatch.setattr(type(run.model), "slice_halo", lambda self, part: (16, 16))
     codes, _ = of_whole_slices(run, slices)
@@ -90,17 +96,19 @@ def test_with_less_than_the_halo_codes_differ(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not SAMPLES, reason="ISOSCOPE_SAMPLES, the folder of real volumes, is unset")
-def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch):
+@local
+def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch, ldmyaml):
     monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
-    run, slices, _ = opened(tmp_path, tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[100:103])
+    run, slices, _ = opened(tmp_path, tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[100:103], ldmyaml)
     encoder, tiled = of_tiles(run, slices)
     assert (len(encoder.axes[1]), len(encoder.axes[2])) == (6, 6)
     assert_same_codes(run, slices, tiled)
 
 
-def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatch):
+@local
+def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatch, ldmyaml):
     monkeypatch.setattr("inference.decoding.LOCAL_CORE", 3)
-    run, slices, maps = opened(tmp_path, grey((2, 290, 53)), codebook={"levels": 2})
+    run, slices, maps = opened(tmp_path, grey((2, 290, 53)), ldmyaml, codebook={"levels": 2})
     encoder, codes = of_tiles(run, slices)
     field = SliceField(run, encoder, FLOAT)
     assert (len(field.axes[1]), len(field.axes[2])) == (13, 3)

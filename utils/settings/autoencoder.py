@@ -22,6 +22,7 @@ def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None
 _AUTOENCODER: dict[str, Any] = {
     "embed_dim": _entry(int),
     "n_embed": _entry(int, None, ">=2 <=65536"),  # a code is stored in two bytes
+    "start": _entry(("random", "linear"), "random"),
     "ddconfig": {
         **dict.fromkeys(("z_channels", "resolution", "in_channels", "out_ch", "ch", "num_res_blocks"), _entry(int)),
         **dict.fromkeys(("ch_mult", "attn_resolutions"), _entry(int, nargs="*")),
@@ -38,6 +39,7 @@ _AUTOENCODER: dict[str, Any] = {
         "disc_weight": _entry(float),
         **dict.fromkeys(("codebook_weight", "kl_weight"), _entry(float, None)),
         "perceptual_weight": _entry(float, 1.0),
+        "reconstruction": _entry(("absolute", "squared"), "absolute"),
     },
     "codebook": {
         "levels": _entry(int, 1, ">=1 <=32"),
@@ -59,6 +61,8 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     made = complete_autoencoder(merged, str(path))
     if made["loss"]["disc_conditional"]:
         raise UserError(f"{path}: loss.disc_conditional: true is not supported; set false")
+    if made["start"] == "linear":
+        _check_linear(made, str(path))
     codebook = made.get("codebook", {})
     if not (grid := codebook.get("grid")):
         return made
@@ -74,6 +78,21 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     if codebook["levels"] > 1 or codebook["legacy"]:
         raise UserError(f"{path}: codebook.grid is one level and nothing is learned; set levels 1 and legacy false, or remove it")
     return made
+
+
+def _check_linear(made: Mapping[str, Any], path: str) -> None:
+    """What a linear start needs; a UserError where the settings have something else."""
+    network = made["ddconfig"]
+    if network["norm"] == "group" or network["mid_attention"] or network["attn_resolutions"]:
+        raise UserError(
+            f"{path}: start: linear is local; set ddconfig.norm none or batch, mid_attention false and attn_resolutions []"
+        )
+    side = 2 ** (len(network["ch_mult"]) - 1)
+    if network["z_channels"] > (most := network["in_channels"] * side**2):
+        raise UserError(
+            f"{path}: z_channels={network['z_channels']} principal components of blocks of {side}x{side} pixels: there are "
+            f"{most}; lower embed_dim and ddconfig.z_channels, to 12 for example"
+        )
 
 
 def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
@@ -130,6 +149,10 @@ def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: 
     for section, key in [("loss", "kl_weight")] if gaussian else codebook:
         if key not in (autoencoder[section] if section else autoencoder):
             raise UserError(f"{where}{section + '.' if section else ''}{key} is missing, which {model} needs")
+    if gaussian and (autoencoder["start"] != "random" or autoencoder["loss"]["reconstruction"] != "absolute"):
+        raise UserError(
+            f"{where}{model} has no codebook: start: linear and loss.reconstruction: squared are for the VQ models; remove them"
+        )
 
 
 def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

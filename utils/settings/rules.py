@@ -118,7 +118,12 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
         raise UserError(f"{name}: interpolator={generator} is no volume generator of {s['models']}; known: {VOLUME_DECODER}")
     last = network["ch_mult"][-1]
     width = network["ch"] * last
-    if LATENT_STRIDE * s["ngf"] != width:
+    if autoencoder["start"] == "linear" and not s["nocut"]:
+        raise UserError(
+            f"{name} starts linearly and has no features at full resolution, which the contrastive term compares; give --nocut, "
+            "or --ldmyaml vqlocal"
+        )
+    if autoencoder["start"] == "random" and LATENT_STRIDE * s["ngf"] != width:
         remedy = f"choose ch in {name} so that ch·{last} divides by 8" if width % 8 else f"set ngf {width // 8}"
         raise UserError(
             f"ngf={s['ngf']}: 8·ngf = {8 * s['ngf']} must equal ch·{last} = {width} of {name} (ch={network['ch']}); {remedy}"

@@ -179,7 +179,9 @@ def test_vqgan_states_the_published_facts():
         "disc_weight": 0.8,
         "codebook_weight": 1.0,
         "perceptual_weight": 1.0,
+        "reconstruction": "absolute",
     }
+    assert vqgan["start"] == "random"
     assert vqgan["codebook"] == {
         "levels": 1,
         "grid": [],

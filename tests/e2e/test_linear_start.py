@@ -1,0 +1,144 @@
+"""An autoencoder with a linear start (ldm/vqlinear.yaml), trained alone and with the volume decoder."""
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from test_ddp import TWO, states
+from test_training import same
+from workspace import write_volume
+
+import infer
+import models.ae0iso0tccutvqq as vq
+from inference import Run, decode, encode, enhance
+from models.base import BaseModel
+from taming.codebook import kmeans
+from utils.errors import UserError
+
+LINEAR = "extends: vqlinear\nn_embed: 16\nembed_dim: 6\nddconfig: {ch: 4, z_channels: 6, num_res_blocks: 1}\n"
+ALONE = ("--adv", 0, "--lamb", 0)
+PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
+
+
+@pytest.fixture
+def linear(workspace):
+    (workspace.root / "tiny.yaml").write_text(LINEAR)
+    return workspace
+
+
+def parts(run, epoch):
+    states = {name: torch.load(run.component(name, epoch), weights_only=True) for name in PARTS}
+    return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+
+
+def untrained(monkeypatch):
+    """A training that stays where it starts; what it was started from."""
+    seen = []
+    monkeypatch.setattr(BaseModel, "training_step", lambda self, batch, number: None)
+    start = vq.start_linearly
+    monkeypatch.setattr(vq, "start_linearly", lambda *given: seen.append(given[-1]) or start(*given))
+    return seen
+
+
+def test_it_starts_at_principal_components_and_k_means(linear, monkeypatch, tmp_path):
+    seen = untrained(monkeypatch)
+    run = Run.load(linear.train("start", *ALONE).path)
+    rows = seen[0].double().numpy()  # blocks of 8x8
+    assert len(rows) >= vq.FIRST_BLOCKS
+    mean = rows.mean()
+    components = np.linalg.svd(rows - mean, full_matrices=False)[2][:6]
+    found = run.model.G["encoder"].linear.weight.flatten(1).double().numpy()
+    np.testing.assert_allclose(np.abs(np.sum(found * components, axis=1)), 1, atol=1e-3)
+    # the codebook: k-means of the coefficients, as seeded
+    coefficients = torch.from_numpy((rows - mean) @ found.T).float()
+    centres = kmeans(coefficients, 16, torch.Generator().manual_seed(run.settings["seed"]))
+    (book,) = run.codebook()
+    np.testing.assert_allclose(book, centres.numpy(), atol=1e-3)
+    # what decode gives back of a file's slices: for each block the nearest centre, as pixels
+    values = tifffile.imread(linear.data / "train" / "x3d0" / "a.tif")
+    store = encode(run, values, tmp_path / "x.codes.zarr")
+    shown = decode(store, run, grid="raw")
+    low, high = (run.record["directions"]["x3d0"]["pooled"][key] for key in ("low", "high"))
+    unit = (values.astype(float) - low) / (high - low) * 2 - 1
+    n, h, w = values.shape
+    blocks = unit.reshape(n, h // 8, 8, w // 8, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 64)
+    nearest = np.square(((blocks - mean) @ found.T)[:, None] - book).sum(axis=2).argmin(axis=1)
+    expected = (book[nearest] @ found + mean).reshape(n, h // 8, w // 8, 8, 8).transpose(0, 1, 3, 2, 4).reshape(n, h, w)
+    grey = (expected + 1) / 2 * (high - low) + low
+    assert np.abs(shown - grey).max() < 1
+    assert (shown - values.astype(float)).var() < values.var() / 2
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_broken_training_ends_with_the_same_weights(linear, levels):
+    (linear.root / "tiny.yaml").write_text(LINEAR + f"codebook: {{levels: {levels}, revive_after: 1}}\n")
+    whole = linear.train("whole", *ALONE, "--ema", 0.9)
+    linear.train("broken", *ALONE, "--ema", 0.9, "--n_epochs", 1)
+    broken = linear.train("broken", "--n_epochs", 2, "--resume")
+    assert same(parts(whole, 2), parts(broken, 2))
+
+
+def test_two_processes_start_and_stay_alike(linear):
+    first, second = states(linear, "double", "adam", *TWO, *ALONE, ranks=2)
+    assert first.keys() == second.keys() and first["revival.initialised"]
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert any(key.startswith("G.encoder.linear") for key in first)
+
+
+def test_the_autoencoder_alone_has_no_volume_and_says_so(linear, tmp_path):
+    run = linear.train("codec", *ALONE).path
+    assert not list(run.glob("checkpoints/net_*"))
+    volume, store = tmp_path / "in.tif", tmp_path / "x.codes.zarr"
+    write_volume(volume, 5, shape=(5, 21, 18))
+    infer.main(["encode", "--run", str(run), "--input", str(volume), "--output", str(store)])
+    infer.main(["decode", "--codes", str(store), "--grid", "raw", "--output", str(tmp_path / "raw.tif")])
+    assert tifffile.imread(tmp_path / "raw.tif").shape == (5, 21, 18)
+    for command in (
+        ["decode", "--codes", str(store), "--output", str(tmp_path / "iso.tif")],
+        ["enhance", "--run", str(run), "--input", str(volume), "--output", str(tmp_path / "iso.tif")],
+    ):
+        with pytest.raises(UserError, match=r"trained without a volume decoder .* --init "):
+            infer.main(command)
+    assert not (tmp_path / "iso.tif").exists()
+    infer.main(["info", str(run)])
+
+
+def test_the_volume_decoder_is_trained_from_it(linear):
+    codec = linear.train("codec", *ALONE)
+    both = linear.train("both", "--init", codec.path, "--lr", 1e-12)
+    assert both.component("net_g", 2).is_file()
+    before, after = parts(codec, 2), parts(both, 2)
+    assert all(torch.allclose(value, after[key], atol=1e-6) for key, value in before.items())
+    assert enhance(both.path, np.full((2, 16, 24), 1000, np.uint16)).shape == (16, 16, 24)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 1, 1)])
+def test_slices_smaller_than_a_block_come_back(linear, tmp_path, shape):
+    run = linear.train("codec", *ALONE).path
+    values = np.random.default_rng(0).integers(800, 1200, shape).astype(np.uint16)
+    store = encode(run, values, tmp_path / "x.codes.zarr")
+    assert decode(store, run, grid="raw").shape == shape
+
+
+def test_it_says_what_it_cannot_do(linear):
+    yaml = linear.root / "tiny.yaml"
+    for change, message in (
+        ("{norm: group}", "start: linear is local"),
+        ("{mid_attention: true}", "start: linear is local"),
+        ("{z_channels: 65}", "z_channels=65 principal components of blocks of 8x8 pixels: there are 64"),
+    ):
+        yaml.write_text("extends: vqlinear\nddconfig: " + change)
+        with pytest.raises(UserError, match=message):
+            linear.train("refused", *ALONE)
+    yaml.write_text(LINEAR)
+    with pytest.raises(UserError, match="contrastive term"):
+        linear.train("refused", "--no-nocut")
+    local = "ddconfig: {norm: none, mid_attention: false}\n"
+    yaml.write_text("extends: ldmaex2\nstart: linear\n" + local)
+    with pytest.raises(UserError, match="has no codebook"):
+        linear.train("refused", "--models", "ae0iso0tccut")
+    yaml.write_text(LINEAR)
+    for file in (linear.data / "train" / "x3d0").iterdir():
+        tifffile.imwrite(file, np.full((12, 48, 40), 1000, np.uint16))
+    with pytest.raises(UserError, match="1 different blocks of 8x8 pixels, fewer than n_embed=16 codes; lower n_embed"):
+        linear.train("few", *ALONE)

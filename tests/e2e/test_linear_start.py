@@ -21,7 +21,8 @@ PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
 
 
 @pytest.fixture
-def linear(workspace):
+def linear(workspace, monkeypatch):
+    monkeypatch.setattr(vq, "FIRST_BLOCKS", 1280)
     (workspace.root / "tiny.yaml").write_text(LINEAR)
     return workspace
 

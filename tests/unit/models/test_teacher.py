@@ -153,7 +153,7 @@ def test_it_guides_the_volume_and_nothing_else(tmp_path, model):
     kind = {"hbranch": "z"} if model == "ae0iso0tccut" else {}
     kind |= {"cropsize": 104, "cropz": 13} if model.endswith("ssim") else {}
     settings = guided(model, teacher=str(path), lbteach=7.0, lamb=0.0, **kind)
-    built, plain = build_model(settings), build_model(guided(model, lamb=0.0, **kind))
+    built, plain = build_model(settings), build_model(guided(model, **kind))
     assert plain.teacher is None and not plain.wants("teacher")
     assert built.state_dict().keys() == plain.state_dict().keys()
     assert {id(p) for p in built.teacher.network.parameters()}.isdisjoint(map(id, built.parameters()))

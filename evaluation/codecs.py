@@ -1,4 +1,4 @@
-"""Standard image codecs at a chosen rate: JPEG2000, JPEG-XL, and zstd on coarser grey values (all from imagecodecs).
+"""Standard image codecs at a chosen rate: JPEG2000, JPEG-XL, AVIF, and zstd on coarser grey values (all from imagecodecs).
 
 Sections are coded one stream each, or stacked on top of each other in one image. The latter spends a single header, and its bits
 where they are needed, so it is what a code store has to be compared with.
@@ -36,14 +36,16 @@ class Codec:
         setting: from 0 (coarsest) … 1 (finest) and the number of grey values to the codec's own setting.
         encode: pixels and setting to a stream.
         decode: stream and setting to an array like the pixels (second argument).
-        lossless: pixels to a stream that holds them exactly.
+        lossless: pixels to a stream that holds them exactly; None where it has none.
+        side: rows or columns of the largest image.
     """
 
     name: str
     setting: Callable[[float, int], float]
     encode: Callable[[Pixels, float], bytes]
     decode: Callable[[bytes, Pixels, float], Pixels]
-    lossless: Callable[[Pixels], bytes]
+    lossless: Callable[[Pixels], bytes] | None
+    side: int = 2**31
 
 
 def _stretch(pixels: Pixels) -> tuple[float, float]:
@@ -66,6 +68,25 @@ def _from_jpegxl(stream: bytes, like: Pixels, distance: float) -> Pixels:
     return values if slope == 1 else np.rint(values / slope + low).astype(like.dtype)
 
 
+def _avif(pixels: Pixels, level: float) -> bytes:
+    """As colour with halved chroma, which costs nothing: a grey image is coded without loss whatever the level. 16 bits as 12."""
+    grey = pixels
+    if pixels.dtype == np.uint16:
+        low, slope = _stretch(pixels)
+        grey = np.rint((pixels.astype(np.float64) - low) * slope / 16).clip(0, 4095).astype(np.uint16)
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    bits = None if pixels.dtype == np.uint8 else 12
+    return bytes(imagecodecs.avif_encode(colour, level=int(level), pixelformat="420", bitspersample=bits, speed=6))
+
+
+def _from_avif(stream: bytes, like: Pixels, level: float) -> Pixels:
+    values = imagecodecs.avif_decode(stream).mean(axis=2)
+    if like.dtype == np.uint16:
+        low, slope = _stretch(like)
+        values = values * 16 / slope + low
+    return np.rint(values).clip(0, np.iinfo(like.dtype).max).astype(like.dtype)
+
+
 def _from_zstd(stream: bytes, like: Pixels, step: float) -> Pixels:
     values = np.frombuffer(imagecodecs.zstd_decode(stream), like.dtype).reshape(like.shape).astype(np.int64)
     top = int(np.iinfo(like.dtype).max)
@@ -86,6 +107,7 @@ JPEGXL = Codec(
     _from_jpegxl,
     lambda pixels: bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)),
 )
+AVIF = Codec("avif", lambda t, _: float(round(99 * t)), _avif, _from_avif, None, side=32768)
 ZSTD = Codec(
     "zstd",
     lambda t, values: float(round((values / 2) ** (1 - t))),  # grey values that become one
@@ -93,7 +115,7 @@ ZSTD = Codec(
     _from_zstd,
     lambda pixels: bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=9)),
 )
-CODECS = {codec.name: codec for codec in (JPEG2000, JPEGXL, ZSTD)}
+CODECS = {codec.name: codec for codec in (JPEG2000, JPEGXL, AVIF, ZSTD)}
 
 
 @dataclass(frozen=True)
@@ -122,7 +144,7 @@ def finest_within(codec: Codec, pixels: Pixels, limit: float) -> tuple[bytes, fl
     """
     values = int(np.iinfo(pixels.dtype).max) + 1
     low, high, best = 0.0, 1.0, None
-    streams: dict[float, bytes] = {}  # zstd's settings are whole numbers and come again
+    streams: dict[float, bytes] = {}  # settings of zstd and AVIF are whole numbers and come again
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         setting = codec.setting(middle, values)
@@ -144,23 +166,28 @@ def code(planes: Volume, codec: Codec, stream: str, bits_per_pixel: float | None
     Args:
         planes: (sections, rows, columns) uint8 or uint16; read a group at a time.
         stream: ``slice``: every section is a stream of its own, with its own share of the bytes; ``all``: one stream for all
-            (for every LARGEST pixels of a volume larger than that, so that memory does not depend on its size).
+            (for every LARGEST pixels of a volume larger than that, so that memory does not depend on its size, and for every
+            image as high as the codec allows).
         bits_per_pixel: at most; None: lossless, and nothing is decoded.
         scratch: file for the decoded sections, which are read from there.
 
     Returns:
-        None where the codec cannot go down to that rate.
+        None where the codec cannot go down to that rate, has no lossless mode, or takes no sections of that size.
     """
     _, height, width = planes.shape
+    if max(height, width) > codec.side or (bits_per_pixel is None and codec.lossless is None):
+        return None
     check_codable(planes.dtype)
     decoded: Any = np.broadcast_to(np.zeros((), planes.dtype), planes.shape)
     if bits_per_pixel is not None:
         decoded = np.memmap(scratch, planes.dtype, "w+", shape=planes.shape)
     size = 0
-    groups = boxes(planes.shape, (1 if stream == "slice" else max(1, LARGEST // (height * width)), height, width))
+    together = 1 if stream == "slice" else max(1, min(LARGEST // (height * width), codec.side // height))
+    groups = boxes(planes.shape, (together, height, width))
     for box in tqdm(groups, desc=f"{codec.name}, {stream}", leave=False):
         pixels = np.ascontiguousarray(planes[box].reshape(-1, width))
         if bits_per_pixel is None:
+            assert codec.lossless is not None  # refused above
             size += len(codec.lossless(pixels))
             continue
         found = finest_within(codec, pixels, int(bits_per_pixel * pixels.size / 8))

@@ -30,12 +30,26 @@ from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Volume
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)  # rates of a codec's curve, of the rate of the codes
-CODINGS = (("jpeg2000", "all"), ("jpeg2000", "slice"), ("jpegxl", "all"), ("jpegxl", "slice"), ("zstd", "all"))
+CODINGS = (
+    ("jpeg2000", "all"),
+    ("jpeg2000", "slice"),
+    ("jpegxl", "all"),
+    ("jpegxl", "slice"),
+    ("avif", "all"),
+    ("zstd", "all"),
+)
 INTERPOLATIONS = METHODS[1:]  # linear and cubic
 SCHEMA = "isoscopexx.compression/1"
 OUTPUTS = ("compression.json", "compression.png")
-NAMES = {"codes": "codes", "jpeg2000": "JPEG2000", "jpegxl": "JPEG-XL", "zstd": "zstd"}
-COLOURS = {"codes": "#d1495b", "jpeg2000": "#2667b8", "jpegxl": "#2a9d8f", "zstd": "#c08a1e", "none": "#6b7480"}
+NAMES = {"codes": "codes", "jpeg2000": "JPEG2000", "jpegxl": "JPEG-XL", "avif": "AVIF", "zstd": "zstd"}
+COLOURS = {
+    "codes": "#d1495b",
+    "jpeg2000": "#2667b8",
+    "jpegxl": "#2a9d8f",
+    "avif": "#7b4fa3",
+    "zstd": "#c08a1e",
+    "none": "#6b7480",
+}
 STREAMS = {"all": "one stream", "slice": "one stream per slice", "store": "code store"}
 TIE_DB = 0.1
 
@@ -180,9 +194,9 @@ class RateDistortion:
             self.points.append(point)
         for name, codec in CODECS.items():
             lossless = code(self._kept, codec, "all", None, self._folder / "none")
-            assert lossless is not None
             exact = {"slices": {"psnr_db": math.inf, "ssim": 1.0}, "isotropic": None}
-            self.points.append({"codec": name, "stream": "lossless", **self._rate(lossless.bytes), **exact})
+            if lossless is not None:
+                self.points.append({"codec": name, "stream": "lossless", **self._rate(lossless.bytes), **exact})
 
     def _interpolations(self, slices: Volume, reference: _Reference) -> Point:
         place = self._input
@@ -206,7 +220,7 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
         ``version``, ``run``, ``files`` (input, truth, store), ``slices`` (shape z y x, dtype), ``data_range`` (width that PSNR
         and SSIM refer to, on the slices and on the isotropic grid), ``ssim_planes``, ``notes``, ``sentences``;
         ``points``, a list with, for each:
-            ``codec``: ``codes``, ``jpeg2000``, ``jpegxl``, ``zstd``, or ``none`` (interpolation of the slices as they are);
+            ``codec``: ``codes``, ``jpeg2000``, ``jpegxl``, ``avif``, ``zstd``; ``none``: the slices as they are, interpolated;
             ``stream``: ``store``, ``all`` (one stream for all slices), ``slice`` (one for each), ``lossless``;
             ``levels`` (codes only): levels of the codebook that were decoded;
             ``limit``: bits per pixel that the codec was held to; ``bytes`` on disc; ``bits_per_pixel`` of the slices;

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from evaluation.codecs import CODECS, JPEG2000, JPEGXL, ZSTD, code, coded_sections, finest_within
+from evaluation.codecs import AVIF, CODECS, JPEG2000, JPEGXL, ZSTD, code, coded_sections, finest_within
 from evaluation.sections import Sections
 from utils.errors import UserError
 
@@ -28,12 +28,12 @@ def test_more_bits_more_fidelity(name, dtype, low, high, tmp_path):
         coded = code(array, CODECS[name], "all", rate, tmp_path / f"{rate}")
         assert coded.decoded.shape == array.shape and coded.decoded.dtype == array.dtype
         assert coded.bits_per_pixel <= rate
-        assert coded.bits_per_pixel > (0.5 if CODECS[name] is ZSTD else 0.9) * rate
+        assert coded.bits_per_pixel > {"zstd": 0.5, "avif": 0.7}.get(name, 0.9) * rate  # whose settings are whole numbers
         found.append(psnr(array, coded.decoded, high - low))
     assert found[0] > 18 and found[1] > found[0] + 2 and found[2] > found[1] + 2
 
 
-@pytest.mark.parametrize("name", sorted(CODECS))
+@pytest.mark.parametrize("name", sorted(CODECS.keys() - {"avif"}))
 def test_lossless_streams_hold_everything(name, tmp_path):
     array = slices(dtype="uint16", high=4000)
     size = code(array, CODECS[name], "all", None, tmp_path / "none").bytes
@@ -59,6 +59,14 @@ def test_dark_pictures_are_not_lost_by_jpegxl(tmp_path):
     found = [code(a, JPEGXL, "all", 2.0, tmp_path / f"{np.ptp(a)}") for a in (dark, bright)]
     of_dark, of_bright = (psnr(a, c.decoded, float(np.ptp(a))) for a, c in zip((dark, bright), found, strict=True))
     assert of_dark == pytest.approx(of_bright, abs=0.5)
+
+
+def test_avif_takes_images_as_high_as_its_format_allows_and_has_no_lossless_mode(tmp_path):
+    array = np.broadcast_to(slices((1, 48, 8)), (700, 48, 8))
+    coded = code(array, AVIF, "all", 2.0, tmp_path / "a")  # 33 600 rows; its decoders stop at 32 768
+    assert coded.bits_per_pixel <= 2.0 and psnr(array, coded.decoded, 255) > 25
+    assert code(array, AVIF, "all", None, tmp_path / "b") is None
+    assert code(np.zeros((1, 2, 40000), np.uint8), AVIF, "all", 2.0, tmp_path / "c") is None
 
 
 def test_volumes_larger_than_one_image_are_coded_in_groups(tmp_path, monkeypatch):

@@ -43,6 +43,8 @@ def build_parser() -> Parser:
     add("--run", type=Path, help="the run that made the codes; by default the folder that they name")
     text = "raw: the slices as the 2-D decoder has them"
     add("--grid", choices=("isotropic", "raw"), default="isotropic", help=text)
+    text = "decode only the first N levels of a residual codebook; by default all"
+    add("--levels", type=int, metavar="N", help=text)
     for command in (enhance, decode):
         _add_output(command)
     for command in (enhance, encode, decode):
@@ -127,7 +129,8 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     from inference import Run, decode, encode, enhance, inputs_and_outputs, refuse_inputs
 
     if given.command == "decode":
-        decode(given.codes, given.run, grid=given.grid, options=options, output=output, epoch=given.epoch, engine=engine)
+        how: dict[str, Any] = {"grid": given.grid, "levels": given.levels, "epoch": given.epoch}
+        decode(given.codes, given.run, **how, options=options, output=output, engine=engine)
         return
     run = Run.load(given.run, given.epoch, engine)
     suffix = ".codes.zarr" if given.command == "encode" else given.format

@@ -197,6 +197,7 @@ def decode(
     run: Run | Path | str | None = None,
     *,
     grid: str = "isotropic",
+    levels: int | None = None,
     options: Options | None = None,
     output: Output | Path | str | None = None,
     epoch: int | None = None,
@@ -209,11 +210,12 @@ def decode(
         codes: a store.
         run: the run that made it; by default the folder that the store names.
         grid: ``isotropic``, the volume; ``raw``, the encoded slices as the 2-D decoder gives them back.
+        levels: of a residual codebook, only so many, from the first; all by default.
         options: ``region`` (voxels of the grid), ``dtype``, ``tile``, ``batch``.
         epoch: of the run; by default the store's if no run is named.
 
     Raises:
-        UserError: there is no such store or run, or the run's weights are not those of the codes.
+        UserError: there is no such store or run, it has fewer levels, or the run's weights are not those of the codes.
     """
     store, options, output = (
         codes if isinstance(codes, CodeStore) else CodeStore.open(codes),
@@ -221,6 +223,7 @@ def decode(
         _output(output),
     )
     about = store.about
+    store = store if levels is None else store.first_levels(levels)
     if run is None:
         run = Path(about["run_path"])
         epoch = about["epoch"] if epoch is None else epoch
@@ -239,6 +242,7 @@ def decode(
     field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
+    record |= {} if levels is None else {"levels": levels}
     job = _job(run, field, voxel, translation, record, options)
     if output is None:
         return compute(job, progress)

@@ -117,7 +117,14 @@ class CodeStore:
         return Packed(np.stack(levels, axis=-1) if residual else levels[0], empty)
 
     def first_levels(self, count: int) -> CodeStore:
-        """The store of a residual codebook as if it ended after some of its levels."""
+        """The store of a residual codebook as if it ended after some of its levels.
+
+        Raises:
+            UserError: it does not have so many.
+        """
+        there = self.about.get("levels", 1)
+        if not 1 <= count <= there:
+            raise UserError(f"{self.path} has {there} level(s) of codes; --levels {count} must lie between 1 and {there}")
         return replace(self, about={**self.about, "levels": count, "of_levels": self.about["levels"]}, recent=Recent())
 
     def bytes_of(self, name: str = "") -> int:

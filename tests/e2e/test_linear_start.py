@@ -1,5 +1,9 @@
 """An autoencoder with a linear start (ldm/vqlinear.yaml), trained alone and with the volume decoder."""
 
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -13,7 +17,11 @@ import models.ae0iso0tccutvqq as vq
 from inference import Run, decode, encode, enhance
 from models.base import BaseModel
 from taming.codebook import kmeans
+from utils.boxes import whole_box
 from utils.errors import UserError
+from volumes.open import open_volume
+
+SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 
 LINEAR = "extends: vqlinear\nn_embed: 16\nembed_dim: 6\nddconfig: {ch: 4, z_channels: 6, num_res_blocks: 1}\n"
 ALONE = ("--adv", 0, "--lamb", 0)
@@ -119,6 +127,62 @@ def test_slices_smaller_than_a_block_come_back(linear, tmp_path, shape):
     values = np.random.default_rng(0).integers(800, 1200, shape).astype(np.uint16)
     store = encode(run, values, tmp_path / "x.codes.zarr")
     assert decode(store, run, grid="raw").shape == shape
+
+
+def test_fewer_levels_of_a_store_are_decoded(linear, tmp_path, caplog):
+    (linear.root / "tiny.yaml").write_text(LINEAR + "codebook: {levels: 3}\n")
+    run = Run.load(linear.train("codec", *ALONE).path)
+    values = tifffile.imread(linear.data / "train" / "x3d0" / "a.tif")[:5]
+    store = encode(run, values, tmp_path / "x.codes.zarr")
+    command = ["decode", "--codes", str(store.path), "--grid", "raw", "--output"]
+    errors, indices = [], torch.from_numpy(store.read(whole_box(store.shape)).codes.astype(np.int64))
+    for levels in (1, 2, 3):
+        infer.main([*command, str(tmp_path / f"{levels}.ome.tif"), "--levels", str(levels)])
+        shown = tifffile.imread(tmp_path / f"{levels}.ome.tif")
+        with torch.no_grad():
+            slices = run.model.reconstruct(run.model.unpack(indices[..., :levels]))[:, 0].numpy()
+        np.testing.assert_allclose(shown, store.intensities[0].to_grey(slices), atol=1)
+        assert open_volume(tmp_path / f"{levels}.ome.tif").attributes["levels"] == levels
+        errors.append(np.square(shown - values.astype(float)).mean())
+    assert errors[0] > errors[1] > errors[2]
+    infer.main([*command, str(tmp_path / "all.ome.tif")])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "all.ome.tif"), shown)
+    for levels in (0, 4):
+        with pytest.raises(UserError, match=rf"has 3 level\(s\) of codes; --levels {levels} must lie between 1 and 3"):
+            infer.main([*command, str(tmp_path / "not.ome.tif"), "--levels", str(levels)])
+
+
+def test_finite_scalars_start_linearly_too(linear, monkeypatch, tmp_path):
+    (linear.root / "tiny.yaml").write_text("extends: vqlinear_fsq\nddconfig: {ch: 4, num_res_blocks: 1}\n")
+    values = tifffile.imread(linear.data / "train" / "x3d0" / "a.tif").astype(float)
+    trained = linear.train("trained", *ALONE, "--lr", 1e-3)
+    untrained(monkeypatch)
+    start = linear.train("start", *ALONE)
+    errors = []
+    for run in (start, trained):
+        store = encode(run.path, values.astype(np.uint16), tmp_path / f"{run.path.name}.codes.zarr")
+        errors.append(np.square(decode(store, grid="raw") - values).mean())
+    assert errors[0] < values.var() / 3 and errors[1] < errors[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SAMPLES, reason="ISOSCOPE_SAMPLES, the folder of real volumes, is unset")
+@pytest.mark.parametrize(("ldmyaml", "least"), [("vqlinear", 0.5), ("vqlinear_residual", 0.2)])
+def test_a_short_training_is_better_than_principal_components_and_k_means(linear, monkeypatch, tmp_path, ldmyaml, least):
+    """300 steps, on slices never trained on; ``least`` decibels better than it starts."""
+    monkeypatch.undo()
+    (linear.data / "train" / "x3d0" / "a.tif").unlink()
+    shutil.copy(Path(SAMPLES) / "fibsem_fib25_quickstart.tif", linear.data / "train" / "x3d0" / "b.tif")
+    slices = tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[8::48]
+    options = ["--ldmyaml", ldmyaml, *ALONE, "--cropsize", 64, "--cropz", 8, "--no-rotate", "--preload", "--n_epochs", 1]
+    options += ["--n_epochs_decay", 0, "--epoch_save", 1]
+    decibels = []
+    for name, steps, lr in (("start", 1, 1e-12), ("trained", 300, 8e-4)):
+        run = linear.train(name, *options, "--crops_per_volume", steps, "--lr", lr)
+        store = encode(run.path, slices, tmp_path / f"{name}.codes.zarr")
+        error = np.square(decode(store, grid="raw").astype(float) - slices).mean()
+        decibels.append(10 * np.log10(255**2 / error))
+    assert decibels[1] > decibels[0] + least and decibels[0] > 27.5, decibels
 
 
 def test_it_says_what_it_cannot_do(linear):

@@ -69,6 +69,7 @@ class Comparison:
         truth: the truth, or None.
         candidates: the reconstruction (if any) first, then the baselines, by name.
         sections: the input's sections, or None.
+        taps: profile along z, by which the reconstruction says that its planes were blurred before they were seen as sections.
         files, alignment: what was read, and how it was laid together; plain values for the report.
         notes: what was left out and why.
     """
@@ -79,6 +80,7 @@ class Comparison:
     truth: Candidate | None = None
     candidates: dict[str, Candidate] = field(default_factory=dict)
     sections: Sections | None = None
+    taps: tuple[float, ...] = (1.0,)
     files: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -114,6 +116,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
         found.truth = Candidate(Sections(truth, 0, 1))
     if placed is not None:
         found.candidates["reconstruction"] = restored_candidate(placed, reference.dtype, found.notes)
+        found.taps = tuple(placed.source.attributes.get("axial_taps", found.taps))
         if truth is not None:
             found.alignment["reconstruction"] = placed.placed()
         if placed.source.dtype != reference.dtype:

@@ -16,7 +16,7 @@ from evaluation.figures import draw_figures
 from evaluation.grid import Comparison, Request, open_comparison
 from evaluation.metrics import choose_range
 from evaluation.report import plain, render, slice_text, verdict
-from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra
+from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra, detail_shape
 from evaluation.sweep import REFERENCE, sweep
 from utils.boxes import Box, extent
 from utils.errors import UserError
@@ -42,7 +42,10 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
             ``power`` (z, y, x): ``frequency`` in cycles per voxel, ``power``; ``power_over_truth`` (z, y, x) per octave;
             ``gradient_ratio_z_xy``; ``axial_power_db`` per octave and ``anisotropy_db``, their mean size;
             ``decorrelation`` (z, y, x): cut-off in the units of ``fsc``;
-            ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``sections``.
+            ``detail``, of a reconstruction without truth: ``profile_undone``, whether its run undid one along z; ``z``, ``y`` and
+            ``x`` with ``half_width`` in shortest voxel sides and ``lobe`` (detail_shape);
+            ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``sections``, and ``profile_taps``
+            where the run's profile blurs the volume before.
 
     Returns:
         What metrics.json holds, with NaN and infinity for null.
@@ -103,6 +106,8 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
             result["ms_ssim"] = metrics.ms_ssim(*pair, scope.width, request.planes)
             result["lpips"] = None if network is None else metrics.lpips(own.voxels, truth.voxels, scope, network)
             result |= own.against(truth)
+        if truth is None and name == "reconstruction":
+            result["detail"] = {"profile_undone": len(comparison.taps) > 1, **detail_shape(volume.box, comparison.spacing)}
         if volume.consistency is not None:
             result["consistency"] = volume.consistency.result(scope.width)
         volumes[name] = result

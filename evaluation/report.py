@@ -12,6 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 FIDELITY_DB, STRUCTURE, RESOLUTION, ISOTROPY_DB = 0.1, 0.005, 1.03, 0.5  # differences below these count as a tie
 INVENTED, TRUSTED = 0.3, 0.143  # more of the truth's power than that, with less correlation than this, is invented detail
+ALIKE = 0.1  # relative difference of lengths that are called equal
+RING = 0.03  # correlation lower than that in-plane by more than this is a ring
 NYQUIST = 0.5  # cycles per voxel
 PROJECTED = {
     "pick": "Read at the input's sections",
@@ -113,7 +115,9 @@ def verdict(volumes: dict[str, Numbers]) -> dict[str, Any]:
     for way, value in volumes.get("reconstruction", {}).get("consistency", {}).items():
         exact = not math.isfinite(value["psnr_db"])
         closeness = "exactly" if exact else f"with a PSNR of {value['psnr_db']:.1f} dB"
-        sentences.append(f"{PROJECTED[way]}, it reproduces the measured input {closeness}.")
+        blurred = "Blurred again along z by the profile of its run and " if "profile_taps" in value else ""
+        how = blurred + PROJECTED[way][0].lower() + PROJECTED[way][1:] if blurred else PROJECTED[way]
+        sentences.append(f"{how}, it reproduces the measured input {closeness}.")
     return {"headline": headline, "sentences": sentences}
 
 
@@ -200,6 +204,7 @@ def _without_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, li
     tilt = own["anisotropy_db"]
     if tilt is not None:
         sentences.append(f"Power along z and in-plane differ by {tilt:.1f} dB on average (0 is isotropic).")
+    sentences += _shape_of_detail(own["detail"])
     known = {name: n["anisotropy_db"] for name, n in baselines.items() if n["anisotropy_db"] is not None}
     if tilt is not None and known:
         sentences.append("For comparison: " + ", ".join(f"{name} {value:.1f} dB" for name, value in known.items()) + ".")
@@ -209,6 +214,24 @@ def _without_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, li
             f"{'its input' if 'input' in known else 'interpolation'}"
         )
     return headline, sentences
+
+
+def _shape_of_detail(detail: Numbers) -> list[str]:
+    """Whether detail is as long along z as in-plane, and where a profile was undone, whether it was a wrong one."""
+    sentences, z, lateral = [], detail["z"]["half_width"], _mean(detail["y"]["half_width"], detail["x"]["half_width"])
+    if z is not None and lateral is not None:
+        ratio = z / lateral
+        word = "as long as" if abs(ratio - 1) <= ALIKE else f"{ratio:.2f} times as long as"
+        sentences.append(f"Detail is {word} in-plane along z (half-width {z:.2f} against {lateral:.2f} voxels).")
+        if detail["profile_undone"] and ratio < 1 - ALIKE:
+            sentences.append("The profile along z that was undone is too wide.")
+    across = min(detail["y"]["lobe"], detail["x"]["lobe"])
+    if detail["profile_undone"] and detail["z"]["lobe"] < across - RING:
+        sentences.append(
+            f"Dark rings lie before and behind bright detail (correlation {detail['z']['lobe']:.2f} along z, {across:.2f} "
+            "in-plane): the profile along z that was undone is not the real one."
+        )
+    return sentences
 
 
 def _period(frequency: float, numbers: Numbers) -> str:

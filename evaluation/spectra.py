@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft, ndimage, signal
 
+from utils.axes import lines_along
 from utils.spectra import power_spectrum
 from volumes.volume import Triple
 
@@ -29,6 +30,7 @@ FILTERS = 20
 WEAKEST, STRONGEST = 0.25, 0.15  # Gaussian high-pass sigma: a share of the shortest side, and voxels
 PROMINENCE = 5e-4  # a peak has to stand above the rest of the curve by this much
 CONE_DEGREES = 20.0  # half the opening angle of the double cones about the axes
+DETAIL = 8  # voxels: standard deviation of the Gaussian that takes the coarse structure away
 TAPER = 0.25  # share of every side, half at each end, that falls to zero before a transform
 
 
@@ -191,6 +193,34 @@ class Spectra:
             "period_voxels": per_voxel and 1 / per_voxel,
             "period_um": per_um and 1 / per_um,
         }
+
+
+def detail_shape(volume: NDArray[np.generic], spacing: Triple = (1.0, 1.0, 1.0)) -> dict[str, dict[str, float | None]]:
+    """How long detail is along each axis, and whether rings lie beside it.
+
+    Detail is what is left without structures of more than DETAIL voxels (a Gaussian high-pass). Its autocorrelation along an axis
+    falls to half at the half-width of detail; where an axis was sharpened by too wide a profile, a negative lobe follows.
+
+    Args:
+        volume: (Z, Y, X).
+        spacing: voxel sides in units of the shortest.
+
+    Returns:
+        Per axis ``half_width`` in units of the shortest voxel side (None: never below half) and ``lobe``, the lowest correlation
+        up to twice DETAIL.
+    """
+    values = np.asarray(volume, np.float32)
+    values = values - ndimage.gaussian_filter(values, [DETAIL / side for side in spacing])
+    found: dict[str, dict[str, float | None]] = {}
+    for name, axis in AXES.items():
+        lines = lines_along(values - values.mean(dtype=np.float64), axis)
+        lags = min(round(2 * DETAIL / spacing[axis]), lines.shape[-1] // 2)
+        products = [float(np.mean(lines[..., : lines.shape[-1] - k] * lines[..., k:], dtype=np.float64)) for k in range(lags + 1)]
+        correlation = np.array(products) / max(products[0], np.finfo(np.float32).tiny)
+        curve = ShellCurve(np.arange(lags + 1.0), correlation, np.ones(lags + 1))
+        half = curve.falls_below(0.5)
+        found[name] = {"half_width": None if half is None else half * spacing[axis], "lobe": float(curve.value.min())}
+    return found
 
 
 def octave_power(frequency: NDArray[np.float64], power: NDArray[np.float64]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,11 @@ def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[st
     swept: dict[str, Swept] = {}
     for name, candidate in (comparison.candidates | ({REFERENCE: comparison.truth} if comparison.truth else {})).items():
         central = np.asarray(np.memmap(folder / f"box_{len(swept)}", np.float32, "w+", shape=extent(box)))
-        known = None if comparison.sections is None or name == REFERENCE else Consistency(comparison.sections, comparison.region)
+        known = (
+            None
+            if comparison.sections is None or name == REFERENCE
+            else Consistency(comparison.sections, comparison.region, comparison.taps)
+        )
         swept[name] = Swept(name, candidate, central, known)
     behind = max([1, *(volume.consistency.reach for volume in swept.values() if volume.consistency)])
     truth_first = sorted(swept.values(), key=lambda volume: volume.name != REFERENCE)
@@ -140,18 +144,19 @@ class Consistency:
     Args:
         sections: the input.
         region: what counts; only sections whose planes lie wholly in it are compared.
+        taps: an odd number; the profile along z by which planes are blurred before they are projected.
 
     Attributes:
         reach: planes behind a block that its last section may need.
     """
 
-    def __init__(self, sections: Sections, region: Box) -> None:
-        self.sections, self.reach = sections, 0
+    def __init__(self, sections: Sections, region: Box, taps: Sequence[float] = (1.0,)) -> None:
+        self.sections, self.reach, self._taps = sections, 0, np.asarray(taps, np.float64)
         self._pixels = math.prod(extent(region)[1:])
         self._ways: dict[str, tuple[NDArray[np.intp], NDArray[np.floating], NDArray[np.float64]]] = {}
         for way, (offset, weights) in projections(sections).items():
-            length = len(weights) or 2
-            starts = sections.first + sections.step * np.arange(sections.count) + offset
+            length = (len(weights) or 2) + len(taps) - 1
+            starts = sections.first + sections.step * np.arange(sections.count) + offset - len(taps) // 2
             inside = np.flatnonzero((starts >= region[0].start) & (np.floor(starts) + length <= region[0].stop))
             if inside.size:
                 self._ways[way] = inside, starts[inside], weights
@@ -175,7 +180,8 @@ class Consistency:
             matrix = np.zeros((np.count_nonzero(here), len(block)))
             for row, start in zip(matrix, starts[here] - depth.start, strict=True):
                 first = math.floor(start)
-                row[first : first + (len(weights) or 2)] = weights if len(weights) else (1 - start % 1, start % 1)
+                seen = np.convolve(weights if len(weights) else (1 - start % 1, start % 1), self._taps)
+                row[first : first + len(seen)] = seen
             numbers = inside[here]
             given = self.sections.read(int(numbers[0]), int(numbers[-1]) + 1, *longer)[:, :height, :width]
             difference = np.tensordot(matrix, block[:, :height, :width], axes=1) - given
@@ -187,4 +193,6 @@ class Consistency:
         for way, (inside, _, _) in self._ways.items():
             rmse = math.sqrt(self._squares[way] / (inside.size * self._pixels))
             result[way] = {"rmse": rmse, "psnr_db": psnr(rmse, data_range), "sections": int(inside.size)}
+            if len(self._taps) > 1:
+                result[way]["profile_taps"] = len(self._taps)
         return result

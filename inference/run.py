@@ -172,6 +172,11 @@ class Run:
             return {"pick": "dsp", "mean": "mean"}[self.settings["axial_sampling"]]
         return str(self.settings["l1how"])
 
+    @property
+    def axial_taps(self) -> list[float]:
+        """The profile along z that the training undid, on the isotropic planes; one tap where there is none."""
+        return list(self.model.sections.plane_taps) if "axial_sampling" in self.settings else [1.0]
+
     def plane_of_slice(self, k: int) -> float:
         """Isotropic plane (fractional) that encoded slice k is centred on: of an interpolated volume the middle of its planes."""
         return self.geometry.plane_of_slice(k, "mean" if self.settings["models"] == "IsoREF" else self.projection)
@@ -192,6 +197,7 @@ class Run:
             "model": self.settings["models"],
             "factor": self.geometry.factor,
             "l1how": self.projection,
+            "axial_taps": self.axial_taps,
             "isoscope_version": program_version(),
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
 
 from inference.source import Source
 from utils.axes import to_memory
@@ -23,16 +24,20 @@ _PICTURE = 256  # voxels of the output's middle that a picture shows
 _PLANES, _WINDOW = 8, 2048  # planes in which seams are measured, and voxels along each side of them
 
 
-def projected(volume: NDArray[Any], factor: int, how: str, centre: float) -> NDArray[np.float32]:
-    """Isotropic planes (n·factor, Y, X) projected back onto n slices, as the training did.
+def projected(volume: NDArray[Any], factor: int, how: str, centre: float, taps: Sequence[float] = (1.0,)) -> NDArray[np.float32]:
+    """Isotropic planes projected back onto n slices, as the training did.
 
     Args:
-        volume: the planes.
+        volume: the planes (n·factor, Y, X), and at either end those that the profile needs beside them.
         factor: planes per slice.
         how: as ``l1how``. ``dsp`` takes the plane on which slices are centred, or what lies between two.
         centre: that plane (fractional) of slice 0.
+        taps: the profile along z by which the planes are blurred first.
     """
-    slabs = volume.astype(np.float32).reshape(-1, factor, *volume.shape[1:])
+    planes, reach = volume.astype(np.float32), len(taps) // 2
+    if reach:
+        planes = correlate1d(planes, taps, axis=0)[reach:-reach]
+    slabs = planes.reshape(-1, factor, *planes.shape[1:])
     if how == "dsp":
         below, above = math.floor(centre), math.ceil(centre)
         return slabs[:, below] if below == above else slabs[:, below : above + 1].mean(axis=1)

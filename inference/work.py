@@ -154,7 +154,7 @@ def write_consistency(
         errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
         attributes: recorded with the differences.
     """
-    factor, how, centre = run.geometry.factor, run.projection, run.plane_of_slice(0)
+    factor, how, centre, taps = run.geometry.factor, run.projection, run.plane_of_slice(0), run.axial_taps
     squares = np.zeros((len(outputs), source.count))
     place: dict[str, Any] = {}
     voxel, position = outputs[0].voxel_um, outputs[0].translation_um
@@ -169,8 +169,9 @@ def write_consistency(
     def differences(box: Box) -> NDArray[np.float32]:
         k, rows, columns = box
         given = source.grey(k, rows, columns)
-        planes = [output[k.start * factor : k.stop * factor, rows, columns] for output in outputs]
-        values = np.stack([projected(made, factor, how, centre) - grey for made, grey in zip(planes, given, strict=False)])
+        depth = slice(k.start * factor - len(taps) // 2, k.stop * factor + len(taps) // 2)
+        planes = [_ends_repeated(output, depth, rows, columns) for output in outputs]
+        values = np.stack([projected(made, factor, how, centre, taps) - grey for made, grey in zip(planes, given, strict=False)])
         squares[:, k] += np.square(values, dtype=np.float64).sum(axis=(2, 3))
         return values
 
@@ -186,9 +187,16 @@ def write_consistency(
         psnr = [20 * math.log10((peak - low) / error) if 0 < error and low < peak else None for error in rmse]
         whole, *slices = ({"rmse": error, "psnr_db": ratio} for error, ratio in zip(rmse, psnr, strict=True))
         channels.append({"peak": peak - low, **whole, "slices": slices})
-    write_json(errors, {"projection": how, "planes_per_slice": factor, "channels": channels})
+    write_json(errors, {"projection": how, "axial_taps": taps, "planes_per_slice": factor, "channels": channels})
     said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
     log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse[0], said, path)
+
+
+def _ends_repeated(volume: Volume, depth: slice, rows: slice, columns: slice) -> NDArray[Any]:
+    """A box that may reach beyond the first and the last plane."""
+    before, after = max(0, -depth.start), max(0, depth.stop - volume.shape[0])
+    inside = volume[depth.start + before : depth.stop - after, rows, columns]
+    return np.pad(inside, ((before, after), (0, 0), (0, 0)), mode="edge")
 
 
 def work_through(

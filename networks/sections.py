@@ -115,15 +115,15 @@ class Sections:
 
         The profile needs :attr:`lost` sections at both ends.
         """
-        return self._seen(_convolved_rows(planes, self._taps, self.lost * self.planes) if self.lost else planes)
+        return self._seen(_convolved_rows(planes, self.plane_taps, self.lost * self.planes) if self.lost else planes)
 
     @property
     def lost(self) -> int:
         """Sections at both ends of a stack of isotropic planes that the profile needs."""
-        return math.ceil(len(self._taps) // 2 / self.planes)
+        return math.ceil(len(self.plane_taps) // 2 / self.planes)
 
     @cached_property
-    def _taps(self) -> tuple[float, ...]:
+    def plane_taps(self) -> tuple[float, ...]:
         """The profile on the grid of the isotropic planes."""
         reach = len(self.profile) // 2
         places = np.arange(-int(reach / self.step), int(reach / self.step) + 1) * self.step

@@ -5,16 +5,21 @@ import json
 import numpy as np
 import pytest
 import tifffile
+import torch
 from infer_commands import read
 from infer_runs import grey, make_run
 from scipy.ndimage import gaussian_filter
 
 import infer
+from evaluation.grid import Request
+from evaluation.measure import evaluate
 from inference import Options, Run, enhance
 from inference.api import enhance_job
 from inference.source import Source
 from utils.errors import UserError
+from volumes.open import open_volume
 from volumes.volume import ArrayVolume
+from volumes.write import write_tiff
 
 OPTIONS = "--models lateral --uprate 4 --cropsize 64 --cropz 2 --blocks 2 --crops_per_volume 40 --nm 11".split()
 
@@ -107,3 +112,25 @@ def test_uprate_has_to_be_said(workspace):
     (workspace.root / "tiny.json").write_text(json.dumps({"train": {"dataset": "tiny", "models": "lateral"}}))
     with pytest.raises(UserError, match="such as --uprate 8"):
         workspace.train("lateral")
+
+
+@pytest.mark.parametrize(("uprate", "sampling"), [(1.0, "pick"), (4.0, "mean"), (3.5, "pick")])
+def test_consistency_blurs_the_output_as_the_sections_were(tmp_path, uprate, sampling):
+    """The output has to give its input when it is seen through the run's own operator; evaluate.py reads it of the file."""
+    taps = {"axial_sampling": sampling, "axial_taps": [0.1, 0.25, 0.3, 0.25, 0.1]}
+    folder = make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, uprate=uprate, blocks=1, **taps)
+    given, out = tmp_path / "in.tif", tmp_path / "o.ome.zarr"
+    write_tiff(given, grey((12, 24, 24)), voxel_um=(0.1 * uprate, 0.1, 0.1))
+    infer.main(["enhance", "--run", str(folder), "--input", str(given), "--output", str(out), "--consistency"])
+    sections, made = Run.load(folder).model.sections, torch.from_numpy(read(out).astype(np.float32))
+    lost = sections.lost
+    seen = sections.of_planes(made.movedim(0, 1)[:, None])[:, 0].movedim(1, 0).numpy()
+    difference = read(tmp_path / "o_consistency.ome.zarr")[lost : 12 - lost]
+    np.testing.assert_allclose(difference, seen - grey((12, 24, 24))[lost : 12 - lost], atol=0.01)
+    assert open_volume(out).attributes["axial_taps"] == pytest.approx(sections.plane_taps)
+    if uprate == 1:
+        report = evaluate(Request(reconstruction=out, input=given), tmp_path / "report")
+        found = report["volumes"]["reconstruction"]["consistency"]["pick"]
+        assert found["profile_taps"] == 5 and found["sections"] == 8
+        assert found["rmse"] == pytest.approx(np.sqrt(np.square(difference).mean()), rel=1e-3)
+        assert any("Blurred again along z" in sentence for sentence in report["verdict"]["sentences"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
+from scipy.ndimage import correlate1d
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from evaluation import metrics
@@ -183,8 +184,8 @@ def test_positions_tell_how_sections_can_have_been_made(first, step, ways):
     assert list(projections(Sections(volume(), first, step))) == ways
 
 
-def consistency(array, sections, voxels):
-    total = Consistency(sections, whole(array))
+def consistency(array, sections, voxels, taps=(1.0,)):
+    total = Consistency(sections, whole(array), taps)
     for core, longer in blocks(whole(array), voxels, behind=max(1, total.reach)):
         total.add(array[longer], core)
     return total.result(255)
@@ -201,6 +202,18 @@ def test_truth_is_consistent_with_its_own_sections(how, first, voxels):
     shifted = consistency(array + 3, sections, voxels)
     assert shifted[how]["rmse"] == pytest.approx(3, rel=1e-4)
     assert shifted[how]["psnr_db"] == pytest.approx(20 * np.log10(255 / 3), abs=1e-3)
+
+
+@pytest.mark.parametrize("voxels", [2**23, 900, 100])
+@pytest.mark.parametrize(("how", "first"), [("pick", 4.0), ("average", 3.5)])
+def test_a_volume_is_blurred_by_the_profile_before_it_is_projected(how, first, voxels):
+    array, taps = volume((150, 9, 8)), np.array([0.1, 0.2, 0.4, 0.2, 0.1])
+    seen = correlate1d(array.astype(np.float32), taps, axis=0)
+    sections = Sections(Degraded(Sections(seen, 0, 1), whole(array), 8, how), first, 8.0)
+    found = consistency(array, sections, voxels, taps)
+    assert found[how]["sections"] == 17 + (how == "pick") and found[how]["profile_taps"] == 5
+    assert found[how]["rmse"] == pytest.approx(0, abs=1e-4)
+    assert consistency(array, sections, voxels)[how]["rmse"] > 1
 
 
 @pytest.mark.parametrize("voxels", [2**23, 300])

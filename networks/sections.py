@@ -52,7 +52,8 @@ class Sections:
             )
         if self.factor == 1 and len(self.profile) == 1:
             raise UserError(
-                "uprate=1 without a profile leaves nothing to restore; say how z is blurred with --axial_sigma or --axial_taps"
+                "uprate=1 without a profile leaves nothing to restore; say how z is blurred with --axial_sigma or --axial_taps "
+                "(prepare.py check estimates it)"
             )
 
     @property

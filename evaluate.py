@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluation.grid import Request
-from evaluation.measure import evaluate, refuse_outputs
+from evaluation.measure import evaluate, results
 from utils.command_line import Parser, add_shared, chosen, parse_region, parse_slice, voxel_size
 from utils.errors import reported
 
@@ -111,22 +110,18 @@ def compress(options: argparse.Namespace) -> None:
     from inference import Engine, Options, Run
     from inference.operating_points import KeptPlanes, operating_points
 
-    refuse_outputs(options.output, OUTPUTS, options.overwrite, (options.input, options.truth))
-    run = Run.load(options.run, options.epoch, Engine.choose(options.device))
-    applied = Options(
-        normalise=options.normalise, dsp=options.dsp, ignore_voxels=options.ignore_voxels, force_range=options.force_range
-    )
-    kept = KeptPlanes(run, options.input, applied, options.channel)
-    options.output.mkdir(parents=True, exist_ok=True)
-    store = options.output / "codes.codes.zarr"
-    with tempfile.TemporaryDirectory(prefix=".compressing-", dir=options.output) as name:
-        measured = RateDistortion(kept, kept.first, kept.step, request, Path(name))
-        for point in operating_points(run, kept, applied, store, Path(name), overwrite=options.overwrite):
+    with results(options.output, OUTPUTS, options.overwrite, (options.input, options.truth)) as folder:
+        run = Run.load(options.run, options.epoch, Engine.choose(options.device))
+        applied = Options(**{**chosen(options, Options), "region": None})
+        kept = KeptPlanes(run, options.input, applied, options.channel)
+        store = options.output / "codes.codes.zarr"
+        measured = RateDistortion(kept, kept.first, kept.step, request, folder)
+        for point in operating_points(run, kept, applied, store, folder, overwrite=options.overwrite):
             measured.add_codes(point.bytes, point.slices, point.isotropic, point.levels)
         measured.add_codecs()
         files = {"input": str(options.input), "truth": options.truth and str(options.truth), "store": store.name}
         facts = {"run": run.name, "files": files, "slices": {"shape": list(kept.shape), "dtype": kept.dtype.name}}
-        for line in write_compression(measured, facts, options.output, Path(name)):
+        for line in write_compression(measured, facts, folder):
             logging.info(line)
     logging.info("curves: %s", options.output / OUTPUTS[1])
 

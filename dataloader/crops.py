@@ -110,10 +110,9 @@ def centre_crop(shape: tuple[int, int, int], settings: CropSettings) -> Crop:
 
 
 def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
-    """Cut a crop out of a volume, reading no more than it needs.
+    """Cut a crop out of a volume, reading no more than it needs: float32 (cropsize, cropsize, slices) of the file's own values.
 
-    Returns:
-        float32 array (cropsize, cropsize, slices) of the file's own values, axes (X, Y, Z).
+    Axes are (X, Y, Z).
     """
     margin = rotation_margin(settings.cropsize) if crop.rotation is not None else 0
     rows = _source_positions(crop.row, volume.shape[1], margin, settings)

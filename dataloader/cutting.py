@@ -76,15 +76,8 @@ class Lattice:
 def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, Box]:
     """A single volume's training and validation part: the last rows, or planes if rows are too few, are for validation.
 
-    Between the two lies a gap of 1/8 patch (1/8 of the validation part for whole volumes), so that no structure is in both.
-
-    Args:
-        volume: the volume.
-        lattice: the patches.
-        fraction: of the volume that is for validation; at least one patch, or 128 rows or planes of whole volumes.
-
-    Raises:
-        UserError: neither axis has room for both parts.
+    At least one patch, or 128 rows or planes of whole volumes, is for validation, else that fraction. Between the two lies a gap
+    of 1/8 patch (1/8 of the validation part for whole volumes), so that no structure is in both. A UserError: no room for it.
     """
     for axis in (1, 0):
         size, patch = volume.shape[axis], lattice.patch[axis]

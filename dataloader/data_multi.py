@@ -215,11 +215,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
 
 def check_unit_range(values: np.ndarray, where: str) -> None:
-    """Check a crop under nm 00.
-
-    Raises:
-        UserError: NaN or infinite values, or more than 0.1 % of the values outside [-1.05, 1.05].
-    """
+    """Refuse, as a UserError, a crop under nm 00 with NaN or infinite values, or more than 0.1 % outside [-1.05, 1.05]."""
     check_finite(values, where)
     outside = share_outside(values)
     if outside:
@@ -243,9 +239,6 @@ class DataModule(pl.LightningDataModule):
     Attributes:
         train_set: the training crops.
         val_set: centre crops for validation, or None (no folder ``val`` with one of the directions).
-
-    Raises:
-        UserError: as ``PairedImageDataset``.
     """
 
     def __init__(self, folder: Path | str, directions: Sequence[str], *, batch_size: int = 1, workers: int = 0, **options: Any):

@@ -30,11 +30,7 @@ _SHOWN = 5  # names listed in a message
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """dataset.json of a data set, an empty one where there is none.
-
-    Raises:
-        UserError: unreadable, or written by a newer version.
-    """
+    """dataset.json of a data set, an empty one where there is none; a UserError: unreadable, or written by a newer version."""
     path = folder / "dataset.json"
     if not path.is_file():
         return {"version": VERSION, "directions": {}}

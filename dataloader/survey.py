@@ -246,13 +246,7 @@ def write_sheets(files: Sequence[Surveyed], folder: Path, dataset: str) -> list[
 
 
 def contact_sheet(path: Path, title: str, files: Sequence[Surveyed]) -> None:
-    """Draws one row per file: three planes at their true proportions, histogram of these planes, spectra of the three axes.
-
-    Args:
-        path: PNG to write.
-        title: first line.
-        files: at least one.
-    """
+    """Draws one row per file: three planes at their true proportions, histogram of these planes, spectra of the three axes."""
     height = 3.1 * len(files) + 0.5  # inches
     figure = Figure(figsize=(15, height), dpi=100, facecolor="white")
     figure.suptitle(title, x=0.01, y=1 - 0.12 / height, ha="left", va="top", fontsize=12, parse_math=False)

@@ -24,7 +24,7 @@ from evaluation.sections import METHODS, Candidate, Sections
 from evaluation.sweep import blocks, central_box
 from utils.boxes import Box, voxels_of
 from utils.errors import UserError
-from utils.files import put_files, write_json
+from utils.files import write_json
 from utils.runs import program_version
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Volume
@@ -212,8 +212,8 @@ def _whole(number: float) -> float:
     return float(round(number)) if math.isclose(number, round(number), abs_tol=1e-9) else number
 
 
-def write_compression(measured: RateDistortion, facts: dict[str, Any], output: Path, scratch: Path) -> list[str]:
-    """Writes compression.json and compression.png; both appear when they are whole.
+def write_compression(measured: RateDistortion, facts: dict[str, Any], folder: Path) -> list[str]:
+    """Writes compression.json and compression.png into a folder; returns the sentences.
 
     compression.json (schema ``isoscopexx.compression/1``; null stands for "not defined", "not reachable" or, for a PSNR, for
     "identical"):
@@ -228,7 +228,7 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
             ``isotropic``: by ``decoded`` (codes), ``linear`` and ``cubic`` (codec, then interpolation along z): ``psnr_db`` over
             all voxels, ``ssim`` (mean over XZ and YZ planes of the central box).
 
-    ``facts`` are the document's ``run`` and ``files``; the scratch folder lies on the output's disc. Returns the sentences.
+    ``facts`` are the document's ``run`` and ``files``.
     """
     truth = measured.isotropic
     document = {
@@ -241,10 +241,9 @@ def write_compression(measured: RateDistortion, facts: dict[str, Any], output: P
         "sentences": sentences(measured.points),
         "points": measured.points,
     }
-    write_json(scratch / OUTPUTS[0], plain(document))
+    write_json(folder / OUTPUTS[0], plain(document))
     title = f"{facts['run']} on {Path(facts['files']['input']).name}: its codes beside standard codecs"
-    draw_rates(measured.points, title, scratch / OUTPUTS[1])
-    put_files(scratch, output, OUTPUTS)
+    draw_rates(measured.points, title, folder / OUTPUTS[1])
     return [*document["sentences"], *document["notes"]]
 
 

@@ -48,12 +48,7 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
 def draw_figures(
     comparison: Comparison, volumes: dict[str, Any], boxes: dict[str, NDArray[np.float32]], folder: Path
 ) -> dict[str, Path]:
-    """The figures of a report: PNGs ``planes``, ``spectra`` and, with a truth, ``fsc``.
-
-    Args:
-        volumes: numbers per volume, as in metrics.json.
-        boxes: the central box of every volume.
-    """
+    """The figures of a report, by all volumes' numbers and central boxes: PNGs ``planes``, ``spectra``, with a truth ``fsc``."""
     step = None if comparison.sections is None else comparison.sections.step
     figures = {"planes": draw_planes(boxes, comparison.spacing), "spectra": draw_spectra(volumes, step)}
     if comparison.truth:
@@ -64,12 +59,7 @@ def draw_figures(
 
 
 def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple) -> Figure:
-    """Central XY, XZ and YZ planes of the interpolated input, the reconstruction, the truth and the error.
-
-    Args:
-        boxes: (Z, Y, X) by name.
-        spacing: voxel sides (z, y, x) in any unit.
-    """
+    """Central XY, XZ and YZ planes of boxes (Z, Y, X): the interpolated input, the reconstruction, the truth and the error."""
     titles = {"cubic": "input, cubic interpolation", "input": "input", "reconstruction": "reconstruction", "truth": "truth"}
     panels = {title: boxes[name] for name, title in titles.items() if name in boxes}
     first = next(iter(panels))

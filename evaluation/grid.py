@@ -96,10 +96,8 @@ class Comparison:
 def open_comparison(request: Request, folder: Path) -> Comparison:
     """Open the files, lay them on the grid of the truth (else of the reconstruction) and add the baselines.
 
-    The folder, for temporary files, must outlive the comparison.
-
-    Raises:
-        UserError: files, positions or options that do not go together; the message gives the remedy.
+    The folder, for temporary files, must outlive the comparison. Files, positions or options that do not go together are a
+    UserError with the remedy.
     """
     files = _opened(request)
     truth, restored, given = (files.get(name) for name in ("truth", "reconstruction", "input"))

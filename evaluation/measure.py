@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +54,19 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
     Raises:
         UserError: bad input, or results in that folder that are not to be overwritten.
     """
-    refuse_outputs(output, OUTPUTS, overwrite, (request.reconstruction, request.truth, request.input))
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".evaluating-", dir=output) as name:
-        folder = Path(name)
+    with results(output, OUTPUTS, overwrite, (request.reconstruction, request.truth, request.input)) as folder:
         document, comparison, boxes = numbers(request, folder)
         figures = draw_figures(comparison, document["volumes"], boxes, folder)
         write_json(folder / "metrics.json", plain(document))
         (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
-        put_files(folder, output, OUTPUTS)
     return document
 
 
-def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterable[Path | None]) -> None:
-    """Refuses a folder that holds earlier results of these names.
+@contextmanager
+def results(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterable[Path | None]) -> Iterator[Path]:
+    """A scratch folder; the files of these names in it become the results in the folder ``output`` when the block ends.
 
-    Raises:
-        UserError: it does, and they are not to be replaced; it is a file; or one of these would be written over an input.
+    A UserError, before anything is done: a file, earlier results that are not to be replaced, or an input among them.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a folder")
@@ -77,6 +74,14 @@ def refuse_outputs(output: Path, names: Sequence[str], overwrite: bool, inputs: 
     if existing and not overwrite:
         raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
     refuse_overlap([output / name for name in names], [path for path in inputs if path])
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".measuring-", dir=output) as scratch:
+            yield Path(scratch)
+            put_files(Path(scratch), output, names)
+    finally:
+        if not any(output.iterdir()):  # nothing came of it
+            output.rmdir()
 
 
 def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison, dict[str, NDArray[np.float32]]]:

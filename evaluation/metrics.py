@@ -88,12 +88,9 @@ class Moments:
     steps: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
     def add(self, block: NDArray[np.float32], core: tuple[int, int, int], truth: NDArray[np.float32] | None = None) -> None:
-        """Add a block.
+        """Add a block of size ``core``, and the truth of it.
 
-        Args:
-            block: the block with up to one more plane, row and column behind it, so that no gradient between blocks is missed.
-            core: size of the block itself.
-            truth: the truth of the block itself.
+        It comes with up to one more plane, row and column behind it, so that no gradient between blocks is missed.
         """
         depth, rows, columns = core
         for z in range(depth):  # plane by plane, so that float64 copies stay in the processor's cache

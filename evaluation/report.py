@@ -46,11 +46,9 @@ def slice_text(part: slice) -> str:
 
 
 def render(document: dict[str, Any], figures: dict[str, Path]) -> str:
-    """The report as HTML; whatever stems from files and users is escaped.
+    """The report as HTML, by what metrics.json holds (NaN and infinity for null) and the PNG files of its figures.
 
-    Args:
-        document: what metrics.json holds, with NaN and infinity for null.
-        figures: PNG files ``planes``, ``spectra``, and ``fsc`` where there is a truth.
+    Whatever stems from files and users is escaped.
     """
     return PAGES.get_template("report.html").render(
         document=document,

@@ -161,9 +161,7 @@ def interpolation_matrix(method: str, positions: NDArray[np.float64], targets: N
         return unit[np.rint((inside - positions[0]) / (positions[1] - positions[0])).astype(int)]
     if method == "linear":
         return np.stack([np.interp(inside, positions, column) for column in unit], axis=1)
-    if method == "cubic":
-        return np.asarray(CubicSpline(positions, unit)(inside))
-    raise ValueError(f"method={method!r} must be one of {', '.join(METHODS)}")
+    return np.asarray(CubicSpline(positions, unit)(inside))
 
 
 class Degraded(Volume):

@@ -67,7 +67,7 @@ class FourierShells:
     """The shells of one box shape; made once, used for every volume of that shape.
 
     Args:
-        shape: (Z, Y, X), odd or even.
+        shape: (Z, Y, X), odd or even, at least 2.
         spacing: voxel size along each axis in any unit; frequencies are cycles per that unit.
 
     Shells are one frequency step of the coarsest axis wide and centred on its multiples. They end at the smallest Nyquist
@@ -75,10 +75,6 @@ class FourierShells:
     """
 
     def __init__(self, shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1, 1, 1)) -> None:
-        if len(shape) != 3 or min(shape) < 2:
-            raise ValueError(f"shape={shape} must be three sizes of at least 2")
-        if min(spacing) <= 0:
-            raise ValueError(f"spacing={spacing} must be positive")
         self.shape, self.spacing = shape, spacing
         self.width = max(1 / (size * step) for size, step in zip(shape, spacing, strict=True))
         self._weight = np.full(shape[2] // 2 + 1, 2.0)  # of coefficients that stand for their conjugate as well, by column
@@ -97,9 +93,7 @@ class FourierShells:
             self._labels[axis] = labels, shells
 
     def transform(self, volume: NDArray[np.generic]) -> NDArray[np.complex64]:
-        """Half-spectrum (Z, Y, X // 2 + 1) of a volume of the shells' shape, without its mean; ValueError for another shape."""
-        if volume.shape != self.shape:
-            raise ValueError(f"volume of shape {volume.shape} does not fit shells of shape {self.shape}")
+        """Half-spectrum (Z, Y, X // 2 + 1) of a volume of the shells' shape, without its mean."""
         real = np.asarray(volume, np.float32 if volume.dtype != np.float64 else np.float64)
         return fft.rfftn(real - real.mean())
 
@@ -141,13 +135,7 @@ def tapered(volume: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 class Spectra:
-    """The spectra of one volume's box.
-
-    Args:
-        voxels: (Z, Y, X).
-        shells: the shells of that shape, with the spacing in units of the shortest voxel side.
-        voxel_um: voxel size (z, y, x), None where unknown.
-    """
+    """The spectra of one volume's box (Z, Y, X); the shells' spacing is in units of the shortest side of ``voxel_um``."""
 
     def __init__(self, voxels: NDArray[np.float32], shells: FourierShells, voxel_um: Triple | None) -> None:
         self.voxels, self.shells, self.voxel_um = voxels, shells, voxel_um

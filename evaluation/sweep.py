@@ -141,10 +141,7 @@ def projections(sections: Sections) -> dict[str, tuple[float, NDArray[np.float64
 class Consistency:
     """Sums of the differences between a volume, projected back, and its input, added block by block.
 
-    Args:
-        sections: the input.
-        region: what counts; only sections whose planes lie wholly in it are compared.
-        taps: an odd number; the profile along z by which planes are blurred before they are projected.
+    Only sections whose planes lie wholly in the region are compared. Planes are first blurred by ``taps``, an odd number, along z.
 
     Attributes:
         reach: planes behind a block that its last section may need.
@@ -164,12 +161,7 @@ class Consistency:
         self._squares = dict.fromkeys(self._ways, 0.0)
 
     def add(self, block: NDArray[np.float32], core: Box) -> None:
-        """Add the sections that begin in a block.
-
-        Args:
-            block: the block, and behind it at least ``reach`` planes where the region has them.
-            core: the box of the block itself.
-        """
+        """Add the sections that begin in the box ``core`` of a block, behind which are ``reach`` planes, as far as there are."""
         depth, rows, columns = core
         _, height, width = extent(core)
         longer = [slice(part.start, part.start + size) for part, size in zip((rows, columns), block.shape[1:], strict=True)]

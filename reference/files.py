@@ -100,11 +100,7 @@ def component_files(folder: Path, epoch: int) -> dict[str, Path]:
 
 
 def read_reference(files: Mapping[str, Path]) -> dict[str, Source]:
-    """The components in files of the reference: keys without second names, and without what a wrapper has put before them.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
+    """The components in files of the reference: keys without second names, and without what a wrapper has put before them."""
     return {name: _unwrapped(name, read_weights(path)) for name, path in files.items() if name in COMPONENTS}
 
 

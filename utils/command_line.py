@@ -91,12 +91,7 @@ def chosen(given: argparse.Namespace, kind: Any) -> dict[str, Any]:
 
 
 def parse_slice(text: str, option: str) -> slice:
-    """``a:b`` or ``a:b:s`` of non-negative whole numbers, each of which may be left out, that select something; else a UserError.
-
-    Args:
-        text: what the user wrote.
-        option: where, for the message.
-    """
+    """``a:b`` or ``a:b:s`` of non-negative whole numbers, each may be left out, that select something; else a UserError."""
     parts = text.split(":")
     if not 2 <= len(parts) <= 3 or not all(part.strip() == "" or part.strip().isdecimal() for part in parts):
         raise UserError(f"{option} {text!r} must look like start:stop or start:stop:step, for example 0:248")

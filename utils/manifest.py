@@ -30,11 +30,7 @@ class Manifest:
         self.last, self.previous = folder / "last.ckpt", folder / "last.previous.ckpt"
 
     def read(self) -> dict[str, Any] | None:
-        """What it says; None where there is none.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """What it says; None where there is none. A UserError: it is damaged."""
         if not self.path.is_file():
             return None
         found = read_mapping(self.path, "list of checkpoints")
@@ -78,11 +74,7 @@ class Manifest:
         write_json(self.path, found)
 
     def check_set(self, epoch: int) -> None:
-        """Checks that all files of a set are there as they were written.
-
-        Raises:
-            UserError: one is missing or differs.
-        """
+        """Checks that all files of a set are there as they were written; a UserError names one that is missing or differs."""
         files = (self.read() or {"epochs": {}})["epochs"].get(str(epoch))
         if files is None:
             return
@@ -107,8 +99,7 @@ class Manifest:
     def to_resume(self) -> tuple[Path, str]:
         """The checkpoint that a training goes on from: last.ckpt, or the one before it; and what is wrong with last.ckpt.
 
-        Raises:
-            UserError: neither is as it was written.
+        A UserError: neither is as it was written.
         """
         written, problems = (self.read() or {}).get("last"), [""]
         for path in (self.last, self.previous):

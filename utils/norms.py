@@ -32,11 +32,9 @@ def make_norm(name: str, channels: int, dimensions: int = 3, group_eps: float = 
 def fold_batch_norm(network: nn.Module) -> None:
     """Makes every batch norm that directly follows a convolution a part of it, in place: for networks that only compute.
 
-    In eval mode such a norm is a fixed scale and shift of each channel, so that the result stays the same up to rounding. The
-    network can afterwards neither be trained nor load or save weights of its former shape.
-
-    Args:
-        network: in eval mode; its modules call their children one after the other.
+    In eval mode such a norm is a fixed scale and shift of each channel, so that the result stays the same up to rounding, where
+    modules call their children one after the other. The network can afterwards neither be trained nor load or save weights of
+    its former shape.
     """
     for parent in list(network.modules()):
         for (_, layer), (name, norm) in pairwise(list(parent.named_children())):

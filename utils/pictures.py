@@ -70,17 +70,15 @@ def orthogonal_planes(
     each slice repeated.
 
     Args:
-        panels: name of the row -> volume (X, Y, Z) or (C, X, Y, Z). Two channels become a composite, the first magenta and
-            the second green (white where both are bright); a panel with one channel is grey, on the scale of the first.
+        panels: name of the row -> volume (X, Y, Z) or (C, X, Y, Z), of one X and Y; each Z divides the largest. Two channels
+            become a composite, the first magenta and the second green (white where both are bright); one channel is grey, on
+            the scale of the first.
         title: one line above.
         voxel_um: voxel size (z, y, x) in µm, adds a scale bar. If z is coarser by n, slices are drawn n pixels high.
         limits: values shown as black and as white, by default percentiles 0.2 and 99.8 of all planes shown (per channel).
 
     Returns:
         RGB picture (height, width, 3) uint8. Values that are not finite are red.
-
-    Raises:
-        ValueError: panels whose shapes do not fit together.
     """
     volumes = _common_grid(panels, voxel_um)
     size = next(iter(volumes.values())).shape[1:]
@@ -119,14 +117,6 @@ def _common_grid(panels: Mapping[str, NDArray], voxel_um: tuple[float, float, fl
     """All volumes as (C, X, Y, Z) of one shape; slices are repeated along z."""
     volumes = {name: np.asarray(v)[None] if np.ndim(v) == 3 else np.asarray(v) for name, v in panels.items()}
     depth = max(v.shape[-1] for v in volumes.values())
-    first = next(iter(volumes.values()))
-    for name, volume in volumes.items():
-        fits = volume.ndim == 4 and volume.shape[1:3] == first.shape[1:3] and 0 not in volume.shape
-        if not fits or depth % volume.shape[3] or len(volume) > 2:
-            raise ValueError(
-                f"panel {name!r} of shape {np.shape(panels[name])} must be (X, Y, Z) or (1 or 2, X, Y, Z) and fit "
-                f"the first panel, {first.shape}; its planes must divide {depth}"
-            )
     stretch = 1 if voxel_um is None else max(1, round(voxel_um[0] / voxel_um[2]))
     return {name: np.repeat(v, depth // v.shape[3] * stretch, axis=3) for name, v in volumes.items()}
 

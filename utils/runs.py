@@ -84,11 +84,7 @@ class RunFolder:
             )
 
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder, which this process has :meth:`locked`, ready for a training.
-
-        Raises:
-            UserError: as :meth:`check`.
-        """
+        """Makes the folder, which this process has :meth:`locked`, ready for a training; UserErrors as of :meth:`check`."""
         self.check(resume=resume, overwrite=overwrite)
         if not resume and any(path.suffix in (".pth", ".ckpt") for path in self.checkpoints.glob("*")):
             aside = next(path for n in count(1) if not (path := self.path.with_name(f"{self.path.name}.{n}")).exists())

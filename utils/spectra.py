@@ -18,13 +18,9 @@ _TAIL = 0.45  # cycles per voxel; at the end of the spectrum beyond it, power is
 
 
 def power_spectrum(volume: NDArray[np.generic], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean power spectrum of all lines along one axis.
+    """Mean power spectrum of all lines of a volume (Z, Y, X) along one axis.
 
     Every line is taken minus its mean and under a Hann window, so that its two ends do not have to fit each other.
-
-    Args:
-        volume: (Z, Y, X).
-        axis: 0, 1 or 2.
 
     Returns:
         Frequency in cycles per voxel (above 0, up to 1/2) and power per voxel in squared grey values.
@@ -74,13 +70,8 @@ def anisotropy(volume: NDArray[np.generic]) -> Anisotropy | None:
     """Compares how far the power spectra along z and in-plane rise above the noise.
 
     White noise has the same power on all axes and at all frequencies, so the noise floor is the lowest mean power at the end of
-    any axis' spectrum. Values are first limited to their 0.05 to 99.95 percentiles, against single hot pixels.
-
-    Args:
-        volume: (Z, Y, X), a box of some dozen voxels per side or more.
-
-    Returns:
-        None for a box that is too thin (< 8 voxels along an axis) or constant.
+    any axis' spectrum. Values are first limited to their 0.05 to 99.95 percentiles, against single hot pixels. None for a box
+    (Z, Y, X) that is too thin (< 8 voxels along an axis; it should have some dozen) or constant.
     """
     values = np.asarray(volume, np.float32)
     low, high = np.percentile(values, (0.05, 99.95))

@@ -103,10 +103,9 @@ class ForwardModel:
             raise UserError(f"factor={self.factor} must be at least 1")
 
     def axial_weights(self) -> tuple[int, NDArray[np.float64]]:
-        """What slice k sees: plane ``factor*k + first + j`` with weight j; the weights add up to 1.
+        """``first`` and weights: slice k sees plane ``factor*k + first + j`` with weight j; the weights add up to 1.
 
-        Returns:
-            first, weights: the sampling convolved with the axial point-spread function.
+        They are the sampling convolved with the axial point-spread function.
         """
         reach = math.ceil(4 * self.psf_sigma[0])
         first, seen = (self.factor // 2, 1) if self.sampling == "pick" else (0, self.factor)

@@ -49,8 +49,6 @@ class Scene:
         """Draw the voxels low <= (z, y, x) < high; positions may be negative.
 
         Args:
-            low: first voxel.
-            high: voxel after the last.
             channel: None for everything, 0 for nuclei and cytoplasm, 1 for tubules and membranes.
 
         Returns:

@@ -77,9 +77,7 @@ def _spelled_out(argv: Sequence[str], options: Sequence[Option], foreign: Mappin
 def make_parser(options: Iterable[Option], defaults: Mapping[str, tuple[Any, str]]) -> Parser:
     """A parser of these options, in groups, that fills in no defaults.
 
-    Args:
-        options: base and model options.
-        defaults: option → effective default and where it comes from, for ``--help``; else the option's own.
+    ``--help`` shows ``defaults``, option → effective default and where it comes from; else the option's own.
     """
     retired = textwrap.fill(f"Retired, accepted and ignored: {', '.join(RETIRED)}.", 118)
     parser = Parser(prog="train.py", usage=USAGE, debug=False, argument_default=argparse.SUPPRESS, epilog=retired)

@@ -121,11 +121,6 @@ def test_crossing_is_interpolated_between_shells():
     assert curve.falls_below(0.2) is None
 
 
-def test_volumes_of_unequal_shape_are_refused():
-    with pytest.raises(ValueError, match="does not fit shells"):
-        correlation(noise((8, 8, 8)), noise((8, 8, 9)))
-
-
 def test_taper_ends_at_zero_and_leaves_the_middle():
     result = tapered(noise((24, 20, 16)) + 40)
     for face in (result[0], result[-1], result[:, 0], result[:, :, -1]):

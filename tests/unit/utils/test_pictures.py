@@ -139,21 +139,6 @@ def test_values_that_are_not_finite_are_red(volume):
     assert (all_broken == (255, 0, 0)).all()
 
 
-@pytest.mark.parametrize(
-    "panels",
-    [
-        {"a": np.zeros((4, 4))},
-        {"a": np.zeros((3, 4, 4, 4))},
-        {"a": np.zeros((4, 4, 4)), "b": np.zeros((4, 5, 4))},
-        {"a": np.zeros((4, 4, 4)), "b": np.zeros((4, 4, 3))},
-        {"a": np.zeros((4, 4, 0))},
-    ],
-)
-def test_panels_that_do_not_fit(panels):
-    with pytest.raises(ValueError, match="panel"):
-        orthogonal_planes(panels)
-
-
 def test_png_is_written_completely_or_not_at_all(tmp_path, picture):
     from PIL import Image
 

@@ -65,11 +65,12 @@ def main(arguments: Sequence[str]) -> None:
     """Files → settings → model of ours → run."""
     options, rest = build_parser().parse_known_args(arguments)
     from reference.files import component_files, read_reference
-    from reference.run import as_report, build_filled, check_family, model_of, refuse_existing, settle, write_run
+    from reference.run import as_report, build_filled, check_family, model_of, settle, write_run
 
     files = component_files(options.folder, options.epoch)
     settings, given, folder = asked(options, rest, options.models or model_of(files, options.folder))
-    refuse_existing(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already and is left alone; choose another --run")
     check_family(settings, files, options.folder)
     sources = read_reference(files)
     autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None

@@ -52,10 +52,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         root: the folder ``train`` or ``val`` of a data set.
         directions: folders within it, one image each.
         train: False: one crop per file from its centre, not rotated, the same in every epoch.
-        nm: 00 (values already lie in [-1, 1]) | 01 | 11 (each file's own range, read once before training).
-        nm_clip: percentiles (LOW, HIGH) in place of minimum and maximum for nm 01 and 11.
-        seed: of every draw, 0 or more.
-        crops_per_volume: samples per file and epoch.
+        nm, nm_clip, seed, crops_per_volume: options of train.py.
         draw: ``uniform``, all places are equally likely; ``content``: a place that shows little but background is drawn again,
             up to 8 times, so that sparse volumes train as well.
         preload: ``check`` decodes the volumes into memory (worker processes that are forked share them).

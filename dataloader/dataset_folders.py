@@ -41,11 +41,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def claim_directions(folder: Path, directions: Sequence[str], overwrite: bool, inputs: Iterable[Path]) -> None:
-    """Make sure that these directions may be written.
-
-    Raises:
-        UserError: one exists and is not ours, is ours and ``overwrite`` is not set, or is read by this command.
-    """
+    """Refuse, as a UserError, directions that exist and are not ours or not to be replaced, or that this command reads."""
     ours = read_record(folder)["directions"]
     places = [folder / split / direction for direction in directions for split in SPLITS]
     refuse_overlap(places, inputs)

@@ -161,18 +161,16 @@ def finest_within(codec: Codec, pixels: Pixels, limit: float) -> tuple[bytes, fl
 
 
 def code(planes: Volume, codec: Codec, stream: str, bits_per_pixel: float | None, scratch: Path) -> Coded | None:
-    """All sections through a codec.
+    """All sections (planes, rows, columns) of 8 or 16 bit through a codec.
+
+    None where it cannot go down to that rate, has no lossless mode, or takes no sections of that size.
 
     Args:
-        planes: (sections, rows, columns) uint8 or uint16; read a group at a time.
         stream: ``slice``: every section is a stream of its own, with its own share of the bytes; ``all``: one stream for all
             (for every LARGEST pixels of a volume larger than that, so that memory does not depend on its size, and for every
             image as high as the codec allows).
         bits_per_pixel: at most; None: lossless, and nothing is decoded.
         scratch: file for the decoded sections, which are read from there.
-
-    Returns:
-        None where the codec cannot go down to that rate, has no lossless mode, or takes no sections of that size.
     """
     _, height, width = planes.shape
     if max(height, width) > codec.side or (bits_per_pixel is None and codec.lossless is None):

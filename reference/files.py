@@ -129,8 +129,7 @@ def _unwrapped(component: str, source: Source) -> Source:
 def read_weights(path: Path) -> Source:
     """The state dict in a file that holds one, or a whole pickled ``nn.Module``, whose classes need not exist.
 
-    Raises:
-        UserError: the file cannot be read, is damaged or older than torch 1.6, or holds something else.
+    A UserError: the file cannot be read, is damaged or older than torch 1.6, or holds something else.
     """
     value, found = _read(path), Source(path)
     try:

@@ -39,7 +39,6 @@ _DROPPED = {
 _UNKNOWN = "unknown: our network has no such part, its results may differ"
 _COUNTER = ".num_batches_tracked"  # absent in files of torch < 0.4.1; it has no influence
 
-
 Sources = Mapping[str, Source]
 
 
@@ -277,22 +276,12 @@ def _fill(name: str, component: nn.Module, source: Source) -> Fitted:
     return fitted
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raises a UserError if there is anything at the place of the new run."""
-    if folder.exists():
-        raise UserError(f"{folder} exists already and is left alone; choose another --run")
-
-
 def write_run(folder: Path, settings: Mapping[str, Any], model: BaseModel, epoch: int, report: Mapping[str, Any]) -> None:
     """Writes a run that ``train.py --init`` and ``infer.py`` take; the folder appears only when it is complete.
 
     Its intensity record is there where settings alone tell it: nm 00, set by the user, means values already in [-1, 1]. The
-    report becomes import.json.
-
-    Raises:
-        UserError: there is something at that place, or it cannot be written.
+    report becomes import.json. A UserError: there is something at that place, or it cannot be written.
     """
-    refuse_existing(folder)
     with new_folder(folder) as partial:
         run = RunFolder(partial)
         run.checkpoints.mkdir()

@@ -183,16 +183,10 @@ class RunFolder:
 
 
 def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The stored settings, changed where a resume may change them.
+    """The stored settings of the latest start, changed where a resume may change them by the new ones that were ``given``.
 
-    Args:
-        stored: settings of the run's latest start, with what was ``given`` for it. What was typed on the command line then
-            and only stands in the experiment file now is kept; so is the model, whose options the file need not all know.
-        new: settings of this start.
-        given: the keys that the user set for this start, and where.
-
-    Raises:
-        UserError: a key that may not change differs; all are listed with old and new value.
+    What was typed on the command line then and only stands in the experiment file now is kept; so is the model, whose options
+    the file need not all know. A UserError lists with old and new value all keys that differ and may not change.
     """
     typed_before = {k for k, source in stored["given"].items() if source == COMMAND_LINE}
     asked = [k for k, source in given.items() if source == COMMAND_LINE or (k in stored and k not in typed_before)]

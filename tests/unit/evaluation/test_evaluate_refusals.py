@@ -68,4 +68,4 @@ def test_earlier_evaluation_is_kept_without_overwrite(folder, tmp_path, capsys):
 def test_failure_leaves_no_temporary_files(folder, tmp_path, capsys):
     save(tmp_path / "constant.tif", np.full(SHAPE, 7, np.uint8))
     refused(capsys, tmp_path, "--truth", tmp_path / "constant.tif", "--thin", "8")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()

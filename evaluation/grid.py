@@ -116,7 +116,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
         found.candidates["reconstruction"] = restored_candidate(placed, reference.dtype, found.notes)
         found.taps = tuple(placed.source.attributes.get("axial_taps", found.taps))
         if truth is not None:
-            found.alignment["reconstruction"] = placed.placed()
+            found.alignment["reconstruction"] = placed.placed
         if placed.source.dtype != reference.dtype:
             found.notes.append(
                 f"The reconstruction is stored as {placed.source.dtype}, the truth as {reference.dtype}; grey values "
@@ -221,7 +221,7 @@ def _add_baselines(found: Comparison, request: Request, folder: Path) -> None:
             + (", --thin F or --average F." if found.truth is not None else ".")
         )
         return
-    found.alignment["input"] = sections.placed()
+    found.alignment["input"] = sections.placed
     if request.codec is not None:
         found.sections, coded, rate = coded_sections(sections, found.region, found.dtype, request.bpp, folder)
         found.alignment["codec"] = {"name": request.codec, "bits_per_pixel": rate, "limit": request.bpp}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from utils.boxes import Box, extent, moved, split
+from utils.boxes import Box, extent, moved
 from utils.errors import UserError
 from volumes.volume import ArrayVolume, Volume
 
@@ -57,6 +57,7 @@ class Sections:
         """Whether every section is a plane of the reference, and follows upon the one before."""
         return self.step == 1 and self.first == round(self.first)
 
+    @property
     def placed(self) -> dict[str, Any]:
         """Where they lie, as metrics.json says it."""
         first, step = self.first, self.step
@@ -103,9 +104,10 @@ class Sections:
     def copied(self, begin: int, end: int, rows: slice, columns: slice, path: Path, dtype: Any = np.float32) -> Sections:
         """Sections [begin, end) of a reference window, from an uncompressed file that is written here."""
         copy = np.memmap(path, dtype, "w+", shape=(end - begin, rows.stop - rows.start, columns.stop - columns.start))
-        for part in split(slice(begin, end), max(1, 2**24 // copy[0].size)):
-            self.forget(part.start)
-            copy[part.start - begin : part.stop - begin] = self.read(part.start, part.stop, rows, columns)
+        step = max(1, 2**24 // copy[0].size)
+        for start in range(begin, end, step):
+            self.forget(start)
+            copy[start - begin :][:step] = self.read(start, min(start + step, end), rows, columns)
         self.close()
         return Sections(ArrayVolume(copy, path), self.position(begin), self.step, rows.start, columns.start, self.how)
 

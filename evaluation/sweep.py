@@ -141,7 +141,7 @@ def projections(sections: Sections) -> dict[str, tuple[float, NDArray[np.float64
 class Consistency:
     """Sums of the differences between a volume, projected back, and its input, added block by block.
 
-    Only sections whose planes lie wholly in the region are compared. Planes are first blurred by ``taps``, an odd number, along z.
+    Only sections whose planes lie wholly in the region are compared. Planes are first blurred along z by ``taps``, an odd number.
 
     Attributes:
         reach: planes behind a block that its last section may need.

@@ -144,7 +144,8 @@ class Model(BaseModel):
         if self.wants("projection"):
             terms["projection"] = self._projected_l1(out)
         if self.teacher is not None:
-            terms["teacher"] = F.l1_loss(out.volume, self.teacher(to_slices(out.original), len(out.original)))
+            planes = self.settings["teacher_planes"]
+            terms["teacher"] = self.teacher.error(out.volume, to_slices(out.original), planes)
         if out.back is not None:
             terms["views_back"] = self._all_views(out.back, True, generator=True)
         if out.back is not None and self.wants("cycle"):

@@ -280,7 +280,7 @@ class SliceToVolume(BaseModel):
                 project_slices(out.target, self.geometry.skip, s["l1how"], s["slabtarget"]),
             )
         if self.teacher is not None:
-            terms["teacher"] = F.l1_loss(out.volume, self.teacher(to_slices(out.target), len(out.target)))
+            terms["teacher"] = self.teacher.error(out.volume, to_slices(out.target), s["teacher_planes"])
         if self.wants("ms_ssim"):
             terms["ms_ssim"] = self.structure(out)
         terms |= self.slice_losses(out)

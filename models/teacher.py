@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from networks.sections import Sections, rows_at
-from networks.views import to_slices, to_volume, xz_planes, xz_volume
+from networks.views import X_AXIS, Y_AXIS, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
@@ -147,6 +148,27 @@ class Teacher(Frozen):
         """The mean of both :meth:`views`, (B, C, X, Y, n·planes per slice)."""
         across_y, across_x = self.views(slices, batch)
         return (across_y + across_x) / 2
+
+    def error(self, volume: Tensor, slices: Tensor, planes: int = 0) -> Tensor:
+        """Mean absolute difference of a volume from the teacher's.
+
+        Args:
+            volume: (B, C, X, Y, n·planes per slice).
+            slices: what it was made of, (B·n, C, X, Y).
+            planes: with 0 the volume is compared with the mean of both views; else so many planes, drawn from torch's global
+                generator, with what each view gives: on average over steps they draw it to the same place, at less cost.
+        """
+        batch = len(volume)
+        if not 0 < planes < min(volume.shape[X_AXIS : Y_AXIS + 1]):
+            return functional.l1_loss(volume, self(slices, batch))
+        sections = to_volume(self._sections_of(slices, batch), batch)
+        errors = []
+        for axis, seen, stacked in ((Y_AXIS, xz_planes, xz_volume), (X_AXIS, yz_planes, yz_volume)):
+            some = torch.randperm(volume.shape[axis])[:planes].to(volume.device)
+            with torch.no_grad():
+                made = self._moved(stacked(self.network.restorer(seen(sections.index_select(axis, some))), batch))
+            errors.append(functional.l1_loss(volume.index_select(axis, some), made))
+        return torch.stack(errors).mean()
 
     def _sections_of(self, slices: Tensor, batch: int) -> Tensor:
         """The sections that ``usp`` interpolated; they follow from what it made of them."""

@@ -147,6 +147,24 @@ def test_both_views_are_there_and_the_volume_is_their_mean(tmp_path):
     torch.testing.assert_close(swapped.movedim(3, 2), other)
 
 
+@pytest.mark.parametrize("sampling", ["pick", "mean"])
+def test_some_planes_are_compared_with_what_each_view_makes_of_them(tmp_path, sampling):
+    """IsoREF's planes lie half a plane beside those of a teacher that picks."""
+    settings = guided("IsoREF", l1how={"pick": "dsp", "mean": "mean"}[sampling])
+    teacher = Teacher(lateral(tmp_path, axial_sampling=sampling), settings)
+    slices = torch.rand(2 * 8, 1, 32, 40) * 2 - 1
+    views = teacher.views(slices, 2)
+    volume = (views[0] + views[1]) / 2
+    torch.manual_seed(3)
+    found = teacher.error(volume, slices, 5)
+    torch.manual_seed(3)
+    columns, rows = torch.randperm(40)[:5], torch.randperm(32)[:5]
+    expected = [F.l1_loss(volume[:, :, :, columns], views[0][:, :, :, columns])]
+    expected += [F.l1_loss(volume[:, :, rows], views[1][:, :, rows])]
+    torch.testing.assert_close(found, (expected[0] + expected[1]) / 2)
+    assert found > 1e-3 and teacher.error(volume, slices) < 1e-6 and teacher.error(volume, slices, 32) < 1e-6
+
+
 @pytest.mark.parametrize("model", [name for name in MODEL_OPTIONS if name != "lateral"])
 def test_it_guides_the_volume_and_nothing_else(tmp_path, model):
     path = lateral(tmp_path)

@@ -19,6 +19,7 @@ from torch import Tensor
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from models.teacher import Teacher
+from models.turned import TruthIn3d
 from networks.generators import UNet3d, begin_at_zero
 from networks.losses import adversarial_views, gradient_ratio
 from networks.patchgan import PatchDiscriminator
@@ -58,6 +59,7 @@ class Model(BaseModel):
         s = self.settings
         self.geometry = Geometry.from_settings(s)
         self.cycle = for_training and not s["nocyc"]
+        self.turned: TruthIn3d | None = None
         self._build_generators(s)
         if for_training:
             self._add_losses(s)
@@ -72,6 +74,7 @@ class Model(BaseModel):
             "views": s["adv"],
             "projection": s["lamb"],
             "teacher": s["lbteach"] if s["teacher"] else 0.0,
+            "lateral": s["lblateral"],
             "views_back": back,
             "cycle": s["lambB"] * back,
             "nce": 0.0 if s["nocut"] else s["lbNCE"],
@@ -92,9 +95,11 @@ class Model(BaseModel):
             self.G["net_gback"] = UNet3d(**shape, encode="3d", decode="1d")
 
     def load_frozen(self) -> None:
-        """The teacher, where it has a weight."""
+        """The teacher, where it has a weight; truth in 3-D has its operator."""
         if self.wants("teacher"):
             self.teacher = Teacher(self.settings["teacher"], self.settings)
+        if self.wants("lateral"):
+            self.turned = TruthIn3d(self.settings, self.teacher and self.teacher.sections)
 
     def generate(self, batch: Mapping[str, Any]) -> Restored:
         """One pass; in training X and Y change places in half of the batches."""
@@ -111,6 +116,11 @@ class Model(BaseModel):
         """Slices (B·Z, C, X, Y) of volumes interpolated along Z → sharpened volumes (B, C, X, Y, Z)."""
         interpolated = to_volume(slices, batch).contiguous()
         return self._sharpened(interpolated, self.G["net_g"](interpolated))
+
+    def _made(self, slices: Tensor, batch: int) -> Tensor:
+        """Slices (B·n, C, X, Y) → the restored volumes (B, C, X, Y, n·planes)."""
+        volume = to_volume(slices, batch)
+        return self.restore(to_slices(resample_z(volume, volume.shape[-1] * self.geometry.factor)), batch)
 
     def _sharpened(self, interpolated: Tensor, made: Tensor) -> Tensor:
         """The restored volume, from what the network makes of the interpolated one."""
@@ -146,6 +156,8 @@ class Model(BaseModel):
         if self.teacher is not None:
             planes = self.settings["teacher_planes"]
             terms["teacher"] = self.teacher.error(out.volume, to_slices(out.original), planes)
+        if self.turned is not None:
+            terms["lateral"] = self.turned.error(out.volume, out.original, self._made)
         if out.back is not None:
             terms["views_back"] = self._all_views(out.back, True, generator=True)
         if out.back is not None and self.wants("cycle"):

@@ -24,6 +24,7 @@ from ldm.losses import RECONSTRUCTIONS, adaptive_weight
 from models.base import BaseModel, Terms
 from models.CUT import PatchContrast
 from models.teacher import Teacher
+from models.turned import TruthIn3d
 from networks.generators import NO_MARGINS, Margins, VolumeDecoder, begin_at_zero, trim
 from networks.losses import adversarial, adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
 from networks.patchgan import PatchDiscriminator
@@ -46,7 +47,7 @@ from utils.geometry import LATENT_STRIDE, Geometry
 def reads_volume(s: Mapping[str, Any]) -> bool:
     """Whether any loss term of a run's settings reads the isotropic volume; else the 2-D autoencoder alone is trained."""
     contrast, teacher = s["lbNCE"] and not s["nocut"], s["teacher"] and s["lbteach"]
-    return bool(s["adv"] or s["lamb"] or s["lbm_ms_ssim"] or contrast or teacher)
+    return bool(s["adv"] or s["lamb"] or s["lbm_ms_ssim"] or s["lblateral"] or contrast or teacher)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class SliceToVolume(BaseModel):
         s = self.settings
         self.geometry = Geometry.from_settings(s)
         self.perceptual: PerceptualLoss | None = None
+        self.turned: TruthIn3d | None = None
         self._build_generator(s, s["autoencoder"])
         if for_training:
             self.add_losses(s, s["autoencoder"])
@@ -126,6 +128,7 @@ class SliceToVolume(BaseModel):
             "views": s["adv"],
             "projection": s["lamb"],
             "teacher": s["lbteach"] if s["teacher"] else 0.0,
+            "lateral": s["lblateral"],
             "ms_ssim": s["lbm_ms_ssim"],
             "recon": 1.0,
             "perceptual": loss["perceptual_weight"],
@@ -138,11 +141,13 @@ class SliceToVolume(BaseModel):
         }
 
     def load_frozen(self) -> None:
-        """LPIPS and the teacher, where they have a weight."""
+        """LPIPS and the teacher, where they have a weight; truth in 3-D has the operator of a teacher."""
         if self.wants("perceptual"):
             self.perceptual = PerceptualLoss()
         if self.wants("teacher"):
             self.teacher = Teacher(self.settings["teacher"], self.settings)
+        if self.wants("lateral"):
+            self.turned = TruthIn3d(self.settings, self.teacher and self.teacher.sections)
 
     # Generation ------------------------------------------------------------------------------------------------------
 
@@ -190,13 +195,17 @@ class SliceToVolume(BaseModel):
     def generate(self, batch: Mapping[str, Any]) -> Generated:
         """One pass; see :class:`Generated`."""
         original, target = self.sources(batch)
-        code, features = self.encode(to_slices(original))
-        recon, volume = self.reconstruct(code.latent), original[..., :0]
+        return Generated(original, target, *self._made(to_slices(original), original.shape[0]))
+
+    def _made(self, slices: Tensor, batch: int) -> tuple[Code, tuple[Tensor, ...], Tensor, Tensor]:
+        """Code, pyramid, recon and volume of slices (B·n, C, X, Y), see :class:`Generated`."""
+        code, features = self.encode(slices)
+        recon, volume = self.reconstruct(code.latent), to_volume(slices, batch)[..., :0]
         if "net_g" in self.G:
-            volume = self.branch(code, features, original.shape[0])
+            volume = self.branch(code, features, batch)
         if self.adds:
-            volume = volume + self.interpolated(to_volume(recon.detach(), original.shape[0]), range(volume.shape[-1]))
-        return Generated(original, target, code, features.pyramid, recon, volume)
+            volume = volume + self.interpolated(to_volume(recon.detach(), batch), range(volume.shape[-1]))
+        return code, features.pyramid, recon, volume
 
     def interpolated(self, slices: Tensor, planes: range, first: int = 0, count: int | None = None) -> Tensor:
         """Slices linearly interpolated along Z, each at the plane that ``l1how`` centres it on.
@@ -281,6 +290,8 @@ class SliceToVolume(BaseModel):
             )
         if self.teacher is not None:
             terms["teacher"] = self.teacher.error(out.volume, to_slices(out.target), s["teacher_planes"])
+        if self.turned is not None:
+            terms["lateral"] = self.turned.error(out.volume, out.original, lambda slices, batch: self._made(slices, batch)[-1])
         if self.wants("ms_ssim"):
             terms["ms_ssim"] = self.structure(out)
         terms |= self.slice_losses(out)

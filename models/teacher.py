@@ -7,7 +7,6 @@ average. It computes no gradient, is in no checkpoint and not needed in use: it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,14 @@ from torch.nn import functional
 
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
-from networks.sections import Sections, rows_at
+from models.sampling import OPERATORS, Sampling, shifted
+from networks.sections import Sections
 from networks.views import X_AXIS, Y_AXIS, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
-from utils.geometry import Geometry
 from utils.manifest import sha256
 from utils.runs import RunFolder
-
-_OPERATORS = {"dsp": "pick", "mean": "mean"}  # what a slice is of its planes, as l1how and as axial_sampling say it
 
 
 class Teacher(Frozen):
@@ -58,44 +55,14 @@ class Teacher(Frozen):
                 "--models lateral (env/jsn/quickstart.json is an example)"
             )
         model: Any = build_model(stored, for_training=False)
-        self._check(where, stored, model.sections, settings)
+        sampling = Sampling.from_settings(settings, where)
+        _check(where, stored, model.sections, settings, sampling)
         epoch = load_components(model, run, ema=True)
         super().__init__(make_fast(model))
-        self._folder, self._stored = run, stored
+        self._folder, self._stored, self.sampling = run, stored, sampling
         weights = next(path for ema in (True, False) if (path := run.component("net_g", epoch, ema)).is_file())
         self.record = {"run": str(run.path.absolute()), "epoch": epoch, "weights": weights.name, "sha256": sha256(weights)}
         self.sections: Sections = model.sections
-        self.usp = settings["usp"]
-        self.offset = self.sections.centre - centre_of_sections(settings)
-
-    @staticmethod
-    def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any]) -> None:
-        """That both make the same planes of the same sections."""
-        geometry, usp = Geometry.from_settings(settings), settings["usp"]
-        if usp < 1 or geometry.slices * settings["dsp"] != settings["cropz"] * usp:
-            raise UserError(
-                f"{where} needs whole sections, but cropz={settings['cropz']}, dsp={settings['dsp']}, usp={usp:g} give it parts "
-                "of them; use a usp of 1 or more and a cropz that dsp divides"
-            )
-        planes = geometry.factor * usp
-        if sections.planes != planes:
-            raise UserError(
-                f"{where} makes {sections.planes} planes of a section (uprate={stored['uprate']:g}), this training "
-                f"{planes:g} ({geometry.factor} of a slice, usp={usp:g}); train a teacher with --uprate {planes:g}"
-            )
-        operator = _OPERATORS.get(settings["l1how"])
-        if operator != sections.sampling:
-            l1how = next(how for how, sampling in _OPERATORS.items() if sampling == sections.sampling)
-            raise UserError(
-                f"{where} takes a section for the {sections.sampling} of its planes (axial_sampling), this training by "
-                f"l1how={settings['l1how']} for another; give --l1how {l1how}"
-                + (f", or a teacher trained with --axial_sampling {operator}" if operator else "")
-            )
-        if stored["input_nc"] != settings["output_nc"]:
-            raise UserError(
-                f"{where} has {stored['input_nc']} channel(s), this training {settings['output_nc']}; train a teacher on the "
-                "same channels (--tc, --input_nc, --output_nc)"
-            )
 
     def check_intensities(self, record: Mapping[str, Any]) -> None:
         """That the teacher knows the grey values of a training.
@@ -141,8 +108,14 @@ class Teacher(Frozen):
             ValueError: n is no multiple of usp.
         """
         with torch.no_grad():
-            across_y, across_x = self.network.views(self._sections_of(slices, batch), batch)
-            return self._moved(across_y), self._moved(across_x)
+            sections = self.sampling.sections(to_volume(slices, batch))
+            across_y, across_x = self.network.views(to_slices(sections), batch)
+            return shifted(across_y, self._offset), shifted(across_x, self._offset)
+
+    @property
+    def _offset(self) -> float:
+        """Planes of the teacher that those of the guided model lie behind."""
+        return self.sections.centre - self.sampling.centre
 
     def forward(self, slices: Tensor, batch: int) -> Tensor:
         """The mean of both :meth:`views`, (B, C, X, Y, n·planes per slice)."""
@@ -161,52 +134,37 @@ class Teacher(Frozen):
         batch = len(volume)
         if not 0 < planes < min(volume.shape[X_AXIS : Y_AXIS + 1]):
             return functional.l1_loss(volume, self(slices, batch))
-        sections = to_volume(self._sections_of(slices, batch), batch)
+        sections = self.sampling.sections(to_volume(slices, batch))
         errors = []
         for axis, seen, stacked in ((Y_AXIS, xz_planes, xz_volume), (X_AXIS, yz_planes, yz_volume)):
             some = torch.randperm(volume.shape[axis])[:planes].to(volume.device)
             with torch.no_grad():
-                made = self._moved(stacked(self.network.restorer(seen(sections.index_select(axis, some))), batch))
+                made = shifted(stacked(self.network.restorer(seen(sections.index_select(axis, some))), batch), self._offset)
             errors.append(functional.l1_loss(volume.index_select(axis, some), made))
         return torch.stack(errors).mean()
 
-    def _sections_of(self, slices: Tensor, batch: int) -> Tensor:
-        """The sections that ``usp`` interpolated; they follow from what it made of them."""
-        if self.usp == 1:
-            return slices
-        count = len(slices) // batch
-        inverse = _undo_interpolation(count, float(self.usp)).to(slices.device)
-        with torch.autocast(slices.device.type, enabled=False):
-            return to_slices(to_volume(slices.float(), batch) @ inverse)
 
-    def _moved(self, volume: Tensor) -> Tensor:
-        """Planes where those of the guided model lie."""
-        if not self.offset:
-            return volume
-        places = torch.arange(volume.shape[-1], dtype=torch.float64) + self.offset
-        return xz_volume(rows_at(xz_planes(volume), places), len(volume))
-
-
-def centre_of_sections(settings: Mapping[str, Any]) -> float:
-    """The plane (fractional) of a training's volume that its first section is centred on.
-
-    With usp, slice j shows section (j + ½)/usp - ½. Linear interpolation, which IsoREF starts from, centres a slice on the
-    middle of its planes, whatever ``l1how`` is.
-    """
-    geometry, usp = Geometry.from_settings(settings), settings["usp"]
-    of_slice = geometry.plane_of_slice(0, "mean" if settings["models"] == "IsoREF" else settings["l1how"])
-    return of_slice + geometry.factor * (usp - 1) / 2
-
-
-@lru_cache
-def _undo_interpolation(slices: int, usp: float) -> Tensor:
-    """The matrix (slices, sections) that turns slices which the data set has interpolated back into its sections."""
-    sections = round(slices / usp)
-    if sections * usp != slices:
-        raise ValueError(f"{slices} slices are no whole number of sections with usp={usp:g}")
-    places = ((torch.arange(slices, dtype=torch.float64) + 0.5) / usp - 0.5).clamp(0, sections - 1)
-    weights = (1 - (places[:, None] - torch.arange(sections)).abs()).clamp(min=0)  # linear interpolation
-    return torch.linalg.pinv(weights).mT.float()
+def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any], sampling: Sampling) -> None:
+    """That both make the same planes of the same sections."""
+    planes, usp = sampling.planes, sampling.usp
+    if sections.planes != planes:
+        raise UserError(
+            f"{where} makes {sections.planes} planes of a section (uprate={stored['uprate']:g}), this training "
+            f"{planes:g} ({planes / usp:g} of a slice, usp={usp:g}); train a teacher with --uprate {planes:g}"
+        )
+    operator = OPERATORS.get(settings["l1how"])
+    if operator != sections.sampling:
+        l1how = next(how for how, sampling in OPERATORS.items() if sampling == sections.sampling)
+        raise UserError(
+            f"{where} takes a section for the {sections.sampling} of its planes (axial_sampling), this training by "
+            f"l1how={settings['l1how']} for another; give --l1how {l1how}"
+            + (f", or a teacher trained with --axial_sampling {operator}" if operator else "")
+        )
+    if stored["input_nc"] != settings["output_nc"]:
+        raise UserError(
+            f"{where} has {stored['input_nc']} channel(s), this training {settings['output_nc']}; train a teacher on the "
+            "same channels (--tc, --input_nc, --output_nc)"
+        )
 
 
 def _transforms(record: Mapping[str, Any], channels: int) -> list[tuple[str, Any]]:

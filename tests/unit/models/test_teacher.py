@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from models.build import build_model
 from models.options import MODEL_OPTIONS
-from models.teacher import Teacher, _undo_interpolation
+from models.teacher import Teacher
 from networks.views import to_slices
 from tests.e2e.infer_runs import ROOT, make_run
 from utils.errors import UserError
@@ -121,20 +121,6 @@ def test_its_planes_lie_where_those_of_the_model_do(tmp_path, model, changes, sa
     expected = ((place + 0.5) / settings["usp"] - 0.5) / 10  # in sections
     inner = slice(2 * round(uprate), -2 * round(uprate))
     torch.testing.assert_close(made[0, 0, 3, 5, inner], expected[inner], atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("usp", [1.5, 2.0, 4.0])
-def test_sections_are_found_again_under_interpolated_slices(usp):
-    sections, count = torch.rand(2, 1, 8, 8, 8) * 2 - 1, int(8 * usp)
-    place = ((torch.arange(count) + 0.5) / usp - 0.5).clamp(0, 7)  # as the data set interpolates
-    low = place.floor().long().clamp(max=6)
-    slices = torch.lerp(sections[..., low], sections[..., low + 1], place - low)
-    torch.testing.assert_close(slices @ _undo_interpolation(count, usp), sections, atol=1e-5, rtol=0)
-
-
-def test_a_part_of_a_section_is_no_section():
-    with pytest.raises(ValueError, match="7 slices"):
-        _undo_interpolation(7, 2.0)
 
 
 def test_both_views_are_there_and_the_volume_is_their_mean(tmp_path):

@@ -16,7 +16,14 @@ from utils.settings.reading import SETTINGS_VERSION, default_settings, stored_se
 RUN = Path(__file__).parents[2] / "data" / "made_by_6ea4a28" / "run"
 STORED = json.loads((RUN / "0.json").read_text())
 # Options that came after that version, with the defaults that they get.
-SINCE = {"draw": "uniform", "from_interpolation": False, "teacher": None, "teacher_planes": 0, "lbteach": 10.0}
+SINCE = {
+    "draw": "uniform",
+    "from_interpolation": False,
+    "lblateral": 0.0,
+    "teacher": None,
+    "teacher_planes": 0,
+    "lbteach": 10.0,
+}
 COMPLETE = {**STORED, **SINCE}
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]

@@ -80,7 +80,9 @@ def folder_of_run(option: str, name: str, logs: Path) -> Path:
     """
     folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
     if folder is None:
-        raise UserError(f"{option} {name!r}: neither {name} nor {logs / name} is a folder")
+        raise UserError(
+            f"{option} {name!r}: neither {name} nor {logs / name} is a folder; name a run's folder, or train it first"
+        )
     return folder
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_lateral import OPTIONS as LATERAL
 from test_training import same
 
@@ -14,6 +15,7 @@ from volumes.open import open_volume
 
 SMALL = ("--cropsize", 40, "--ngf", 8)
 GUIDED = "--l1how dsp --downbranch 2 --cropz 8 --adv 0 --lbteach 3 --ema 0".split()
+ALL = ("--from_interpolation", "--lblateral", 0.5, "--teacher_planes", 4)
 
 
 @pytest.fixture
@@ -22,16 +24,18 @@ def teacher(workspace):
 
 
 def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher):
-    whole = workspace.train("whole", *GUIDED, "--teacher", "tiny/lateral")
+    whole = workspace.train("whole", *GUIDED, *ALL, "--teacher", "tiny/lateral")
     record = json.loads(whole.teacher_record.read_text())
     assert record["run"] == str(teacher.path) and record["weights"] == "net_g_ema_model_epoch_2.pth"
     named = teacher.manifest.read()["epochs"]["2"]
     assert record["sha256"] == named[record["weights"]]
     assert not any("teacher" in key for key in torch.load(whole.last, weights_only=True)["state_dict"])
-    workspace.train("broken", *GUIDED, "--teacher", str(teacher.path), "--n_epochs", 1)
+    workspace.train("broken", *GUIDED, *ALL, "--teacher", str(teacher.path), "--n_epochs", 1)
     broken = workspace.train("broken", "--resume", "--n_epochs", 2)
     assert same(*(weights_of(run, ("encoder", "decoder", "quantize", "net_g")) for run in (whole, broken)))
-    plain = workspace.train("plain", *GUIDED, "--lbteach", 0)
+    logged = EventAccumulator(str(whole.logs)).Reload().Tags()["scalars"]
+    assert {"g/teacher", "g/lateral"} <= set(logged)
+    plain = workspace.train("plain", *GUIDED, *ALL, "--lbteach", 0)
     assert not plain.teacher_record.exists()
     assert not same(weights_of(whole, ["net_g"]), weights_of(plain, ["net_g"]))
     shutil.rmtree(teacher.path)

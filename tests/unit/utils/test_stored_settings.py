@@ -24,7 +24,9 @@ SINCE = {
     "teacher_planes": 0,
     "lbteach": 10.0,
 }
-COMPLETE = {**STORED, **SINCE}
+_AUTOENCODER = STORED["autoencoder"]
+_LOSS = {**_AUTOENCODER["loss"], "reconstruction": "absolute"}
+COMPLETE = {**STORED, **SINCE, "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS}}
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]
 

@@ -123,7 +123,8 @@ def _job(
         if record["grid"] != "raw":
             voxel = (voxel[0] / run.geometry.factor, voxel[1], voxel[2])
             translation = (translation[0] - voxel[0] * run.plane_of_slice(0), translation[1], translation[2])
-        translation = triple([t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True)])
+        z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
+        translation = (z, y, x)
     return Job(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
 
 

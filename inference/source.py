@@ -23,7 +23,7 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.intensity import Intensity, IntensityTransform
 from volumes.open import open_volume
-from volumes.statistics import Normalisation, transform_of
+from volumes.statistics import Normalisation, looked_at, transform_of
 from volumes.volume import READABLE, ArrayVolume, Triple, Volume
 
 log = logging.getLogger("isoscope")
@@ -40,7 +40,6 @@ _OUTSIDE = 0.05  # share of voxels outside the training's grey values, beyond wh
 _OUTSIDE_THRESHOLD = 0.95  # likewise where the training data were clipped at a threshold: any share may be background
 _NARROW = 0.05  # share of the training's range; an input that uses less of it is remarked upon
 _MARGIN = 1e-3  # of the range, for values that were rounded
-_SAMPLES, _SAMPLE = 32, 2**18  # parts of an input that are looked at for this, and voxels of one
 
 
 @dataclass(frozen=True)
@@ -268,18 +267,19 @@ def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
 
 
 def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity) -> None:
-    """Looks at parts of an input, evenly spread: its grey values must be those of the training, as by the same detector.
+    """Looks at parts of an input: its grey values must be those of the training, as by the same detector.
 
     Raises:
         UserError: a larger share lies outside the training's range than its own preparation clips; that would become constant.
     """
-    pieces = volume.blocks(_SAMPLE)
-    values = np.concatenate([volume[box].ravel() for box in pieces[:: math.ceil(len(pieces) / _SAMPLES)]])
-    first, last = intensity.reach()
+    values = looked_at(volume)
+    first, last = intensity.reach
     if not first < last < math.inf:
         return  # values are taken as they are, or the training had one value only
     margin = _MARGIN * (last - first)
-    share = np.count_nonzero((values < first - margin) | (values > last + margin)) / values.size
+    telling = values[(values > values.min()) & (values < values.max())]  # the ends may be padding, or saturated
+    telling = telling if telling.size else values
+    share = np.count_nonzero((telling < first - margin) | (telling > last + margin)) / telling.size
     record = run.record or {}
     settings = (record.get("dataset") or {}).get("directions", {}).get(direction, {}).get("settings", {})
     clips = [clip for clip in (record.get("nm_clip"), settings.get("percentile")) if clip]

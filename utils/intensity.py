@@ -156,6 +156,7 @@ class Intensity:
             )
         return values
 
+    @property
     def reach(self) -> tuple[float, float]:
         """Smallest and largest grey value that is not clipped on the way into the network."""
         ends = np.array([-np.inf, np.inf])

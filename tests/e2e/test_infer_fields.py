@@ -110,7 +110,7 @@ def test_empty_background_is_filled_and_counted(tmp_path):
     run = Run.load(make_run(tmp_path / "D" / "P", pooled=(100.0, 900.0)))
     values = np.full((2, 40, 120), 40, np.uint16)
     values[:, :, :24] = grey((2, 40, 24))
-    slices = Source(run, values, Options())
+    slices = Source(run, values, Options(force_range=True))
     maps = slices.intensities
     field = isotropic(run, slices, maps, core=(2, 5, 2))
     out = field.render(whole(field))

@@ -62,7 +62,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--device": {"help": "cpu, cuda, cuda:1; by default a GPU where there is one"},
     "--channel": {"type": int, "metavar": "N", "help": "channel of multi-channel files, counted from 0"},
     "--time": {"type": int, "metavar": "N", "help": "time point of a time series"},
-    "--scene": {"type": int, "metavar": "N", "help": "scene, position or series of a CZI, LIF or ND2 file, counted from 0"},
+    "--scene": {"type": int, "metavar": "N", "help": "scene, position, series or data set of a file of several, counted from 0"},
     "--normalise": {
         "choices": ("run", "volume", "percentile"),
         "default": "run",

@@ -20,12 +20,34 @@ import numpy as np
 
 from utils.boxes import extent
 from utils.errors import UserError
-from volumes.volume import Volume, check_dtype
+from volumes.stated import Layout
+from volumes.volume import Volume, check_dtype, in_order
 
 _GAP = 2**14  # bytes between two rows that are read with them: half of what costs as much as another call
 _BAND = 2**20  # bytes of rows that are read at once
 _GZIP = 31  # zlib's number for a gzip header and the largest window
 _INPUT, _OUTPUT = 2**16, 2**20  # most bytes of the file and of its content in one step
+
+
+def flat_volume(
+    path: Path, layout: Layout, stored: np.dtype | None, start: int, packed: bool = False, scale: tuple[float, float] = (1, 0)
+) -> Volume:
+    """The chosen volume of an array that lies in a file as it is, from a byte on, its slowest axis first.
+
+    Args:
+        path: the file.
+        layout: the array's axes.
+        stored: dtype of the values in the file.
+        start: position of the first value, in bytes of the content.
+        packed: whether the file is packed by gzip.
+        scale: slope and intercept of the values; with others than 1 and 0 they are float32, or float64 where stored so.
+    """
+    height, width = (layout.sizes[axis] for axis in layout.page)
+    starts = start + layout.planes() * height * width * check_dtype(path, stored).itemsize
+    volume: Volume = ContiguousVolume(path, (len(starts), height, width), stored, starts, packed=packed)
+    volume = in_order(volume if scale == (1, 0) else ScaledVolume(volume, *scale), layout.order)
+    volume.channels, volume.times = layout.channels, layout.times
+    return volume
 
 
 class ContiguousVolume(Volume):
@@ -76,6 +98,19 @@ class ContiguousVolume(Volume):
                 data = (self._packed or file).read(start + row * pitch, (len(part) - 1) * pitch + length)
                 part[...] = np.ndarray(part.shape, self._stored, data, strides=(pitch, size))
         return out
+
+
+class ScaledVolume(Volume):
+    """The values slope · stored + intercept, in float64 where they are stored so and in float32 otherwise."""
+
+    def __init__(self, stored: Volume, slope: float, intercept: float):
+        self.path, self.shape = stored.path, stored.shape
+        self.dtype = np.dtype(np.float64 if stored.dtype == np.float64 else np.float32)
+        self._stored, self._slope, self._intercept = stored, slope, intercept
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        values = self._stored[planes.start : planes.stop : planes.step, rows, columns]
+        return values * self.dtype.type(self._slope) + self.dtype.type(self._intercept)
 
 
 @dataclass(frozen=True)

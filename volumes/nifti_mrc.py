@@ -16,10 +16,10 @@ import imagecodecs
 import numpy as np
 
 from utils.errors import UserError
-from volumes.contiguous import ContiguousVolume, is_packed
+from volumes.contiguous import flat_volume, is_packed
 from volumes.stated import Choice, Layout, length_um, micrometres
 from volumes.target_plan import TargetPlan
-from volumes.volume import Volume, all_three, in_order, optional_package, triple
+from volumes.volume import Volume, all_three, optional_package, triple
 
 log = logging.getLogger("isoscope")
 
@@ -52,27 +52,11 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
         raise UserError(f"{path}: not a readable NIfTI file ({error}); copy it again") from error
     names = [*"xyztc", *("another axis" for _ in sizes[5:])][: len(sizes)]
     layout = Layout(path, names[::-1], sizes[::-1], choice)
-    plane = layout.shape[1] * layout.shape[2] * stored.itemsize
-    volume: Volume = ContiguousVolume(path, layout.shape, stored, first + layout.planes() * plane, packed=packed)
-    if slope is not None and (slope, intercept) != (1, 0):
-        volume = ScaledVolume(volume, float(slope), float(intercept))
-    volume.channels, volume.times = layout.channels, layout.times
+    scale = (1, 0) if slope is None else (float(slope), float(intercept))
+    volume = flat_volume(path, layout, stored, first, packed, scale)
     _place(volume, header)
     volume.attributes = _attributes(header)
     return volume
-
-
-class ScaledVolume(Volume):
-    """The values slope · stored + intercept, in float64 where they are stored so and in float32 otherwise."""
-
-    def __init__(self, stored: Volume, slope: float, intercept: float):
-        self.path, self.shape = stored.path, stored.shape
-        self.dtype = np.dtype(np.float64 if stored.dtype == np.float64 else np.float32)
-        self._stored, self._slope, self._intercept = stored, slope, intercept
-
-    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        values = self._stored[planes.start : planes.stop : planes.step, rows, columns]
-        return values * self.dtype.type(self._slope) + self.dtype.type(self._intercept)
 
 
 def _place(volume: Volume, header: Any) -> None:
@@ -175,14 +159,15 @@ def open_mrc(path: Path, choice: Choice) -> Volume:
     """
     mrcfile = optional_package("mrcfile", path)
     try:
-        with warnings.catch_warnings(record=True) as said, mrcfile.open(path, header_only=True, permissive=True) as file:
+        said = warnings.catch_warnings(record=True, action="always")
+        with said as remarks, mrcfile.open(path, header_only=True, permissive=True) as file:
             header, voxel = file.header.copy(), file.voxel_size
             mode = int(header.mode)
             if mode == 101:
                 raise ValueError("mode 101, 4 bits per voxel: newstack -mode 0 turns it to bytes")
             stored = np.dtype(mrcfile.utils.data_dtype_from_header(header))
             sizes = tuple(int(size) for size in mrcfile.utils.data_shape_from_header(header))
-        for warning in said:
+        for warning in remarks:
             log.warning("%s: %s", path, " ".join(str(warning.message).split()))
         stamp, flags = struct.unpack(f"{stored.byteorder.replace('|', '<')}2i", header.tobytes()[152:160])
     except (OSError, ValueError, RuntimeWarning) as error:
@@ -196,10 +181,7 @@ def open_mrc(path: Path, choice: Choice) -> Volume:
         order = (3, 2, 1)
     names = ["xyz"[n - 1] if n in (1, 2, 3) else str(n) for n in order]
     layout = Layout(path, [*["volume", "section"][: len(sizes) - 3], *names][-len(sizes) :], sizes, choice)
-    plane = sizes[-1] * sizes[-2] * stored.itemsize
-    starts = header.nbytes + int(header["nsymbt"]) + layout.planes() * plane
-    stack = (len(starts), sizes[-2], sizes[-1])
-    volume = in_order(ContiguousVolume(path, stack, stored, starts, packed=is_packed(path)), layout.order)
+    volume = flat_volume(path, layout, stored, header.nbytes + int(header["nsymbt"]), is_packed(path))
     volume.voxel_um = all_three([length_um(path, "cell", float(voxel[a]) or None, "Å", 0) for a in "zyx"])
     sign = -1 if by_imod and not flags & 4 else 1  # IMOD states where the origin lies, others where the first voxel does
     origin = [sign * float(header["origin"][axis]) * 1e-4 for axis in "zyx"]

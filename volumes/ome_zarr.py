@@ -6,8 +6,9 @@ Positions are those of voxel centres: a point of index i along an axis lies at `
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from utils.axes import as_planes
 from utils.errors import UserError
-from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres
+from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
 from volumes.target_plan import PARTIAL
 from volumes.volume import Triple, Volume, check_dtype, triple
 
@@ -29,9 +30,38 @@ UNFINISHED = "isoscope_unfinished"
 _MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
-def is_zarr(folder: Path) -> bool:
+Folder = Path | zipfile.Path  # in a zip file
+
+
+def is_zarr(folder: Folder) -> bool:
     """Whether a folder is a Zarr group or array of version 2 or 3."""
     return any((folder / marker).is_file() for marker in _MARKERS)
+
+
+@contextmanager
+def _opened(folder: Folder) -> Iterator[Any]:
+    """The Zarr group or array of a folder; a zip file is open only meanwhile."""
+    import zarr  # half a second, only where it is read
+
+    if isinstance(folder, Path):
+        yield zarr.open(str(folder), mode="r")
+    else:
+        with zarr.storage.ZipStore(str(folder.root.filename), read_only=True) as store:
+            yield zarr.open(store, path=folder.at.strip("/"), mode="r")
+
+
+def _root(path: Path) -> Folder:
+    """A folder itself; of a zip file its top, or the only Zarr folder in it."""
+    if path.is_dir():
+        return path
+    try:
+        with zipfile.ZipFile(path) as file:
+            top = zipfile.Path(file)
+            inside = [top, *(child for child in top.iterdir() if child.is_dir())]
+            found = [folder.at for folder in inside if is_zarr(folder)]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: not a readable zip file ({error}); copy it again") from error
+    return zipfile.Path(path, found[0] if found else "")
 
 
 class ZarrVolume(Volume):
@@ -41,50 +71,51 @@ class ZarrVolume(Volume):
     """
 
     def __init__(self, path: Path, choice: Choice):
-        import zarr  # half a second, only where a Zarr folder is read
-
-        self.path = path
+        self.path, root = path, _root(path)
         try:
-            node = zarr.open(str(path), mode="r")
-            attributes = node.attrs.asdict()
+            with _opened(root) as node:
+                attributes = node.attrs.asdict()
         except Exception as error:  # metadata can be wrong in every way that JSON allows
             raise UserError(f"{path}: its Zarr metadata cannot be read ({_line(error)}); copy the folder again") from error
         if path.name.endswith(PARTIAL) or UNFINISHED in attributes:
             raise UserError(f"{path}: an output that is not finished; run the command that was writing it again, it continues")
         run = attributes.get(RUN_KEY)
         self.attributes = run if isinstance(run, dict) else {}
-        self._folder = path
-        if isinstance(node, zarr.Array):
+        folder = root
+        if hasattr(node, "shape"):  # an array
             if choice.level:
                 raise UserError(f"{path}: level {choice.level} of 1; a plain Zarr array has one level")
-            axes = _plain_axes(path, node, attributes)
+            stated = getattr(node.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
+            axes = plain_axes(path, stated, node.shape)
         else:
-            multiscale = _multiscale(path, attributes)
+            multiscale = _multiscale(root, attributes)
             self.levels = len(multiscale.get("datasets") or ())
-            image = _read_level(path, multiscale, choice.level)
-            self._folder, axes = image.folder, image.axes
+            image = _read_level(root, multiscale, choice.level)
+            folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
         try:
-            array: Any = zarr.open_array(str(self._folder), mode="r")
+            with _opened(folder) as array:
+                chunks = array.chunks
         except Exception as error:  # likewise
-            raise UserError(f"{self._folder}: not a readable Zarr array ({_line(error)})") from error
+            raise UserError(f"{folder}: not a readable Zarr array ({_line(error)})") from error
         if len(axes) != array.ndim:
-            raise UserError(f"{path}: axes {axes!r} contradict the array {self._folder.name} of shape {array.shape}")
-        self._array, self._layout = array, Layout(path, axes, array.shape, choice)
+            raise UserError(f"{path}: axes {axes!r} contradict the array {folder.name} of shape {array.shape}")
+        self._folder, self._layout = Path(str(folder)), Layout(path, axes, array.shape, choice)
+        self._array = array if isinstance(folder, Path) else None
+        self._at = "" if isinstance(folder, Path) else folder.at
         self.shape, self.channels, self.times = self._layout.shape, self._layout.channels, self._layout.times
         self.dtype = check_dtype(path, np.dtype(array.dtype))
-        chunks = dict(zip(self._layout.axes, array.chunks, strict=True))
-        self.block_planes, self.block_rows = chunks["z"], chunks["y"]
+        grain = dict(zip(self._layout.axes, chunks, strict=True))
+        self.block_planes, self.block_rows = grain["z"], grain["y"]
         if choice.level:
-            self._check_extent(image, _read_level(path, multiscale, 0), choice.level)
+            self._check_extent(image, _read_level(root, multiscale, 0), choice.level)
 
     def _check_extent(self, image: _Level, finest: _Level, level: int) -> None:
         """A coarser level must span what the finest spans: else one of the scales is wrong."""
-        import zarr
-
         letters = [AXES.get(str(name).lower()) for name in finest.axes]
-        sizes = dict(zip(letters, zarr.open_array(str(finest.folder), mode="r").shape, strict=True))
+        with _opened(finest.folder) as array:
+            sizes = dict(zip(letters, array.shape, strict=True))
         for axis, length, scale, size in zip("zyx", self.shape, image.scale, finest.scale, strict=True):
             span, whole = length * scale, sizes[axis] * size
             if abs(span - whole) > 2 * scale + 0.01 * whole:
@@ -95,44 +126,31 @@ class ZarrVolume(Volume):
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         key = self._layout.key(slice(planes.start, planes.stop, planes.step), rows, columns)
-        try:
-            values = np.asarray(self._array[key])
-        except MemoryError:
-            raise
-        except Exception as error:  # every codec fails in its own way
-            raise UserError(self._damage(key, error)) from error
+        with nullcontext(self._array) if self._array is not None else _opened(zipfile.Path(self.path, self._at)) as array:
+            try:
+                values = np.asarray(array[key])
+            except MemoryError:
+                raise
+            except Exception as error:  # every codec fails in its own way
+                raise UserError(self._damage(array, key, error)) from error
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
 
-    def _damage(self, key: tuple[Any, ...], reason: Exception) -> str:
+    def _damage(self, array: Any, key: tuple[Any, ...], reason: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
-        grain = self._array.shards or self._array.chunks
+        grain = array.shards or array.chunks
         spans = [slice(part, part + 1) if isinstance(part, int) else part for part in key]
         touched = [range(part.start // side, -(-part.stop // side)) for part, side in zip(spans, grain, strict=True)]
         for position in product(*touched):
             try:
-                self._array[tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))]
+                array[tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))]
             except Exception as error:
-                name = self._folder / self._array.metadata.encode_chunk_key(position)
+                name = self._folder / array.metadata.encode_chunk_key(position)
                 return f"{name}: this chunk cannot be read ({_line(error)}); it is damaged, copy it again"
         return f"{self._folder}: cannot be read ({_line(reason)})"
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _plain_axes(path: Path, array: Any, attributes: Mapping[str, Any]) -> Sequence[str]:
-    """Axes of an array without OME metadata: the names it states (xarray's in version 2), else (T, C, Z, Y, X) from behind."""
-    stated = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
-    names = [str(name or "") for name in stated] if isinstance(stated, (list, tuple)) else []
-    if any(name and not re.fullmatch(r"(dim|axis|phony_dim)_?\d+", name) for name in names):
-        return names
-    if array.ndim < 3 or any(size > 1 for size in array.shape[:-3]) or array.ndim > 5:
-        raise UserError(
-            f"{path}: an array of shape {array.shape}; without names of its axes only (Z, Y, X) is a volume, "
-            "save it as OME-Zarr or with dimension names"
-        )
-    return "tczyx"[5 - array.ndim :]
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,7 @@ class _Level:
         in_micrometres: whether a scale is stated and the units of all three axes are known.
     """
 
-    folder: Path
+    folder: Folder
     axes: Sequence[str]
     scale: Triple
     translation: Triple | None
@@ -200,7 +218,7 @@ def image_metadata(
     return ome
 
 
-def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+def _multiscale(path: Folder, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     """The description of the one image of a group of Zarr 2 or 3."""
     ome = attributes.get("ome", attributes)
     found = ome.get("multiscales") if isinstance(ome, Mapping) else None
@@ -218,7 +236,7 @@ def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     return found[0]
 
 
-def _read_level(path: Path, multiscale: Mapping[str, Any], number: int) -> _Level:
+def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Level:
     """What the metadata say of a level; they may be incomplete or contradict themselves."""
     datasets = multiscale.get("datasets") or []
     if not 0 <= number < len(datasets):
@@ -246,7 +264,7 @@ def _read_level(path: Path, multiscale: Mapping[str, Any], number: int) -> _Leve
     return _Level(path / name, names, triple(scale[space] * um), place, bool(transforms) and None not in factors)
 
 
-def _composed(path: Path, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:
+def _composed(path: Folder, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:
     """Scale and translation of transformations one after the other; no translation where none is stated."""
     scale, translation = np.ones(axes), None
     for transform in transforms:

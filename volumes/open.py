@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
 from volumes.ome_zarr import ZarrVolume, is_zarr
@@ -20,22 +21,54 @@ from volumes.target_plan import PARTIAL
 from volumes.volume import Volume
 
 Opener = Callable[[Path, Choice], Volume]
-# Everything else is opened as a TIFF, or by Pillow.
+# By the ending of the name, or by the first bytes; everything else is opened as a TIFF, or by Pillow.
 FORMATS: Mapping[str, Opener] = {
-    ".nii": open_nifti,
-    ".nii.gz": open_nifti,
-    ".mrc": open_mrc,
-    ".mrcs": open_mrc,
-    ".rec": open_mrc,
-    ".st": open_mrc,
-    ".ali": open_mrc,
-    ".map": open_mrc,
-    ".ccp4": open_mrc,
-    ".mrc.gz": open_mrc,
+    **dict.fromkeys((".nii", ".nii.gz"), open_nifti),
+    **dict.fromkeys((".mrc", ".mrcs", ".rec", ".st", ".ali", ".map", ".ccp4", ".mrc.gz"), open_mrc),
+    **dict.fromkeys((".ims", ".h5", ".hdf5"), Hdf5Volume),
+    **dict.fromkeys((".zarr.zip", ".ozx"), ZarrVolume),
+    ".npy": open_npy,
     ".czi": CziVolume,
     ".lif": LifVolume,
     ".nd2": Nd2Volume,
 }
+_BIOFORMATS = ".oib .oif .oir .vsi .dv .r3d .dm3 .dm4 .zvi .sld .ser .emd .lei .scn .ndpi .afi .mvd2 .xdce .klb .xml".split()
+_REFUSED: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys((".mha", ".mhd"), ("a MetaImage of ITK", "SimpleITK writes it as .nii.gz")),
+    **dict.fromkeys((".nrrd", ".nhdr"), ("an NRRD file", "3D Slicer or SimpleITK writes it as .nii.gz")),
+    **dict.fromkeys((".dcm", ".ima"), ("a DICOM file", "dcm2niix turns the series into .nii.gz")),
+    **dict.fromkeys((".img", ".hdr"), ("an Analyze file or NIfTI pair", "nibabel.save(nibabel.load(…), 'x.nii.gz') joins it")),
+    **dict.fromkeys((".mgz", ".mgh"), ("a FreeSurfer volume", "mri_convert writes it as .nii.gz")),
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz"), ("a packed file", "unpack it first")),
+    **dict.fromkeys((".npz", ".mat", ".pkl", ".pt"), ("a file of several arrays or objects", "save one array as .npy or TIFF")),
+    **dict.fromkeys((".avi", ".mp4", ".mov", ".jpg", ".jpeg"), ("a lossy film or photo", "save the recording itself as TIFF")),
+    **dict.fromkeys((".raw", ".vol", ".bin", ".dat"), ("values without a description", "Fiji (Import, Raw) saves it as TIFF")),
+    **dict.fromkeys(_BIOFORMATS, ("a microscope's own format", "Fiji or Bio-Formats' bfconvert writes it as .ome.tif")),
+    ".companion.ome": ("the description of a set of OME-TIFF files", "name one of these"),
+}
+_FIRST_BYTES = (
+    *((0, b"\x89HDF\r\n\x1a\n", ".h5"), (0, b"\x93NUMPY", ".npy"), (208, b"MAP ", ".mrc"), (344, b"n+1\0", ".nii")),
+    *((344, b"ni1\0", ".hdr"), (128, b"DICM", ".dcm"), (0, b"NRRD", ".nrrd"), (0, b"ObjectType", ".mha"), (0, b"NDims", ".mha")),
+    *((0, b"PK\3\4", ".zip"), (0, b"\x1f\x8b", ".gz"), (0, b"BZh", ".bz2"), (0, b"ZISRAWFILE", ".czi")),
+)
+
+
+def _opener(file: Path) -> Opener:
+    """What opens a file or folder; a UserError says what a file of a format that is not read is, and how it is converted."""
+    if file.is_dir():
+        return ZarrVolume if is_zarr(file) else SliceFolder
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    name = file.name.lower()
+    stated = sorted((suffix for suffix in (*FORMATS, *_REFUSED) if name.endswith(suffix)), key=len)[-1:]
+    found = [suffix for place, first, suffix in _FIRST_BYTES if head[place : place + len(first)] == first]
+    for suffix in sorted([*stated, *found], key=lambda suffix: suffix not in FORMATS):
+        if suffix in FORMATS:
+            return FORMATS[suffix]
+        if head[:2] not in (b"II", b"MM"):  # else a TIFF under another name
+            what, how = _REFUSED[suffix]
+            raise UserError(f"{file}: {what}, which is not read here; {how}. Read are TIFF, OME-Zarr, {', '.join(FORMATS)}")
+    return open_image
 
 
 def open_volume(
@@ -46,11 +79,11 @@ def open_volume(
     Args:
         path: one greyscale volume. A TIFF file: contiguous, stripped or tiled, any compression that imagecodecs knows, ImageJ
             hyperstack, OME-TIFF, one page per plane; any multi-frame file that Pillow reads; a folder of 2-D slices (TIFF or
-            PNG, sorted naturally); an OME-Zarr image (0.4, 0.5) or a Zarr array; with the extra ``formats`` NIfTI, MRC,
-            CZI, LIF and ND2.
+            PNG, sorted naturally); an OME-Zarr image (0.4, 0.5) or a Zarr array, zipped too; .npy; with the extra
+            ``formats`` NIfTI, MRC, Imaris, HDF5, CZI, LIF and ND2.
         channel: which channel of a multi-channel file, counted from 0.
         time: which time point of a time series, counted from 0.
-        scene: which scene, position or series of a CZI, LIF or ND2 file, counted from 0.
+        scene: which scene, position, series or data set of a CZI, LIF, ND2, TIFF or HDF5 file, counted from 0.
         level: which level of resolution of an OME-Zarr image, 0 the finest.
 
     Returns:
@@ -66,11 +99,7 @@ def open_volume(
         raise UserError(f"{file}: no such file or folder{link}")
     if file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
-    if file.is_dir():
-        opener: Opener = ZarrVolume if is_zarr(file) else SliceFolder
-    else:
-        opener = next((known for suffix, known in FORMATS.items() if file.name.lower().endswith(suffix)), open_image)
-    volume = opener(file, Choice(channel, time, scene, level))
+    volume = _opener(file)(file, Choice(channel, time, scene, level))
     for what, number, count in (
         ("channel", channel, volume.channels),
         ("time point", time, volume.times),
@@ -78,7 +107,7 @@ def open_volume(
     ):
         choose(file, what, number, count)
     if not 0 <= level < volume.levels:
-        raise UserError(f"{file}: level {level} of {volume.levels}; only OME-Zarr images have several")
+        raise UserError(f"{file}: level {level} of {volume.levels}; only OME-Zarr and Imaris images have several")
     return volume
 
 

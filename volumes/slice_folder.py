@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -133,13 +134,24 @@ def open_image(path: Path, choice: Choice, flat: bool = False) -> Volume:
 def check_numbering(folder: Path, files: Sequence[Path]) -> None:
     """The numbers in the names must count planes, and nothing else: a slice that is missing would shift all behind it.
 
-    A UserError says that two numbers vary in the names, a number occurs twice, or the steps between them are unequal.
+    A UserError names images that are no slices, says that two numbers vary in the names, a number occurs twice, or the steps
+    between them are unequal.
     """
-    parts = [_NUMBER.split(path.stem) for path in files]
-    if len(files) < 3 or not all(len(p) > 1 for p in parts):
+    parts = [_NUMBER.split(path.stem.lower()) for path in files]
+    words = Counter(tuple(p[::2]) for p in parts if len(p) > 1)
+    if not words:
         return
+    usual, count = words.most_common(1)[0]
+    like = [path.name for path, part in zip(files, parts, strict=True) if tuple(part[::2]) == usual]
+    several = 2 * count > len(files)  # else the words around the numbers differ by rule
+    odd = [p.name for p, part in zip(files, parts, strict=True) if len(part) == 1 or (several and p.name not in like)]
+    if odd:
+        names = f"{', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}"
+        raise UserError(
+            f"{folder}: {names} (of {len(files)} images) not numbered like the slices ({like[0]}); move other images away"
+        )
     counting = -2  # the last number, where the words around differ
-    if len({tuple(p[::2]) for p in parts}) == 1:
+    if len(words) == 1:
         varying = [k for k in range(1, len(parts[0]), 2) if len({int(p[k]) for p in parts}) > 1]
         if len(varying) > 1:
             raise UserError(
@@ -152,7 +164,9 @@ def check_numbering(folder: Path, files: Sequence[Path]) -> None:
     if 0 in steps:
         twice = steps.index(0)
         raise UserError(f"{folder}: {numbers[twice][1]} and {numbers[twice + 1][1]} have one number; keep one series of slices")
-    usual = min(steps)
-    for step, (_, before) in zip(steps, numbers, strict=False):
-        if step != usual:
-            raise UserError(f"{folder}: slices are missing after {before} (numbers advance by {step} there, else by {usual})")
+    for step, (number, before) in zip(steps, numbers, strict=False):
+        if step != min(steps):
+            missing = ", ".join(map(str, range(number + min(steps), number + step, min(steps))[:5]))
+            missing += " …" if step > 6 * min(steps) else ""
+            advance = f"numbers advance by {step} there, else by {min(steps)}"
+            raise UserError(f"{folder}: slices are missing after {before}: {missing} ({advance}); copy them too")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,21 @@ def length_um(path: Path, what: str, value: Any, unit: str | None, least: float 
     return number * factor
 
 
+def plain_axes(path: Path, stated: Any, shape: Sequence[int]) -> Sequence[str]:
+    """Names of the axes of an array: those that are stated, unless they are placeholders, else (T, C, Z, Y, X) from behind."""
+    names = [str(name or "") for name in stated] if isinstance(stated, (list, tuple)) else []
+    if any(name and not re.fullmatch(r"(dim|axis|phony_dim)_?\d+", name) for name in names):
+        if len(names) != len(shape):
+            raise UserError(f"{path}: axes {names} contradict the array of shape {tuple(shape)}")
+        return names
+    if len(shape) < 3 or any(size > 1 for size in shape[:-3]) or len(shape) > 5:
+        raise UserError(
+            f"{path}: an array of shape {tuple(shape)}; without names of its axes only (Z, Y, X) is a volume, "
+            "save it as OME-Zarr or with names of its axes"
+        )
+    return "tczyx"[5 - len(shape) :]
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which volume of a file that holds several; all count from 0, None stands for the only one."""
@@ -104,6 +120,7 @@ class Layout:
 
     Attributes:
         axes: t, c, z, y or x for every axis; - for one that was passed over.
+        sizes: of the array.
         shape: (Z, Y, X).
         channels, times: how many there are.
 
@@ -125,7 +142,7 @@ class Layout:
             raise UserError(f"{path}: a 2-D image ({stated}); a volume has an axis z")
         if 0 in sizes:
             raise UserError(f"{path}: an empty array ({stated}); remove it")
-        self._path, self._stated, self._sizes = path, stated, sizes
+        self.sizes, self._path, self._stated = tuple(sizes), path, stated
         lengths = dict(zip(self.axes, sizes, strict=True))
         self.shape = (lengths["z"], lengths["y"], lengths["x"])
         self.channels, self.times = lengths.get("c", 1), lengths.get("t", 1)
@@ -145,7 +162,14 @@ class Layout:
         return tuple(space.get(axis, self._at.get(axis, 0)) for axis in self.axes)
 
     def planes(self) -> NDArray[np.intp]:
-        """Numbers of the planes (of the last two axes) that hold the volume, in the order of the file."""
-        if set(self.axes[-2:]) - set("zyx"):
+        """Numbers of the planes (of the axes ``page``) that hold the volume, in the order of the file."""
+        sizes = [1 if n in self.page else size for n, size in enumerate(self.sizes)]
+        if any(size > 1 for size in sizes[self.page[0] + 1 :]):
             raise UserError(f"{self._path}: {self._stated}: planes with channels or time points in them; save it as (C, Z, Y, X)")
-        return np.arange(math.prod(self._sizes[:-2])).reshape(self._sizes[:-2])[self.key()[:-2]].ravel()
+        return np.arange(math.prod(sizes)).reshape(sizes)[self.key()].ravel()
+
+    @property
+    def page(self) -> tuple[int, int]:
+        """Which two axes make a plane of the file: the fastest of z, y and x."""
+        *_, rows, columns = (n for n, axis in enumerate(self.axes) if axis in "zyx")
+        return rows, columns

@@ -50,7 +50,17 @@ def drop(name):
 
 
 SLICE_FAULTS = {
-    "gap": (drop("slice_11.tif"), r"missing after slice_10\.tif \(numbers advance by 2"),
+    "gap": (drop("slice_11.tif"), r"missing after slice_10\.tif: 11 \(numbers advance by 2"),
+    "projection": (
+        lambda f: tifffile.imwrite(f / "MAX_slice.tif", VALUES[0]),
+        r"MAX_slice\.tif \(of 8 images\) not numbered",
+    ),
+    "flat field": (lambda f: tifffile.imwrite(f / "flatfield.tif", VALUES[0]), r"flatfield\.tif .* the slices \(slice_8\.tif\)"),
+    "another image": (lambda f: tifffile.imwrite(f / "dark_15.tif", VALUES[0]), r"dark_15\.tif \(of 8 images\) not numbered"),
+    "projection and gap": (
+        lambda f: [drop("slice_11.tif")(f), tifffile.imwrite(f / "MAX.tif", VALUES[0])],
+        r"MAX\.tif .* not numbered",
+    ),
     "shape": (lambda f: tifffile.imwrite(f / "slice_9.tif", VALUES[0, :44]), r"slice_9\.tif .* unlike slice_8\.tif"),
     "dtype": (lambda f: tifffile.imwrite(f / "slice_9.tif", VALUES[0].astype("u1")), r"slice_9\.tif .* unlike slice_8\.tif"),
     "stack": (lambda f: tifffile.imwrite(f / "slice_9.tif", VALUES), r"slice_9\.tif is a stack of 7 planes"),

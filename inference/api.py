@@ -186,7 +186,7 @@ def encode(
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
         own = {corner(codes.units[n]) for n in target.processes.share(len(codes.units))}
         mine = [box for box in codes.pending() if corner(box) in own]
-        work_through(mine, prefetch=encoder.prefetch, begin=encoder.read, write=codes.write, title="encode", show=progress)
+        work_through(mine, encoder.prefetch, encoder.read, codes.write, title="encode", show=progress)
     target.processes.wait()
     store = codes.finish() if target.processes.rank == 0 else None
     target.processes.wait()

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.encoding import GROUP, LOCAL_CORE
+from inference.encoding import GROUP, LOCAL_CORE, Packed
 from inference.fields import Array, Codes, TiledField
-from inference.passes import Arriving, to_tensor
+from inference.passes import to_tensor
 from inference.run import Run
 from inference.source import Options
-from inference.tiling import Axis, Tile3, core_box, meet, training_axis, window_box
+from inference.tiling import Axis, Tile3, core_box, training_axis, window_box
 from utils.axes import to_file, to_memory
 from utils.boxes import Box, region_within
 from utils.errors import UserError
@@ -35,14 +35,8 @@ _MOST_ELEMENTS = 2**31
 class SliceField(TiledField[Array]):
     """The 2-D decoder's output on the grid of the encoded slices; one channel, the first where there are two.
 
-    Tiles of a local autoencoder are exact, those of another are training crops and blended.
-
-    Args:
-        run: the model.
-        codes: where codes come from.
-        dtype: of the output.
-        batch: tiles per pass.
-        intensities: in place of those of the codes.
+    Tiles of a local autoencoder are exact, those of another are training crops and blended. ``intensities`` may take the place of
+    those of the codes.
     """
 
     channels = 1
@@ -69,20 +63,20 @@ class SliceField(TiledField[Array]):
         """That of the codes, too."""
         return {**super().lattice(), "encoding": self.codes.lattice()}
 
-    def read_ahead(self, tile: Tile3) -> None:
-        """Lets its codes be read."""
-        self.codes.prefetch(window_box(tile))
-
-    def see(self, tile: Tile3) -> Array:
+    def needed(self, tile: Tile3) -> Box:
         """Its codes."""
-        return self.codes.read(window_box(tile)).codes
+        return window_box(tile)
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Arriving]:
+    def see(self, tile: Tile3, given: Packed) -> Array:
+        """Its codes."""
+        return given.codes
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Array]:
         """Slices of tiles."""
         model, device = self.run.model, self.run.engine.device
         slices = model.slices(model.unpack(to_tensor(np.concatenate(seen), device)))
         _, y, x = self.inside(tiles[0])
-        return self.arriving(slices[:, 0, y, x].unflatten(0, (len(tiles), 1, -1)))
+        return self.arrays(slices[:, 0, y, x].unflatten(0, (len(tiles), 1, -1)))
 
 
 class IsotropicField(TiledField[tuple[Array, Array | None]]):
@@ -158,11 +152,7 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
             found[group[0]] = group
         return list(found.values())
 
-    def wanted(self, tile: Tile3) -> bool:
-        """Whether it meets the region."""
-        return meet(core_box(tile, self.scale), self.region)
-
-    def _needed(self, tile: Tile3) -> Box:
+    def needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""
         window, rows, columns = window_box(tile)
         first, last = self._pooled(window)
@@ -175,23 +165,18 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         count = self.stack // self.resizing
         return max(0, window.start // self.resizing - 1), min(count, -(-window.stop // self.resizing) + 1)
 
-    def read_ahead(self, tile: Tile3) -> None:
-        """Lets its codes be read."""
-        self.codes.prefetch(self._needed(tile))
-
-    def see(self, tile: Tile3) -> tuple[Array, Array | None] | None:
+    def see(self, tile: Tile3, given: Packed) -> tuple[Array, Array | None] | None:
         """The codes under a tile's window, and the slices under its core where the model adds to them."""
-        packed = self.codes.read(self._needed(tile))
-        if self.skip_empty and packed.empty.all():
+        if self.skip_empty and given.empty.all():
             return None
-        return packed.codes, None if self.slices is None else self.slices.render(self._beneath(tile))
+        return given.codes, None if self.slices is None else self.slices.render(self._beneath(tile))
 
     def _beneath(self, tile: Tile3) -> Box:
         """The slices, rows and columns that are interpolated for a tile's core."""
         planes, rows, columns = core_box(tile, self.scale)
         return self.run.model.slices_under(range(planes.start, planes.stop), self.codes.shape[0]), rows, columns
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[tuple[Array, Array | None]]) -> list[Arriving]:
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[tuple[Array, Array | None]]) -> list[Array]:
         """The voxels of cores, (C, z, y, x) grey values."""
         stacks = torch.cat([self._stack(tile, codes) for tile, (codes, _) in zip(tiles, seen, strict=True)])
         stacks = stacks.contiguous(memory_format=torch.channels_last_3d)
@@ -201,7 +186,7 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         if self.slices is not None:
             beneath = [self._interpolated(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)]
             volumes = volumes + torch.cat(beneath)
-        return self.arriving(to_file(volumes))
+        return self.arrays(to_file(volumes))
 
     def _interpolated(self, tile: Tile3, slices: Any) -> Tensor:
         """What the model adds to in a tile's core, (1, C, y, x, z)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +53,7 @@ class SliceEncoder(Tiled[Window, Packed]):
     """
 
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
-        super().__init__(run, batch, source.recent, skip_empty=skip_empty)
+        super().__init__(run, source, batch, skip_empty=skip_empty)
         self.source, self.inner, self.intensities = source, source.inner, source.intensities
         n, h, w = self.shape = (source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE)
         halo = run.model.slice_halo("encoder")
@@ -64,7 +63,6 @@ class SliceEncoder(Tiled[Window, Packed]):
             before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
             rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))
         self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
-        self._ahead: dict[Tile3, Future[Window]] = {}
         self._blank: NDArray[Any] | None = None
         kind = "float32" if run.model.from_encoder else "float16"
         if "quantize" in run.model.G:
@@ -88,25 +86,18 @@ class SliceEncoder(Tiled[Window, Packed]):
                 whole[relative(met, box)] = values[relative(met, core_box(tile))]
         return packed
 
-    def read_ahead(self, tile: Tile3) -> None:
-        """Reads the pixels of a tile in the background."""
-        if tile not in self._ahead:
-            self._ahead[tile] = self.source.reader.submit(self._window, tile)
+    def needed(self, tile: Tile3) -> Box:
+        """Slices and pixels."""
+        return window_box(tile, (1, LATENT_STRIDE, LATENT_STRIDE))
 
-    def see(self, tile: Tile3) -> Window | None:
+    def see(self, tile: Tile3, given: NDArray[np.float32]) -> Window | None:
         """The pixels of a tile, and which of its blocks are background."""
-        ahead = self._ahead.pop(tile, None)
-        pixels, empty = self._window(tile) if ahead is None else ahead.result()
-        return None if self.skip_empty and empty.all() else (pixels, empty)
-
-    def _window(self, tile: Tile3) -> Window:
-        group, rows, columns = window_box(tile)
-        pixels = self.source.read(group, *(slice(LATENT_STRIDE * s.start, LATENT_STRIDE * s.stop) for s in (rows, columns)))
-        group_size = self.axes[0].core
-        if group.stop == self.axes[0].size and group.start % group_size == 0:  # so that the network sees one shape only
-            missing = group_size - len(pixels)
+        pixels, (start, stop), group = given, tile[0].window, self.axes[0].core
+        if stop == self.axes[0].size and start % group == 0:  # so that the network sees one shape only
+            missing = group - len(pixels)
             pixels = np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
-        return pixels, _blocks_empty(pixels, self.source.floors)
+        empty = _blocks_empty(pixels, self.source.floors)
+        return None if self.skip_empty and empty.all() else (pixels, empty)
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Window]) -> list[Packed]:
         """The codes of cores."""
@@ -121,7 +112,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         if self._blank is None:
             self.skip_empty = False
             z, y, x = (Tile(side.window, side.window) for side in tile)
-            self._blank = self._run([((z, y, x), self._window(tile))])[0].codes[:1]
+            self._blank = self._through_network([(z, y, x)])[z, y, x].codes[:1]
             self.skip_empty = True
         shape = (tile[0].core[1] - tile[0].core[0], *self._blank.shape[1:])
         return self._core(tile, np.broadcast_to(self._blank, shape), np.ones(shape[:3], bool))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.codes import CodeStore
 from inference.encoding import SliceEncoder
-from inference.passes import Arriving, Tiled
+from inference.passes import Tiled, to_array
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Tile3, core_box, meet, window_box
@@ -78,7 +78,7 @@ class Field(ABC):
         return grey.to(getattr(torch, self.dtype.name))
 
 
-class TiledField(Tiled[Seen, Arriving], Field):
+class TiledField(Tiled[Seen, Array], Field):
     """A field whose tiles a network computes; a place of the lattice has ``scale`` voxels.
 
     Exact tiles are what the network makes of the whole volume at once: their windows hold all that their cores depend on. They
@@ -87,7 +87,7 @@ class TiledField(Tiled[Seen, Arriving], Field):
     """
 
     def __init__(self, run: Run, origin: Source | Codes, dtype: np.dtype, batch: int | None, *, skip_empty: bool = True) -> None:
-        super().__init__(run, batch, origin.recent, skip_empty=skip_empty)
+        super().__init__(run, origin, batch, skip_empty=skip_empty)
         self.intensities, self.dtype = origin.intensities, dtype
 
     @property
@@ -114,48 +114,52 @@ class TiledField(Tiled[Seen, Arriving], Field):
         """Places of core and margins; of the window, where the core in it makes no difference."""
         return extent(window_box(tile)) if self.blends else tuple(side.kind for side in tile)
 
-    def arriving(self, volumes: Tensor) -> list[Arriving]:
-        """What is kept of tiles (B, C, z, y, x), on its way from the network."""
-        return [Arriving.of(volume.float() if self.blends else self.to_grey(volume)) for volume in volumes]
+    def arrays(self, volumes: Tensor) -> list[Array]:
+        """What is kept of the network's values (B, C, z, y, x) of tiles."""
+        return [to_array(volume.float() if self.blends else self.to_grey(volume)) for volume in volumes]
 
-    def blank(self, tile: Tile3) -> Arriving:
+    def blank(self, tile: Tile3) -> Array:
         """The grey value of empty background."""
         floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
         grey = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
-        return Arriving(np.broadcast_to(grey, (self.channels, *extent(self.kept(tile)))))
+        return np.broadcast_to(grey, (self.channels, *extent(self.kept(tile))))
 
-    def join(self, parts: Sequence[Arriving], axis: int) -> Arriving:
+    def join(self, parts: Sequence[Array], axis: int) -> Array:
         """A tile from its parts."""
-        return Arriving(np.concatenate([part.wait() for part in parts], axis=axis + 1))
+        self.run.engine.record()()
+        return np.concatenate(parts, axis=axis + 1)
 
     def begin(self, box: Box) -> Part:
         """The box, from the tiles that meet it; they are remembered where another box may meet them, too."""
         sides = zip(box, self.unit, self.shape, strict=True)
         aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
         made = self.computed(self.tiles(box), keep=self.blends or not aligned)
+        arrived = self.run.engine.record()
         if self.blends:
+            arrived()
             return parts_of(self._blended(box, made), box)
         tiles = [(self.kept(tile), values) for tile, values in made.items()]
 
         def part(box: Box) -> Array:
+            arrived()
             out = np.empty((self.channels, *extent(box)), self.dtype)
             for core, values in tiles:
                 if meet(core, box):
                     inside, source = _common(box, core)
-                    out[inside] = values.wait()[source]
+                    out[inside] = values[source]
             return out
 
         # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
         return part if self.run.engine.device.type == "cuda" else parts_of(part(box), box)
 
-    def _blended(self, box: Box, made: Mapping[Tile3, Arriving]) -> Array:
+    def _blended(self, box: Box, made: Mapping[Tile3, Array]) -> Array:
         total, weight = np.zeros((self.channels, *extent(box)), np.float32), np.zeros((1, *extent(box)), np.float32)
         for tile, values in made.items():
             ramp = np.ones(1, np.float32)
             for axis, side, scale in zip(self.axes, tile, self.scale, strict=True):
                 ramp = ramp[..., None] * axis.weights(side.core[0] // axis.core, scale)
             inside, source = _common(box, self.kept(tile))
-            total[inside] += (values.wait() * ramp)[source]
+            total[inside] += (values * ramp)[source]
             weight[inside] += ramp[source]
         return self.to_grey(torch.from_numpy(total / weight[0])).numpy()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,7 @@ from volumes.open import open_volume
 from volumes.volume import Volume
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A decoded volume on disc; its plane k lies at plane ``first + k * step`` of the encoded input."""
 
     path: Path
@@ -27,21 +27,13 @@ class Decoded:
     step: float
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """One rate of a code store.
+class OperatingPoint(NamedTuple):
+    """One rate of a code store: bytes on disc without the levels that were not decoded, and what the others decode to."""
 
-    Attributes:
-        levels: levels of a residual codebook that were decoded; 1 for a plain one.
-        bytes: on disc, without the levels that were not decoded; everything else of the store counts.
-        slices: the 2-D decoder's slices (``decode --grid raw``).
-        isotropic: the volume (``decode``).
-    """
-
-    levels: int
     bytes: int
-    slices: Decoded
+    slices: Decoded  # of the 2-D decoder (``decode --grid raw``)
     isotropic: Decoded
+    levels: int  # that were decoded, 1 for a codebook that is not residual
 
 
 class KeptPlanes(Volume):
@@ -88,24 +80,17 @@ def operating_points(
     Raises:
         UserError: the run makes no codes, or does not fit the volume.
     """
-    factor = run.geometry.factor
     with kept.source as source:
         whole = encode(run, source, store, options, overwrite=overwrite, progress=True)
     assert whole is not None
-    levels, options = whole.about["levels"], replace(options, region=None)
+    levels, spacing = whole.about["levels"], source.spacing / run.geometry.factor
+    places = {"raw": (source.first, source.spacing), "isotropic": (source.first - run.plane_of_slice(0) * spacing, spacing)}
     for count in range(1, levels + 1):
-        part = whole.first_levels(count)
-        names = level_names(levels)[count:]
-        size = sum(file.stat().st_size for file in whole.path.rglob("*") if file.is_file()) - sum(map(whole.bytes_of, names))
-        files = {grid: folder / f"{grid}_{count}.ome.tif" for grid in ("raw", "isotropic")}
-        for grid, path in files.items():
-            decode(part, run, grid=grid, options=options, output=Output(path, compression="none"))
-        spacing = source.spacing / factor
-        yield OperatingPoint(
-            count,
-            size,
-            Decoded(files["raw"], source.first, source.spacing),
-            Decoded(files["isotropic"], source.first - run.plane_of_slice(0) * spacing, spacing),
-        )
-        for path in files.values():
-            path.unlink()
+        files = {grid: Decoded(folder / f"{grid}_{count}.ome.tif", *place) for grid, place in places.items()}
+        for grid, file in files.items():
+            output = Output(file.path, compression="none")
+            decode(whole.first_levels(count), run, grid=grid, options=replace(options, region=None), output=output)
+        size = whole.bytes_of("") - sum(map(whole.bytes_of, level_names(levels)[count:]))
+        yield OperatingPoint(size, files["raw"], files["isotropic"], count)
+        for file in files.values():
+            file.path.unlink()

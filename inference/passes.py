@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
 from itertools import product
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.run import Run
-from inference.tiling import Axis, Tile3
+from inference.tiling import Axis, Tile3, core_box, meet
 from training.machine import lacks_memory
 from utils.boxes import Box
 from utils.errors import UserError
@@ -63,34 +63,42 @@ class Tiled(ABC, Generic[Seen, Made]):
         axes: the lattice (z, y, x).
         scale: (z, y, x) units of the boxes asked for that a place of the lattice has.
         blends: whether a place belongs to every window that holds it, not to one core.
+        region: what will be asked for, where it is known; None: anything.
         divisible: axes along which a tile may be divided where memory does not suffice.
         smallest: what a tile that cannot be divided is, and what helps; for a message.
         skip_empty: fill tiles that see nothing but background instead of computing them.
         skipped: how many were filled.
-        recent: tiles that were computed lately, shared by all networks of a command.
+        origin: what its tiles are made of: the source, or codes of it; it knows the tiles that were computed lately (``recent``),
+            shared by all networks of a command.
     """
 
     axes: tuple[Axis, Axis, Axis]
     fill = True
     scale: tuple[int, int, int] = (1, 1, 1)
     blends = False
+    region: Box | None = None
     divisible: tuple[int, ...] = (0,)
     smallest = ("one slice of a tile", "--batch 1")
 
-    def __init__(self, run: Run, batch: int | None, recent: Recent, *, skip_empty: bool = True) -> None:
-        self.run, self.recent, self.batch = run, recent, batch or run.engine.batch
+    def __init__(self, run: Run, origin: Any, batch: int | None, *, skip_empty: bool = True) -> None:
+        self.run, self.origin, self.recent, self.batch = run, origin, origin.recent, batch or run.engine.batch
         self.skip_empty, self.skipped = skip_empty, 0
+        self._ahead: dict[Tile3, Future[Any]] = {}
         self._largest: int | None = None  # side of a core that fitted into memory, after one did not
 
     # What a network is -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def see(self, tile: Tile3) -> Seen | None:
-        """What the network reads of a tile; None where that is nothing but background and ``skip_empty``."""
+    def needed(self, tile: Tile3) -> Box:
+        """What a tile is made of, a box of ``origin``."""
+
+    @abstractmethod
+    def see(self, tile: Tile3, given: Any) -> Seen | None:
+        """What the network reads of what was needed for a tile; None where that is only background and ``skip_empty``."""
 
     @abstractmethod
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[Made]:
-        """One pass over tiles that are alike; what it makes of each, which knows its ``nbytes``."""
+        """One pass over tiles that are alike; what it makes of each, which knows its ``nbytes``; a GPU may still be at it."""
 
     @abstractmethod
     def join(self, parts: Sequence[Made], axis: int) -> Made:
@@ -100,15 +108,12 @@ class Tiled(ABC, Generic[Seen, Made]):
         """What a tile of pure background is."""
         raise NotImplementedError
 
-    def read_ahead(self, tile: Tile3) -> None:
-        """Begins to read what the network will see of a tile."""
-
     def kind(self, tile: Tile3) -> Hashable:
         """What is equal for tiles that may share a pass."""
 
     def wanted(self, tile: Tile3) -> bool:
         """Whether a tile that shares a pass is of any use."""
-        return True
+        return self.region is None or meet(core_box(tile, self.scale), self.region)
 
     def tiles(self, box: Box) -> list[Tile3]:
         """The tiles whose cores meet a box, or whose windows where these are blended."""
@@ -132,8 +137,14 @@ class Tiled(ABC, Generic[Seen, Made]):
         """Begins to read what the missing tiles of a box need."""
         for group in self.groups(tile for tile in self.tiles(box) if (self, tile) not in self.recent):
             for tile in group:
-                if (self, tile) not in self.recent and self.wanted(tile):
-                    self.read_ahead(tile)
+                if (self, tile) not in self.recent and tile not in self._ahead and self.wanted(tile):
+                    ahead = self.origin.prefetch(self.needed(tile))
+                    self._ahead |= {tile: ahead} if ahead else {}
+
+    def given(self, tile: Tile3) -> Any:
+        """What a tile is made of, read by now where that was begun ahead."""
+        ahead = self._ahead.pop(tile, None)
+        return self.origin.read(self.needed(tile)) if ahead is None else ahead.result()
 
     def computed(self, tiles: Sequence[Tile3], *, keep: bool = True) -> dict[Tile3, Made]:
         """What the network makes of tiles, in this order; those that were not kept go through it."""
@@ -151,7 +162,7 @@ class Tiled(ABC, Generic[Seen, Made]):
         waiting: dict[Tile3, Seen | None] = {}
         for number, tile in enumerate(tiles, 1):
             wanted = self.wanted(tile)
-            seen = self.see(tile) if wanted else None
+            seen = self.see(tile, self.given(tile)) if wanted else None
             if wanted and seen is None:
                 self.skipped += 1
                 made[tile] = self.blank(tile)
@@ -218,43 +229,14 @@ class Tiled(ABC, Generic[Seen, Made]):
         return self.join(parts, axis)
 
 
-@dataclass(frozen=True)
-class Arriving:
-    """An array that a GPU may still be computing and copying; on a CPU it is there at once.
-
-    Attributes:
-        values: the array, not to be read before :meth:`wait`.
-        arrived: what to wait for; None: nothing.
-    """
-
-    values: NDArray[Any]
-    arrived: torch.cuda.Event | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return self.values.nbytes
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Arriving:
-        """A tensor on its way into (pinned) memory, behind what its device still has to do."""
-        host = tensor.contiguous().to("cpu", non_blocking=True)  # from a GPU into pinned memory
-        if not tensor.is_cuda:
-            return cls(host.numpy())
-        arrived = torch.cuda.Event()
-        arrived.record(torch.cuda.current_stream(tensor.device))
-        return cls(host.numpy(), arrived)
-
-    def wait(self) -> NDArray[Any]:
-        """The array; may be called from any thread."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.values
-
-
 def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:
     """An array on the device; codes of two bytes as int32, which every operation knows."""
     if values.dtype == np.uint16:
         values = values.astype(np.int32)
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """The array in which a tensor's values are once its device has done what it has to; a GPU copies into pinned memory then."""
+    return tensor.contiguous().to("cpu", non_blocking=True).numpy()

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from inference.decoding import decoded_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field, TiledField
-from inference.passes import Arriving, to_tensor
+from inference.passes import to_tensor
 from inference.run import Run
-from inference.source import Options, Source, interpolated
+from inference.source import Options, Source, between
 from inference.tiling import Axis, Tile3, training_axis, window_box
 from utils.axes import to_file
-from utils.boxes import reflected
+from utils.boxes import Box, reflected, sample
 from utils.geometry import LATENT_STRIDE
 
 _LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
@@ -40,17 +40,24 @@ class RestoredField(TiledField[Values]):
         z, y, x = (-(-size // LATENT_STRIDE) for size in self.shape)
         self.axes = (training_axis(z, crop), training_axis(y, crop), training_axis(x, crop))
 
-    def see(self, tile: Tile3) -> Values:
-        """A cube of the interpolated volume; beyond the last plane it is mirrored."""
-        planes, rows, columns = window_box(tile, self.scale)
-        places = reflected((planes.start, planes.stop), self.shape[0])
-        positions = np.clip((places + 0.5) / self.factor - 0.5, 0, self.source.count - 1)
-        return interpolated(positions, self.source.count, lambda k: self.source.read(k, rows, columns))
+    def needed(self, tile: Tile3) -> Box:
+        """The slices between which its planes lie."""
+        return between(self._positions(tile), self.source.count), *window_box(tile, self.scale)[1:]
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Arriving]:
+    def see(self, tile: Tile3, given: Values) -> Values:
+        """A cube of the interpolated volume."""
+        return sample(given, self._positions(tile) - self.needed(tile)[0].start, axis=0)
+
+    def _positions(self, tile: Tile3) -> NDArray[np.float64]:
+        """Where its planes lie between slices; beyond the last plane they are mirrored."""
+        planes = window_box(tile, self.scale)[0]
+        places = reflected((planes.start, planes.stop), self.shape[0])
+        return np.clip((places + 0.5) / self.factor - 0.5, 0, self.source.count - 1)
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
         """Sharpened cubes."""
         slices = to_tensor(np.concatenate(seen), self.run.engine.device)
-        return self.arriving(to_file(self.run.model.restore(slices, len(seen))))
+        return self.arrays(to_file(self.run.model.restore(slices, len(seen))))
 
 
 class LateralField(TiledField[Values]):
@@ -77,18 +84,20 @@ class LateralField(TiledField[Values]):
         core = side // LATENT_STRIDE
         self.axes = (Axis(z, -(-side // factor), sections, sections), Axis(y, core, rows, rows), Axis(x, core, columns, columns))
 
-    def see(self, tile: Tile3) -> Values | None:
-        """The sections around a tile."""
-        _, rows, columns = window_box(tile, self.scale)
-        values = self.source.read(slice(*tile[0].window), rows, columns)
-        return None if self.skip_empty and (values == self.source.floors).all() else values
+    def needed(self, tile: Tile3) -> Box:
+        """Sections and pixels."""
+        return window_box(tile, (1, *self.scale[1:]))
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Arriving]:
+    def see(self, tile: Tile3, given: Values) -> Values | None:
+        """The sections around a tile."""
+        return None if self.skip_empty and (given == self.source.floors).all() else given
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
         """Restored cores."""
         slices = to_tensor(np.concatenate(seen), self.run.engine.device)
         z, y, x = self.inside(tiles[0])
         parts = [(side.start, side.stop) for side in (y, x, z)]
-        return self.arriving(to_file(self.run.model.restore(slices, len(seen), parts)))
+        return self.arrays(to_file(self.run.model.restore(slices, len(seen), parts)))
 
 
 def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:

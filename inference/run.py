@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,12 @@ class Engine:
     def batch(self) -> int:
         """Tiles that go through a network at once where nothing else is asked for."""
         return 8 if self.device.type == "cuda" else 1
+
+    def record(self) -> Callable[[], None]:
+        """What waits, in any thread, until the device has done all that it has been given by now."""
+        if self.device.type != "cuda":
+            return lambda: None
+        return torch.cuda.current_stream(self.device).record_event().synchronize
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +192,17 @@ class Source(AbstractContextManager["Source"]):
                 voxel[1],
             )
 
-    def read(self, k: slice, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Slices of padded rows and columns, (k, C, rows, columns) float32, contiguous.
+    def prefetch(self, box: Box) -> Future[NDArray[np.float32]]:
+        """Begins to :meth:`read` a box in another thread."""
+        return self.reader.submit(self.read, box)
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        """A box of slices and padded rows and columns, (k, C, rows, columns) float32, contiguous.
 
         Raises:
             UserError: the volume cannot be read, or holds NaN or infinite values there.
         """
-        return self._read(k, rows, columns, Intensity.to_network, channels=1)
+        return self._read(*box, Intensity.to_network, channels=1)
 
     def grey(self, k: slice, rows: slice, columns: slice) -> NDArray[np.float32]:
         """The grey values of the file, not clipped to what the network knows, (C, k, rows, columns) float32."""
@@ -211,12 +214,13 @@ class Source(AbstractContextManager["Source"]):
         y, x = (reflected((s.start, s.stop), size) for s, size in zip((rows, columns), self.inner, strict=True))
         box = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
         positions = np.clip((np.arange(k.start, k.stop) + 0.5) / float(self.usp) - 0.5, 0, self.kept - 1)
-        found = []
+        span, found = between(positions, self.kept), []
         for volume, intensity in zip(self.volumes, self.intensities, strict=True):
             if self.usp == 1:
                 values = self.kept_planes(volume, k, box)
             else:
-                values = interpolated(positions, self.kept, partial(self.kept_planes, volume, box=box))
+                planes = self.kept_planes(volume, span, box)
+                values = sample(np.asarray(planes, np.float32), positions - span.start, axis=0)
             where = f"{volume.path}, slices {k.start} to {k.stop - 1}, rows {box[0].start} to {box[0].stop - 1}"
             found.append(convert(intensity, values, where))
         window = np.stack(found, axis=channels)
@@ -234,17 +238,9 @@ class Source(AbstractContextManager["Source"]):
         return np.stack(groups)
 
 
-def interpolated(positions: NDArray[np.float64], size: int, read: Callable[[slice], NDArray[Any]]) -> NDArray[np.float32]:
-    """Planes at fractional positions within [0, size), linearly between their neighbours.
-
-    Args:
-        positions: ascending or not, each in [0, size - 1].
-        size: planes there are.
-        read: gives some planes, (n, ...).
-    """
-    first = int(positions.min())
-    planes = np.asarray(read(slice(first, min(int(positions.max()) + 2, size))), np.float32)
-    return sample(planes, positions - first, axis=0)
+def between(positions: NDArray[np.float64], size: int) -> slice:
+    """Those of ``size`` planes that linear interpolation at fractional positions, each in [0, size - 1], reads."""
+    return slice(int(positions.min()), min(int(positions.max()) + 2, size))
 
 
 def _opened(run: Run, given: Given) -> tuple[Volume, ...]:

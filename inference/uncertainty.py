@@ -19,7 +19,7 @@ from utils.axes import transposed
 from utils.boxes import Box, extent
 from utils.errors import UserError
 
-Margins = Sequence[tuple[int, int]]  # of a window's core, along rows, columns and planes
+Pairs = Sequence[tuple[int, ...]]  # two numbers for each of rows, columns and planes
 
 
 def spread_field(run: Run, source: Source, options: Options, passes: int) -> SpreadField:
@@ -102,24 +102,25 @@ class Turned:
         """What was packed → slices (N, 1, X, Y)."""
         return self._back(self.model.slices(self._there(unpacked)))
 
-    def expand(self, stack: Tensor, margins: Margins) -> Tensor:
-        """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins."""
-        sides = [(b, a) if self.turn >> axis & 1 else (a, b) for axis, (a, b) in enumerate(margins[:2])]
-        if self.turn & 4:
-            sides.reverse()
-        return self._back(self.model.expand(self._there(stack), (*sides, margins[2])))
+    def expand(self, stack: Tensor, margins: Pairs) -> Tensor:
+        """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins along X, Y and Z."""
+        return self._back(self.model.expand(self._there(stack), self._sides(margins)))
 
-    def restore(self, slices: Tensor, batch: int, parts: Sequence[tuple[int, int]] = ()) -> Tensor:
+    def restore(self, slices: Tensor, batch: int, parts: Pairs = ()) -> Tensor:
         """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z), of parts along X, Y and Z where they are given."""
+        turned = self._there(slices)
         if not parts:
-            return self._back(self.model.restore(self._there(slices), batch))
+            return self._back(self.model.restore(turned, batch))
         *in_plane, planes = parts
-        sides = [
-            (size - stop, size - start) if self.turn >> axis & 1 else (start, stop)
-            for axis, ((start, stop), size) in enumerate(zip(in_plane, slices.shape[2:4], strict=True))
-        ]
-        turned = reversed(sides) if self.turn & 4 else sides
-        return self._back(self.model.restore(self._there(slices), batch, (*turned, planes)))
+        margins = [(start, size - stop) for (start, stop), size in zip(in_plane, slices.shape[2:], strict=True)]
+        *sides, _ = self._sides([*margins, planes])
+        spans = [(before, size - after) for (before, after), size in zip(sides, turned.shape[2:], strict=True)]
+        return self._back(self.model.restore(turned, batch, (*spans, planes)))
+
+    def _sides(self, pairs: Pairs) -> Pairs:
+        """What lies before and after along rows and columns, in this orientation; planes, the last pair, stay."""
+        rows, columns = (pair[::-1] if self.turn >> axis & 1 else pair for axis, pair in enumerate(pairs[:2]))
+        return (columns, rows, pairs[2]) if self.turn & 4 else (rows, columns, pairs[2])
 
     def _there(self, values: Tensor) -> Tensor:
         """(B, C, rows, columns, ...) into this orientation."""

@@ -67,8 +67,7 @@ def compute(job: Job, progress: bool) -> NDArray[Any]:
     def put(box: Box, begun: Part) -> None:
         out[(slice(None), *relative(box, job.region))] = begun(box)
 
-    pieces = parts(job.region, field.unit)
-    work_through(pieces, prefetch=field.prefetch, begin=field.begin, write=put, title="enhance", show=progress)
+    work_through(parts(job.region, field.unit), field.prefetch, field.begin, put, title="enhance", show=progress)
     return out if job.channel_names else out[0]
 
 
@@ -102,16 +101,12 @@ def write(job: Job, output: Output) -> None:
         target.write_region(relative(box, job.region), values if target.channels else values[0])
 
     pieces = parts(job.region, [max(sides) for sides in zip(field.unit, plan.shard, strict=True)])  # whole shards, whole cores
-    missing = [moved(target.boxes[n], corner(job.region)) for n in target.pending()]
+    pending = [target.boxes[n] for n in target.pending()]
+    mine = [pieces[n] for n in processes.share(len(pieces))]
+    missing = [piece for piece in mine if any(meet(relative(piece, job.region), shard) for shard in pending)]
     started = time.monotonic()
     done = work_through(
-        [pieces[n] for n in processes.share(len(pieces)) if any(meet(pieces[n], shard) for shard in missing)],
-        prefetch=field.prefetch,
-        begin=field.begin,
-        write=write_part,
-        split=lambda box: parts(box, plan.shard),
-        title=output.path.name,
-        show=processes.rank == 0,
+        missing, field.prefetch, field.begin, write_part, title=output.path.name, shard=plan.shard, show=processes.rank == 0
     )
     seconds = time.monotonic() - started
     voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
@@ -178,7 +173,7 @@ def write_consistency(
     def write(box: Box, values: NDArray[np.float32]) -> None:
         target.write_region(box, values if target.channels else values[0])
 
-    work_through(target.boxes, prefetch=lambda box: None, begin=differences, write=write, title=path.name)
+    work_through(target.boxes, lambda box: None, differences, write, title=path.name)
     target.finish()
     channels = []
     for intensity, of_slices in zip(source.intensities, squares / math.prod(source.inner), strict=False):
@@ -201,12 +196,12 @@ def _ends_repeated(volume: Volume, depth: slice, rows: slice, columns: slice) ->
 
 def work_through(
     pieces: Sequence[Box],
-    *,
     prefetch: Callable[[Box], None],
     begin: Callable[[Box], Piece],
     write: Callable[[Box, Piece], None],
+    *,
     title: str,
-    split: Callable[[Box], Sequence[Box]] | None = None,
+    shard: Sequence[int] | None = None,
     show: bool = True,
 ) -> int:
     """Computes and writes boxes: while one is computed, the next one is read and the last ones are written.
@@ -216,8 +211,8 @@ def work_through(
         prefetch: begins to read what a box needs; returns at once.
         begin: computes a box, or has a GPU compute it.
         write: puts a part of what was begun to disc, or all; called in other threads, for several parts at once.
-        split: the parts of a box; None: it is written as one.
         title: of the progress bar, which counts voxels and tells the time left.
+        shard: voxels (z, y, x) of such a part; None: a box is written as one.
         show: whether there is a bar.
 
     Returns:
@@ -233,7 +228,7 @@ def work_through(
             if number + 1 < len(pieces):
                 prefetch(pieces[number + 1])
             begun = begin(box)
-            writing.append([writers.submit(write, part, begun) for part in (split(box) if split else [box])])
+            writing.append([writers.submit(write, part, begun) for part in (parts(box, shard) if shard else [box])])
             del begun
             while len(writing) > (_WAITING if number + 1 < len(pieces) else 0):
                 for future in writing.popleft():

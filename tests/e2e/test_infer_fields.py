@@ -96,7 +96,7 @@ def test_codes_do_not_depend_on_the_order_they_are_asked_for(tmp_path):
 def test_a_core_holds_the_codes_of_its_own_training_crop(tmp_path):
     run, slices, _ = opened(tmp_path, shape=(4, 64, 64))
     encoder = SliceEncoder(run, slices)
-    crop = torch.from_numpy(slices.read(slice(0, 4), slice(24, 56), slice(0, 32)))
+    crop = torch.from_numpy(slices.read((slice(0, 4), slice(24, 56), slice(0, 32))))
     with torch.inference_mode():
         codes = run.model.pack(crop).numpy()
     _, rows, columns = encoder.axes
@@ -130,8 +130,8 @@ def test_restoration_blends_cubes_without_a_seam_in_weights(tmp_path):
     np.testing.assert_array_equal(part, everything[(slice(None), *box)])
     first = field.tiles(whole(field))[0]
     with torch.inference_mode():
-        (corner,) = field.compute([first], [field.see(first)])
-    expected = maps[0].to_grey(torch.from_numpy(corner.wait())).numpy()[:, :16, :8, :20]
+        (corner,) = field.compute([first], [field.see(first, field.given(first))])
+    expected = maps[0].to_grey(torch.from_numpy(corner)).numpy()[:, :16, :8, :20]
     np.testing.assert_allclose(everything[:, :16, :8, :20], expected, atol=1e-2)
 
 

@@ -40,7 +40,7 @@ def _spread(run, slices):
     """Encoder vectors of unit variance and codes among them, so that a gap of 1e-4 is small."""
     conv, quantizer = run.model.G["quant_conv"], run.model.G["quantize"]
     n, height, width = slices.shape
-    pixels = torch.from_numpy(slices.read(slice(0, n), slice(0, min(height, 240)), slice(0, min(width, 120))))
+    pixels = torch.from_numpy(slices.read((slice(0, n), slice(0, min(height, 240)), slice(0, min(width, 120)))))
     vectors = to_vectors(run.model.encode(pixels)[0].moments)
     conv.weight.div_(vectors.std())
     conv.bias.div_(vectors.std())
@@ -54,7 +54,7 @@ def _spread(run, slices):
 def of_whole_slices(run, slices):
     """Codes and what the encoder gave to the codebook, (n, h, w) and (n, h, w, d)."""
     n, height, width = slices.shape
-    pixels = torch.from_numpy(slices.read(slice(0, n), slice(0, height), slice(0, width)))
+    pixels = torch.from_numpy(slices.read((slice(0, n), slice(0, height), slice(0, width))))
     code, _ = run.model.encode(pixels)
     return code.indices.numpy(), code.moments.movedim(1, -1).numpy()
 

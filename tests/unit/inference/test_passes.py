@@ -16,10 +16,10 @@ from utils.errors import UserError
 class Toy(Tiled):
     """Numbers for tiles; one that does not fit even alone is made negative."""
 
-    see = join = None
+    see = join = needed = None
 
     def __init__(self, network, batch):
-        super().__init__(SimpleNamespace(engine=Engine(torch.device("cpu"))), batch, Recent())
+        super().__init__(SimpleNamespace(engine=Engine(torch.device("cpu"))), SimpleNamespace(recent=Recent()), batch)
         self.network, self.fill = network, False
 
     def compute(self, tiles, seen):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.work import work_through
-from utils.boxes import boxes, parts
+from utils.boxes import boxes
 
 
 def test_every_part_is_written_once_from_what_was_begun():
@@ -23,9 +23,7 @@ def test_every_part_is_written_once_from_what_was_begun():
         out[part] = begun(part)
 
     pieces = boxes(values.shape, (4, 5, 4))
-    done = work_through(
-        pieces, prefetch=lambda box: None, begin=begin, write=write, split=lambda box: parts(box, (2, 3, 4)), title="", show=False
-    )
+    done = work_through(pieces, lambda box: None, begin, write, shard=(2, 3, 4), title="", show=False)
     assert done == values.size and order == pieces
     np.testing.assert_array_equal(out, values)
     assert threading.current_thread().name not in threads
@@ -38,7 +36,5 @@ def test_an_error_in_writing_stops_the_work():
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        work_through(
-            boxes((20, 1, 1), (1, 1, 1)), prefetch=lambda box: None, begin=begun.append, write=write, title="", show=False
-        )
+        work_through(boxes((20, 1, 1), (1, 1, 1)), lambda box: None, begun.append, write, title="", show=False)
     assert len(begun) < 20

@@ -4,7 +4,7 @@ The path of one volume through ``infer.py enhance``::
 
     api.py          enhance, encode, decode: one verb each, for arrays and for files; what is recorded about the result
       run.py          the training's folder: the model with its weights, made fast; device and precision
-      outputs.py      which volumes a command reads, which files it writes, which of several processes this is
+      outputs.py      which volumes a command reads, which files it writes
       source.py       the volume as the slices that the network reads: opened, measured and placed once, and handed on
       encoding.py       slices → codes, when somebody asks for them
       fields.py         any box of an output, from exact tiles or from blended ones
@@ -22,9 +22,10 @@ and operating_points.py decodes a store at every rate that it allows.
 """
 
 from inference.api import decode, encode, enhance
-from inference.outputs import Output, Processes, inputs_and_outputs, refuse_inputs
+from inference.outputs import Output, inputs_and_outputs, refuse_inputs
 from inference.run import Engine, Run
 from inference.source import Options
+from utils.processes import Processes
 
 __all__ = [
     "Engine",

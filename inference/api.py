@@ -162,11 +162,10 @@ def encode(
     with _source(run, volume, options) as source:
         refuse_inputs([target], run, source.volumes)
         encoder, book = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty), run.codebook()
-        kind: dict[str, Any] = {"kind": "codebook"}
         if book is None:
             kind = {"kind": "gaussian", "levels": 1, "dimensions": int(run.settings["autoencoder"]["ddconfig"]["z_channels"])}
         else:
-            kind |= dict(zip(("levels", "codes", "dimensions"), book.shape, strict=True))
+            kind = {"kind": "codebook", **dict(zip(("levels", "codes", "dimensions"), book.shape, strict=True))}
         about = {
             **run.record_of_outputs(),
             **kind,

@@ -330,21 +330,18 @@ def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: boo
             "percentile"
         )
     record = run.record or {"nm": "11"}
-
-    def preparation(direction: str) -> list[IntensityTransform]:
-        """What prepare.py did to the raw data of a direction."""
-        entry = (record.get("dataset") or {}).get("directions", {}).get(direction)
-        return [] if entry is None else [IntensityTransform.from_json(entry["transform"], f"{run.name}: dataset.json")]
+    entries = (record.get("dataset") or {}).get("directions", {})  # of prepare.py
+    raw = {d: IntensityTransform.from_json(entry["transform"], f"{run.name}: dataset.json") for d, entry in entries.items()}
 
     def of_run(direction: str) -> tuple[IntensityTransform, ...]:
-        maps = [] if prepared else preparation(direction)
+        maps = [raw[direction]] if direction in raw and not prepared else []
         if record["nm"] != "00":
             pooled = record["directions"][direction]["pooled"]
             maps.append(IntensityTransform(record["nm"], pooled["low"], pooled["high"]))
         return tuple(maps)
 
     def of_volume(direction: str, volume: Volume) -> tuple[IntensityTransform, ...]:
-        before = next((made.normalisation for made in preparation(direction)), "11")
+        before = raw[direction].normalisation if direction in raw else "11"
         if mode == "volume" and before == "zrescale":
             raise UserError(f"{run.name}: --normalise volume is not possible with zrescale; use --normalise run or percentile")
         kind = record["nm"] if record["nm"] != "00" else "01" if before == "01" else "11"

@@ -43,9 +43,7 @@ def projected(volume: NDArray[Any], factor: int, how: str, centre: float, taps: 
         return slabs[:, below] if below == above else slabs[:, below : above + 1].mean(axis=1)
     if how == "maxmin":
         return (slabs.max(axis=1) + slabs.min(axis=1)) / 2
-    if how == "max":
-        return slabs.max(axis=1)
-    return slabs.min(axis=1) if how == "min" else slabs.mean(axis=1)
+    return getattr(slabs, how)(axis=1)
 
 
 def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:

@@ -51,7 +51,7 @@ def patched(run, patched_on):
 
 
 def slices_of(run, values):
-    return Source(run, values, Options())
+    return Source(run, values, Options(force_range=True))  # backgrounds darker than the training
 
 
 def decoder(run, values=None, **options):

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch.distributed as dist
 
-from inference.outputs import Processes
 from utils.errors import UserError
+from utils.processes import Processes
 
 SRUN = {
     "SLURM_JOB_ID": "70003",

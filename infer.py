@@ -84,7 +84,7 @@ def _add_output(parser: Parser) -> None:
     add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
     add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
     add("--compression", choices=("zstd", "zlib", "none"), default="zstd", help="of a TIFF; zlib opens everywhere")
-    text = "compute one tile; say how many there are, how large the output is, how long it takes"
+    text = "compute two tiles in the middle; say how many there are, how large the output is, how long it takes"
     add("--dry-run", action="store_true", help=text)
 
 

@@ -45,29 +45,7 @@ VARIANTS = {
     "linear start, finite scalar 12x5x4": {"extends": "vqlinear_fsq"},
 }
 LONGER = {"linear start, 4 times the steps": 4}
-SETTINGS = {
-    "dataset": "fib25",
-    "nm": "11",
-    "rotate": False,
-    "preload": True,
-    "workers": 0,
-    "batch_size": 2,
-    "cropsize": 64,
-    "cropz": 1,
-    "resizebranch": 8,
-    "skipl1": 1,
-    "ngf": 16,
-    "ndf": 16,
-    "mc": False,
-    "adv": 0,
-    "lamb": 0,
-    "perceptual_weight": 0,
-    "lr": 5e-4,
-    "n_epochs": 1,
-    "n_epochs_decay": 10,
-    "epoch_save": 1,
-    "picture_epochs": 1000,
-}
+SETTINGS = json.loads(Path(__file__).with_suffix(".json").read_text())["train"]
 LINEAR = {"batch_size": 6, "cropsize": 96, "resizebranch": 12, "lr": 8e-4, "n_epochs": 10, "n_epochs_decay": 0, "epoch_save": 10}
 
 

@@ -217,12 +217,8 @@ def decode(
     Raises:
         UserError: there is no such store or run, it has fewer levels, or the run's weights are not those of the codes.
     """
-    store, options, output = (
-        codes if isinstance(codes, CodeStore) else CodeStore.open(codes),
-        options or Options(),
-        _output(output),
-    )
-    about = store.about
+    store = codes if isinstance(codes, CodeStore) else CodeStore.open(codes)
+    about, raw, options, output = store.about, grid == "raw", options or Options(), _output(output)
     store = store if levels is None else store.first_levels(levels)
     if run is None:
         run = Path(about["run_path"])
@@ -236,9 +232,8 @@ def decode(
             f"({run.weight_hash[:12]}…); name the right run and epoch with --run and --epoch"
         )
     dtype = checked_dtype(options.dtype or about["output_dtype"])
-    if grid == "raw" and run.channels > 1:
+    if raw and run.channels > 1:
         log.info("the raw grid of a two-channel run shows channel 0")
-    raw = grid == "raw"
     field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}

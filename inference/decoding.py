@@ -90,9 +90,6 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
     memory did not suffice.
 
     Args:
-        run: the model.
-        codes: where codes come from.
-        dtype: of the output.
         core: latents (z, y, x) of a tile's core.
         batch: tiles per pass at most.
         region: what will be asked for; tiles outside are not computed.
@@ -246,10 +243,7 @@ def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[i
     A tile is what ``--tile`` says, else as memory allows. A pass has 1 on a CPU, 8 on a GPU, or what ``--batch`` says; on a GPU
     no more than there is room for: half of its memory suffices, and its kernels can count the elements.
 
-    Args:
-        run: the model and where it is computed.
-        options: ``tile`` and ``batch``.
-        codes: slices, latents along rows and columns.
+    Args: ``codes``: slices, latents along rows and columns.
 
     Raises:
         UserError: a single tile is too large for a GPU.

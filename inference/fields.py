@@ -36,7 +36,8 @@ class Field(ABC):
         unit: (z, y, x) voxels of the cores of a block: boxes made of whole ones are computed without waste.
         intensities: of the channels; further channels have that of the last one.
         dtype: of the values.
-        skipped: tiles of pure background that were filled, not computed.
+        skip_empty: fill tiles of pure background instead of computing them.
+        skipped: how many were filled.
     """
 
     shape: tuple[int, int, int]
@@ -45,6 +46,7 @@ class Field(ABC):
     unit: tuple[int, int, int]
     intensities: Sequence[Intensity]
     dtype: np.dtype
+    skip_empty: bool = True
     skipped: int = 0
 
     @abstractmethod

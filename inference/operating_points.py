@@ -69,13 +69,10 @@ def operating_points(
     """Encodes a volume and decodes it from the first level, the first two, … of the store.
 
     Args:
-        run: the run.
         kept: of the input, one channel.
-        options: how the run is applied.
         store: where the codes are written; they stay there.
         folder: for the decoded volumes. They are as large as the input and the isotropic volume, uncompressed; each is deleted
             when the next point is asked for.
-        overwrite: replace an existing store.
 
     Raises:
         UserError: the run makes no codes, or does not fit the volume.

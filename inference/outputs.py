@@ -101,11 +101,8 @@ def inputs_and_outputs(
     inputs: Sequence[Path],
     output: Path,
     suffix: str,
-    *,
     channel: Sequence[int] | None = None,
-    time: int | None = None,
-    scene: int | None = None,
-    level: int = 0,
+    **which: Any,
 ) -> list[tuple[list[Volume], Path]]:
     """What a command works on: the channels of each volume, and where its output goes.
 
@@ -115,13 +112,12 @@ def inputs_and_outputs(
         output: of one volume; of several the folder.
         suffix: of the outputs of several volumes.
         channel: of files of several; two files for a run of two channels are one volume unless channels are named.
-        time, scene, level: as of :func:`volumes.open.open_volume`.
+        which: ``time``, ``scene`` and ``level`` as of :func:`volumes.open.open_volume`.
 
     Raises:
         UserError: an input cannot be opened, has other channels than the run, or several outputs need a folder.
     """
     paths = expand_inputs(inputs)
-    which: dict[str, Any] = {"time": time, "scene": scene, "level": level}
     if run.channels == 2 and len(paths) == 2 and channel is None:
         return [([open_volume(path, **which) for path in paths], output)]
     channels: Sequence[int | None] = channel or (range(run.channels) if run.channels > 1 else [None])

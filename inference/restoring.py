@@ -61,14 +61,7 @@ class RestoredField(TiledField[Values]):
 
 
 class LateralField(TiledField[Values]):
-    """The output of the lateral and the fused model, from exact tiles.
-
-    Args:
-        run: a lateral or a fused model.
-        source: the sections.
-        dtype: of the output.
-        options: ``tile``, ``batch`` and ``skip_empty``.
-    """
+    """The output of the lateral and the fused model, from exact tiles."""
 
     divisible = (0, 1, 2)
     smallest = ("a tile of one section and 8 x 8 pixels", "a smaller --tile")

@@ -123,6 +123,7 @@ def write(job: Job, output: Output) -> None:
 
 def _dry_run(job: Job, path: Path) -> None:
     field, shape, voxels = job.field, extent(job.region), voxels_of(job.region)
+    field.skip_empty = False  # background in the middle would seem to take no time
     pieces = parts(job.region, field.unit)
     middle = len(pieces) // 2
     for piece in pieces[max(0, middle - 1) : middle + 1]:  # the first one also asks for memory
@@ -142,12 +143,9 @@ def write_consistency(
     """Writes the output projected onto the encoded slices, minus these, in grey values; and the errors of all slices as JSON.
 
     Args:
-        run: says how the training projected.
-        source: the input.
         outputs: the finished output, one volume per channel. One process is enough: nothing is computed but sums.
         path: of the differences, float32.
         errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
-        attributes: recorded with the differences.
     """
     factor, how, centre, taps = run.geometry.factor, run.projection, run.plane_of_slice(0), run.axial_taps
     squares = np.zeros((len(outputs), source.count))

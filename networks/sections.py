@@ -46,10 +46,6 @@ class Sections:
             raise UserError(f"uprate={self.factor:g} must be between 1 and 16: pixels between two sections")
         if self.sampling not in SAMPLINGS:
             raise UserError(f"axial_sampling={self.sampling!r} must be one of {', '.join(SAMPLINGS)}")
-        if len(self.profile) % 2 == 0 or not math.isclose(sum(self.profile), 1, abs_tol=1e-4):
-            raise UserError(
-                f"axial_taps: {len(self.profile)} numbers with sum {sum(self.profile):.4g} must be an odd number with sum 1"
-            )
         if self.factor == 1 and len(self.profile) == 1:
             raise UserError(
                 "uprate=1 without a profile leaves nothing to restore; say how z is blurred with --axial_sigma or --axial_taps "

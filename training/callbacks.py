@@ -24,6 +24,7 @@ from dataloader.sampler import done_so_far
 from utils.files import replaced
 from utils.pictures import keep_newest, orthogonal_planes, save_png
 from utils.runs import RunFolder, higher_is_better
+from utils.settings.rules import parse_duration
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,9 @@ class RunKeeper(Checkpoint):
     gracefully, the second at once.
     """
 
-    def __init__(self, run: RunFolder, *, epoch_save: int, save_minutes: float, monitor: str, max_seconds: float | None) -> None:
-        self.run = run
-        self.epoch_save = epoch_save
-        self.save_seconds = 60 * save_minutes
-        self.monitor = monitor
-        self.max_seconds = max_seconds
+    def __init__(self, run: RunFolder, settings: Mapping[str, Any]) -> None:
+        self.run, self.epoch_save, self.monitor = run, settings["epoch_save"], settings["monitor"]
+        self.save_seconds, self.max_seconds = 60 * settings["save_minutes"], parse_duration(settings["max_time"])
         self.best: float | None = None
         self.reason = ""  # why the training is to stop
         self.stopped = False
@@ -161,9 +159,9 @@ class RunKeeper(Checkpoint):
 class PictureWriter(Callback):
     """Every few epochs one labelled picture of the same sample, as PNG and in TensorBoard."""
 
-    def __init__(self, run: RunFolder, sample: Mapping[str, Any], *, every: int, keep: int) -> None:
-        """Args: sample: one sample of the dataset; every: epochs between pictures; keep: newest PNGs that stay."""
-        self.run, self.every, self.keep = run, every, keep
+    def __init__(self, run: RunFolder, sample: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Of one sample of the dataset, every ``picture_epochs``; the newest ``keep_pictures`` files stay."""
+        self.run, self.every, self.keep = run, settings["picture_epochs"], settings["keep_pictures"]
         self.batch = default_collate([sample])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -21,7 +21,6 @@ from training.callbacks import PictureWriter, Progress, RunKeeper
 from training.machine import in_bf16
 from utils.errors import UserError
 from utils.runs import RunFolder
-from utils.settings.rules import parse_duration
 
 
 def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str, Any]) -> BaseModel:
@@ -52,15 +51,10 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     missing there.
 
     Args:
-        model: gets the weights.
         reference: a run's folder, absolute, relative to the working directory or to `logs`, with the epoch after ``@``.
         logs: the folder of runs.
 
-    Returns:
-        The epoch loaded.
-
-    Raises:
-        UserError: no such run or epoch, or its weights do not fit.
+    Returns the epoch loaded; a UserError says that there is no such run or epoch, or that its weights do not fit.
     """
     name, _, epoch = reference.partition("@")
     if epoch and not epoch.isdigit():
@@ -102,9 +96,7 @@ def _quieten() -> None:
 
 def device_count(devices: int | str) -> int:
     """How many processes a node runs: ``auto`` is every GPU, or one CPU process."""
-    if devices == "auto":
-        return max(1, torch.cuda.device_count())
-    return int(devices)
+    return max(1, torch.cuda.device_count()) if devices == "auto" else int(devices)
 
 
 def require_devices(settings: Mapping[str, Any]) -> None:
@@ -160,17 +152,7 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
         enable_model_summary=False,
         limit_val_batches=1.0 if validates else 0,
         logger=TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
-        callbacks=[
-            Progress(),
-            PictureWriter(run, sample, every=settings["picture_epochs"], keep=settings["keep_pictures"]),
-            RunKeeper(
-                run,
-                epoch_save=settings["epoch_save"],
-                save_minutes=settings["save_minutes"],
-                monitor=settings["monitor"],
-                max_seconds=parse_duration(settings["max_time"]),
-            ),
-        ],
+        callbacks=[Progress(), PictureWriter(run, sample, settings), RunKeeper(run, settings)],
     )
 
 

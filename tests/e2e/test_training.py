@@ -290,7 +290,7 @@ def test_weights_that_are_not_finite_are_never_saved(workspace, monkeypatch, kin
 
 @pytest.mark.parametrize("metric", [float("nan"), float("inf")])
 def test_a_metric_that_is_not_a_number_is_never_the_best(metric, tmp_path):
-    keeper = RunKeeper(RunFolder(tmp_path), epoch_save=1, save_minutes=1, monitor="val/recon", max_seconds=None)
+    keeper = RunKeeper(RunFolder(tmp_path), {"epoch_save": 1, "save_minutes": 1, "monitor": "val/recon", "max_time": None})
     written = []
     keeper._write = lambda trainer, model, path: written.append(path)
     for value in (metric, 0.5, metric, 0.7, 0.4):

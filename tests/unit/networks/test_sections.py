@@ -93,7 +93,6 @@ def test_interpolation_keeps_lines_and_their_place(sampling):
         ({"factor": 17}, "between 1 and 16"),
         ({"factor": 1}, "--axial_sigma"),
         ({"factor": 4, "sampling": "max"}, "pick, mean"),
-        ({"factor": 4, "profile": (0.5, 0.5)}, "odd number"),
     ],
 )
 def test_what_is_no_operator_is_refused(values, rule):

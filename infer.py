@@ -148,7 +148,7 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
 
 
 if __name__ == "__main__":
-    from training.machine import keep_freed_memory
+    from utils.machine import keep_freed_memory
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     keep_freed_memory()

@@ -43,8 +43,8 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
-    from training.machine import explained, keep_freed_memory
-    from training.trainer import build_trainer, closing, model_to_train, require_devices, summary
+    from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary
+    from utils.machine import keep_freed_memory
 
     first = rank_zero_only.rank == 0
     if first:

@@ -51,7 +51,7 @@ LINEAR = {"batch_size": 6, "cropsize": 96, "resizebranch": 12, "lr": 8e-4, "n_ep
 
 def train_and_judge(name: str, data: Path, steps: int, seed: int) -> dict:
     import train
-    from training.machine import keep_freed_memory
+    from utils.machine import keep_freed_memory
 
     keep_freed_memory()
     settings = {**SETTINGS, **(LINEAR if name.startswith("linear") else {}), "seed": seed}

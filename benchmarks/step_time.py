@@ -45,7 +45,7 @@ def training(device: str, keep: bool = True, adv_planes: int = 0) -> Callable[[]
     """A step of both optimizers."""
     import torch
 
-    from training.machine import keep_freed_memory
+    from utils.machine import keep_freed_memory
 
     if keep:
         keep_freed_memory()

@@ -23,8 +23,9 @@ and operating_points.py decodes a store at every rate that it allows.
 
 from inference.api import decode, encode, enhance
 from inference.outputs import Output, inputs_and_outputs, refuse_inputs
-from inference.run import Engine, Run
+from inference.run import Run
 from inference.source import Options
+from utils.machine import Engine
 from utils.processes import Processes
 
 __all__ = [

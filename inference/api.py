@@ -17,13 +17,14 @@ from inference.encoding import SliceEncoder
 from inference.fields import Field
 from inference.outputs import Output, refuse_inputs
 from inference.restoring import isotropic_field
-from inference.run import Engine, Run
+from inference.run import Run
 from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
 from utils.boxes import corner, region_within
 from utils.errors import UserError
+from utils.machine import Engine
 from volumes.open import open_volume
 from volumes.target_plan import refuse_existing
 from volumes.volume import Triple, triple

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from inference.codes import KEY, CodeStore, stored_attributes
-from inference.run import Engine, Run
+from inference.run import Run
 from inference.trust import said_of_seams, seam
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
+from utils.machine import Engine
 from utils.runs import RunFolder
 from volumes.open import open_volume
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from inference.run import Run
 from inference.tiling import Axis, Tile3, core_box, meet
-from training.machine import lacks_memory
 from utils.boxes import Box
 from utils.errors import UserError
+from utils.machine import lacks_memory
 
 log = logging.getLogger("isoscope")
 

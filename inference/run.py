@@ -3,86 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
-from training.machine import in_bf16
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.geometry import Geometry
+from utils.machine import Engine
 from utils.runs import RunFolder, program_version
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Where and how networks are computed.
-
-    Attributes:
-        device: the device.
-        precision: ``32`` or ``bf16`` (autocast).
-        compile: whether torch.compile makes the volume generator.
-    """
-
-    device: torch.device
-    precision: str = "32"
-    compile: bool = False
-
-    @classmethod
-    def choose(
-        cls, device: str | None = None, precision: str | None = None, *, local_rank: int = 0, compile: bool = False
-    ) -> Engine:
-        """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU that has it unless asked otherwise.
-
-        Raises:
-            UserError: a GPU is asked for and there is none, there is no such device, or it has no bf16.
-        """
-        if device is None:
-            device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {device}: PyTorch sees no GPU here; use --device cpu")
-        try:
-            chosen = torch.device(device)
-        except RuntimeError as error:
-            raise UserError(f"--device {device} is no device; use cpu, cuda or cuda:N") from error
-        if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
-            raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
-        bf16 = in_bf16(chosen, None if precision is None else precision == "bf16")
-        return cls(chosen, "bf16" if bf16 else "32", compile)
-
-    @property
-    def batch(self) -> int:
-        """Tiles that go through a network at once where nothing else is asked for."""
-        return 8 if self.device.type == "cuda" else 1
-
-    def record(self) -> Callable[[], None]:
-        """What waits, in any thread, until the device has done all that it has been given by now."""
-        if self.device.type != "cuda":
-            return lambda: None
-        return torch.cuda.current_stream(self.device).record_event().synchronize
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """The networks compute in this precision, and on a GPU by algorithms that repeat every bit.
-
-        By default PyTorch takes algorithms that may not, and 32-bit convolutions read 10 bits of the mantissa (TF32).
-        """
-        cudnn: Any = torch.backends.cudnn
-        before = cudnn.deterministic, cudnn.conv.fp32_precision
-        cudnn.deterministic, cudnn.conv.fp32_precision = True, "ieee"
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                yield
-        finally:
-            cudnn.deterministic, cudnn.conv.fp32_precision = before
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "dataloader": {"volumes", "utils"},
     "training": {"models", "dataloader", "utils"},
     "reference": {"models", "utils"},
-    "inference": {"models", "volumes", "training", "utils"},
+    "inference": {"models", "volumes", "utils"},
     "evaluation": {"volumes", "taming", "utils"},
     "scripts": {"inference", "training", "evaluation", "dataloader", "reference", "utils"},
 }

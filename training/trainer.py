@@ -7,7 +7,8 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from models.base import BaseModel
 from models.build import build_model, load_components
 from training.callbacks import PictureWriter, Progress, RunKeeper
-from training.machine import in_bf16
 from utils.errors import UserError
+from utils.machine import in_bf16, lacks_memory
 from utils.runs import RunFolder
 
 
@@ -184,3 +185,22 @@ def closing(trainer: pl.Trainer, run: RunFolder) -> tuple[str, int]:
         return f"done: {epochs}", 0
     code = {"SIGINT": 130, "SIGTERM": 75, "SIGUSR1": 75}.get(keeper.reason, 0)  # 75: EX_TEMPFAIL of sysexits.h, try again
     return f"stopped by {keeper.reason}: {epochs}; go on with --resume", code
+
+
+@contextmanager
+def explained(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Says what a training can do about it: a UserError in place of an error that says that memory does not suffice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        size = {name: settings[name] for name in ("batch_size", "cropsize", "ngf", "adv_planes")}
+        smaller = [f"--batch_size {settings['batch_size'] // 2}"] if settings["batch_size"] > 1 else []
+        smaller += ["--adv_planes 16"] if settings["adv"] and not 0 < settings["adv_planes"] <= 16 else []
+        smaller += ["--precision bf16-mixed"] if settings["precision"] == "32" else []
+        raise UserError(
+            f"memory does not suffice for a step with {', '.join(f'{name} {value}' for name, value in size.items())}; "
+            f"use {' or '.join([*smaller, 'a smaller --cropsize and --cropz'])} (prepare.py check says what a step needs). "
+            "What was saved before is as it was"
+        ) from error

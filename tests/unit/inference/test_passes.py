@@ -8,9 +8,9 @@ import torch
 
 from inference.decoding import block_of, tiles_and_batch
 from inference.passes import Recent, Tiled
-from inference.run import Engine
 from inference.source import Options
 from utils.errors import UserError
+from utils.machine import Engine
 
 
 class Toy(Tiled):

@@ -111,7 +111,7 @@ def test_a_metric_is_that_of_all_processes():
 def test_freed_memory_is_kept():
     """In a process of its own, because the setting cannot be taken back: a smaller tensor comes without new pages."""
     code = (
-        "import resource, torch\nfrom training.machine import keep_freed_memory\nkeep_freed_memory()\n"
+        "import resource, torch\nfrom utils.machine import keep_freed_memory\nkeep_freed_memory()\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.ones(2**25); before = faults(); torch.ones(2**24); print(faults() - before)"
     )

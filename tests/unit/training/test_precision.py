@@ -5,10 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from inference.run import Engine
-from training.machine import in_bf16
 from training.trainer import precision_of, require_devices
 from utils.errors import UserError
+from utils.machine import Engine, in_bf16
 
 
 @pytest.fixture

@@ -1,0 +1,115 @@
+"""What commands ask of a machine: its device and arithmetic, how memory is kept, and whether it has ended."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.memory import is_oom_error
+
+from utils.errors import UserError
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep freed blocks for the next tensor instead of returning them to the system.
+
+    A training step frees and asks for the same gigabytes again; each time the system would have to clear every page. Where the C
+    library is another one nothing changes. benchmarks/step_time.py measures the effect.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def in_bf16(device: torch.device, wanted: bool | None = None) -> bool:
+    """Whether to compute in bf16: as wanted, by default on a GPU that has this arithmetic (of NVIDIA's, those since Ampere).
+
+    Older GPUs hold bf16 numbers, but have no convolutions of them.
+
+    Raises:
+        UserError: it is wanted on such a GPU.
+    """
+    if device.type != "cuda":
+        return bool(wanted)
+    with torch.cuda.device(device):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted and not native:
+            raise UserError(f"{torch.cuda.get_device_name()} has no bf16 arithmetic; use --precision 32")
+    return native if wanted is None else wanted
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether it says that a GPU or this machine has no memory left: PyTorch has no type of its own for some of these."""
+    of_onednn = "could not create a primitive" in str(error)  # all that a convolution on a CPU says then
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error) or of_onednn
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how networks are computed.
+
+    Attributes:
+        device: the device.
+        precision: ``32`` or ``bf16`` (autocast).
+        compile: whether torch.compile makes the volume generator.
+    """
+
+    device: torch.device
+    precision: str = "32"
+    compile: bool = False
+
+    @classmethod
+    def choose(
+        cls, device: str | None = None, precision: str | None = None, *, local_rank: int = 0, compile: bool = False
+    ) -> Engine:
+        """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU that has it unless asked otherwise.
+
+        Raises:
+            UserError: a GPU is asked for and there is none, there is no such device, or it has no bf16.
+        """
+        if device is None:
+            device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"--device {device}: PyTorch sees no GPU here; use --device cpu")
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"--device {device} is no device; use cpu, cuda or cuda:N") from error
+        if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
+        bf16 = in_bf16(chosen, None if precision is None else precision == "bf16")
+        return cls(chosen, "bf16" if bf16 else "32", compile)
+
+    @property
+    def batch(self) -> int:
+        """Tiles that go through a network at once where nothing else is asked for."""
+        return 8 if self.device.type == "cuda" else 1
+
+    def record(self) -> Callable[[], None]:
+        """What waits, in any thread, until the device has done all that it has been given by now."""
+        if self.device.type != "cuda":
+            return lambda: None
+        return torch.cuda.current_stream(self.device).record_event().synchronize
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The networks compute in this precision, and on a GPU by algorithms that repeat every bit.
+
+        By default PyTorch takes algorithms that may not, and 32-bit convolutions read 10 bits of the mantissa (TF32).
+        """
+        cudnn: Any = torch.backends.cudnn
+        before = cudnn.deterministic, cudnn.conv.fp32_precision
+        cudnn.deterministic, cudnn.conv.fp32_precision = True, "ieee"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                yield
+        finally:
+            cudnn.deterministic, cudnn.conv.fp32_precision = before

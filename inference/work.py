@@ -23,7 +23,7 @@ from inference.run import Run
 from inference.source import Source
 from inference.tiling import meet
 from inference.trust import projected, said_of_seams, seam
-from utils.boxes import Box, boxes, corner, extent, moved, parts, relative, voxels_of
+from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
 from utils.files import write_json
 from volumes.target import VolumeTarget
 from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing

@@ -216,7 +216,7 @@ def work_through(
     Returns:
         Voxels done.
     """
-    sizes = [voxels_of(box) for box in pieces]
+    sizes = [math.prod(extent(box)) for box in pieces]
     writing: deque[list[Future[None]]] = deque()
     with (
         tqdm(total=sum(sizes), desc=title, unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,

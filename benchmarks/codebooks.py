@@ -82,8 +82,8 @@ def judge(root: Path, data: Path) -> dict:
     import numpy as np
     import tifffile
 
+    from codes.store import level_names
     from inference import Run, decode, encode
-    from inference.codes import level_names
 
     run = Run.load(root / "logs" / "fib25" / "run")
     slices = tifffile.imread(data / "fibsem_fib25_dev.tif")[STRIDE // 2 :: STRIDE]

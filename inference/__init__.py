@@ -17,8 +17,8 @@ The path of one volume through ``infer.py enhance``::
                       the last ones are stitched and written while one is computed
       trust.py        what speaks for the result: seams, consistency with the input, a picture
 
-``encode`` stops after encoding.py and writes a store (codes.py), from which ``decode`` goes on at decoding.py; info is info.py,
-and operating_points.py decodes a store at every rate that it allows.
+``encode`` stops after encoding.py and writes a store (the room codes), from which ``decode`` goes on at decoding.py; info is
+info.py, and operating_points.py decodes a store at every rate that it allows.
 """
 
 from inference.api import decode, encode, enhance

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from inference.codes import SUFFIX, CodeStore, CodeTarget
+from codes.store import SUFFIX, CodeStore, CodeTarget
 from inference.decoding import SliceField, decoded_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.encoding import GROUP, LOCAL_CORE, Packed
+from codes.store import Packed
+from inference.encoding import GROUP, LOCAL_CORE
 from inference.fields import Array, Codes, TiledField
 from inference.passes import to_tensor
 from inference.run import Run

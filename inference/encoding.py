@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codes.store import Packed
 from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Source
@@ -21,23 +22,6 @@ LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: larg
 GROUP = 16  # slices that are encoded at once
 
 Window = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (n, C, rows, columns) pixels, (n, h, w): which blocks are background
-
-
-class Packed(NamedTuple):
-    """What the volume is decoded from, for a box of latents.
-
-    Attributes:
-        codes: (n, h, w) or (n, h, w, d): codes of one level, of several, or features.
-        empty: (n, h, w) bool: positions whose pixels are background.
-    """
-
-    codes: NDArray[Any]
-    empty: NDArray[np.bool_]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return self.codes.nbytes + self.empty.nbytes
 
 
 class SliceEncoder(Tiled[Window, Packed]):

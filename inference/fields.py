@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.codes import CodeStore
+from codes.store import CodeStore
 from inference.encoding import SliceEncoder
 from inference.passes import Tiled, to_array
 from inference.run import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.codes import KEY, CodeStore, stored_attributes
+from codes.store import KEY, CodeStore, stored_attributes
 from inference.run import Run
 from inference.trust import said_of_seams, seam
 from utils.errors import UserError

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codes.store import level_names
 from inference.api import decode, encode
-from inference.codes import level_names
 from inference.outputs import Output
 from inference.run import Run
 from inference.source import Options, Source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import product
@@ -23,30 +22,9 @@ from utils.machine import lacks_memory
 
 log = logging.getLogger("isoscope")
 
-CACHE_BYTES = 2**30  # of recent tiles, of all networks that a command applies
-
 
 Seen = TypeVar("Seen")
 Made = TypeVar("Made")
-
-
-class Recent(OrderedDict[Hashable, Any]):
-    """Values by key, the least recently used ones forgotten when together they exceed ``limit`` bytes."""
-
-    limit, size = CACHE_BYTES, 0
-
-    def latest(self, key: Hashable) -> Any:
-        """The value, which becomes the most recent one."""
-        self.move_to_end(key)
-        return self[key]
-
-    def put(self, key: Hashable, value: Any) -> None:
-        """Keeps a value, which knows its ``nbytes``."""
-        if key not in self:
-            self[key] = value
-            self.size += value.nbytes
-        while self.size > self.limit and len(self) > 1:
-            self.size -= self.popitem(last=False)[1].nbytes
 
 
 class Tiled(ABC, Generic[Seen, Made]):

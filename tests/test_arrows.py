@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "dataloader": {"volumes", "utils"},
     "training": {"models", "dataloader", "utils"},
     "reference": {"models", "utils"},
-    "inference": {"models", "volumes", "utils"},
+    "codes": {"volumes", "utils"},
+    "inference": {"models", "codes", "volumes", "utils"},
     "evaluation": {"volumes", "taming", "utils"},
     "scripts": {"inference", "training", "evaluation", "dataloader", "reference", "utils"},
 }

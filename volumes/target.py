@@ -2,7 +2,7 @@
 
 It grows as a Zarr folder ``OUT.partial.zarr``, whatever the format of OUT. Its plan lies inside, so that no other command goes on
 with it. Each process notes what it has written in a journal of its own; a command that is started again reads the journals and
-leaves out what is done. Kept so: volumes (here) and codes (inference.codes).
+leaves out what is done. Kept so: volumes (here) and codes (codes.store).
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from PIL import Image
 
 import evaluate
 import infer
+from codes.store import CodeStore
 from evaluation.compression import CODINGS
 from inference import Options, Run, decode
-from inference.codes import CodeStore
 from inference.operating_points import KeptPlanes, operating_points
 from taming.quantize import ResidualVectorQuantizer
 from tests.unit.volumes.target_volumes import write_volume

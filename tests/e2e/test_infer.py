@@ -12,8 +12,8 @@ from infer_commands import command, read
 from infer_runs import grey, make_run
 
 import infer
+from codes.store import CodeStore
 from inference import Options, Run, decode, encode, enhance
-from inference.codes import CodeStore
 from tests.walk import walk
 from utils.errors import UserError
 from volumes.open import open_volume
@@ -95,9 +95,9 @@ def test_gaussian_codes_give_the_same_volume(tmp_path):
 
 
 def test_a_region_is_the_crop_and_reads_only_its_codes(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.codes.CODED", (1, 4, 4))
-    monkeypatch.setattr("inference.codes.UNIT", (1, 4, 4))
-    monkeypatch.setattr("inference.codes.CHUNK", (1, 4, 4))
+    monkeypatch.setattr("codes.store.CODED", (1, 4, 4))
+    monkeypatch.setattr("codes.store.UNIT", (1, 4, 4))
+    monkeypatch.setattr("codes.store.CHUNK", (1, 4, 4))
     options = Options(tile=16)
     store = encode(opened, grey((10, 100, 40)), tmp_path / "x.codes.zarr", options)
     whole = decode(store, opened, options=options)

@@ -9,7 +9,7 @@
     or, of a Gaussian model: codes (d, n, h, w) float16, the posterior's mean.
 
 While they are made, codes are stored as zstd makes them. At the end each level gets a model of its codes by those beside them
-(volumes.context_model), and is coded with it in small chunks, each with a checksum; where that does not pay (few codes, or more
+(codes.context_model), and is coded with it in small chunks, each with a checksum; where that does not pay (few codes, or more
 than 1024 different ones), zstd's remain. Stores of version 1 have zstd's alone, and a copy of the codebook.
 """
 
@@ -22,22 +22,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from inference.encoding import Packed
-from inference.passes import Recent
+from codes.context_model import MOST_CODES, ContextModel
 from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes
 from utils.errors import UserError
 from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
 from utils.intensity import Intensity
+from utils.recent import Recent
 from volumes.block_array import BlockArray, plain_zstd
-from volumes.context_model import MOST_CODES, ContextModel
 from volumes.ome_zarr import image_metadata
 from volumes.target import WORK, Target
 from volumes.target_plan import PARTIAL
@@ -49,6 +48,23 @@ CODED = (16, 32, 32)  # at most; what a region of codes is read in
 UNIT = (16, 512, 512)  # codes that are written at once
 _SAMPLES = 8  # chunks of codes to which their model is fitted
 SUFFIX = ".codes.zarr"
+
+
+class Packed(NamedTuple):
+    """What the volume is decoded from, for a box of latents.
+
+    Attributes:
+        codes: (n, h, w) or (n, h, w, d): codes of one level, of several, or features.
+        empty: (n, h, w) bool: positions whose pixels are background.
+    """
+
+    codes: NDArray[Any]
+    empty: NDArray[np.bool_]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.codes.nbytes + self.empty.nbytes
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,7 @@ class CodeStore:
     def _array(self, name: str, part: tuple[slice, ...]) -> NDArray[Any]:
         import zarr
 
-        from volumes import context_codec  # noqa: F401  registers itself
+        from codes import context_codec  # noqa: F401  registers itself
 
         try:
             array = zarr.open_array(str(self.path / name), mode="r")
@@ -258,7 +274,7 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32], folder: Path) -> None
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    from volumes.context_codec import ContextCodec
+    from codes.context_codec import ContextCodec
 
     blocks = boxes(codes.shape, CHUNK)
     some = [blocks[n] for n in np.unique(np.linspace(0, len(blocks) - 1, _SAMPLES).astype(int))]

@@ -19,7 +19,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import register_codec
 
-from volumes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
+from codes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
 
 NAME = "isoscopexx.context"
 _BITS = TOTAL.bit_length() - 1

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import zarr
 
-from inference.codes import CodeStore, CodeTarget
-from inference.encoding import Packed
+from codes.context_codec import decoded, encoded
+from codes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
+from codes.store import CodeStore, CodeTarget, Packed
 from utils.errors import UserError
-from volumes.context_codec import decoded, encoded
-from volumes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
 
 GOLDEN = (
     Path(__file__).parents[2] / "data" / "codes_version_2.codes.zarr"

@@ -52,13 +52,14 @@ from volumes.write import write_tiff
 
 BUDGETS = {"small": 1, "full": 6}  # times the steps of a row
 EPOCHS, SHOWN = 10, 112  # of a training; voxels along a side of what pictures show
+EVERY = slice(None, None, 4)  # planes that SSIM sees
 PHANTOM_KINDS = {"phantom": (PhantomScene, None), "nuclei": (PhantomScene, 0), "neurites": (Sparse, None)}
 PHANTOM_SIGMA = 2.5
 CONSISTENT = "cubic + consistency"
 
 
 ROWS = {  # experiment file and options, steps of the small budget
-    "lateral": ("fib25_lateral", 4000),
+    "lateral": ("fib25_lateral", 5000),
 }
 
 
@@ -66,9 +67,9 @@ def geometry(settings: dict[str, Any], how: Degradation) -> list[Any]:
     """The options that say how the sections were made, to a model of any kind."""
     if settings["models"] == "lateral":
         return ["--uprate", how.factor, "--axial_sampling", how.sampling, "--axial_sigma", how.sigma]
-    projection = {"pick": "dsp"}.get(how.sampling, how.sampling)
-    options = ["--dsp", 1, "--cropz", settings["cropsize"] // how.factor, "--l1how", projection]
-    return options if settings["models"] == "IsoREF" else [*options, "--downbranch", 8 // how.factor]
+    projection, usp = {"pick": ("dsp", settings["usp"])}.get(how.sampling, (how.sampling, 1))
+    options = ["--dsp", 1, "--usp", usp, "--cropz", settings["cropsize"] // how.factor, "--l1how", projection]
+    return options if settings["models"] == "IsoREF" else [*options, "--downbranch", round(8 * usp / how.factor)]
 
 
 @dataclass
@@ -100,7 +101,9 @@ class Bench:
             files = ["--input", folder / "input.tif", "--output", restored, "--overwrite"]
             about["infer_minutes"] = command("infer.py", "enhance", "--run", about.pop("run"), *files) / 60
         position = {"mean": "average"}.get(how.sampling, how.sampling)
-        request = Request(restored, folder / "truth.tif", folder / "input.tif", input_position=position, factor=how.factor)
+        request = Request(
+            restored, folder / "truth.tif", folder / "input.tif", input_position=position, factor=how.factor, planes=EVERY
+        )
         volumes = evaluate(request, restored.with_suffix(".report"), overwrite=True)["volumes"]
         cells = {f"{name} {how.name} - {method} -": numbers(volumes[method]) for method in ("nearest", "linear", "cubic")}
         self.save(cells | {key: about | numbers(volumes["reconstruction"]) | {"commit": machine()["commit"]}})
@@ -132,7 +135,8 @@ class Bench:
         if EPOCHS not in run.epochs():
             length = ["--crops_per_volume", every, "--n_epochs", EPOCHS, "--epoch_save", EPOCHS, "--picture_epochs", EPOCHS]
             more = ["--resume"] if (run.checkpoints / "last.ckpt").exists() else [*length, *geometry(settings, how), *given]
-            ends = [] if np.isinf(self.stops) else ["--max_time", f"{max(1, self.stops - time.monotonic()):.0f}s"]
+            left = 0 if np.isinf(self.stops) else max(1, round(self.stops - time.monotonic()))
+            ends = ["--max_time", f"00:{left // 3600:02}:{left // 60 % 60:02}:{left % 60:02}"] if left else []
             spent = command("train.py", *words, *more, *ends) + (float(clock.read_text()) if clock.exists() else 0)
             write_text(clock, f"{spent:.1f}")
             if EPOCHS not in run.epochs():
@@ -207,8 +211,7 @@ def main() -> None:
             if how.name not in options.how:
                 continue
             specimen = make(how)
-            bench.cell(name, specimen, how, "-", CONSISTENT)
-            for way, row in product(options.way, options.model or ROWS):
+            for way, row in [*product(options.way, options.model or ROWS), ("-", CONSISTENT)]:
                 bench.cell(name, specimen, how, way, row)
             bench.draw(name, how)
 

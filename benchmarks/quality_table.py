@@ -14,10 +14,10 @@ COLUMNS = {  # title: key, format
     "power 1/16-1/8": ("power_z_1/16-1/8", ".2f"),
     "power 1/8-1/4": ("power_z_1/8-1/4", ".2f"),
 }
-NOTES = """PSNR over all voxels (8 bit: peak 255; else the truth's range), SSIM the mean over XZ planes, FSC z the period in
-voxels down to which a volume agrees with the truth along z at that threshold (smaller is better), power along z over the truth's
-by period. Minutes of training are processor time of one thread on the machine that quality.json names. *Cubic + consistency* is
-stopped where the truth says that it is best.
+NOTES = """PSNR over all voxels (8 bit: peak 255; else the truth's range), SSIM the mean over every fourth XZ plane, FSC z the
+period in voxels down to which a volume agrees with the truth along z at that threshold (smaller is better), power along z over
+the truth's by period. Minutes of training are processor time of one thread on the machine that quality.json names.
+*Cubic + consistency* is stopped where the truth says that it is best.
 """
 
 

@@ -56,7 +56,16 @@ def test_one_run_trains_judges_and_goes_on(truth, tmp_path):
     words = ["--volume", tmp_path / "cube.tif", "--train", tmp_path / "cube.tif", "--how", "mean4", "--model", "tiny"]
     recipe = {"models": "lateral", "dataset": "x", "nm": "11", "cropsize": 32, "ngf": 8, "blocks": 1, "workers": 0, "lr": 0.002}
     (tmp_path / "lateral_tiny.json").write_text(json.dumps({"train": recipe}))
-    words += ["--row", f"tiny={tmp_path / 'lateral_tiny.json'} @20", "--work", tmp_path / "work", "--output", tmp_path]
+    words += [
+        "--row",
+        f"tiny={tmp_path / 'lateral_tiny.json'} @20",
+        "--work",
+        tmp_path / "work",
+        "--output",
+        tmp_path,
+        "--minutes",
+        5,
+    ]
 
     def call():
         done = [sys.executable, ROOT / "benchmarks" / "quality.py", *words]

@@ -60,6 +60,8 @@ CONSISTENT = "cubic + consistency"
 
 ROWS = {  # experiment file and options, steps of the small budget
     "lateral": ("fib25_lateral", 5000),
+    "codes": ("fib25", 1200),
+    "codes, teacher": ("fib25 --teacher {lateral} --from_interpolation --adv 0", 600),
 }
 
 

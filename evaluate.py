@@ -116,7 +116,8 @@ def compress(options: argparse.Namespace) -> None:
         kept = KeptPlanes(run, options.input, applied, options.channel)
         store = options.output / "codes.codes.zarr"
         measured = RateDistortion(kept, kept.first, kept.step, request, folder)
-        for point in operating_points(run, kept, applied, store, folder, overwrite=options.overwrite):
+        how = {"isotropic": options.truth is not None, "overwrite": options.overwrite}
+        for point in operating_points(run, kept, applied, store, folder, **how):
             measured.add_codes(point.bytes, point.slices, point.isotropic, point.levels)
         measured.add_codecs()
         files = {"input": str(options.input), "truth": options.truth and str(options.truth), "store": store.name}

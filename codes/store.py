@@ -254,13 +254,14 @@ class CodeTarget(Target):
             for name, vectors in zip(level_names(self.about["levels"]), self._codebook, strict=True):
                 _code(self._open[name], vectors, self.partial / name)
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
-        # one voxel per slice and 8x8 pixels, centred on these
+        # one voxel per slice and block of pixels, centred on these
         voxel, first = self.about["slice_voxel_um"], self.about["slice_translation_um"]
-        centre = (LATENT_STRIDE - 1) / 2
+        side = self.about["lattice"].get("stride", LATENT_STRIDE)
+        centre = (side - 1) / 2
         ome = image_metadata(
             self.output.name.removesuffix(".zarr"),
             [("codes", (1, 1, 1))],
-            voxel_um=voxel and (voxel[0], LATENT_STRIDE * voxel[1], LATENT_STRIDE * voxel[2]),
+            voxel_um=voxel and (voxel[0], side * voxel[1], side * voxel[2]),
             translation_um=voxel and (first[0], first[1] + centre * voxel[1], first[2] + centre * voxel[2]),
             channel_names=channels,
             dtype=self.about["dtype"],

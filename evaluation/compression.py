@@ -141,7 +141,7 @@ class RateDistortion:
             self._input, scratch = found.sections, folder / "truth.raw"
             self.isotropic = _Reference(found.truth.sections, found.region, request, ("xz", "yz"), request.planes, scratch)
 
-    def add_codes(self, size: int, slices: DecodedFile, isotropic: DecodedFile, levels: int) -> None:
+    def add_codes(self, size: int, slices: DecodedFile, isotropic: DecodedFile | None, levels: int) -> None:
         """Measures one rate of a code store: its bytes on disc, the 2-D decoder's slices, the volume, the decoded levels."""
         volume = open_volume(slices.path)
         placed = Sections(volume, _whole((slices.first - self._first) / self._step), _whole(slices.step / self._step))
@@ -152,7 +152,7 @@ class RateDistortion:
             )
         point = {"codec": "codes", "stream": "store", "levels": levels, **self._rate(size)}
         point["slices"] = self.slices.distortion(Candidate(placed, "linear", self._kept.dtype))
-        if self.isotropic is not None:
+        if self.isotropic is not None and isotropic is not None:
             point["isotropic"] = {"decoded": self.isotropic.distortion(self._on_truth(isotropic, self.isotropic))}
         self.points.append(point)
 

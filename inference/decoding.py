@@ -53,10 +53,10 @@ class SliceField(TiledField[Array]):
         super().__init__(run, codes, dtype, batch)
         self.codes, self.intensities = codes, intensities or codes.intensities
         n, h, w = codes.shape
-        self.shape, self.scale = (n, *codes.inner), (1, LATENT_STRIDE, LATENT_STRIDE)
+        self.shape, self.scale = (n, *codes.inner), (1, run.stride, run.stride)
         halo = run.model.slice_halo("decoder")
         self.blends = halo is None
-        crop = int(run.settings["cropsize"]) // LATENT_STRIDE
+        crop = int(run.settings["cropsize"]) // run.stride
         rows, columns = (Axis(size, LOCAL_CORE, *halo) if halo else training_axis(size, crop) for size in (h, w))
         self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)
 

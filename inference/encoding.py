@@ -16,7 +16,6 @@ from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
 from utils.boxes import Box, extent, overlap, relative
-from utils.geometry import LATENT_STRIDE
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once
@@ -39,12 +38,13 @@ class SliceEncoder(Tiled[Window, Packed]):
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
         super().__init__(run, source, batch, skip_empty=skip_empty)
         self.source, self.inner, self.intensities = source, source.inner, source.intensities
-        n, h, w = self.shape = (source.count, source.shape[1] // LATENT_STRIDE, source.shape[2] // LATENT_STRIDE)
+        side = run.stride
+        n, h, w = self.shape = (source.count, source.shape[1] // side, source.shape[2] // side)
         halo = run.model.slice_halo("encoder")
         if halo is None:
-            rows, columns = (training_axis(size, int(run.settings["cropsize"]) // LATENT_STRIDE) for size in (h, w))
+            rows, columns = (training_axis(size, int(run.settings["cropsize"]) // side) for size in (h, w))
         else:
-            before, after = (round_up(pixels, LATENT_STRIDE) // LATENT_STRIDE for pixels in halo)
+            before, after = (round_up(pixels, side) // side for pixels in halo)
             rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))
         self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
         self._blank: NDArray[Any] | None = None
@@ -57,7 +57,8 @@ class SliceEncoder(Tiled[Window, Packed]):
         """Slices that are encoded at once, core and window of a tile."""
         group, rows, _ = self.axes
         side = rows.before + rows.core + rows.after
-        return {"slices": group.core, "core": rows.core, "tile": side, "before": rows.before, "after": rows.after}
+        tile = {"core": rows.core, "tile": side, "before": rows.before, "after": rows.after}
+        return {"slices": group.core, "stride": self.run.stride, **tile}
 
     def read(self, box: Box) -> Packed:
         """The codes of a box of slices and latents; tiles that are missing are computed."""
@@ -72,7 +73,7 @@ class SliceEncoder(Tiled[Window, Packed]):
 
     def needed(self, tile: Tile3) -> Box:
         """Slices and pixels."""
-        return window_box(tile, (1, LATENT_STRIDE, LATENT_STRIDE))
+        return window_box(tile, (1, self.run.stride, self.run.stride))
 
     def see(self, tile: Tile3, given: NDArray[np.float32]) -> Window | None:
         """The pixels of a tile, and which of its blocks are background."""
@@ -80,7 +81,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         if stop == self.axes[0].size and start % group == 0:  # so that the network sees one shape only
             missing = group - len(pixels)
             pixels = np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
-        empty = _blocks_empty(pixels, self.source.floors)
+        empty = _blocks_empty(pixels, self.source.floors, self.run.stride)
         return None if self.skip_empty and empty.all() else (pixels, empty)
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Window]) -> list[Packed]:
@@ -110,10 +111,9 @@ class SliceEncoder(Tiled[Window, Packed]):
         return Packed(*(np.concatenate(arrays, axis) for arrays in zip(*parts, strict=True)))
 
 
-def _blocks_empty(pixels: NDArray[np.float32], floors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(n, C, 8h, 8w) → (n, h, w): blocks of 8x8 pixels that are all at the floor (C, 1, 1)."""
+def _blocks_empty(pixels: NDArray[np.float32], floors: NDArray[np.float32], step: int) -> NDArray[np.bool_]:
+    """(n, C, step·h, step·w) → (n, h, w): blocks of pixels that are all at the floor (C, 1, 1)."""
     count, channels, height, width = pixels.shape
-    step = LATENT_STRIDE
     blocks = pixels.reshape(count, channels, height // step, step, width // step, step)
     empty = (blocks[:, :, :, 0, :, 0] == floors).all(axis=1)
     k, y, x = np.nonzero(empty)  # most blocks are out of question by their first pixel

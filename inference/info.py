@@ -12,7 +12,6 @@ from codes.store import KEY, CodeStore, stored_attributes
 from inference.run import Run
 from inference.trust import said_of_seams, seam
 from utils.errors import UserError
-from utils.geometry import LATENT_STRIDE
 from utils.machine import Engine
 from utils.runs import RunFolder
 from volumes.open import open_volume
@@ -48,7 +47,7 @@ def _run(path: Path) -> Iterator[str]:
         if book is not None:
             levels, codes, _ = book.shape
             bits = levels * math.log2(codes)
-            side = LATENT_STRIDE
+            side = run.stride
             yield f"{codes} codes in {levels} level(s): {bits:g} bit per {side}x{side} pixels, {bits / side**2:.4g} bit per pixel"
         halo, seen = (run.model.slice_halo(part) for part in ("encoder", "decoder"))
         if halo is None:

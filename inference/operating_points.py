@@ -32,7 +32,7 @@ class OperatingPoint(NamedTuple):
 
     bytes: int
     slices: Decoded  # of the 2-D decoder (``decode --grid raw``)
-    isotropic: Decoded
+    isotropic: Decoded | None  # where it is asked for
     levels: int  # that were decoded, 1 for a codebook that is not residual
 
 
@@ -64,7 +64,14 @@ class KeptPlanes(Volume):
 
 
 def operating_points(
-    run: Run, kept: KeptPlanes, options: Options, store: Path, folder: Path, *, overwrite: bool = False
+    run: Run,
+    kept: KeptPlanes,
+    options: Options,
+    store: Path,
+    folder: Path,
+    *,
+    isotropic: bool = True,
+    overwrite: bool = False,
 ) -> Iterator[OperatingPoint]:
     """Encodes a volume and decodes it from the first level, the first two, … of the store.
 
@@ -73,21 +80,27 @@ def operating_points(
         store: where the codes are written; they stay there.
         folder: for the decoded volumes. They are as large as the input and the isotropic volume, uncompressed; each is deleted
             when the next point is asked for.
+        isotropic: decode the volume, too, not only the slices.
+        overwrite: replace an existing store.
 
     Raises:
-        UserError: the run makes no codes, or does not fit the volume.
+        UserError: the run makes no codes, or no volumes that are asked for, or does not fit the volume.
     """
+    if isotropic:
+        run.require_volume_decoder()
     with kept.source as source:
         whole = encode(run, source, store, options, overwrite=overwrite, progress=True)
     assert whole is not None
     levels, spacing = whole.about["levels"], source.spacing / run.geometry.factor
-    places = {"raw": (source.first, source.spacing), "isotropic": (source.first - run.plane_of_slice(0) * spacing, spacing)}
+    places = {"raw": (source.first, source.spacing)}
+    if isotropic:
+        places["isotropic"] = (source.first - run.plane_of_slice(0) * spacing, spacing)
     for count in range(1, levels + 1):
         files = {grid: Decoded(folder / f"{grid}_{count}.ome.tif", *place) for grid, place in places.items()}
         for grid, file in files.items():
             output = Output(file.path, compression="none")
             decode(whole.first_levels(count), run, grid=grid, options=replace(options, region=None), output=output)
         size = whole.bytes_of("") - sum(map(whole.bytes_of, level_names(levels)[count:]))
-        yield OperatingPoint(size, files["raw"], files["isotropic"], count)
+        yield OperatingPoint(size, files["raw"], files.get("isotropic"), count)
         for file in files.values():
             file.path.unlink()

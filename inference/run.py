@@ -15,7 +15,7 @@ from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.files import read_mapping
-from utils.geometry import Geometry
+from utils.geometry import LATENT_STRIDE, Geometry, block_side
 from utils.machine import Engine
 from utils.runs import RunFolder, program_version
 
@@ -90,6 +90,12 @@ class Run:
                 f"{self.name} is an autoencoder of slices, trained without a volume decoder (adv 0, lamb 0): decode --grid raw "
                 f"gives its slices; for an isotropic volume train one from it with --init {self.path} and a --lamb"
             )
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side of the block that a code stands for."""
+        autoencoder = self.settings["autoencoder"]
+        return block_side(autoencoder["ddconfig"]["ch_mult"]) if autoencoder else LATENT_STRIDE
 
     @property
     def channels(self) -> int:

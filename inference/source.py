@@ -88,7 +88,7 @@ class Source(AbstractContextManager["Source"]):
     """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
 
     Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many; rows and
-    columns are padded by reflection at their ends to multiples of 8. Used as a context, it ends its thread and forgets its tiles.
+    columns are padded by reflection at their ends to whole codes. Used as a context, it ends its thread and forgets its tiles.
 
     Args:
         run: says how it reads.
@@ -123,7 +123,7 @@ class Source(AbstractContextManager["Source"]):
         depth, height, width = self.volumes[0].shape
         self.count, self.kept = math.ceil(depth * self.usp / self.dsp), math.ceil(Fraction(depth, self.dsp))
         self.inner = (height, width)
-        self.shape = (self.count, height + -height % LATENT_STRIDE, width + -width % LATENT_STRIDE)
+        self.shape = (self.count, height + -height % run.stride, width + -width % run.stride)
         self.first_kept = (self.dsp - 1) / 2 if self.mean else 0.0
         self.spacing = float(self.dsp / self.usp)
         self.first = self.first_kept + self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))

@@ -67,7 +67,7 @@ def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:
             changes[axis] = changes[axis] + np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)
     lattice = attributes.get("lattice", {})
     encoding, decoding = lattice.get("encoding"), lattice.get("decoding", {})
-    sides = {} if encoding is None else {"encoding": LATENT_STRIDE * int(encoding["core"])}
+    sides = {} if encoding is None else {"encoding": encoding.get("stride", LATENT_STRIDE) * int(encoding["core"])}
     if "core" in decoding:
         sides["decoding"] = int(decoding["core"][1]) * (LATENT_STRIDE if "halo" in decoding else 1)
     places = [np.arange(len(c)) + start + w[0] + 1 for c, start, w in zip(changes, origin, windows, strict=True)]

@@ -42,12 +42,7 @@ from networks.views import (
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss
 from utils.geometry import LATENT_STRIDE, Geometry
-
-
-def reads_volume(s: Mapping[str, Any]) -> bool:
-    """Whether any loss term of a run's settings reads the isotropic volume; else the 2-D autoencoder alone is trained."""
-    contrast, teacher = s["lbNCE"] and not s["nocut"], s["teacher"] and s["lbteach"]
-    return bool(s["adv"] or s["lamb"] or s["lbm_ms_ssim"] or s["lblateral"] or contrast or teacher)
+from utils.settings.rules import reads_volume
 
 
 @dataclass(frozen=True)

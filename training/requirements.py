@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models.base import BaseModel
 from models.build import build_model
-from utils.geometry import LATENT_STRIDE, Geometry
+from utils.geometry import LATENT_STRIDE, Geometry, block_side
 
 _SIDE = 32  # of the crop that is measured, at least
 _STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
@@ -78,7 +78,8 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     geometry = Geometry.from_settings(settings)
     if "axial_sampling" in settings:  # slices by themselves (lateral): small as they are
         return {**settings, "cropz": geometry.slices, "dsp": 1, "usp": 1, "batch_size": 1}
-    grain = math.lcm(LATENT_STRIDE, geometry.factor * geometry.downbranch)  # divides cropsize, as any valid side
+    block = block_side(settings["autoencoder"]["ddconfig"]["ch_mult"]) if settings["autoencoder"] else LATENT_STRIDE
+    grain = math.lcm(block, geometry.factor * geometry.downbranch)  # divides cropsize, as any valid side
     side = min(-(-_SIDE // grain) * grain, geometry.cropsize)
     slices = side // geometry.factor
     changed: dict[str, Any] = {"cropsize": side, "cropz": slices, "dsp": 1, "usp": 1, "batch_size": 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,6 +11,11 @@ from typing import Any
 from utils.errors import UserError
 
 LATENT_STRIDE = 8  # in-plane reduction of the 2-D encoder, and enlargement of the volume decoder along every axis
+
+
+def block_side(ch_mult: Sequence[int]) -> int:
+    """Pixels along a side of the block that a code of an autoencoder of these levels stands for."""
+    return int(2 ** (len(ch_mult) - 1))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """An autoencoder with a linear start (ldm/vqlinear.yaml), trained alone and with the volume decoder."""
 
+import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -12,14 +14,16 @@ from test_ddp import TWO, states
 from test_training import same
 from workspace import write_volume
 
+import evaluate
 import infer
 import models.ae0iso0tccutvqq as vq
-from inference import Run, decode, encode, enhance
+from inference import Options, Run, decode, encode, enhance
 from models.base import BaseModel
 from taming.codebook import kmeans
 from utils.boxes import whole_box
 from utils.errors import UserError
 from volumes.open import open_volume
+from volumes.write import write_tiff
 
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 
@@ -94,7 +98,7 @@ def test_two_processes_start_and_stay_alike(linear):
     assert any(key.startswith("G.encoder.linear") for key in first)
 
 
-def test_the_autoencoder_alone_has_no_volume_and_says_so(linear, tmp_path):
+def test_the_autoencoder_alone_has_no_volume_and_says_so(linear, tmp_path, capsys):
     run = linear.train("codec", *ALONE).path
     assert not list(run.glob("checkpoints/net_*"))
     volume, store = tmp_path / "in.tif", tmp_path / "x.codes.zarr"
@@ -110,6 +114,13 @@ def test_the_autoencoder_alone_has_no_volume_and_says_so(linear, tmp_path):
             infer.main(command)
     assert not (tmp_path / "iso.tif").exists()
     infer.main(["info", str(run)])
+    found = [str(word) for word in ("compress", "--run", run, "--input", volume, "--output", tmp_path / "rates")]
+    evaluate.main(found)
+    points = json.loads((tmp_path / "rates" / "compression.json").read_text())["points"]
+    assert points[0]["codec"] == "codes" and points[0]["slices"]["psnr_db"] > 10
+    with pytest.raises(SystemExit):
+        evaluate.main([*found, "--truth", str(volume), "--factor", "1", "--input-position", "pick", "--overwrite"])
+    assert "trained without a volume decoder" in capsys.readouterr().err
 
 
 def test_the_volume_decoder_is_trained_from_it(linear):
@@ -150,6 +161,30 @@ def test_fewer_levels_of_a_store_are_decoded(linear, tmp_path, caplog):
     for levels in (0, 4):
         with pytest.raises(UserError, match=rf"has 3 level\(s\) of codes; --levels {levels} must lie between 1 and 3"):
             infer.main([*command, str(tmp_path / "not.ome.tif"), "--levels", str(levels)])
+
+
+LADDER = "extends: vqlinear_ladder\nn_embed: 16\nembed_dim: 6\nddconfig: {ch: 4, z_channels: 6, num_res_blocks: 1}\n"
+
+
+def test_a_ladder_has_codes_of_16x16_pixels(linear, tmp_path, caplog):
+    (linear.root / "tiny.yaml").write_text(LADDER)
+    run = linear.train("ladder", *ALONE)
+    values = tifffile.imread(linear.data / "train" / "x3d0" / "a.tif")
+    write_tiff(tmp_path / "in.ome.tif", values, voxel_um=(4.0, 1.0, 1.0))
+    store = encode(run.path, tmp_path / "in.ome.tif", tmp_path / "x.codes.zarr")
+    assert store.shape == (12, 3, 3)  # of 48 x 40 pixels
+    assert open_volume(store.path).voxel_um == (4.0, 16.0, 16.0)
+    errors = [np.square(decode(store, grid="raw", levels=n) - values.astype(float)).mean() for n in (1, 2, 3, 4)]
+    assert errors == sorted(errors, reverse=True) and errors[0] < values.var()
+    part = decode(store, grid="raw", options=Options(region=(slice(2, 3), slice(5, 41), slice(17, 40))))
+    np.testing.assert_array_equal(part, decode(store, grid="raw")[2:3, 5:41, 17:40])
+    caplog.set_level(logging.INFO)
+    infer.main(["info", str(run.path)])
+    assert "16 bit per 16x16 pixels, 0.0625 bit per pixel" in caplog.text
+    with pytest.raises(UserError, match="the volume decoder reads those of 8x8"):
+        linear.train("volume", "--adv", 0)
+    with pytest.raises(UserError, match="cropsize=24 must be a multiple of 16"):
+        linear.train("crop", *ALONE, "--cropsize", 24, "--cropz", 3, "--skipl1", 1)
 
 
 def test_finite_scalars_start_linearly_too(linear, monkeypatch, tmp_path):

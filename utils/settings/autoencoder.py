@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
+from utils.geometry import block_side
 from utils.settings.options import Option
 
 
@@ -87,7 +88,7 @@ def _check_linear(made: Mapping[str, Any], path: str) -> None:
         raise UserError(
             f"{path}: start: linear is local; set ddconfig.norm none or batch, mid_attention false and attn_resolutions []"
         )
-    side = 2 ** (len(network["ch_mult"]) - 1)
+    side = block_side(network["ch_mult"])
     if network["z_channels"] > (most := network["in_channels"] * side**2):
         raise UserError(
             f"{path}: z_channels={network['z_channels']} principal components of blocks of {side}x{side} pixels: there are "

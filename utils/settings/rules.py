@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.geometry import LATENT_STRIDE, Geometry
+from utils.geometry import LATENT_STRIDE, Geometry, block_side
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml, require_bottleneck
 
 Settings = Mapping[str, Any]
@@ -111,8 +111,7 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
     if network["double_z"] != gaussian:
         word, example = ("true", "ldmaex2") if gaussian else ("false", "vqgan")
         raise UserError(f"{name} does not fit {s['models']}, which needs ddconfig.double_z: {word}; try --ldmyaml {example}")
-    if len(network["ch_mult"]) != LEVELS:
-        raise UserError(f"{name}: ch_mult={network['ch_mult']} must have {LEVELS} levels, which reduce slices by {LATENT_STRIDE}")
+    _check_blocks(s, name, autoencoder)
     generator = s["netG"] or network["interpolator"]
     if generator != VOLUME_DECODER:
         raise UserError(f"{name}: interpolator={generator} is no volume generator of {s['models']}; known: {VOLUME_DECODER}")
@@ -136,6 +135,29 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
                 f"layer without a projection; set embed_dim {z_channels}"
             )
     require_bottleneck(autoencoder, s["models"], gaussian=gaussian, where=f"{name}: ")
+
+
+def _check_blocks(s: Settings, name: str, autoencoder: Mapping[str, Any]) -> None:
+    """What the levels of an autoencoder make of a slice: the volume decoder reads blocks of 8x8 pixels, and no others."""
+    levels = autoencoder["ddconfig"]["ch_mult"]
+    side = block_side(levels)
+    if len(levels) == LEVELS:
+        return
+    if autoencoder["start"] == "random" or len(levels) < LEVELS:
+        raise UserError(f"{name}: ch_mult={levels} must have {LEVELS} levels, which reduce slices by {LATENT_STRIDE}")
+    if reads_volume(s):
+        raise UserError(
+            f"{name} has codes of {side}x{side} pixels, and the volume decoder reads those of {LATENT_STRIDE}x{LATENT_STRIDE}; "
+            f"train the autoencoder alone (--adv 0 --lamb 0), or take {LEVELS} levels of ch_mult"
+        )
+    if s["cropsize"] % side:
+        raise UserError(f"cropsize={s['cropsize']} must be a multiple of {side}, the side of a code's block of {name}")
+
+
+def reads_volume(s: Settings) -> bool:
+    """Whether any loss term of a model of slices reads the isotropic volume; else the 2-D autoencoder alone is trained."""
+    contrast, teacher = s["lbNCE"] and not s["nocut"], s["teacher"] and s["lbteach"]
+    return bool(s["adv"] or s["lamb"] or s["lbm_ms_ssim"] or s["lblateral"] or contrast or teacher)
 
 
 def parse_duration(text: str | None) -> float | None:

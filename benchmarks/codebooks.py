@@ -43,6 +43,7 @@ VARIANTS = {
     "linear start, residual, 2 levels": {"extends": "vqlinear", "codebook": {"levels": 2}},
     "linear start, residual, 4 levels": {"extends": "vqlinear_residual"},
     "linear start, finite scalar 12x5x4": {"extends": "vqlinear_fsq"},
+    "linear start, ladder of 16x16": {"extends": "vqlinear_ladder"},
 }
 LONGER = {"linear start, 4 times the steps": 4}
 SETTINGS = json.loads(Path(__file__).with_suffix(".json").read_text())["train"]
@@ -88,21 +89,24 @@ def judge(root: Path, data: Path) -> dict:
     run = Run.load(root / "logs" / "fib25" / "run")
     slices = tifffile.imread(data / "fibsem_fib25_dev.tif")[STRIDE // 2 :: STRIDE]
     store = encode(run, slices, root / "x.codes.zarr")
-    shown = decode(store, run, grid="raw")
     levels, codes = store.about["levels"], store.about["codes"]
     indices = store.read(tuple(slice(0, size) for size in store.shape)).codes.reshape(-1, levels)
     counts = [np.bincount(level, minlength=codes) for level in indices.T]
     pixels = slices.size
-    # positions cover slices padded to multiples of 8; nominal and entropy are per pixel of those
+    # positions cover slices padded to whole codes; nominal and entropy are per pixel of those
     entropies = [float(-(c[c > 0] / c.sum() * np.log2(c[c > 0] / c.sum())).sum()) for c in counts]
-    error = np.mean((shown.astype(float) - slices) ** 2)
+    decibels = []
+    for count in range(1, levels + 1):  # of one store
+        shown = decode(store, run, grid="raw", levels=count)
+        decibels.append(10 * math.log10(255**2 / np.mean((shown.astype(float) - slices) ** 2)))
     return {
         "codes_used": [int((c >= AT_LEAST).sum()) for c in counts],
         "codes": [codes] * levels,
-        "bits_per_pixel": levels * math.log2(codes) / 64,
-        "bits_per_pixel_entropy": sum(entropies) / 64,
+        "bits_per_pixel": levels * math.log2(codes) / run.stride**2,
+        "bits_per_pixel_entropy": sum(entropies) / run.stride**2,
         "bits_per_pixel_on_disc": 8 * sum(store.bytes_of(name) for name in level_names(levels)) / pixels,
-        "psnr_db": 10 * math.log10(255**2 / error),
+        "psnr_db": decibels[-1],
+        "psnr_db_of_first_levels": decibels,
         "slices": list(slices.shape),
     }
 

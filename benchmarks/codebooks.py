@@ -39,13 +39,13 @@ VARIANTS = {
     "plain, vqlocal": {"extends": "vqlocal_small"},
     UNTRAINED: {"extends": "vqlinear"},
     "linear start": {"extends": "vqlinear"},
-    "linear start, 4 times the steps": {"extends": "vqlinear"},
+    "linear start, twice the steps": {"extends": "vqlinear"},
     "linear start, residual, 2 levels": {"extends": "vqlinear", "codebook": {"levels": 2}},
     "linear start, residual, 4 levels": {"extends": "vqlinear_residual"},
     "linear start, finite scalar 12x5x4": {"extends": "vqlinear_fsq"},
     "linear start, ladder of 16x16": {"extends": "vqlinear_ladder"},
 }
-LONGER = {"linear start, 4 times the steps": 4}
+LONGER = {"linear start, twice the steps": 2}
 SETTINGS = json.loads(Path(__file__).with_suffix(".json").read_text())["train"]
 LINEAR = {"batch_size": 6, "cropsize": 96, "resizebranch": 12, "lr": 8e-4, "n_epochs": 10, "n_epochs_decay": 0, "epoch_save": 10}
 

@@ -7,6 +7,7 @@ wrong values without a word (it compares checksums in some orders of reading onl
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import zlib
@@ -25,6 +26,7 @@ from volumes.volume import Volume, check_dtype, in_order
 
 _GAP = 2**14  # bytes between two rows that are read with them: half of what costs as much as another call
 _BAND = 2**20  # bytes of rows that are read at once
+MOST_PACKED = 1032  # how many times smaller gzip makes anything
 _GZIP = 31  # zlib's number for a gzip header and the largest window
 _INPUT, _OUTPUT = 2**16, 2**20  # most bytes of the file and of its content in one step
 
@@ -42,8 +44,10 @@ def flat_volume(
         packed: whether the file is packed by gzip.
         scale: slope and intercept of the values; with others than 1 and 0 they are float32, or float64 where stored so.
     """
-    height, width = (layout.sizes[axis] for axis in layout.page)
-    starts = start + layout.planes() * height * width * check_dtype(path, stored).itemsize
+    size, (height, width) = check_dtype(path, stored).itemsize, (layout.sizes[axis] for axis in layout.page)
+    end = start + math.prod(layout.sizes) * size
+    refuse_truncated([path], [end // MOST_PACKED if packed else end])  # before anything of that size is made
+    starts = start + layout.planes() * height * width * size
     volume: Volume = ContiguousVolume(path, (len(starts), height, width), stored, starts, packed=packed)
     volume = in_order(volume if scale == (1, 0) else ScaledVolume(volume, *scale), layout.order)
     volume.channels, volume.times = layout.channels, layout.times

@@ -23,8 +23,8 @@ def open_npy(path: Path, choice: Choice) -> Volume:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, stored = read(file)
             start = file.tell()
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a readable .npy file ({error}); save it again with numpy.save") from error
+    except Exception as error:  # the header is parsed as Python, which can be wrong in every way
+        raise UserError(f"{path}: not a readable .npy file ({_line(error)}); save it again with numpy.save") from error
     turn = slice(None, None, -1 if fortran else 1)  # Fortran's order: the last axis is the slowest
     return flat_volume(path, Layout(path, plain_axes(path, None, shape)[turn], shape[turn], choice), stored, start)
 

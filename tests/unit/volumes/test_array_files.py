@@ -38,6 +38,9 @@ def test_faulty_npy(tmp_path):
         open_volume(path)
     np.save(path, VALUES)
     data = path.read_bytes()
+    (path.with_name("b.npy")).write_bytes(data.replace(b"}", b"{"))
+    with pytest.raises(UserError, match=r"not a readable \.npy"):
+        open_volume(path.with_name("b.npy"))
     for cut, message in ((-1, "truncated"), (60, "not a readable .npy"), (7, "not a readable .npy")):
         path.write_bytes(data[:cut])
         with pytest.raises(UserError, match=message):

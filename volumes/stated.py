@@ -140,7 +140,7 @@ class Layout:
             )
         if "z" not in known:
             raise UserError(f"{path}: a 2-D image ({stated}); a volume has an axis z")
-        if 0 in sizes:
+        if min(sizes) < 1:
             raise UserError(f"{path}: an empty array ({stated}); remove it")
         self.sizes, self._path, self._stated = tuple(sizes), path, stated
         lengths = dict(zip(self.axes, sizes, strict=True))

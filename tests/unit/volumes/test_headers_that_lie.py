@@ -20,6 +20,7 @@ LIES = {
     "sections": (mrc, "v.mrc", 8, struct.pack("<i", 2**31 - 1)),
     "extended header": (mrc, "v.mrc", 92, struct.pack("<i", 2**31 - 1)),
     "negative header": (mrc, "v.mrc", 92, struct.pack("<i", -4)),
+    "negative rows": (mrc, "v.mrc", 4, struct.pack("<i", -45)),
     "columns": (mrc, "v.mrc", 0, struct.pack("<i", 2**30)),
     "depth": (nifti, "v.nii", 46, struct.pack("<h", 32767)),
     "start": (nifti, "v.nii", 108, struct.pack("<f", 2e9)),

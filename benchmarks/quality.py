@@ -41,6 +41,7 @@ from benchmarks.quality_table import numbers, table
 from benchmarks.specimens import FIB25, Degradation, PhantomScene, Sparse, Specimen, fib25, phantom
 from evaluation.grid import Request
 from evaluation.measure import evaluate
+from evaluation.report import plain
 from training import MODEL_OPTIONS
 from utils.axes import to_memory
 from utils.files import write_json, write_text
@@ -153,7 +154,7 @@ class Bench:
     def save(self, cells: dict[str, Any]) -> None:
         """Adds cells to the numbers, which another process may have added to, and makes the table."""
         self.cells = finished(self.output) | self.cells | cells
-        write_json(self.output / "quality.json", {**machine(), "cells": dict(sorted(self.cells.items()))})
+        write_json(self.output / "quality.json", plain({**machine(), "cells": dict(sorted(self.cells.items()))}))
         write_text(self.output / "quality.md", table(self.cells))
 
     def draw(self, name: str, how: Degradation) -> None:

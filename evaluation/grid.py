@@ -1,7 +1,7 @@
 """The files of an evaluation on one grid: the truth, the reconstruction, and what interpolation makes of the input.
 
-Positions are known by voxel size and translation, by equal shapes, or as the user states them. Nothing is guessed: 3.5 planes of
-misregistration cost 2.7 dB at 8×, more than most methods gain.
+Positions are known as the user states them, by voxel size and translation, as a reconstruction records them, or by equal
+shapes. Nothing is guessed: 3.5 planes of misregistration cost 2.7 dB at 8×, more than most methods gain.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.codecs import coded_sections
+from evaluation.record import Recorded
 from evaluation.sections import METHODS, Candidate, Degraded, Sections
 from utils.boxes import Box, region_within
 from utils.errors import UserError
@@ -103,7 +104,9 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     truth, restored, given = (files.get(name) for name in ("truth", "reconstruction", "input"))
     reference = truth or files["reconstruction"]
     placed = None if restored is None else place_reconstruction(restored, reference)
-    known = None if given is None else place_input(given, reference, request.input_position, request.factor)
+    known = None
+    if given is not None:
+        known = place_input(given, reference, request.input_position, request.factor, placed)
     region = _compared(request.region, reference, placed)
     found = Comparison(region, reference.voxel_um, reference.dtype)
     found.alignment["grid"] = f"voxels of {reference.path.name}"
@@ -124,16 +127,30 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
             )
     if request.degrade is not None and found.truth is not None:
         how, factor = request.degrade
-        degraded = Degraded(found.truth.sections, region, factor, how)
-        first = factor * degraded.start + (factor // 2 if how == "pick" else (factor - 1) / 2)
-        words = "plane f·k + f//2" if how == "pick" else "mean of planes f·k … f·k + f − 1"
+        degraded = Degraded(found.truth.sections, region, factor, how, picked_of(factor, placed))
+        first = factor * degraded.start + degraded.centre
+        words = f"plane f·k + {degraded.centre:g}" if how == "pick" else "mean of planes f·k … f·k + f − 1"
         words = f"simulated from the truth: {words}, f = {factor}"
         found.sections = Sections(degraded, first, float(factor), region[1].start, region[2].start, words)
     elif known is not None:
         found.sections = known
         _check_cover(known, region)
+    recorded = Recorded.of(restored)
+    if recorded and placed and found.sections and (request.degrade or request.input_position):
+        note = recorded.contradicts(placed, found.sections.first % found.sections.step, found.sections.step)
+        found.notes += [note] if note else []
     _add_baselines(found, request, folder)
     return found
+
+
+def picked_of(factor: int, placed: Sections | None) -> int:
+    """Which of factor planes a thinning picks: the one that the reconstruction records, where it was thinned so, else F // 2."""
+    recorded = None if placed is None else Recorded.of(placed.source)
+    if placed is not None and recorded is not None and recorded.how == "pick" and recorded.thinned > 1:
+        first, step = recorded.kept_in(placed)
+        if step == factor and first == round(first):
+            return int(first) % factor
+    return factor // 2
 
 
 def _opened(request: Request) -> dict[str, Volume]:
@@ -251,6 +268,10 @@ def place_reconstruction(volume: Volume, reference: Volume) -> Sections:
                 f"on the truth's grid. If it is the input, name it with --input"
             )
         return sections
+    recorded = Recorded.of(volume)
+    known = recorded and recorded.reconstruction_on(volume, reference)
+    if known:
+        return known
     if volume.shape == reference.shape:
         if volume.voxel_um and reference.voxel_um and not np.allclose(volume.voxel_um, reference.voxel_um, SIZE_TOLERANCE, 0):
             raise UserError(
@@ -270,11 +291,13 @@ def place_reconstruction(volume: Volume, reference: Volume) -> Sections:
     )
 
 
-def place_input(volume: Volume, reference: Volume, position: str | None, factor: int | None) -> Sections:
+def place_input(
+    volume: Volume, reference: Volume, position: str | None, factor: int | None, placed: Sections | None = None
+) -> Sections:
     """An anisotropic input's sections on the grid of a reference, the truth or reconstruction.
 
     The user may state its position, ``pick`` or ``average``, and the factor, reference planes per section, which is needed with
-    it unless both voxel sizes are known.
+    it unless both voxel sizes are known. Else the files say it, or the record of the reconstruction, which is ``placed`` already.
 
     Raises:
         UserError: neither metadata, equal shapes nor position tell where the sections lie, or they contradict each other.
@@ -283,6 +306,9 @@ def place_input(volume: Volume, reference: Volume, position: str | None, factor:
         return _as_stated(volume, reference, position, factor)
     if not _missing(volume, reference):
         return _by_metadata(volume, reference)
+    recorded = None if placed is None else Recorded.of(placed.source)
+    if placed and recorded and recorded.shape == volume.shape:
+        return recorded.input_in(placed, volume)
     if volume.shape[1:] != reference.shape[1:] and volume.voxel_um is None:
         permuted = not Counter(reference.shape[1:]) - Counter(volume.shape)  # rows and columns occur, elsewhere
         hint = "the axes look permuted; store it" if permuted else "cut both to the same field of view, stored"

@@ -169,20 +169,22 @@ def interpolation_matrix(method: str, positions: NDArray[np.float64], targets: N
 class Degraded(Volume):
     """The anisotropic input that a truth would give: every factor-th plane, or means of factor planes, of a box.
 
-    Section k is plane f·k + f//2 (``pick``) or the mean of planes f·k … f·k + f − 1 (``average``), counted from the truth's
-    first plane; only sections whose planes lie wholly in the box exist.
+    Section k is plane f·k + picked (``pick``; f//2 by default) or the mean of planes f·k … f·k + f − 1 (``average``), counted
+    from the truth's first plane; only sections whose planes lie wholly in the box exist.
 
     Attributes:
         start: k of the first section that exists.
+        centre: the plane (fractional) that section 0 is centred on.
     """
 
     path = Path("(simulated from the truth)")
     dtype = np.dtype(np.float32)
 
-    def __init__(self, truth: Sections, box: Box, factor: int, how: str) -> None:
+    def __init__(self, truth: Sections, box: Box, factor: int, how: str, picked: int | None = None) -> None:
         depth = box[0]
         self._truth, self._box, self._factor, self._how = truth, box, factor, how
-        offset, reach = (factor // 2, 1) if how == "pick" else (0, factor)
+        offset, reach = (factor // 2 if picked is None else picked, 1) if how == "pick" else (0, factor)
+        self._offset, self.centre = offset, offset + (reach - 1) / 2
         self.start = -((offset - depth.start) // factor)
         count = (depth.stop - offset - reach) // factor + 1 - self.start
         if count < 2:
@@ -196,7 +198,7 @@ class Degraded(Volume):
         begin, end, f = planes.start + self.start, planes[-1] + 1 + self.start, self._factor
         rows, columns = moved((rows, columns), [part.start for part in self._box[1:]])
         if self._how == "pick":
-            sections = self._truth.read(f * begin + f // 2, f * (end - 1) + f // 2 + 1, rows, columns)[::f]
+            sections = self._truth.read(f * begin + self._offset, f * (end - 1) + self._offset + 1, rows, columns)[::f]
         else:
             slabs = self._truth.read(f * begin, f * end, rows, columns)
             sections = slabs.reshape(end - begin, f, *slabs.shape[1:]).mean(1)

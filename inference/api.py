@@ -22,7 +22,7 @@ from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
-from utils.boxes import corner, region_within
+from utils.boxes import Box, corner, region_within
 from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
@@ -82,7 +82,8 @@ def enhance(
         records = {path: one.attributes for path, one in jobs.items()}
         if output.consistency:
             shows = "output projected onto the input, minus the input"
-            records[output.beside("consistency")] = {**job.attributes, "shows": shows}
+            place = _place(run, source.places(), job.region, raw=True)
+            records[output.beside("consistency")] = {**job.attributes, "place": place, "shows": shows}
         finished = output.finished(records)
         for path, one in jobs.items():
             if path not in finished:
@@ -102,7 +103,7 @@ def enhance(
 def enhance_job(run: Run, source: Source, options: Options) -> Job:
     """Anisotropic volume → isotropic volume."""
     field = isotropic_field(run, source, options, source.dtype)
-    record = {"input": source.record(), "normalisation": options.normalise, "grid": "isotropic"}
+    record = {"input": source.record(), "slices": source.places(), "normalisation": options.normalise, "grid": "isotropic"}
     return _job(run, field, source.voxel_um, source.translation_um, record, options)
 
 
@@ -120,6 +121,8 @@ def _job(
     }
     if options.region is not None:
         attributes["region"] = [[part.start, part.stop] for part in region]
+    if record.get("slices"):
+        attributes["place"] = _place(run, record["slices"], region, raw=record["grid"] == "raw")
     if voxel is not None and translation is not None:
         if record["grid"] != "raw":
             voxel = (voxel[0] / run.geometry.factor, voxel[1], voxel[2])
@@ -127,6 +130,15 @@ def _job(
         z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
         translation = (z, y, x)
     return Job(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
+
+
+def _place(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> dict[str, list[float]]:
+    """Where an output lies in its input, known without any voxel size: voxel i (z, y, x) at the input's origin + i·step."""
+    step, before = slices["spacing"], 0.0
+    if not raw:
+        step, before = step / run.geometry.factor, run.plane_of_slice(0)
+    z, y, x = (part.start for part in region)
+    return {"origin": [slices["first"] + (z - before) * step, float(y), float(x)], "step": [step, 1.0, 1.0]}
 
 
 def encode(
@@ -176,6 +188,7 @@ def encode(
             "output_dtype": source.dtype.name,
             "slice_voxel_um": source.voxel_um,
             "slice_translation_um": source.translation_um,
+            "slices": source.places(),
             "intensities": [intensity.as_json() for intensity in source.intensities],
             "normalisation": options.normalise,
             "lattice": encoder.lattice(),
@@ -238,6 +251,7 @@ def decode(
     field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
+    record |= {"slices": about["slices"]} if "slices" in about else {}  # stores of older versions do not know
     record |= {} if levels is None else {"levels": levels}
     job = _job(run, field, voxel, translation, record, options)
     if output is None:

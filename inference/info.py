@@ -10,7 +10,7 @@ import numpy as np
 
 from codes.store import KEY, CodeStore, stored_attributes
 from inference.run import Run
-from inference.trust import said_of_seams, seam
+from inference.trust import said_of_place, said_of_seams, seam
 from utils.errors import UserError
 from utils.machine import Engine
 from utils.runs import RunFolder
@@ -91,4 +91,5 @@ def _volume(path: Path) -> Iterator[str]:
     about = volume.attributes
     if "run" in about:
         yield f"made by {about['run']}, weights {about['weights']}, from {', '.join(about['input']['files'])}"
+        yield from said_of_place(about)
         yield from said_of_seams(about["seams"] if "seams" in about else seam(volume, about))

@@ -88,7 +88,9 @@ class Source(AbstractContextManager["Source"]):
     """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
 
     Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many; rows and
-    columns are padded by reflection at their ends to whole codes. Used as a context, it ends its thread and forgets its tiles.
+    columns are padded by reflection at their ends to whole codes. The first plane kept is the one that lets the output begin
+    where the volume begins, as near as whole planes allow: F // 2 of F, earlier only where the last one would lie beyond the end.
+    Used as a context, it ends its thread and forgets its tiles.
 
     Args:
         run: says how it reads.
@@ -124,9 +126,12 @@ class Source(AbstractContextManager["Source"]):
         self.count, self.kept = math.ceil(depth * self.usp / self.dsp), math.ceil(Fraction(depth, self.dsp))
         self.inner = (height, width)
         self.shape = (self.count, height + -height % run.stride, width + -width % run.stride)
-        self.first_kept = (self.dsp - 1) / 2 if self.mean else 0.0
         self.spacing = float(self.dsp / self.usp)
-        self.first = self.first_kept + self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))
+        lag = self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))  # from the first plane kept to the first slice
+        nearest = math.floor(self.spacing * run.plane_of_slice(0) / run.geometry.factor - lag + 0.5)
+        picked = min(max(nearest, 0), (depth - 1) % self.dsp)
+        self.first_kept = (self.dsp - 1) / 2 if self.mean else float(picked)
+        self.first = self.first_kept + lag
         self._place(run, options)
         if settings.get("resize"):
             log.info(
@@ -145,6 +150,15 @@ class Source(AbstractContextManager["Source"]):
     def __exit__(self, *_: object) -> None:
         self.reader.shutdown(cancel_futures=True)
         self.recent = Recent()
+
+    def places(self) -> dict[str, Any]:
+        """Where the slices lie, in voxels of the volume, as outputs and code stores record it.
+
+        Slice k lies at plane ``first + k * spacing``; of every ``thinned`` planes from ``first_kept`` on one was picked, or
+        ``mean`` taken of them.
+        """
+        thinning = {"thinned": self.dsp, "how": "mean" if self.mean else "pick", "first_kept": self.first_kept}
+        return {"first": self.first, "spacing": self.spacing, **thinning}
 
     def record(self) -> dict[str, Any]:
         """What an interrupted command must find again to be continued."""
@@ -232,7 +246,7 @@ class Source(AbstractContextManager["Source"]):
         """Some of the planes that thinning leaves, in grey values; means of several planes are float32."""
         start, stop = kept.start * self.dsp, min(kept.stop * self.dsp, volume.shape[0])
         if not self.mean or self.dsp == 1:
-            return volume[start : stop : self.dsp, box[0], box[1]]
+            return volume[start + int(self.first_kept) : stop : self.dsp, box[0], box[1]]
         planes = volume[start:stop, box[0], box[1]]
         groups = [planes[n : n + self.dsp].mean(axis=0, dtype=np.float32) for n in range(0, len(planes), self.dsp)]
         return np.stack(groups)

@@ -86,6 +86,13 @@ def said_of_seams(seams: Mapping[str, float]) -> Iterator[str]:
         yield f"seams of {name} tiles: grey values change {value:.3g} times as much across their borders as elsewhere"
 
 
+def said_of_place(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """Where the planes of an output lie among those of its input; nothing for outputs of versions that did not record it."""
+    if "place" in attributes:
+        (z, y, x), (step, *_) = attributes["place"]["origin"], attributes["place"]["step"]
+        yield f"plane k lies at plane {z:g} + k·{step:g} of the input, row and column 0 at {y:g}, {x:g}"
+
+
 def save_preview(path: Path, source: Source, outputs: Sequence[Volume], factor: int, voxel_um: Any, title: str) -> None:
     """XY, XZ and YZ planes of input and output through the output's middle."""
     depth, height, width = outputs[0].shape

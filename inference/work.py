@@ -22,7 +22,7 @@ from inference.outputs import Output
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import meet
-from inference.trust import projected, said_of_seams, seam
+from inference.trust import projected, said_of_place, said_of_seams, seam
 from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
 from utils.files import write_json
 from volumes.target import VolumeTarget
@@ -108,7 +108,7 @@ def write(job: Job, output: Output) -> None:
     done = work_through(
         missing, field.prefetch, field.begin, write_part, title=output.path.name, shard=plan.shard, show=processes.rank == 0
     )
-    seconds = time.monotonic() - started
+    seconds = processes.slowest(time.monotonic() - started)
     voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
     counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
     seams = seam(target.volume(), job.attributes) if processes.rank == 0 else {}
@@ -117,7 +117,7 @@ def write(job: Job, output: Output) -> None:
     if processes.rank == 0:
         rate = voxels / seconds / 1e6 if voxels else 0.0
         log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output.path, shape, rate, background)
-        for line in said_of_seams(seams):
+        for line in (*said_of_place(job.attributes), *said_of_seams(seams)):
             log.info(line)
 
 

@@ -75,6 +75,14 @@ class Processes:
         dist.all_reduce(found)
         return int(found)
 
+    def slowest(self, seconds: float) -> float:
+        """The longest time of all processes, each of which calls this."""
+        if self.world == 1:
+            return seconds
+        found = torch.tensor(seconds, dtype=torch.float64)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return float(found)
+
     def leave(self) -> None:
         """Ends the common work."""
         if dist.is_initialized():

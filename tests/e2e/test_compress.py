@@ -117,7 +117,7 @@ def test_positions_agree_with_evaluate(document, run, volumes, tmp_path):
 
 
 def test_a_run_that_thins_is_given_the_isotropic_volume(volumes, run, tmp_path):
-    """dsp 8 (plane 8k) and usp 2: the codes are of twice as many slices, the codecs' of the kept ones."""
+    """dsp 8 (planes 8k + 4) and usp 2: the codes are of twice as many slices, the codecs' of the kept ones."""
     thins = make_run(tmp_path / "D" / "Q", l1how="dsp", pooled=(0.0, 4000.0), dsp=8, cropz=16, usp=2.0)
     found = compress(tmp_path / "out", thins, "--input", volumes / "truth.ome.tif", "--truth", volumes / "truth.ome.tif")
     assert found["slices"]["shape"] == [5, 34, 36]

@@ -1,0 +1,74 @@
+"""What a reconstruction records of its place in the volume that it was made of (attributes ``place`` and ``slices``)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from evaluation.sections import Sections
+from volumes.volume import Triple, Volume, triple
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Voxel i (z, y, x) of a reconstruction lies at ``origin + i * step`` of its input, in the input's voxels.
+
+    Attributes:
+        shape: of the input.
+        thinned, how, first_kept: of every ``thinned`` planes of the input from ``first_kept`` on one was picked (``pick``), or
+            their mean was taken (``mean``; then the first mean is centred on ``first_kept``).
+    """
+
+    origin: Triple
+    step: Triple
+    shape: tuple[int, ...]
+    thinned: int
+    how: str
+    first_kept: float
+
+    @classmethod
+    def of(cls, volume: Volume | None) -> Recorded | None:
+        """None where nothing is recorded, as in outputs of other programs and of older versions."""
+        about: dict[str, Any] = {} if volume is None else dict(volume.attributes)
+        if not {"place", "slices", "input"} <= about.keys():
+            return None
+        place, slices = about["place"], about["slices"]
+        origin, step = triple(place["origin"]), triple(place["step"])
+        return cls(origin, step, tuple(about["input"]["shape"]), slices["thinned"], slices["how"], slices["first_kept"])
+
+    def input_in(self, placed: Sections, volume: Volume) -> Sections:
+        """Where the input lies on the grid on which the reconstruction is placed."""
+        row, column = (start - round(shift) for start, shift in zip((placed.row, placed.column), self.origin[1:], strict=True))
+        first, step = self._on(placed, 0.0), placed.step / self.step[0]
+        return Sections(volume, first, step, row, column, "as the reconstruction records it")
+
+    def reconstruction_on(self, volume: Volume, reference: Volume) -> Sections | None:
+        """A reconstruction on its own input, or a truth of the input's shape; None where the reference is no such volume."""
+        if reference.shape != self.shape or not 0.5 < self.step[0] < 1.5:
+            return None
+        (z, y, x), step = self.origin, self.step[0]
+        return Sections(volume, _exact(z), _exact(step), round(y), round(x), "as the reconstruction records it")
+
+    def kept_in(self, placed: Sections) -> tuple[float, float]:
+        """First coordinate and distance of the planes that the run saw, on the grid on which the reconstruction is placed."""
+        return self._on(placed, self.first_kept), _exact(placed.step * self.thinned / self.step[0])
+
+    def contradicts(self, placed: Sections, first: float, step: float) -> str | None:
+        """A note where the command line says otherwise than the record about the planes that the run saw."""
+        seen, apart = self.kept_in(placed)
+        if math.isclose(seen, first, abs_tol=1e-3) and math.isclose(apart, step, rel_tol=1e-3):
+            return None
+        return (
+            f"The command line puts the sections at planes {first:g} + k·{step:g}, but the reconstruction records that it "
+            f"was made of sections at {seen:g} + k·{apart:g}; the command line was followed."
+        )
+
+    def _on(self, placed: Sections, plane: float) -> float:
+        """Coordinate of a plane of the input."""
+        return _exact(placed.position((plane - self.origin[0]) / self.step[0]))
+
+
+def _exact(number: float) -> float:
+    """Without the last bits of a division that has a short result."""
+    return round(number, 9)

@@ -126,7 +126,7 @@ def _job(
     if voxel is not None and translation is not None:
         if record["grid"] != "raw":
             voxel = (voxel[0] / run.geometry.factor, voxel[1], voxel[2])
-            translation = (translation[0] - voxel[0] * run.plane_of_slice(0), translation[1], translation[2])
+            translation = (translation[0] - voxel[0] * run.centre, translation[1], translation[2])
         z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
         translation = (z, y, x)
     return Job(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
@@ -136,7 +136,7 @@ def _place(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> di
     """Where an output lies in its input, known without any voxel size: voxel i (z, y, x) at the input's origin + i·step."""
     step, before = slices["spacing"], 0.0
     if not raw:
-        step, before = step / run.geometry.factor, run.plane_of_slice(0)
+        step, before = step / run.geometry.factor, run.centre
     z, y, x = (part.start for part in region)
     return {"origin": [slices["first"] + (z - before) * step, float(y), float(x)], "step": [step, 1.0, 1.0]}
 

@@ -94,7 +94,7 @@ def operating_points(
     levels, spacing = whole.about["levels"], source.spacing / run.geometry.factor
     places = {"raw": (source.first, source.spacing)}
     if isotropic:
-        places["isotropic"] = (source.first - run.plane_of_slice(0) * spacing, spacing)
+        places["isotropic"] = (source.first - run.centre * spacing, spacing)
     for count in range(1, levels + 1):
         files = {grid: Decoded(folder / f"{grid}_{count}.ome.tif", *place) for grid, place in places.items()}
         for grid, file in files.items():

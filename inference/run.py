@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Run:
         model: in evaluation mode on the engine's device, prepared for speed; for IsoREF only ``net_g``.
         engine: where it is computed.
         weight_hash: SHA-256 of the generator-side weights, by name and bytes.
+        centre: isotropic plane (fractional) of the middle of encoded slice 0; of an interpolated volume the middle of its planes.
     """
 
     path: Path
@@ -43,6 +44,11 @@ class Run:
     model: Any
     engine: Engine
     weight_hash: str
+    centre: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        how = "mean" if self.settings["models"] == "IsoREF" else self.projection
+        object.__setattr__(self, "centre", self.geometry.plane_of_slice(0, how))
 
     @classmethod
     def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None) -> Run:
@@ -123,10 +129,6 @@ class Run:
     def axial_taps(self) -> list[float]:
         """The profile along z that the training undid, on the isotropic planes; one tap where there is none."""
         return list(self.model.sections.plane_taps) if "axial_sampling" in self.settings else [1.0]
-
-    def plane_of_slice(self, k: int) -> float:
-        """Isotropic plane (fractional) that encoded slice k is centred on: of an interpolated volume the middle of its planes."""
-        return self.geometry.plane_of_slice(k, "mean" if self.settings["models"] == "IsoREF" else self.projection)
 
     def codebook(self) -> np.ndarray | None:
         """(levels, codes, dimensions) float32; None for a model without one."""

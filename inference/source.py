@@ -128,7 +128,7 @@ class Source(AbstractContextManager["Source"]):
         self.shape = (self.count, height + -height % run.stride, width + -width % run.stride)
         self.spacing = float(self.dsp / self.usp)
         lag = self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))  # from the first plane kept to the first slice
-        nearest = math.floor(self.spacing * run.plane_of_slice(0) / run.geometry.factor - lag + 0.5)
+        nearest = math.floor(self.spacing * run.centre / run.geometry.factor - lag + 0.5)
         picked = min(max(nearest, 0), (depth - 1) % self.dsp)
         self.first_kept = (self.dsp - 1) / 2 if self.mean else float(picked)
         self.first = self.first_kept + lag

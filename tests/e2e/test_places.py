@@ -8,10 +8,10 @@ from infer_commands import command, read
 from infer_runs import grey, make_run
 
 import evaluate
+from codes.store import CodeStore
 from evaluation import measure
 from evaluation.report import plain
 from inference import Options, Run, decode, encode, enhance
-from inference.codes import CodeStore
 from volumes.open import open_volume
 from volumes.write import write_tiff
 

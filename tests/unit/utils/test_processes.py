@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 
 from utils.errors import UserError
 from utils.processes import Processes
@@ -68,3 +69,16 @@ def test_shares_are_disjoint_and_complete(world):
     shares = [Processes(rank, world).share(10) for rank in range(world)]
     assert [unit for part in shares for unit in part] == list(range(10))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def one_of_two(rank, meeting):
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    mine = Processes(rank, 2, rank)
+    assert mine.slowest((0.002, 3.5)[rank]) == 3.5 and mine.total((0, 11)[rank]) == 11
+    mine.leave()
+
+
+def test_the_slowest_of_two_processes_is_the_time_that_they_took(tmp_path):
+    """Of one piece of work the first process has nothing to do, and would be done in no time."""
+    assert Processes().slowest(1.25) == 1.25
+    multiprocessing.spawn(one_of_two, (f"file://{tmp_path}/meeting",), nprocs=2)

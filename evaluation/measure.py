@@ -38,8 +38,9 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
         ``volumes``: per name (reconstruction, nearest, linear, cubic, …, truth)
             ``psnr_db``, ``rmse`` (grey values), ``nrmse`` (RMSE over the truth's standard deviation), ``pearson``: all voxels;
             ``ssim`` (3d, xy, xz, yz), ``ms_ssim``, ``lpips`` (xy, xz, yz): mean over planes;
-            ``fsc`` (whole, z, y, x): ``cycles_per_voxel``, ``correlation``, ``coefficients`` per shell; ``at_0.5`` and
-            ``at_0.143``: ``cycles_per_voxel``, ``cycles_per_um``, ``period_voxels``, ``period_um`` (null: never below it);
+            ``fsc`` (whole, z, y, x): ``cycles_per_voxel``, ``correlation``, ``coefficients`` per shell; ``at_0.5``,
+            ``at_0.333`` and ``at_0.143``: where the smoothed curve falls below it (ShellCurve.crossing), ``cycles_per_voxel``,
+            ``cycles_per_um``, ``period_voxels``, ``period_um`` (null: never), ``standard_error`` in cycles per voxel;
             ``power`` (z, y, x): ``frequency`` in cycles per voxel, ``power``; ``power_over_truth`` (z, y, x) per octave;
             ``gradient_ratio_z_xy``; ``axial_power_db`` per octave and ``anisotropy_db``, their mean size;
             ``decorrelation`` (z, y, x): cut-off in the units of ``fsc``;

@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-FIDELITY_DB, STRUCTURE, RESOLUTION, ISOTROPY_DB = 0.1, 0.005, 1.03, 0.5  # differences below these count as a tie
+FIDELITY_DB, STRUCTURE, ISOTROPY_DB = 0.1, 0.005, 0.5  # differences below these count as a tie
+ERRORS = 2  # standard errors, of a difference of resolutions that is significant
 INVENTED, TRUSTED = 0.3, 0.143  # more of the truth's power than that, with less correlation than this, is invented detail
 ALIKE = 0.1  # relative difference of lengths that are called equal
 RING = 0.03  # correlation lower than that in-plane by more than this is a ring
@@ -124,10 +125,33 @@ def axial_ssim(numbers: Numbers) -> float | None:
     return _mean(numbers["ssim"]["xz"], numbers["ssim"]["yz"])
 
 
-def axial_limit(numbers: Numbers) -> float:
+def axial_limit(numbers: Numbers, threshold: str = "at_0.143") -> float:
     """Cycles per voxel up to which the volume agrees with the truth along z; 0.5 if it always does."""
-    value = numbers["fsc"]["z"]["at_0.143"]["cycles_per_voxel"]
+    value = numbers["fsc"]["z"][threshold]["cycles_per_voxel"]
     return NYQUIST if value is None else float(value)
+
+
+def finer(own: Numbers, baselines: dict[str, Numbers]) -> tuple[int, str]:
+    """Whether true detail along z is finer (1) than any baseline's, coarser (-1), or neither; and a sentence with the figures.
+
+    Both hold beyond ERRORS standard errors of the difference at a correlation of 0.143; finer only where the crossing of 0.5 is
+    not below the best baseline's.
+    """
+    best = max(baselines.values(), key=axial_limit)
+    reach, other = axial_limit(own), axial_limit(best)
+    error = math.hypot(*(numbers["fsc"]["z"]["at_0.143"]["standard_error"] for numbers in (own, best)))
+    sign = 0 if abs(reach - other) <= ERRORS * error else _sign(reach - other, 0)
+    text = (
+        f"Along z it agrees with the truth down to {_period(reach, own)}, the best interpolation down to {_period(other, best)} "
+        "(Fourier shell correlation 0.143; shorter is finer)"
+    )
+    if not sign:
+        return 0, f"{text}: no difference beyond {ERRORS} standard errors."
+    strict, others = axial_limit(own, "at_0.5"), max(axial_limit(numbers, "at_0.5") for numbers in baselines.values())
+    if sign > 0 and strict < others:
+        periods = f"{1 / strict:.1f} against {1 / others:.1f} voxels"
+        return 0, f"{text}, but it falls below 0.5 earlier ({periods}), so that its true detail is not called finer."
+    return sign, f"{text}."
 
 
 def _against_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, list[str]]:
@@ -136,7 +160,6 @@ def _against_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, li
     best = max(baselines, key=lambda name: baselines[name]["psnr_db"])
     other = baselines[best]
     fidelity = own["psnr_db"] - other["psnr_db"]
-    reach, others = axial_limit(own), max(map(axial_limit, baselines.values()))
     sentences = [
         f"Voxel by voxel it is {abs(fidelity):.2f} dB {'closer to' if fidelity >= 0 else 'further from'} the truth than "
         f"{best}, the best interpolation ({own['psnr_db']:.2f} against {other['psnr_db']:.2f} dB)."
@@ -152,15 +175,13 @@ def _against_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, li
             f"On the planes that contain z, local structure is {word[_sign(ours - theirs, STRUCTURE)]} with {best} "
             f"(SSIM {ours:.3f} against {theirs:.3f})."
         )
-    sentences.append(
-        f"Along z it agrees with the truth down to {_period(reach, own)}, the best interpolation down to "
-        f"{_period(others, own)} (Fourier shell correlation 0.143; shorter is finer)."
-    )
-    closer, finer = _sign(fidelity, FIDELITY_DB), _sign(math.log(reach / others), math.log(RESOLUTION))
+    detail, sentence = finer(own, baselines)
+    sentences.append(sentence)
+    closer = _sign(fidelity, FIDELITY_DB)
     headline = "Not better than interpolation"
-    if closer >= 0 and finer >= 0:
-        headline = "Better than interpolation" if closer + finer else "As good as interpolation, not better"
-    elif finer > 0:
+    if closer >= 0 and detail >= 0:
+        headline = "Better than interpolation" if closer + detail else "As good as interpolation, not better"
+    elif detail > 0:
         headline = "Finer true detail along z than interpolation, at the price of larger voxel-wise errors"
     elif closer > 0:
         headline = "Closer voxel by voxel than interpolation, but with less true detail along z"
@@ -235,8 +256,8 @@ def _shape_of_detail(detail: Numbers) -> list[str]:
 def _period(frequency: float, numbers: Numbers) -> str:
     if frequency >= NYQUIST:
         return "the voxel grid itself"
-    text = f"periods of {1 / frequency:.1f} voxels"
     known = numbers["fsc"]["z"]["at_0.143"]
+    text = f"periods of {1 / frequency:.1f} ± {known['standard_error'] / frequency**2:.1f} voxels"
     if known["cycles_per_um"]:
         scale = known["cycles_per_um"] / known["cycles_per_voxel"]
         text += f" ({1 / (frequency * scale):.3g} µm)"

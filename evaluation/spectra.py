@@ -24,7 +24,7 @@ from utils.spectra import power_spectrum
 from volumes.volume import Triple
 
 AXES = {"z": 0, "y": 1, "x": 2}
-THRESHOLDS = (0.5, 0.143)  # of a Fourier shell correlation
+THRESHOLDS = (0.5, 0.333, 0.143)  # of a Fourier shell correlation
 OCTAVES = ((32, 16), (16, 8), (8, 4), (4, 2))  # periods in voxels
 FILTERS = 20
 WEAKEST, STRONGEST = 0.25, 0.15  # Gaussian high-pass sigma: a share of the shortest side, and voxels
@@ -32,6 +32,7 @@ PROMINENCE = 5e-4  # a peak has to stand above the rest of the curve by this muc
 CONE_DEGREES = 20.0  # half the opening angle of the double cones about the axes
 DETAIL = 8  # voxels: standard deviation of the Gaussian that takes the coarse structure away
 TAPER = 0.25  # share of every side, half at each end, that falls to zero before a transform
+INDEPENDENT = ((1 - 5 * TAPER / 8) ** 2 / (1 - 93 * TAPER / 128)) ** 3  # of the coefficients: mean(w²)²/mean(w⁴) of three tapers
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,28 @@ class ShellCurve:
             return float(frequency[0])
         drop = value[last - 1] - value[last]
         return float(frequency[last - 1] + (value[last - 1] - threshold) / drop * (frequency[last] - frequency[last - 1]))
+
+    def crossing(self, threshold: float) -> tuple[float | None, float]:
+        """Where a correlation, smoothed over neighbouring shells, first falls below threshold, and the standard error of that.
+
+        Shells are averaged with weights ``count·exp(-d²/2)``, d in shells. A shell's standard error is (1 - r²)/√n (Fisher 1915),
+        n its coefficients as far as the taper leaves them independent, or the scatter of its neighbours about the smoothed curve
+        where that is larger. The crossings of the curve minus and plus its error bound the crossing; the width of a shell, evenly
+        distributed, is added. A curve that never falls (None) is taken to end at its last shell.
+        """
+        known = np.isfinite(self.value)
+        frequency, value, count = self.frequency[known], self.value[known], self.count[known]
+        kernel = np.exp(-((np.arange(len(value))[:, None] - np.arange(len(value))) ** 2) / 2)
+        share = kernel * count / (kernel @ count)[:, None]
+        smooth = share @ value
+        scatter = kernel @ (value - smooth) ** 2 / np.maximum(kernel @ (1 - np.diag(share)), np.finfo(float).eps)
+        variance = np.maximum((1 - np.minimum(smooth**2, 1)) ** 2 / np.maximum(count * INDEPENDENT, 1), scatter)
+        error = np.sqrt(share**2 @ variance)
+        curves = (ShellCurve(frequency, smooth + sign * error, count) for sign in (-1, 0, 1))
+        low, middle, high = (curve.falls_below(threshold) for curve in curves)
+        last, width = frequency[-1], np.min(np.diff(frequency), initial=frequency[0])
+        spread = ((last if high is None else high) - (last if low is None else low)) / 2
+        return middle, float(np.hypot(spread, width / np.sqrt(12)))
 
 
 class FourierShells:
@@ -158,7 +181,7 @@ class Spectra:
         curves, ratio = {}, {}
         for name, axis in ({"whole": None} | AXES).items():
             curve = self.shells.correlation(self.spectrum, truth.spectrum, axis)
-            limits = {f"at_{threshold}": self._in_units(curve.falls_below(threshold), axis) for threshold in THRESHOLDS}
+            limits = {f"at_{threshold}": self._limit(*curve.crossing(threshold), axis) for threshold in THRESHOLDS}
             curves[name] = {
                 **limits,
                 "cycles_per_voxel": (curve.frequency * (1.0 if axis is None else self.shells.spacing[axis])).tolist(),
@@ -169,6 +192,10 @@ class Spectra:
             own, other = octave_power(*self.lines[name]), octave_power(*truth.lines[name])
             ratio[name] = {band: own[band] / other[band] for band in own if other[band] > 0}
         return {"fsc": curves, "power_over_truth": ratio}
+
+    def _limit(self, value: float | None, error: float, axis: int | None) -> dict[str, float | None]:
+        """A frequency with its standard error, which is in cycles per voxel."""
+        return self._in_units(value, axis) | {"standard_error": error * (1.0 if axis is None else self.shells.spacing[axis])}
 
     def _in_units(self, value: float | None, axis: int | None) -> dict[str, float | None]:
         """A frequency in cycles per shortest voxel side, in the units that people use; all None for None."""

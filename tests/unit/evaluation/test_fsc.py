@@ -121,6 +121,28 @@ def test_crossing_is_interpolated_between_shells():
     assert curve.falls_below(0.2) is None
 
 
+def test_the_standard_error_of_a_crossing_is_the_scatter_of_repeated_measurements():
+    """Signal of falling power and white noise: Fourier coefficients of known correlation, through the taper."""
+    shape, found, errors = (48, 48, 48), [], []
+    shells = FourierShells(shape)
+    grids = np.meshgrid(*[np.fft.fftfreq(size) for size in shape], indexing="ij")
+    fall = np.exp(-(sum(grid**2 for grid in grids)) / (2 * 0.12**2))
+    for seed in range(24):
+        signal = np.fft.ifftn(np.fft.fftn(noise(shape, seed)) * fall).real
+        spectra = [shells.transform(tapered(signal + 0.3 * noise(shape, 1000 * k + seed))) for k in (1, 2)]
+        where, error = shells.correlation(*spectra, 0).crossing(0.5)
+        found.append(where)
+        errors.append(error)
+    expected = 0.12 * np.sqrt(-np.log(0.3**2))  # there signal and noise have equal power
+    assert np.mean(found) == pytest.approx(expected, abs=shells.width)
+    assert 0.7 < np.mean(errors) / np.std(found) < 2  # no smaller than the scatter, and of its size
+
+
+def test_a_crossing_that_is_never_reached_has_an_error():
+    where, error = ShellCurve(np.arange(1, 25) / 48, np.full(24, 0.2), np.full(24, 9.0)).crossing(0.143)
+    assert where is None and error > 0.1  # 0.2 ± 0.2 may be below anywhere
+
+
 def test_taper_ends_at_zero_and_leaves_the_middle():
     result = tapered(noise((24, 20, 16)) + 40)
     for face in (result[0], result[-1], result[:, 0], result[:, :, -1]):

@@ -5,9 +5,10 @@ import pytest
 from evaluation.report import verdict
 
 
-def made_up(psnr, limit, power, correlation):
+def made_up(psnr, limit, power, correlation, strict=0.04, error=0.005):
     curve = {
-        "at_0.143": {"cycles_per_voxel": limit, "cycles_per_um": None},
+        "at_0.143": {"cycles_per_voxel": limit, "cycles_per_um": None, "standard_error": error},
+        "at_0.5": {"cycles_per_voxel": strict},
         "cycles_per_voxel": [0.05, 0.1, 0.2, 0.4],
         "correlation": [1.0, correlation, correlation, 0.0],
     }
@@ -34,6 +35,23 @@ def made_up(psnr, limit, power, correlation):
 def test_headline_weighs_error_against_detail(psnr, limit, headline):
     volumes = {"reconstruction": made_up(psnr, limit, 0.4, 0.5), "linear": made_up(26, 0.10, 0.1, 0.5), "truth": {}}
     assert verdict(volumes)["headline"] == headline
+
+
+@pytest.mark.parametrize(
+    ("limit", "strict", "error", "said"),
+    [
+        (0.0873, 0.04, 0.005, "no difference beyond 2 standard errors"),  # two trainings of one quickstart
+        (0.0822, 0.04, 0.005, "no difference beyond 2 standard errors"),
+        (0.0996, 0.04, 0.005, "11.8 ± 0.7 voxels (Fourier shell correlation 0.143; shorter is finer)."),
+        (0.0996, 0.039, 0.005, "25.6 against 25.0 voxels), so that its true detail is not called finer"),
+        (0.0996, 0.04, 0.02, "no difference beyond 2 standard errors"),
+    ],
+)
+def test_finer_detail_is_said_only_where_it_is_significant(limit, strict, error, said):
+    volumes = {"reconstruction": made_up(25, limit, 0.4, 0.5, strict, error), "linear": made_up(26, 0.085, 0.1, 0.5), "truth": {}}
+    found = verdict(volumes)
+    assert any(said in sentence for sentence in found["sentences"])
+    assert found["headline"].startswith("Finer") == (said[0] == "1")
 
 
 def test_power_without_agreement_is_called_invented():

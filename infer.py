@@ -140,9 +140,9 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     refuse_inputs([to for _, to in work], run, [volume for volumes, _ in work for volume in volumes])
     for volumes, to in work:
         if given.command == "enhance":
-            enhance(run, volumes, options, output=to)
+            enhance(volumes, run, options, output=to)
             continue
-        store = encode(run, volumes, to, options, progress=output.processes.rank == 0)
+        store = encode(volumes, run, to, options, progress=output.processes.rank == 0)
         for line in store.sizes() if store else ():
             logging.info(line)
 

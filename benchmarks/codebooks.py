@@ -88,7 +88,7 @@ def judge(root: Path, data: Path) -> dict:
 
     run = Run.load(root / "logs" / "fib25" / "run")
     slices = tifffile.imread(data / "fibsem_fib25_dev.tif")[STRIDE // 2 :: STRIDE]
-    store = encode(run, slices, root / "x.codes.zarr")
+    store = encode(slices, run, root / "x.codes.zarr")
     levels, codes = store.about["levels"], store.about["codes"]
     indices = store.read(tuple(slice(0, size) for size in store.shape)).codes.reshape(-1, levels)
     counts = [np.bincount(level, minlength=codes) for level in indices.T]

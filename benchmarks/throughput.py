@@ -72,8 +72,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         source, folder = Path(name, "raw.tif"), Path(name)
         write_noise(source, run, shape)
         calls = {
-            "enhance": lambda: enhance(run, source, options, output=folder / "e.ome.zarr"),
-            "encode": lambda: encode(run, source, folder / "c.codes.zarr", options),
+            "enhance": lambda: enhance(source, run, options, output=folder / "e.ome.zarr"),
+            "encode": lambda: encode(source, run, folder / "c.codes.zarr", options),
             "decode": lambda: decode(folder / "c.codes.zarr", run, options=options, output=folder / "d.ome.zarr"),
         }
         passes = {}

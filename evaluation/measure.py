@@ -16,6 +16,7 @@ from evaluation import metrics
 from evaluation.figures import draw_figures
 from evaluation.grid import Comparison, Request, open_comparison
 from evaluation.metrics import choose_range
+from evaluation.record import grey_width
 from evaluation.report import plain, render, slice_text, verdict
 from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra, detail_shape
 from evaluation.sweep import REFERENCE, sweep
@@ -46,8 +47,9 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
             ``decorrelation`` (z, y, x): cut-off in the units of ``fsc``;
             ``detail``, of a reconstruction without truth: ``profile_undone``, whether its run undid one along z; ``z``, ``y`` and
             ``x`` with ``half_width`` in shortest voxel sides and ``lobe`` (detail_shape);
-            ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``sections``, and ``profile_taps``
-            where the run's profile blurs the volume before.
+            ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``data_range`` of that
+            PSNR (the grey values that the reconstruction's run knows, as infer.py's consistency has it; with --data-range,
+            or where no run is recorded, that of all), ``sections``, and ``profile_taps`` where the run's profile blurs it.
 
     Returns:
         What metrics.json holds, with NaN and infinity for null.
@@ -97,6 +99,10 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
     box, swept = sweep(comparison, request.sample, folder)
     judged = swept.get(REFERENCE) or next(iter(swept.values()))
     scope = choose_range(request.data_range, comparison.dtype, judged.name, judged.moments.low, judged.moments.high)
+    restored = comparison.candidates.get("reconstruction")
+    known = None  # the range that infer.py refers its consistency to
+    if restored is not None and request.data_range == "auto":
+        known = grey_width(restored.sections.source, request.channel or 0)
     shells = FourierShells(extent(box), comparison.spacing)
     truth = Spectra(swept[REFERENCE].box, shells, comparison.voxel_um) if REFERENCE in swept else None
     network = None if truth is None else _perceptual_network(comparison.notes)
@@ -115,7 +121,7 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
         if truth is None and name == "reconstruction":
             result["detail"] = {"profile_undone": len(comparison.taps) > 1, **detail_shape(volume.box, comparison.spacing)}
         if volume.consistency is not None:
-            result["consistency"] = volume.consistency.result(scope.width)
+            result["consistency"] = volume.consistency.result(known or scope.width)
         volumes[name] = result
     if any(value is None for result in volumes.values() for value in result.get("ms_ssim", {}).values()):
         comparison.notes.append(

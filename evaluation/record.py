@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.sections import Sections
+from utils.intensity import Intensity
 from volumes.volume import Triple, Volume, triple
 
 
@@ -67,6 +68,13 @@ class Recorded:
     def _on(self, placed: Sections, plane: float) -> float:
         """Coordinate of a plane of the input."""
         return _exact(placed.position((plane - self.origin[0]) / self.step[0]))
+
+
+def grey_width(volume: Volume, channel: int) -> float | None:
+    """The range of grey values that the network of a reconstruction's run knows, to which infer.py's consistency refers, too."""
+    maps = volume.attributes.get("intensities") or []
+    width = Intensity.from_json(maps[min(channel, len(maps) - 1)], str(volume.path)).width if maps else 0.0
+    return width if math.isfinite(width) and width > 0 else None
 
 
 def _exact(number: float) -> float:

@@ -113,7 +113,7 @@ def verdict(volumes: dict[str, Numbers]) -> dict[str, Any]:
         ]
     for way, value in volumes.get("reconstruction", {}).get("consistency", {}).items():
         exact = not math.isfinite(value["psnr_db"])
-        closeness = "exactly" if exact else f"with a PSNR of {value['psnr_db']:.1f} dB"
+        closeness = "exactly" if exact else f"with a PSNR of {value['psnr_db']:.1f} dB ({value['data_range']:g} grey values)"
         blurred = "Blurred again along z by the profile of its run and " if "profile_taps" in value else ""
         how = blurred + PROJECTED[way][0].lower() + PROJECTED[way][1:] if blurred else PROJECTED[way]
         sentences.append(f"{how}, it reproduces the measured input {closeness}.")

@@ -180,11 +180,16 @@ class Consistency:
             self._squares[way] += float(np.vdot(difference, difference))
 
     def result(self, data_range: float) -> dict[str, dict[str, float]]:
-        """Per way of projections(): ``rmse`` in grey values, ``psnr_db`` (infinite if identical), number of ``sections``."""
+        """Per way of projections(): ``rmse`` in grey values, ``psnr_db`` (infinite if equal), ``data_range``, ``sections``."""
         result = {}
         for way, (inside, _, _) in self._ways.items():
             rmse = math.sqrt(self._squares[way] / (inside.size * self._pixels))
-            result[way] = {"rmse": rmse, "psnr_db": psnr(rmse, data_range), "sections": int(inside.size)}
+            result[way] = {
+                "rmse": rmse,
+                "psnr_db": psnr(rmse, data_range),
+                "data_range": data_range,
+                "sections": int(inside.size),
+            }
             if len(self._taps) > 1:
                 result[way]["profile_taps"] = len(self._taps)
         return result

@@ -33,8 +33,8 @@ log = logging.getLogger("isoscope")
 
 
 def enhance(
-    run: Run | Path | str,
-    volume: Given | Source,
+    volume: Given | Source | Run,
+    run: Run | Path | str | Given | Source,
     options: Options | None = None,
     *,
     output: Output | Path | str | None = None,
@@ -45,9 +45,9 @@ def enhance(
     """An anisotropic volume made isotropic.
 
     Args:
-        run: a training's folder, or a Run that is open.
         volume: (Z, Y, X), or (2, Z, Y, X) for a run of two channels; an array, a Volume, a path, or one of these per channel;
             or a Source of these, made already.
+        run: a training's folder, or a Run that is open. The run may also come first, and the volume second.
         options: how; see :class:`inference.source.Options`.
         output: a file to write, and what is to be written beside it; None: an array is returned.
         epoch: completed epochs of the weights; the latest by default.
@@ -60,6 +60,7 @@ def enhance(
     Raises:
         UserError: the run or the volume is not usable; the message says why.
     """
+    volume, run = _told_apart(volume, run)
     run, options, output = _loaded(run, epoch, engine), options or Options(), _output(output)
     if output and output.consistency and (run.translates or options.region is not None):
         raise UserError(
@@ -142,8 +143,8 @@ def _place(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> di
 
 
 def encode(
-    run: Run | Path | str,
-    volume: Given | Source,
+    volume: Given | Source | Run,
+    run: Run | Path | str | Given | Source,
     output: Output | Path | str,
     options: Options | None = None,
     *,
@@ -160,6 +161,7 @@ def encode(
     Raises:
         UserError: the run makes no codes, the store's name does not end in .zarr, or as for :func:`enhance`.
     """
+    volume, run = _told_apart(volume, run)
     run, options = _loaded(run, epoch, engine), options or Options()
     target = output if isinstance(output, Output) else Output(Path(output), overwrite=overwrite)
     if target.path.suffix != ".zarr":
@@ -259,6 +261,15 @@ def decode(
     refuse_inputs([output], run, (), store.path)
     write(job, output)
     return None
+
+
+def _told_apart(one: Given | Source | Run, other: Run | Path | str | Given | Source) -> tuple[Given | Source, Run | Path | str]:
+    """The volume and the run, in whichever order they were given; a folder with settings is a run."""
+    is_run = isinstance(one, Run) or (isinstance(one, (Path, str)) and (Path(one) / "0.json").is_file())
+    volume, run = (other, one) if is_run or not isinstance(other, (Run, Path, str)) else (one, other)
+    if isinstance(volume, Run) or not isinstance(run, (Run, Path, str)):
+        raise UserError(f"a volume and a run are needed, not a {type(one).__name__} and a {type(other).__name__}")
+    return volume, run
 
 
 def _loaded(run: Run | Path | str, epoch: int | None, engine: Engine | None) -> Run:

@@ -89,7 +89,7 @@ def operating_points(
     if isotropic:
         run.require_volume_decoder()
     with kept.source as source:
-        whole = encode(run, source, store, options, overwrite=overwrite, progress=True)
+        whole = encode(source, run, store, options, overwrite=overwrite, progress=True)
     assert whole is not None
     levels, spacing = whole.about["levels"], source.spacing / run.geometry.factor
     places = {"raw": (source.first, source.spacing)}

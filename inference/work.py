@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -175,11 +174,10 @@ def write_consistency(
     target.finish()
     channels = []
     for intensity, of_slices in zip(source.intensities, squares / math.prod(source.inner), strict=False):
-        low, peak = intensity.to_grey(torch.tensor([intensity.floor, 1.0])).tolist()
         rmse = np.sqrt([of_slices.mean(), *of_slices]).tolist()
-        psnr = [20 * math.log10((peak - low) / error) if 0 < error and low < peak else None for error in rmse]
+        psnr = [20 * math.log10(intensity.width / error) if 0 < error and intensity.width > 0 else None for error in rmse]
         whole, *slices = ({"rmse": error, "psnr_db": ratio} for error, ratio in zip(rmse, psnr, strict=True))
-        channels.append({"peak": peak - low, **whole, "slices": slices})
+        channels.append({"peak": intensity.width, **whole, "slices": slices})
     write_json(errors, {"projection": how, "axial_taps": taps, "planes_per_slice": factor, "channels": channels})
     said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
     log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse[0], said, path)

@@ -171,6 +171,12 @@ class Intensity:
             values = transform.invert(values)
         return values
 
+    @property
+    def width(self) -> float:
+        """Grey values from background to the brightest that the network knows: the range that consistency's PSNR refers to."""
+        low, high = self.to_grey(np.array([self.floor, 1.0]))
+        return float(high - low)
+
     def as_json(self) -> dict[str, Any]:
         """Plain JSON from which :meth:`from_json` makes an equal one."""
         return {"into": [t.as_json() for t in self.into], "out": [t.as_json() for t in self.out]}

@@ -12,6 +12,7 @@ from codes.store import CodeStore
 from evaluation import measure
 from evaluation.report import plain
 from inference import Options, Run, decode, encode, enhance
+from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.write import write_tiff
 
@@ -118,3 +119,32 @@ def test_a_code_store_hands_the_place_on_and_an_old_one_does_not_invent_it(mesos
     assert not {"place", "slices"} & open_volume(tmp_path / "old.ome.zarr").attributes.keys()
     found = judged(tmp_path, "--reconstruction", tmp_path / "old.ome.zarr", "--truth", folder / "v.tif")
     assert found["alignment"]["reconstruction"]["how"] == "equal shapes: compared voxel by voxel"
+
+
+def test_consistency_is_one_number_in_enhance_and_evaluate(tmp_path):
+    """Of grey values from 0 to 1000, as the run knows them, whatever this input has."""
+    run = make_run(tmp_path / "D" / "P", l1how="mean")
+    write_tiff(tmp_path / "raw.tif", grey((3, 24, 24), high=600))
+    command("enhance", "--run", run, "--input", tmp_path / "raw.tif", "--output", tmp_path / "out.ome.tif", "--consistency")
+    given = ("--reconstruction", tmp_path / "out.ome.tif", "--input", tmp_path / "raw.tif")
+    ours = json.loads((tmp_path / "out_consistency.json").read_text())["channels"][0]
+    document = judged(tmp_path, *given)
+    theirs = document["volumes"]["reconstruction"]["consistency"]["average"]
+    assert theirs["rmse"] == pytest.approx(ours["rmse"], rel=1e-5)
+    assert theirs["psnr_db"] == pytest.approx(ours["psnr_db"], abs=1e-3) and theirs["data_range"] == ours["peak"] == 1000
+    assert any(f"{ours['psnr_db']:.1f} dB (1000 grey values)" in sentence for sentence in document["verdict"]["sentences"])
+    stated = judged(tmp_path, *given, "--data-range", "600")["volumes"]["reconstruction"]["consistency"]["average"]
+    assert stated["data_range"] == 600
+
+
+def test_the_volume_first_or_the_run(fib25, tmp_path):
+    volume = grey((16, 24, 24))
+    write_tiff(tmp_path / "v.tif", volume)
+    file, run = tmp_path / "v.tif", str(fib25)
+    expected = enhance(volume, run=run)
+    for given in ((fib25, volume), (file, run), (run, str(file)), (volume, Run.load(fib25))):
+        np.testing.assert_array_equal(enhance(*given), expected)
+    store = encode(file, run=fib25, output=tmp_path / "v.codes.zarr")
+    np.testing.assert_array_equal(decode(store), expected)
+    with pytest.raises(UserError, match="a volume and a run are needed, not a ndarray and a ndarray"):
+        enhance(volume, volume)

@@ -58,7 +58,7 @@ def test_numbers_agree_with_each_other(report):
     limit = linear["fsc"]["z"]["at_0.5"]
     assert limit["cycles_per_um"] == pytest.approx(limit["cycles_per_voxel"] / 0.01)
     assert limit["period_um"] == pytest.approx(0.01 / limit["cycles_per_voxel"])
-    assert linear["consistency"]["pick"] == {"rmse": 0, "psnr_db": None, "sections": 5}
+    assert linear["consistency"]["pick"] == {"rmse": 0, "psnr_db": None, "data_range": 255, "sections": 5}
     assert document["volumes"]["truth"].keys() & {"psnr_db", "fsc"} == set()
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from evaluation.grid import Request
 from evaluation.measure import evaluate, results
+from evaluation.tradeoff import compare, said
 from utils.command_line import Parser, add_shared, chosen, parse_region, parse_slice, voxel_size
 from utils.errors import reported
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
   evaluate.py --reconstruction out.ome.tif --input raw.ome.tif --output report
+  evaluate.py --reconstruction texture0.tif texture50.tif texture100.tif --truth truth.tif --thin 8 --output report
   evaluate.py --truth truth.tif --average 8 --output baselines        (interpolation alone: the bar to pass)
 rate and distortion of a run's codes beside JPEG2000, JPEG-XL and zstd: evaluate.py compress --help"""
 COMPRESS = """The input is encoded into OUTPUT/codes.codes.zarr and decoded. Every codec is held to the bytes of that store, and
@@ -33,7 +35,10 @@ def build_parser() -> Parser:
     parser = Parser(prog="evaluate.py", description=about, epilog=EPILOG)
     files = parser.add_argument_group("files")
     add = files.add_argument
-    add("--reconstruction", type=Path, metavar="R", help="the restored volume; without it the baselines are evaluated")
+    text = (
+        "the restored volume; without it the baselines are evaluated; of several the trade-off is drawn, fidelity against power"
+    )
+    add("--reconstruction", type=Path, nargs="+", metavar="R", help=text)
     add("--truth", type=Path, metavar="T", help="the isotropic truth; its voxels are the grid")
     add("--input", type=Path, metavar="I", help="the anisotropic volume that was restored")
     add("--output", type=Path, metavar="DIR", required=True, help="folder for metrics.json, report.html and figures")
@@ -87,6 +92,7 @@ def request_of(options: argparse.Namespace) -> Request:
     """The request that the command line makes."""
     simulated = {"pick": options.thin, "average": options.average}
     read = {
+        "reconstruction": options.reconstruction[0] if options.reconstruction else None,
         "degrade": next(((how, factor) for how, factor in simulated.items() if factor is not None), None),
         "region": parse_region(options.region),
         "voxel_um": voxel_size(options.voxel),
@@ -96,7 +102,11 @@ def request_of(options: argparse.Namespace) -> Request:
 
 
 def evaluate_volume(options: argparse.Namespace) -> None:
-    """A restored volume, or the baselines."""
+    """A restored volume, several, or the baselines."""
+    if options.reconstruction and len(options.reconstruction) > 1:
+        for line in said(compare(request_of(options), options.reconstruction, options.output, options.overwrite)):
+            logging.info(line)
+        return
     document = evaluate(request_of(options), options.output, options.overwrite)
     for line in (document["verdict"]["headline"] + ".", *document["verdict"]["sentences"], *document["notes"]):
         logging.info(line)

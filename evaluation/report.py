@@ -95,11 +95,15 @@ def table_line(volumes: dict[str, Any], key: str, form: str, best: str, bound: f
     return [{"name": name, "text": text, "best": name in rivals and text == marked} for name, text in texts.items()]
 
 
-def verdict(volumes: dict[str, Numbers]) -> dict[str, Any]:
-    """``headline`` and ``sentences`` on a measured comparison, the numbers of every volume as in metrics.json."""
+def verdict(volumes: dict[str, Numbers], step: float | None = None) -> dict[str, Any]:
+    """``headline`` and ``sentences`` on a measured comparison, the numbers of every volume as in metrics.json.
+
+    ``step`` is the distance of two sections of the input in planes, where it is known.
+    """
     baselines = {name: numbers for name, numbers in volumes.items() if name not in ("reconstruction", "truth")}
     if "truth" not in volumes:
         headline, sentences = _without_truth(volumes["reconstruction"], baselines)
+        sentences += _unsupported(volumes["reconstruction"], step)
     elif "reconstruction" in volumes:
         headline, sentences = _against_truth(volumes["reconstruction"], baselines)
     else:
@@ -192,7 +196,7 @@ def _texture(own: Numbers, best: str, powers: dict[str, float]) -> list[str]:
     """How much detail of two octaves it holds along z, and whether that is the truth's; ``powers`` are the best baseline's."""
     sentences = []
     curve = own["fsc"]["z"]
-    for band in ("1/16-1/8", "1/8-1/4"):
+    for band in ("1/16-1/8", "1/8-1/4", "1/4-1/2"):
         long, short = (int(edge.split("/")[1]) for edge in band.split("-"))
         pairs = zip(curve["cycles_per_voxel"], curve["correlation"], strict=True)
         agreement = _mean(*(value for frequency, value in pairs if 1 / long < frequency <= 1 / short))
@@ -200,13 +204,34 @@ def _texture(own: Numbers, best: str, powers: dict[str, float]) -> list[str]:
         if power is None or agreement is None:
             continue
         compared = f" ({best}: {powers[band]:.0%})" if band in powers else ""
+        made_up = power > INVENTED and agreement < TRUSTED
+        if band == "1/4-1/2" and not made_up:
+            continue  # the finest octave is mostly noise, and worth a word only where a restoration fills it
         text = f"In detail with periods of {short} to {long} voxels along z it holds {power:.0%} of the truth's power{compared}"
-        if power > INVENTED and agreement < TRUSTED:
+        if made_up:
             text += f", but correlates with the truth by only {agreement:.2f} there: treat detail of that size as invented"
         else:
             text += f" and correlates with the truth by {agreement:.2f} there"
         sentences.append(text + ".")
     return sentences
+
+
+def _unsupported(own: Numbers, step: float | None) -> list[str]:
+    """Octaves along z that hold power although the input, sampled every ``step`` planes, cannot vouch for them."""
+    if step is None or step <= 1:
+        return []
+    held = []
+    for band, excess in own["axial_power_db"].items():
+        long, short = (int(edge.split("/")[1]) for edge in band.split("-"))
+        share = 10 ** (excess / 10)
+        if long <= 2 * step and share > INVENTED:
+            held.append(f"{short} to {long} voxels ({share:.0%})")
+    if not held:
+        return []
+    return [
+        f"Sections {step:g} planes apart tell nothing of periods below {2 * step:g} voxels, yet along z it holds much of "
+        f"the power in-plane at {', '.join(held)}: consistency does not support detail of that size, and it may be invented."
+    ]
 
 
 def _without_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, list[str]]:

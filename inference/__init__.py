@@ -12,7 +12,7 @@ The path of one volume through ``infer.py enhance``::
         restoring.py      volume → volume: IsoREF and the lateral model
         passes.py         the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
         tiling.py         the lattice of these tiles: cores, windows, halos
-      uncertainty.py    the spread over passes
+      uncertainty.py    the spread over passes; what texture invented
       work.py         piece after piece to an array, or to a file that appears when it is whole (volumes): the next one is read,
                       the last ones are stitched and written while one is computed
       trust.py        what speaks for the result: seams, consistency with the input, a picture

@@ -20,7 +20,7 @@ from inference.restoring import isotropic_field
 from inference.run import Run
 from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
-from inference.uncertainty import spread_field
+from inference.uncertainty import InventedField, spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
 from utils.boxes import Box, corner, region_within
 from utils.errors import UserError
@@ -67,6 +67,10 @@ def enhance(
             "--consistency compares the output with the whole input: it is not possible with --region, nor for a run that "
             "translates one folder into another"
         )
+    if output and output.invented and not options.texture:
+        raise UserError(
+            "--invented writes what texture adds, which is nothing without --texture; give --texture 0.5, for example"
+        )
     with _source(run, volume, options) as source:
         job = enhance_job(run, source, options)
         if output is None:
@@ -80,6 +84,9 @@ def enhance(
             spread = spread_field(run, source, options, output.uncertainty)
             about = {**job.attributes, "shows": f"standard deviation over {spread.over}"}
             jobs[output.beside("uncertainty")] = replace(job, field=spread, attributes=about)
+        if output.invented:
+            about = {**job.attributes, "shows": "what texture invented: the output minus that of texture 0"}
+            jobs[output.beside("invented")] = replace(job, field=InventedField(run, source, options), attributes=about)
         records = {path: one.attributes for path, one in jobs.items()}
         if output.consistency:
             shows = "output projected onto the input, minus the input"
@@ -104,7 +111,8 @@ def enhance(
 def enhance_job(run: Run, source: Source, options: Options) -> Job:
     """Anisotropic volume → isotropic volume."""
     field = isotropic_field(run, source, options, source.dtype)
-    record = {"input": source.record(), "slices": source.places(), "normalisation": options.normalise, "grid": "isotropic"}
+    record: dict[str, Any] = {"input": source.record(), "slices": source.places(), "normalisation": options.normalise}
+    record |= {"grid": "isotropic"} | ({"texture": options.texture} if run.has_texture else {})
     return _job(run, field, source.voxel_um, source.translation_um, record, options)
 
 

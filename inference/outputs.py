@@ -32,6 +32,7 @@ class Output:
         dry_run: say what would be done, with the time that a piece takes.
         consistency: also write the output projected onto the input, minus it.
         uncertainty: passes of which the standard deviation is also written; 0: none.
+        invented: also write what texture added to the output.
         preview: also write a picture.
         compression: of a TIFF.
         processes: who shares the work.
@@ -42,6 +43,7 @@ class Output:
     dry_run: bool = False
     consistency: bool = False
     uncertainty: int = 0
+    invented: bool = False
     preview: bool = False
     compression: str = "zstd"
     processes: Processes = field(default_factory=Processes)
@@ -53,7 +55,7 @@ class Output:
 
     def files(self) -> list[Path]:
         """All that is written."""
-        side = (("uncertainty", None), ("consistency", None), ("consistency", ".json"), ("preview", ".png"))
+        side = (("uncertainty", None), ("invented", None), ("consistency", None), ("consistency", ".json"), ("preview", ".png"))
         return [self.path, *(self.beside(what, suffix) for what, suffix in side if getattr(self, what))]
 
     def finished(self, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:

@@ -16,6 +16,7 @@ from inference.source import Options, Source, between
 from inference.tiling import Axis, Tile3, training_axis, window_box
 from utils.axes import to_file
 from utils.boxes import Box, reflected, sample
+from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 
 _LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
@@ -68,6 +69,7 @@ class LateralField(TiledField[Values]):
 
     def __init__(self, run: Run, source: Source, dtype: np.dtype, options: Options) -> None:
         super().__init__(run, source, dtype, options.batch, skip_empty=options.skip_empty)
+        self._how = {"texture": options.texture} if options.texture else {}
         self.source, self.channels, factor = source, run.channels, run.geometry.factor
         self.shape, self.scale = (source.count * factor, *source.inner), (factor, LATENT_STRIDE, LATENT_STRIDE)
         sections, *pixels = run.model.restore_halo
@@ -90,11 +92,20 @@ class LateralField(TiledField[Values]):
         slices = to_tensor(np.concatenate(seen), self.run.engine.device)
         z, y, x = self.inside(tiles[0])
         parts = [(side.start, side.stop) for side in (y, x, z)]
-        return self.arrays(to_file(self.run.model.restore(slices, len(seen), parts)))
+        return self.arrays(to_file(self.run.model.restore(slices, len(seen), parts, **self._how)))
 
 
 def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
-    """What a run makes of a volume, as its model does it."""
+    """What a run makes of a volume, as its model does it.
+
+    Raises:
+        UserError: texture is asked of a run that has none.
+    """
+    if options.texture and not run.has_texture:
+        raise UserError(
+            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train one from a "
+            "fused run with --init RUN --adv 0.05, or leave --texture out"
+        )
     if hasattr(run.model, "restore_halo"):
         return LateralField(run, source, dtype, options)
     if run.restores:

@@ -86,7 +86,7 @@ class Run:
 
     @property
     def restores(self) -> bool:
-        """IsoREF and lateral: volume to volume, no codes."""
+        """IsoREF, lateral and fused: volume to volume, no codes."""
         return "encoder" not in self.model.G
 
     def require_volume_decoder(self) -> None:
@@ -102,6 +102,11 @@ class Run:
         """Pixels along a side of the block that a code stands for."""
         autoencoder = self.settings["autoencoder"]
         return block_side(autoencoder["ddconfig"]["ch_mult"]) if autoencoder else LATENT_STRIDE
+
+    @property
+    def has_texture(self) -> bool:
+        """Fused, trained with an adversary: a deterministic network, and one that it became."""
+        return "net_s" in self.model.G
 
     @property
     def channels(self) -> int:

@@ -58,9 +58,10 @@ class Options:
         skip_empty: fill tiles of pure background instead of computing them.
         approximate: tiles although the generator's norm sees the whole volume.
         batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
+        texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
 
     Raises:
-        UserError: ``dsp`` or ``batch`` are no counts, ``tile`` is no multiple of 8.
+        UserError: ``dsp`` or ``batch`` are no counts, ``tile`` is no multiple of 8, ``texture`` is no share.
     """
 
     normalise: str = "run"
@@ -75,6 +76,7 @@ class Options:
     skip_empty: bool = True
     approximate: bool = False
     batch: int | None = None
+    texture: float = 0.0
 
     def __post_init__(self) -> None:
         for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
@@ -82,6 +84,8 @@ class Options:
                 raise UserError(f"--{name} {count} must be at least 1")
         if self.tile is not None and (self.tile < LATENT_STRIDE or self.tile % LATENT_STRIDE):
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
+        if not 0 <= self.texture <= 1:
+            raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (all that the adversary taught)")
 
 
 class Source(AbstractContextManager["Source"]):

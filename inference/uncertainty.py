@@ -1,4 +1,4 @@
-"""How sure a run is: the spread over passes with dropout, or over in-plane orientations."""
+"""How sure a run is: the spread over passes with dropout, or over in-plane orientations; and what texture has invented."""
 
 from __future__ import annotations
 
@@ -41,16 +41,15 @@ def spread_field(run: Run, source: Source, options: Options, passes: int) -> Spr
     return SpreadField([isotropic_field(one, source, options, single) for one in turned], "in-plane orientations")
 
 
-class SpreadField(Field):
-    """The standard deviation over several passes, float32 grey values.
+class Passes(Field):
+    """What follows from several passes, float32 grey values.
 
     Args:
         passes: fields of one shape, each computed in another way, with float32 grey values.
-        over: what differs between them.
     """
 
-    def __init__(self, passes: Sequence[Field], over: str) -> None:
-        first, self.passes, self.over = passes[0], tuple(passes), over
+    def __init__(self, passes: Sequence[Field]) -> None:
+        first, self.passes = passes[0], tuple(passes)
         self.shape, self.channels, self.block, self.unit = first.shape, first.channels, first.block, first.unit
         self.intensities, self.dtype = first.intensities, np.dtype(np.float32)
 
@@ -63,6 +62,14 @@ class SpreadField(Field):
         for field in self.passes:
             field.prefetch(box)
 
+
+class SpreadField(Passes):
+    """The standard deviation over several passes; ``over`` says what differs between them."""
+
+    def __init__(self, passes: Sequence[Field], over: str) -> None:
+        super().__init__(passes)
+        self.over = over
+
     def begin(self, box: Box) -> Part:
         """Welford's running variance over the passes."""
         mean = np.zeros((self.channels, *extent(box)), np.float32)
@@ -73,6 +80,19 @@ class SpreadField(Field):
             mean += delta / number
             squares += delta * (values - mean)
         return parts_of(np.sqrt(squares / max(1, len(self.passes) - 1)), box)
+
+
+class InventedField(Passes):
+    """What texture has added: the output minus the deterministic one."""
+
+    def __init__(self, run: Run, source: Source, options: Options) -> None:
+        both = (options, replace(options, texture=0.0))
+        super().__init__([isotropic_field(run, source, one, np.dtype(np.float32)) for one in both])
+
+    def begin(self, box: Box) -> Part:
+        """Their difference."""
+        textured, deterministic = (field.render(box) for field in self.passes)
+        return parts_of(textured - deterministic, box)
 
 
 class Turned:
@@ -106,7 +126,7 @@ class Turned:
         """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins along X, Y and Z."""
         return self._back(self.model.expand(self._there(stack), self._sides(margins)))
 
-    def restore(self, slices: Tensor, batch: int, parts: Pairs = ()) -> Tensor:
+    def restore(self, slices: Tensor, batch: int, parts: Pairs = (), **how: float) -> Tensor:
         """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z), of parts along X, Y and Z where they are given."""
         turned = self._there(slices)
         if not parts:
@@ -115,7 +135,7 @@ class Turned:
         margins = [(start, size - stop) for (start, stop), size in zip(in_plane, slices.shape[2:], strict=True)]
         *sides, _ = self._sides([*margins, planes])
         spans = [(before, size - after) for (before, after), size in zip(sides, turned.shape[2:], strict=True)]
-        return self._back(self.model.restore(turned, batch, (*spans, planes)))
+        return self._back(self.model.restore(turned, batch, (*spans, planes), **how))
 
     def _sides(self, pairs: Pairs) -> Pairs:
         """What lies before and after along rows and columns, in this orientation; planes, the last pair, stay."""

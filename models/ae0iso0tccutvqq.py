@@ -45,6 +45,8 @@ class Model(SliceToVolume):
 
     def initialise(self) -> None:
         """k-means over encoder vectors of all ranks: a codebook drawn blindly is mostly never used."""
+        if self.weights_loaded:
+            return
         count = self.revival.vectors_needed
         if self.settings["autoencoder"]["start"] == "linear":
             count = max(count, FIRST_BLOCKS)

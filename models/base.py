@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -61,6 +61,7 @@ class BaseModel(pl.LightningModule):
     """
 
     betas = (0.5, 0.999)
+    copies: ClassVar[Mapping[str, str]] = {}  # components that keep what another one was when ``--init`` loaded it, averaged
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
         """Builds what the model is made of, and the losses where it is for training.
@@ -230,10 +231,11 @@ class BaseModel(pl.LightningModule):
         return Adam(parameters, lr=lr, betas=(self.settings["beta1"], self.betas[1]))
 
     def configure_optimizers(self) -> Any:
-        """Optimiser 0 has all of ``G``, optimiser 1 all of ``D``; without any discriminator there is no optimiser 1."""
+        """Optimiser 0 has what learns of ``G``, optimiser 1 all of ``D``; without any discriminator there is no optimiser 1."""
         s = self.settings
         sides = [(self.G, s["lr"] * s["lr_g_factor"]), (self.D, s["lr"])]
-        optimizers = [self.build_optimizer(list(side.parameters()), lr) for side, lr in sides if len(side)]
+        learning = [([p for p in side.parameters() if p.requires_grad], lr) for side, lr in sides if len(side)]
+        optimizers = [self.build_optimizer(parameters, lr) for parameters, lr in learning]
         shape = {key: s[key] for key in ("n_epochs", "n_epochs_decay", "lr_decay_iters", "monitor")}
         return optimizers, [build_scheduler(opt, s["lr_policy"], **shape) for opt in optimizers]
 
@@ -304,7 +306,7 @@ class BaseModel(pl.LightningModule):
         self._start_clock()
         for scheduler in self._schedulers():
             apply_now(scheduler)
-        if not self.weights_loaded and self.generator_steps == 0:
+        if self.generator_steps == 0:
             self.initialise()
 
     def on_train_epoch_start(self) -> None:

@@ -6,6 +6,7 @@ import importlib
 import logging
 import pickle
 from collections.abc import Container, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,7 +41,13 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
 
 
 def load_components(
-    model: BaseModel, run: RunFolder, epoch: int | None = None, *, ema: bool = False, dispensable: Container[str] = ()
+    model: BaseModel,
+    run: RunFolder,
+    epoch: int | None = None,
+    *,
+    ema: bool = False,
+    dispensable: Container[str] = (),
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Loads component files of a run into a model of the same shape.
 
@@ -48,6 +55,7 @@ def load_components(
         epoch: completed epochs of the checkpoint; None is the latest.
         ema: take averaged weights for the components that have them.
         dispensable: components that keep their fresh weights, with a warning, where the run has no file of them.
+        copies: components that take the weights of another one where the run has no file of them.
 
     Returns:
         The epoch loaded.
@@ -65,6 +73,8 @@ def load_components(
     averaged = ema and any(run.component(name, chosen, ema=True).is_file() for name in model.G)
     for name, component in model.components().items():
         path = run.component(name, chosen, ema=averaged and name in model.G)
+        if not path.is_file() and name in copies:
+            path = run.component(copies[name], chosen, ema=averaged)
         if not path.is_file() and name in dispensable:
             log.warning("%s was trained without %s, which starts with fresh weights", run.path, name)
             continue
@@ -98,8 +108,8 @@ def make_fast(model: BaseModel) -> BaseModel:
     model.requires_grad_(False).eval()
     if "net_g" in model.G:
         fold_batch_norm(model.G["net_g"])
-        plane = any(parameter.dim() == 4 for parameter in model.G["net_g"].parameters())  # the 2-D network of the lateral model
-        model.G["net_g"].to(memory_format=torch.channels_last if plane else torch.channels_last_3d)
-    if "encoder" in model.G:
-        model.G["encoder"].to(memory_format=torch.channels_last)
+    for name, part in model.G.items():
+        if name == "encoder" or name.startswith("net_"):
+            plane = any(parameter.dim() == 4 for parameter in part.parameters())  # a 2-D network
+            part.to(memory_format=torch.channels_last if plane else torch.channels_last_3d)
     return model

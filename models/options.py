@@ -125,10 +125,30 @@ LATERAL = _with(
     ngf={"default": 64, "help": "features of the 2-D network"},
 )
 
+FUSED = _with(
+    LATERAL
+    + ADVERSARIAL
+    + tuple(option for option in NETWORKS if option.name in ("netD", "ndf"))
+    + (
+        _network("fuse_width", int, 32, "features of the 3-D network", ">=1"),
+        _network("fuse_blocks", int, 4, "residual blocks of the 3-D network", ">=1"),
+        _network("teacher", str, None, "finished lateral run whose network is taken: a path, or a folder under LOGS"),
+    ),
+    cropsize={"default": 64},
+    cropz={"default": 8},
+    batch_size={"default": 1},
+    lr={"default": 3e-4},
+    beta1={"default": 0.9},
+    adv={"default": 0.0},
+    ngf={"help": "features of the 2-D network, as in the lateral run"},
+    blocks={"help": "residual blocks of the 2-D network, as in the lateral run"},
+)
+
 MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {
     "ae0iso0tccutvqq": VQ,
     "ae0iso0tccut": KL,
     "ae0iso0tccutvqqssim": _with(VQ, lbm_ms_ssim={"default": 1.0}),
     "IsoREF": ISOREF,
     "lateral": LATERAL,
+    "fused": FUSED,
 }

@@ -48,7 +48,8 @@ class Sampling:
                 f"{wanted_by} needs whole sections, but cropz={settings['cropz']}, dsp={settings['dsp']}, usp={usp:g} leave "
                 "parts of them; use a usp of 1 or more and a cropz that dsp divides"
             )
-        of_slice = geometry.plane_of_slice(0, "mean" if settings["models"] == "IsoREF" else settings["l1how"])
+        own = {sampling: how for how, sampling in OPERATORS.items()}.get(settings.get("axial_sampling", ""))
+        of_slice = geometry.plane_of_slice(0, "mean" if settings["models"] == "IsoREF" else own or settings["l1how"])
         return cls(geometry.factor * usp, usp, of_slice + geometry.factor * (usp - 1) / 2)
 
     def sections(self, slices: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ average. It computes no gradient, is in no checkpoint and not needed in use: it 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from utils.files import read_mapping
 from utils.frozen import Frozen
 from utils.manifest import sha256
 from utils.runs import RunFolder
+
+_TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks")  # by the fused model
 
 
 class Teacher(Frozen):
@@ -144,8 +147,22 @@ class Teacher(Frozen):
         return torch.stack(errors).mean()
 
 
+def needs_teacher(settings: Mapping[str, Any]) -> bool:
+    """Whether a training reads the run of its teacher; the fused model does as it begins, and only without ``--init``."""
+    begins = not (settings["init"] or settings["resume"])
+    return bool(settings.get("teacher")) and (begins or settings["models"] != "fused")
+
+
 def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any], sampling: Sampling) -> None:
     """That both make the same planes of the same sections."""
+    if "axial_sampling" in settings:  # the fused model takes the very network
+        for name in _TAKEN:
+            if stored[name] != settings[name]:
+                raise UserError(
+                    f"{where} was trained with {name}={stored[name]}, this training has {settings[name]}; give --{name} "
+                    f"{stored[name]} (in a file {json.dumps(stored[name])}), or a teacher trained otherwise"
+                )
+        return
     planes, usp = sampling.planes, sampling.usp
     if sections.planes != planes:
         raise UserError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from networks.sections import Sections
+from networks.sides import REACH, mean_of_sides
 from networks.views import fold_pixels, unfold_pixels
 
 
@@ -27,7 +28,7 @@ class ResidualBlock3d(nn.Module):
 
 
 class VolumeFuser(nn.Module):
-    """Interpolation and two predictions of a volume → the mean of the predictions plus a learned residual.
+    """Interpolation and two predictions of a volume → the mean of the predictions (networks.sides) plus a learned residual.
 
     Works on squares of ``SIDE`` pixels and on every plane; where a plane lies between two sections is one more channel. The last
     convolution begins at zero, so that an untrained network gives the mean. Nothing is normalised: the result is local.
@@ -56,7 +57,7 @@ class VolumeFuser(nn.Module):
     def halo(self) -> tuple[int, int]:
         """Planes along Z, and pixels (even) along X and Y, on each side that a voxel depends on."""
         coarse = 2 * self.blocks + 2
-        return coarse + 1, self.SIDE * coarse + 2
+        return coarse + 1, max(self.SIDE * coarse + 2, REACH)
 
     def forward(self, interpolated: Tensor, across_y: Tensor, across_x: Tensor, first: int = 0) -> Tensor:
         """Three volumes (B, C, X, Y, Z), X and Y even → (B, C, X, Y, Z).
@@ -72,7 +73,7 @@ class VolumeFuser(nn.Module):
         features = functional.silu(self.enter(torch.cat([folded, place], dim=1)))
         fine = unfold_pixels(self.spread(features + self.body(features)), self.SIDE)
         found = self.last(functional.silu(fine))
-        return (across_y.float() + across_x.float()) / 2 + found.float()
+        return mean_of_sides(across_y, across_x) + found.float()
 
     def _places(self, volume: Tensor, first: int) -> Tensor:
         """Distance of every plane from the nearest section, (Z,), in half distances of two sections."""

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from models.base import BaseModel
 from models.build import build_model, load_components
+from models.teacher import needs_teacher
 from training.callbacks import PictureWriter, Progress, RunKeeper
 from utils.errors import UserError
 from utils.machine import in_bf16, lacks_memory
@@ -35,7 +36,7 @@ def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str,
     Raises:
         UserError: weights that it needs are missing, damaged or do not fit, or those of a teacher are for other grey values.
     """
-    if settings.get("teacher"):
+    if needs_teacher(settings):
         settings = {**settings, "teacher": str(folder_of_run("--teacher", settings["teacher"], logs))}
     model = build_model(settings)
     if model.teacher is not None:
@@ -64,7 +65,8 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     model.weights_loaded = True
     # of what is lacking because that run's losses did not need it
     lacking = {*model.D, "netF"} | ({"net_g"} if "encoder" in model.G else set())
-    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=lacking)
+    how: dict[str, Any] = {"ema": bool(model.copies), "copies": model.copies, "dispensable": lacking}
+    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, **how)
 
 
 def folder_of_run(option: str, name: str, logs: Path) -> Path:

@@ -60,8 +60,9 @@ def _lively(model):
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.3, 0.6)
-    if "net_g" in model.G and "last" in dict(model.G["net_g"].named_children()):
-        model.G["net_g"].last.weight.normal_(0, 0.1)  # of an untrained lateral model it is zero
+    for name in ("net_g", "net_t", "net_s"):
+        if name in model.G and "last" in dict(model.G[name].named_children()):
+            model.G[name].last.weight.normal_(0, 0.1)  # of an untrained lateral or fused model it is zero
     if model.settings.get("from_interpolation"):
         for parameter in model.G["net_g"].conv7_k.parameters():
             parameter.normal_(0, 0.1)  # zero at the start

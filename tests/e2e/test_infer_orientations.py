@@ -21,6 +21,7 @@ KINDS = {
     "posterior means": {"model": "ae0iso0tccut", "hbranch": "z"},
     "restoration": {"model": "IsoREF", "cropz": 4, "nocyc": True},
     "planes from the side": {"model": "lateral", "cropz": 2, "uprate": 8.0, "blocks": 1},
+    "both sides fused": {"model": "fused", "cropz": 2, "uprate": 8.0, "blocks": 1, "fuse_blocks": 1, "init": "RUN", "adv": 0.1},
 }
 SHAPE = (2, 24, 40)
 
@@ -36,7 +37,7 @@ def turned(values, turn, back=False):
 @pytest.fixture(params=KINDS)
 def run(request, tmp_path):
     kind = {"model": "ae0iso0tccutvqq", "cropz": 8, **KINDS[request.param]}
-    dropout = {} if kind["model"] == "lateral" else {"mc": False}
+    dropout = {} if kind["model"] in ("lateral", "fused") else {"mc": False}
     return Run.load(make_run(tmp_path / "D" / "P", cropsize=64, **dropout, **kind))
 
 

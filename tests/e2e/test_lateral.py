@@ -68,17 +68,6 @@ def test_tiles_regions_and_batches_are_the_whole(tmp_path, values, channels):
     assert np.array_equal(part, enhance(run, given, Options(tile=16))[(..., *region)])
 
 
-def test_a_plane_counts_more_in_what_is_fine_along_its_own_axis(tmp_path, monkeypatch):
-    model = Run.load(make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, uprate=4.0, blocks=1)).model
-    stripes = torch.tensor([1.0, -1.0]).repeat(18)[None, None, :, None, None].expand(1, 1, 36, 36, 8)  # fine along X
-    checks = stripes * stripes.transpose(2, 3)
-    for seen, shares in ((stripes, (0.75, 0.25)), (stripes.transpose(2, 3), (0.25, 0.75)), (checks, (0.5, 0.5))):
-        for views, share in (((seen, 0 * seen), shares[0]), ((0 * seen, seen), shares[1])):
-            monkeypatch.setattr(model, "views", lambda *_, views=views: views)
-            made = model.restore(torch.zeros(2, 1, 36, 36), 1)
-            assert torch.allclose(made[..., 9:-9, 9:-9, :], share * seen[..., 9:-9, 9:-9, :], atol=0.08)
-
-
 @pytest.mark.parametrize(("sampling", "place"), [("pick", 4), ("mean", 3.5)])
 def test_planes_lie_where_the_sections_say(tmp_path, sampling, place):
     run = Run.load(make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, uprate=8.0, axial_sampling=sampling))

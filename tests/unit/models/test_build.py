@@ -13,7 +13,7 @@ from utils.settings.reading import default_settings
 
 def every_term(name, repository):
     asked = {"cropsize": 64 if name == "lateral" else 32, "cropz": 4, "ngf": 4, "ndf": 4, "nocut": False, "lbNCE": 1.0}
-    asked |= {"uprate": 4} if name == "lateral" else {}
+    asked |= {"lateral": {"uprate": 4}, "fused": {"uprate": 4, "init": "RUN"}}.get(name, {})
     known = {option.name for option in (*BASE_OPTIONS, *MODEL_OPTIONS[name])}
     settings = default_settings(MODEL_OPTIONS, name, **{key: value for key, value in asked.items() if key in known})
     if "ldmyaml" not in settings:

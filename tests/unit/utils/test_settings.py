@@ -120,6 +120,19 @@ TABLES = {
         "ema": 0.995,
         "ngf": 64,
     },
+    "fused": {
+        "models": "fused",
+        "teacher": None,
+        "uprate": None,
+        "cropsize": 64,
+        "cropz": 8,
+        "batch_size": 1,
+        "lr": 3e-4,
+        "beta1": 0.9,
+        "adv": 0.0,
+        "fuse_width": 32,
+        "fuse_blocks": 4,
+    },
 }
 
 
@@ -170,7 +183,7 @@ def test_names_of_ours_leave_the_established_abbreviations_alone():
         "precision",
         "save_minutes",
     }
-    known = [own for name, own in MODEL_OPTIONS.items() if name != LATERAL]  # nobody has habits with the lateral model
+    known = [own for name, own in MODEL_OPTIONS.items() if name not in (LATERAL, "fused")]  # nobody has habits with these
     every = {option.name: option for own in (BASE_OPTIONS, *known) for option in own}
     old = ESTABLISHED - {"l1"}
     prefixes = {name[:n] for name in old for n in range(1, len(name) + 1)}
@@ -303,7 +316,7 @@ def test_options_of_other_models_are_noted_in_files_and_refused_on_the_command_l
     assert "env/jsn/x.json: not used by this model: ldmyaml, tc" in read(repository).notes
     with pytest.raises(UserError, match="--hbranch is an option of ae0iso0tccut, not of this model"):
         read(repository, "--hbranch", "z")
-    with pytest.raises(UserError, match=r"uprate \(an option of IsoREF, lateral\)"):
+    with pytest.raises(UserError, match=r"uprate \(an option of IsoREF, lateral, fused\)"):
         default_settings(MODEL_OPTIONS, VQ, uprate=8)
 
 

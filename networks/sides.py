@@ -1,0 +1,50 @@
+"""One volume of what XZ and YZ planes have given, by what each can know.
+
+An XZ plane shows how the volume varies along X and nothing of how it varies along Y; a wave across it looks like a constant
+there, and what it does along Z has to be guessed. Of every in-plane frequency each side therefore counts by the square of its own
+component of it; the lowest frequencies count alike.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from networks.views import to_slices, to_volume
+
+REACH = 16  # pixels, along X and Y, that a voxel depends on
+_ALIKE = 0.02  # cycles per pixel below which both sides count alike
+
+
+def mean_of_sides(across_y: Tensor, across_x: Tensor) -> Tensor:
+    """The mean of both sides, weighted by in-plane frequency.
+
+    Args:
+        across_y: what XZ planes gave, (B, C, X, Y, Z).
+        across_x: what YZ planes gave.
+
+    Returns:
+        Of the same shape, in float32. Beyond the borders both sides count as equal.
+    """
+    one, other = across_y.float(), across_x.float()
+    batch, channels = one.shape[:2]
+    difference = to_slices((one - other).flatten(0, 1).unsqueeze(1))
+    with torch.autocast(one.device.type, enabled=False):
+        more = functional.conv2d(difference, _surplus().to(difference), padding=REACH)
+    return (one + other) / 2 + to_volume(more, batch * channels).unflatten(0, (batch, channels)).squeeze(2)
+
+
+@lru_cache
+def _surplus() -> Tensor:
+    """(1, 1, 2·REACH + 1, the same): the filter kx²/(kx² + ky²) - ½, cut off smoothly."""
+    size = 16 * REACH
+    k = torch.fft.fftfreq(size, dtype=torch.float64).square()
+    x, y = k[:, None], k[None, :]
+    gain = (x - y) / (2 * (x + y + 2 * _ALIKE**2))
+    taps = torch.fft.fftshift(torch.fft.ifft2(gain).real)
+    middle = slice(size // 2 - REACH, size // 2 + REACH + 1)
+    window = torch.hann_window(2 * REACH + 3, periodic=False, dtype=torch.float64)[1:-1]
+    return (taps[middle, middle] * window[:, None] * window).float()[None, None]

@@ -103,7 +103,7 @@ def verdict(volumes: dict[str, Numbers], step: float | None = None) -> dict[str,
     baselines = {name: numbers for name, numbers in volumes.items() if name not in ("reconstruction", "truth")}
     if "truth" not in volumes:
         headline, sentences = _without_truth(volumes["reconstruction"], baselines)
-        sentences += _unsupported(volumes["reconstruction"], step)
+        sentences += unsupported(volumes["reconstruction"], step)
     elif "reconstruction" in volumes:
         headline, sentences = _against_truth(volumes["reconstruction"], baselines)
     else:
@@ -216,7 +216,7 @@ def _texture(own: Numbers, best: str, powers: dict[str, float]) -> list[str]:
     return sentences
 
 
-def _unsupported(own: Numbers, step: float | None) -> list[str]:
+def unsupported(own: Numbers, step: float | None) -> list[str]:
     """Octaves along z that hold power although the input, sampled every ``step`` planes, cannot vouch for them."""
     if step is None or step <= 1:
         return []

@@ -76,8 +76,9 @@ case "$command" in
     test)
         lint
         types
-        echo "pytest … (7 minutes on two quiet cores; a dot for each test)"
-        "$python" -m pytest "${@:2}"
+        echo "pytest … (6 minutes on two quiet cores; a dot for each test)"
+        # each process computes with one thread: small tensors gain nothing from more
+        OMP_NUM_THREADS=1 "$python" -m pytest --numprocesses 2 --dist loadfile "${@:2}"
         ;;
     test-slow)
         "$python" -m pytest -m slow "${@:2}"

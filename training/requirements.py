@@ -78,7 +78,7 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     geometry = Geometry.from_settings(settings)
     if "axial_sampling" in settings:  # slices by themselves (lateral): small as they are
         return {**settings, "cropz": geometry.slices, "dsp": 1, "usp": 1, "batch_size": 1}
-    block = block_side(settings["autoencoder"]["ddconfig"]["ch_mult"]) if settings["autoencoder"] else LATENT_STRIDE
+    block = block_side(settings["autoencoder"]["ddconfig"]["ch_mult"]) if settings.get("autoencoder") else LATENT_STRIDE
     grain = math.lcm(block, geometry.factor * geometry.downbranch)  # divides cropsize, as any valid side
     side = min(-(-_SIDE // grain) * grain, geometry.cropsize)
     slices = side // geometry.factor

@@ -29,7 +29,14 @@ def smooth(shape, vectors, seed=0):
 
 
 def about(codes, number, **changes):
-    place = {"slice_voxel_um": None, "slice_translation_um": None, "intensities": [], "output_dtype": "uint8", "factor": 8}
+    place = {
+        "slice_voxel_um": None,
+        "slice_translation_um": None,
+        "intensities": [],
+        "output_dtype": "uint8",
+        "factor": 8,
+        "lattice": {},
+    }
     sides = {
         "shape": list(codes.shape[:3]),
         "inner": [8 * side for side in codes.shape[1:3]],

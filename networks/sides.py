@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,18 +35,19 @@ def mean_of_sides(across_y: Tensor, across_x: Tensor) -> Tensor:
     batch, channels = one.shape[:2]
     difference = to_slices((one - other).flatten(0, 1).unsqueeze(1))
     with torch.autocast(one.device.type, enabled=False):
-        more = functional.conv2d(difference, _surplus().to(difference), padding=REACH)
+        taps = torch.tensor(_surplus(), device=one.device)[None, None]
+        more = functional.conv2d(difference, taps, padding=REACH)
     return (one + other) / 2 + to_volume(more, batch * channels).unflatten(0, (batch, channels)).squeeze(2)
 
 
 @lru_cache
-def _surplus() -> Tensor:
-    """(1, 1, 2·REACH + 1, the same): the filter kx²/(kx² + ky²) - ½, cut off smoothly."""
+def _surplus() -> NDArray[np.float32]:
+    """(2·REACH + 1, the same): the filter kx²/(kx² + ky²) - ½, cut off smoothly."""
     size = 16 * REACH
-    k = torch.fft.fftfreq(size, dtype=torch.float64).square()
+    k = np.square(np.fft.fftfreq(size))
     x, y = k[:, None], k[None, :]
     gain = (x - y) / (2 * (x + y + 2 * _ALIKE**2))
-    taps = torch.fft.fftshift(torch.fft.ifft2(gain).real)
+    taps = np.fft.fftshift(np.fft.ifft2(gain).real)
     middle = slice(size // 2 - REACH, size // 2 + REACH + 1)
-    window = torch.hann_window(2 * REACH + 3, periodic=False, dtype=torch.float64)[1:-1]
-    return (taps[middle, middle] * window[:, None] * window).float()[None, None]
+    window = np.hanning(2 * REACH + 3)[1:-1]
+    return (taps[middle, middle] * window[:, None] * window).astype(np.float32)

@@ -9,6 +9,7 @@ import torch
 
 from tests.parity.golden import Golden, load
 from tests.workspace import workspace  # noqa: F401  (a fixture)
+from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.write import write_tiff
 
@@ -28,6 +29,12 @@ def golden() -> Callable[[str], Golden]:
 def seeded() -> None:
     """Every test draws the same weights and noise each time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def messages(monkeypatch) -> None:
+    """An experiment with ``debug`` makes the tracebacks of its process visible: not those of the next test."""
+    monkeypatch.setattr(UserError, "shows_traceback", False)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
+from models.sampling import PROJECTIONS
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
@@ -127,7 +128,7 @@ class Run:
     def projection(self) -> str:
         """How slabs of the output become slices, as ``l1how`` says it."""
         if "axial_sampling" in self.settings:
-            return {"pick": "dsp", "mean": "mean"}[self.settings["axial_sampling"]]
+            return PROJECTIONS[self.settings["axial_sampling"]]
         return str(self.settings["l1how"])
 
     @property

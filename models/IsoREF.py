@@ -21,7 +21,7 @@ from models.CUT import PatchContrast
 from models.teacher import Teacher
 from models.turned import TruthIn3d
 from networks.generators import UNet3d, begin_at_zero
-from networks.losses import adversarial_views, gradient_ratio
+from networks.losses import gradient_ratio
 from networks.patchgan import PatchDiscriminator
 from networks.views import isoref_views, project, resample_z, six_views, swap_in_plane, to_slices, to_volume
 from utils.geometry import Geometry
@@ -134,9 +134,6 @@ class Model(BaseModel):
         """Which of the three groups of views a discriminator sees next."""
         return int(torch.randint(3, ()))
 
-    def _judged(self, net_d: str, views: list[Tensor], real: bool, generator: bool = False) -> Tensor:
-        return adversarial_views(self.D[net_d], views, real, self.settings["gan_mode"], generator=generator)
-
     def _some_views(self, volume: Tensor) -> list[Tensor]:
         return isoref_views(volume, self.draw_view_group(), self.settings["adv_planes"])
 
@@ -144,13 +141,13 @@ class Model(BaseModel):
         """Each pair of views before the discriminator of its plane."""
         views = six_views(volume, self.settings["adv_planes"])
         pairs = {"net_dzy": views[:2], "net_dzx": views[2:4], "net_d": views[4:]}
-        return torch.stack([self._judged(name, pair, real, generator) for name, pair in pairs.items()]).mean()
+        return torch.stack([self.judged(name, pair, real, generator) for name, pair in pairs.items()]).mean()
 
     def generator_losses(self, out: Restored) -> Terms:
         """What the generators descend, unweighted."""
         terms = {}
         if self.wants("views"):
-            terms["views"] = self._judged("net_d", self._some_views(out.volume), True, generator=True)
+            terms["views"] = self.judged("net_d", self._some_views(out.volume), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = self._projected_l1(out)
         if self.teacher is not None:
@@ -180,8 +177,8 @@ class Model(BaseModel):
         """Slices of the original are real; views of the restored volume and of the cycle's result are fake."""
         terms = {}
         if self.wants("views_fake"):
-            terms["views_fake"] = self._judged("net_d", self._some_views(out.volume), False)
-            terms["views_real"] = self._judged("net_d", [to_slices(out.original)], True)
+            terms["views_fake"] = self.judged("net_d", self._some_views(out.volume), False)
+            terms["views_real"] = self.judged("net_d", [to_slices(out.original)], True)
         if out.back is not None:
             terms["back_fake"] = self._all_views(out.back, False)
             terms["back_real"] = self._all_views(out.original, True)

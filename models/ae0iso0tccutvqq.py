@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ldm.bottleneck import Code
-from ldm.linear import LinearDecoder, LinearEncoder, blocks_of, start_linearly
+from models.linear_start import FIRST_BLOCKS, begin_linearly
 from models.slice2volume import Generated, SliceToVolume
 from taming.codebook import CodebookLife
-from taming.quantize import FiniteScalarQuantizer, build_quantizer, to_vectors
-from utils.axes import channels_first
-from utils.errors import UserError
-from utils.ranks import gathered, of_first
-
-FIRST_BLOCKS = 25_600  # of pixels, all ranks together, that a linear start is computed from at least
-GRID_REACH = 0.6  # a standard deviation of a component before the tanh of finite scalar quantisation: of 0.4 to 1 the best start
+from taming.quantize import build_quantizer, to_vectors
 
 
 class Model(SliceToVolume):
@@ -50,40 +44,10 @@ class Model(SliceToVolume):
         count = self.revival.vectors_needed
         if self.settings["autoencoder"]["start"] == "linear":
             count = max(count, FIRST_BLOCKS)
-            self._start_linearly(count)
+            begin_linearly(self, count)
         if self.revival.from_data:
             vectors = self.first_rows(count, lambda slices: to_vectors(self.encode(slices)[0].moments))
             self.revival.initialise(self.G["quantize"], vectors, self._generator())
-
-    def _start_linearly(self, count: int) -> None:
-        """Principal components of the first blocks of all ranks; the 1x1 convolutions pass them on as they are.
-
-        Raises:
-            UserError: the data have fewer different blocks than the codebook codes.
-        """
-        encoder, decoder = self.G["encoder"], self.G["decoder"]
-        assert isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)
-        blocks = gathered(self.first_rows(count, lambda slices: blocks_of(slices, encoder.stride)))
-        codes, different = self.settings["autoencoder"]["n_embed"], len(blocks.unique(dim=0))
-        if different < codes:
-            raise UserError(
-                f"the training data have {different} different blocks of {encoder.stride}x{encoder.stride} pixels, fewer than "
-                f"n_embed={codes} codes; lower n_embed, or train on more data"
-            )
-        start_linearly(encoder, decoder, blocks)
-        if isinstance(quantizer := self.G["quantize"], FiniteScalarQuantizer):
-            vectors = self.first_rows(count, lambda slices: to_vectors(self.encode(slices)[0].moments))
-            self._fit_to_grid(quantizer, gathered(vectors))
-
-    @torch.no_grad()
-    def _fit_to_grid(self, quantizer: FiniteScalarQuantizer, components: Tensor) -> None:
-        """Has the 1x1 convolutions spread principal components (M, d) over a grid, and bring its values back best."""
-        into = GRID_REACH / components.std(dim=0).clamp_min(1e-6)
-        grid = channels_first((components * into)[:, None, None])
-        codes = to_vectors(quantizer(grid).latent)
-        back = (components * codes).sum(dim=0) / codes.square().sum(dim=0).clamp_min(1e-6)  # least squares
-        for layer, scale in ((self.G["quant_conv"], into), (self.G["post_quant_conv"], back)):
-            layer.weight.copy_(of_first(torch.diag(scale))[..., None, None])
 
     def after_batch(self, out: Generated, stepped: bool) -> dict[str, Tensor | float]:
         """Watches how the codebook is used and revives codes that no slice has chosen for long."""

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from models.schedules import apply_now, build_scheduler, carried_over
+from networks.losses import adversarial_views
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -169,6 +170,10 @@ class BaseModel(pl.LightningModule):
     def weigh(self, terms: Terms) -> Tensor:
         """The sum of terms, each with its weight."""
         return torch.stack([self.loss_weights[name] * value.float() for name, value in terms.items()]).sum()
+
+    def judged(self, net_d: str, planes: list[Tensor], real: bool, generator: bool = False) -> Tensor:
+        """What a discriminator of planes makes of them (networks.losses.adversarial_views)."""
+        return adversarial_views(self.D[net_d], planes, real, self.settings["gan_mode"], generator=generator)
 
     def _log(self, values: Mapping[str, Tensor | float]) -> None:
         if values:

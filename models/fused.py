@@ -24,7 +24,7 @@ from models.base import Terms
 from models.lateral import WHOLE, Parts
 from models.teacher import Teacher, needs_teacher
 from networks.fuser import VolumeFuser
-from networks.losses import adversarial_views, gradient_ratio
+from networks.losses import gradient_ratio
 from networks.patchgan import PatchDiscriminator
 from networks.sides import mean_of_sides
 from networks.turned import acquired_error, turned_sections
@@ -124,7 +124,7 @@ class Model(lateral.Model):
         """Mean absolute error on the slices acquired; the six views, where they are judged."""
         terms = {"lateral": acquired_error(out.turned, out.acquired, self.sections)}
         if out.volume is not None:
-            terms["views"] = self._judged(six_views(out.volume, self.settings["adv_planes"]), True, generator=True)
+            terms["views"] = self.judged("net_d", six_views(out.volume, self.settings["adv_planes"]), True, generator=True)
         return terms
 
     def discriminator_losses(self, out: Fused) -> Terms:
@@ -132,12 +132,9 @@ class Model(lateral.Model):
         if out.volume is None:
             return {}
         return {
-            "views_fake": self._judged(six_views(out.volume, self.settings["adv_planes"]), False),
-            "views_real": self._judged([to_slices(out.acquired)], True),
+            "views_fake": self.judged("net_d", six_views(out.volume, self.settings["adv_planes"]), False),
+            "views_real": self.judged("net_d", [to_slices(out.acquired)], True),
         }
-
-    def _judged(self, planes: list[Tensor], real: bool, generator: bool = False) -> Tensor:
-        return adversarial_views(self.D["net_d"], planes, real, self.settings["gan_mode"], generator=generator)
 
     def validation_metrics(self, out: Fused) -> dict[str, Tensor]:
         """L1 on the slices acquired, what both views alone have, and sharpness along X, restored, relative to Y and Z."""

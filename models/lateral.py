@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import BaseModel, Terms
+from networks.losses import psnr
 from networks.noise import Noise, measured_noise
 from networks.plane_restorer import PlaneRestorer
 from networks.sections import Sections, profile_of
@@ -130,8 +131,8 @@ class Model(BaseModel):
         interpolated = self.sections.interpolated(out.sections)
         return {
             "lateral": F.l1_loss(out.planes, out.truth),
-            "lateral_psnr": _psnr(out.planes, out.truth),
-            "interpolation_psnr": _psnr(interpolated, out.truth),
+            "lateral_psnr": psnr(out.planes, out.truth),
+            "interpolation_psnr": psnr(interpolated, out.truth),
         }
 
     # In use ----------------------------------------------------------------------------------------------------------
@@ -187,7 +188,3 @@ class Model(BaseModel):
             volume = self.volume(batch)[:1]
             restored = self.restore(to_slices(volume), 1)
             return {"input (interpolated)": resample_z(volume, restored.shape[-1])[0], "isotropic output": restored[0]}
-
-
-def _psnr(made: Tensor, truth: Tensor) -> Tensor:
-    return -10 * torch.log10(F.mse_loss(made, truth) / 4)

@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.geometry import Geometry
 
 OPERATORS = {"dsp": "pick", "mean": "mean"}  # what a slice is of its planes, as l1how and as axial_sampling say it
+PROJECTIONS = {sampling: how for how, sampling in OPERATORS.items()}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Sampling:
                 f"{wanted_by} needs whole sections, but cropz={settings['cropz']}, dsp={settings['dsp']}, usp={usp:g} leave "
                 "parts of them; use a usp of 1 or more and a cropz that dsp divides"
             )
-        own = {sampling: how for how, sampling in OPERATORS.items()}.get(settings.get("axial_sampling", ""))
+        own = PROJECTIONS.get(settings.get("axial_sampling", ""))
         of_slice = geometry.plane_of_slice(0, "mean" if settings["models"] == "IsoREF" else own or settings["l1how"])
         return cls(geometry.factor * usp, usp, of_slice + geometry.factor * (usp - 1) / 2)
 

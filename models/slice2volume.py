@@ -26,7 +26,7 @@ from models.CUT import PatchContrast
 from models.teacher import Teacher
 from models.turned import TruthIn3d
 from networks.generators import NO_MARGINS, Margins, VolumeDecoder, begin_at_zero, trim
-from networks.losses import adversarial, adversarial_views, gradient_ratio, hinge_discriminator, ms_ssim_loss
+from networks.losses import adversarial, gradient_ratio, hinge_discriminator, ms_ssim_loss, psnr
 from networks.patchgan import PatchDiscriminator
 from networks.views import (
     between_slices,
@@ -277,7 +277,7 @@ class SliceToVolume(BaseModel):
         """What the generator side descends, unweighted."""
         s, terms = self.settings, {}
         if self.wants("views"):
-            terms["views"] = self._judged(six_views(out.volume, s["adv_planes"]), True, generator=True)
+            terms["views"] = self.judged("net_d", six_views(out.volume, s["adv_planes"]), True, generator=True)
         if self.wants("projection"):
             terms["projection"] = F.l1_loss(
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
@@ -293,9 +293,6 @@ class SliceToVolume(BaseModel):
         if self.wants("nce"):
             terms["nce"] = self.contrast(out)
         return terms
-
-    def _judged(self, planes: list[Tensor], real: bool, generator: bool = False) -> Tensor:
-        return adversarial_views(self.D["net_d"], planes, real, self.settings["gan_mode"], generator=generator)
 
     def structure(self, out: Generated) -> Tensor:
         """1 - MS-SSIM (Wang et al. 2003) of ZY planes with those of the volume interpolated along Z."""
@@ -337,8 +334,8 @@ class SliceToVolume(BaseModel):
         """Real are only the slices of the target; the six views of the volume are fake."""
         terms = {}
         if self.wants("views_fake"):
-            terms["views_fake"] = self._judged(six_views(out.volume, self.settings["adv_planes"]), False)
-            terms["views_real"] = self._judged([to_slices(out.target)], True)
+            terms["views_fake"] = self.judged("net_d", six_views(out.volume, self.settings["adv_planes"]), False)
+            terms["views_real"] = self.judged("net_d", [to_slices(out.target)], True)
         if self._slice_discriminator_acts():
             net = self.D["discriminator"]
             terms["slice_disc"] = hinge_discriminator(net(to_slices(out.original)[:, :1]), net(out.recon))
@@ -349,7 +346,7 @@ class SliceToVolume(BaseModel):
         slices = to_slices(out.original)[:, :1]
         metrics = {
             "recon": F.l1_loss(out.recon, slices),
-            "recon_psnr": -10 * torch.log10(F.mse_loss(out.recon, slices) / 4),
+            "recon_psnr": psnr(out.recon, slices),
         }
         if "net_g" not in self.G:
             return metrics

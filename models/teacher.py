@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
-from models.sampling import OPERATORS, Sampling, shifted
+from models.sampling import OPERATORS, PROJECTIONS, Sampling, shifted
 from networks.sections import Sections
 from networks.views import X_AXIS, Y_AXIS, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
 from utils.errors import UserError
@@ -171,10 +171,9 @@ def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: 
         )
     operator = OPERATORS.get(settings["l1how"])
     if operator != sections.sampling:
-        l1how = next(how for how, sampling in OPERATORS.items() if sampling == sections.sampling)
         raise UserError(
             f"{where} takes a section for the {sections.sampling} of its planes (axial_sampling), this training by "
-            f"l1how={settings['l1how']} for another; give --l1how {l1how}"
+            f"l1how={settings['l1how']} for another; give --l1how {PROJECTIONS[sections.sampling]}"
             + (f", or a teacher trained with --axial_sampling {operator}" if operator else "")
         )
     if stored["input_nc"] != settings["output_nc"]:

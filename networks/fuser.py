@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from networks.plane_restorer import ResidualBlock
 from networks.sections import Sections
 from networks.sides import REACH, mean_of_sides
 from networks.views import fold_pixels, unfold_pixels
-
-
-class ResidualBlock3d(nn.Module):
-    """Two convolutions beside an identity, nothing normalised: (B, width, X, Y, Z) → the same shape."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv3d(width, width, 3, padding=1)
-        self.second = nn.Conv3d(width, width, 3, padding=1)
-        nn.init.normal_(self.second.weight, std=0.1 / math.sqrt(27 * width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The input plus what was found."""
-        return x + self.second(functional.silu(self.first(x)))
 
 
 class VolumeFuser(nn.Module):
@@ -47,7 +32,7 @@ class VolumeFuser(nn.Module):
         super().__init__()
         self.sections, self.blocks = sections, blocks
         self.enter = nn.Conv3d(3 * channels * self.SIDE**2 + 1, width, 3, padding=1)
-        self.body = nn.Sequential(*(ResidualBlock3d(width) for _ in range(blocks)))
+        self.body = nn.Sequential(*(ResidualBlock(width, nn.Conv3d) for _ in range(blocks)))
         self.spread = nn.Conv3d(width, self.HEAD * self.SIDE**2, 3, padding=1)
         self.last = nn.Conv3d(self.HEAD, channels, 3, padding=1)
         for parameter in self.last.parameters():

@@ -121,6 +121,11 @@ def gradient_ratio(volume: Tensor) -> Tensor:
     return (z / ((x + y) / 2).clamp_min(1e-12)).sqrt()
 
 
+def psnr(made: Tensor, truth: Tensor) -> Tensor:
+    """In dB; the peak is 2, the range of [-1, 1]."""
+    return -10 * torch.log10(functional.mse_loss(made, truth) / 4)
+
+
 def full_precision(values: Tensor) -> Tensor:
     """Half-precision values as float32, others as they are: means and differences of losses need more than 8 bits."""
     return values if values.dtype == torch.float64 else values.float()

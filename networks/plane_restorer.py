@@ -12,13 +12,16 @@ from networks.views import spread_pixels
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside an identity (Lim et al. 2017, without normalisation): (N, width, H, W) → the same shape."""
+    """Two convolutions beside an identity (Lim et al. 2017, without normalisation): (N, width, H, W) → the same shape.
 
-    def __init__(self, width: int) -> None:
+    With ``convolution`` nn.Conv3d of volumes, (N, width, X, Y, Z).
+    """
+
+    def __init__(self, width: int, convolution: type[nn.Conv2d] | type[nn.Conv3d] = nn.Conv2d) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.normal_(self.second.weight, std=0.1 / math.sqrt(9 * width))
+        self.first = convolution(width, width, 3, padding=1)
+        self.second = convolution(width, width, 3, padding=1)
+        nn.init.normal_(self.second.weight, std=0.1 / math.sqrt(self.second.weight[0].numel()))
 
     def forward(self, x: Tensor) -> Tensor:
         """The input plus what was found."""

@@ -1,6 +1,8 @@
 """A tiny experiment that trains in a second: two small volumes, narrow networks."""
 
 import json
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import tifffile
 
 import train
+from training.callbacks import RunKeeper
 from utils.runs import RunFolder
 
 TINY_AUTOENCODER = """
@@ -78,6 +81,18 @@ class Workspace:
 
     def run(self, prj):
         return RunFolder(self.root / "logs" / "tiny" / prj)
+
+
+def signalled(monkeypatch, batch, epoch=None, number=signal.SIGTERM):
+    """Trainings of this process get a signal at the end of a batch (of an epoch), until the patch is undone."""
+    original = RunKeeper.on_train_batch_end
+
+    def interrupted(self, trainer, model, outputs, data, batch_idx):
+        if batch_idx == batch and epoch in (None, trainer.current_epoch):
+            os.kill(os.getpid(), number)
+        original(self, trainer, model, outputs, data, batch_idx)
+
+    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
 
 
 def write_volume(path, seed, shape=(12, 48, 40), dtype=np.uint16):

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from workspace import TINY_AUTOENCODER, Workspace, write_volume
 from inference import Engine, Run
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
+from tests.workspace import signalled
 from training.callbacks import RunKeeper
 from utils.errors import UserError
 
@@ -72,14 +71,7 @@ def trained(ready, workspace):
 def test_a_stop_within_an_epoch_leaves_finished_epochs_alone(workspace, monkeypatch):
     run = workspace.train("one", "--epoch_save", 1, "--n_epochs", 2)
     before = files(run)
-    original = RunKeeper.on_train_batch_end
-
-    def interrupted(self, trainer, model, outputs, data, batch_idx):
-        if batch_idx == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, model, outputs, data, batch_idx)
-
-    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
+    signalled(monkeypatch, 1)
     workspace.train("one", "--resume", "--n_epochs", 3)
     after = files(run)
     assert {name: after[name] for name in before if name.endswith(".pth")} == {n: b for n, b in before.items() if n.endswith("h")}

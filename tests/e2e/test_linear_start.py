@@ -18,6 +18,7 @@ import evaluate
 import infer
 import models.ae0iso0tccutvqq as vq
 from inference import Options, Run, decode, encode, enhance
+from models import linear_start
 from models.base import BaseModel
 from taming.codebook import kmeans
 from utils.boxes import whole_box
@@ -48,8 +49,8 @@ def untrained(monkeypatch):
     """A training that stays where it starts; what it was started from."""
     seen = []
     monkeypatch.setattr(BaseModel, "training_step", lambda self, batch, number: None)
-    start = vq.start_linearly
-    monkeypatch.setattr(vq, "start_linearly", lambda *given: seen.append(given[-1]) or start(*given))
+    start = linear_start.start_linearly
+    monkeypatch.setattr(linear_start, "start_linearly", lambda *given: seen.append(given[-1]) or start(*given))
     return seen
 
 

@@ -17,6 +17,7 @@ from inference import decode, encode, enhance
 from models.base import BaseModel
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
+from tests.workspace import signalled
 from training.callbacks import RunKeeper
 from utils.errors import UserError
 from utils.runs import RunFolder
@@ -124,16 +125,9 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, w
     """SIGTERM in the second epoch: what was trained is saved, nothing is trained twice."""
     options = ("--workers", workers, "--n_epochs", 3, "--ema", 0.9)
     whole = workspace.train("whole", *options)
-    original = RunKeeper.on_train_batch_end
-
-    def interrupted(self, trainer, model, outputs, data, batch_idx):
-        if trainer.current_epoch == 1 and batch_idx == batch:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, model, outputs, data, batch_idx)
-
-    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
-    broken = workspace.train("broken", *options)
-    monkeypatch.setattr(RunKeeper, "on_train_batch_end", original)
+    with monkeypatch.context() as patch:
+        signalled(patch, batch, epoch=1)
+        broken = workspace.train("broken", *options)
     assert broken.epochs() == [1] and broken.last.is_file()
     workspace.train("broken", "--resume")
     stopped = 6 + batch + 1
@@ -147,14 +141,7 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, w
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_who_started_a_training_learns_from_its_code_that_it_was_stopped(workspace, monkeypatch, number, code):
     """By Ctrl-C, or by a scheduler that wants its place: a script must not go on as if it were trained."""
-    original = RunKeeper.on_train_batch_end
-
-    def interrupted(self, trainer, model, outputs, data, batch_idx):
-        if batch_idx == 1:
-            os.kill(os.getpid(), number)
-        original(self, trainer, model, outputs, data, batch_idx)
-
-    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
+    signalled(monkeypatch, 1, number=number)
     assert train.main(workspace.arguments("stopped")) == code
     monkeypatch.undo()
     assert train.main(workspace.arguments("stopped", "--resume")) == 0

@@ -1,8 +1,5 @@
 """Every model and mode through train.main: exact resume, components that reload, two processes that agree (on CPU, tiny)."""
 
-import os
-import signal
-
 import pytest
 import torch
 
@@ -10,8 +7,7 @@ from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
 from tests.e2e.test_ddp import TWO, states
 from tests.e2e.test_training import same
-from tests.workspace import VARIANTS
-from training.callbacks import RunKeeper
+from tests.workspace import VARIANTS, signalled
 
 HEAVY = {"translation", "kl_z", "isoref_nocyc", "ssim"}  # ssim needs crops > 96; the others differ little from their neighbours
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in VARIANTS]
@@ -36,14 +32,7 @@ def test_resume_is_bit_identical_and_components_reload(workspace, monkeypatch, n
     whole = workspace.train("whole", *options)
     epoch = workspace.train("epoch", *options, "--n_epochs", 1)
     workspace.train("epoch", "--resume", "--n_epochs", 2)
-    original = RunKeeper.on_train_batch_end
-
-    def interrupted(self, trainer, model, outputs, data, batch_idx):
-        if batch_idx == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, model, outputs, data, batch_idx)
-
-    monkeypatch.setattr(RunKeeper, "on_train_batch_end", interrupted)
+    signalled(monkeypatch, 0)
     middle = workspace.train("middle", *options)
     monkeypatch.undo()
     assert not component_weights(middle, 1)

@@ -1,0 +1,48 @@
+"""The first state of a linear autoencoder (ldm.linear) and of what lies around its codebook, from the first training data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.linear import LinearDecoder, LinearEncoder, blocks_of, start_linearly
+from models.slice2volume import SliceToVolume
+from taming.quantize import FiniteScalarQuantizer, to_vectors
+from utils.axes import channels_first
+from utils.errors import UserError
+from utils.ranks import gathered, of_first
+
+FIRST_BLOCKS = 25_600  # of pixels, all ranks together, that a linear start is computed from at least
+GRID_REACH = 0.6  # a standard deviation of a component before the tanh of finite scalar quantisation: of 0.4 to 1 the best start
+
+
+def begin_linearly(model: SliceToVolume, count: int) -> None:
+    """Principal components of the first blocks of all ranks; the 1x1 convolutions pass them on as they are.
+
+    Raises:
+        UserError: the data have fewer different blocks than the codebook codes.
+    """
+    encoder, decoder = model.G["encoder"], model.G["decoder"]
+    assert isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)
+    blocks = gathered(model.first_rows(count, lambda slices: blocks_of(slices, encoder.stride)))
+    codes, different = model.settings["autoencoder"]["n_embed"], len(blocks.unique(dim=0))
+    if different < codes:
+        raise UserError(
+            f"the training data have {different} different blocks of {encoder.stride}x{encoder.stride} pixels, fewer than "
+            f"n_embed={codes} codes; lower n_embed, or train on more data"
+        )
+    start_linearly(encoder, decoder, blocks)
+    if isinstance(model.G["quantize"], FiniteScalarQuantizer):
+        vectors = model.first_rows(count, lambda slices: to_vectors(model.encode(slices)[0].moments))
+        _fit_to_grid(model, gathered(vectors))
+
+
+@torch.no_grad()
+def _fit_to_grid(model: SliceToVolume, components: Tensor) -> None:
+    """Has the 1x1 convolutions spread principal components (M, d) over a grid, and bring its values back best."""
+    into = GRID_REACH / components.std(dim=0).clamp_min(1e-6)
+    grid = channels_first((components * into)[:, None, None])
+    codes = to_vectors(model.G["quantize"](grid).latent)
+    back = (components * codes).sum(dim=0) / codes.square().sum(dim=0).clamp_min(1e-6)  # least squares
+    for layer, scale in ((model.G["quant_conv"], into), (model.G["post_quant_conv"], back)):
+        layer.weight.copy_(of_first(torch.diag(scale))[..., None, None])

@@ -1,4 +1,4 @@
-"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | info``."""
+"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ EPILOG = """examples:
   infer.py encode  --run RUN --input scan.ome.zarr --output scan.codes.zarr
   infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
   infer.py info    scan.codes.zarr
+  infer.py export  scan.codes.zarr --output scan_with_decoder     (decode --input scan_with_decoder needs nothing else)
 several GPUs or machines share one volume; each process takes whole shards, and the result is the same:
   torchrun --nproc_per_node 8 -- infer.py enhance --run RUN ...
   torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 -- infer.py enhance --run RUN ...
@@ -36,10 +37,17 @@ def build_parser() -> Parser:
     decode = _command(commands, "decode", "codes to volume")
     info = _command(commands, "info", "what is in a run, a volume or a code store")
     info.add_argument("path", type=Path)
+    about = "a code store with what decodes it, or a run, as one folder that needs nothing else and holds no pickle"
+    add = _command(commands, "export", about).add_argument
+    add("path", type=Path, help="a code store, or a training's folder")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="what decode, enhance --run and train.py --init then take")
+    add("--run", type=Path, help="the run that made the codes; by default the folder that they name")
+    add("--epoch", type=int, metavar="N", help="completed epochs of the weights; by default the store's, or the latest")
     for command in (enhance, encode):
         _add_input(command)
     add = decode.add_argument
-    add("--codes", type=Path, required=True, metavar="X.codes.zarr", help="what encode wrote")
+    text = "what encode wrote, or export"
+    add("--codes", "--input", type=Path, required=True, metavar="X.codes.zarr", help=text)
     add("--run", type=Path, help="the run that made the codes; by default the folder that they name")
     text = "raw: the slices as the 2-D decoder has them"
     add("--grid", choices=("isotropic", "raw"), default="isotropic", help=text)
@@ -116,8 +124,11 @@ def main(arguments: Sequence[str]) -> None:
         for line in describe(given.path):
             logging.info(line)
         return
-    from inference import Engine, Options, Output, Processes
+    from inference import Engine, Options, Output, Processes, export
 
+    if given.command == "export":
+        export(given.path, given.output, run=given.run, epoch=given.epoch)
+        return
     options = Options(**chosen(given, Options))
     processes = Processes.from_environment()
     try:

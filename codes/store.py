@@ -36,6 +36,7 @@ from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
 from utils.intensity import Intensity
 from utils.recent import Recent
+from utils.runs import CODES
 from volumes.block_array import BlockArray, plain_zstd
 from volumes.ome_zarr import image_metadata
 from volumes.target import WORK, Target
@@ -95,12 +96,12 @@ class CodeStore:
 
     @classmethod
     def open(cls, path: Path | str) -> CodeStore:
-        """A finished store.
+        """A finished store, also one in an exported folder.
 
         Raises:
             UserError: there is none, it is unfinished, or of a newer version.
         """
-        folder = Path(path)
+        folder = inside if (inside := Path(path, CODES)).is_dir() else Path(path)
         if folder.name.endswith(PARTIAL):
             raise UserError(f"{folder} is not finished; run the encode command again, it continues")
         attributes = stored_attributes(folder)

@@ -18,10 +18,12 @@ The path of one volume through ``infer.py enhance``::
       trust.py        what speaks for the result: seams, consistency with the input, a picture
 
 ``encode`` stops after encoding.py and writes a store (the room codes), from which ``decode`` goes on at decoding.py; info is
-info.py, and operating_points.py decodes a store at every rate that it allows.
+info.py, and operating_points.py decodes a store at every rate that it allows. ``export`` (exporting.py, with its page,
+card.py) makes of a store or a run one folder that needs nothing else.
 """
 
 from inference.api import decode, encode, enhance
+from inference.exporting import export
 from inference.outputs import Output, inputs_and_outputs, refuse_inputs
 from inference.run import Run
 from inference.source import Options
@@ -37,6 +39,7 @@ __all__ = [
     "decode",
     "encode",
     "enhance",
+    "export",
     "inputs_and_outputs",
     "refuse_inputs",
 ]

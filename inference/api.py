@@ -231,7 +231,7 @@ def decode(
     """What codes stand for; other arguments as of :func:`enhance`.
 
     Args:
-        codes: a store.
+        codes: a store, or a folder that it was exported to.
         run: the run that made it; by default the folder that the store names.
         grid: ``isotropic``, the volume; ``raw``, the encoded slices as the 2-D decoder gives them back.
         levels: of a residual codebook, only so many, from the first; all by default.
@@ -244,17 +244,7 @@ def decode(
     store = codes if isinstance(codes, CodeStore) else CodeStore.open(codes)
     about, raw, options, output = store.about, grid == "raw", options or Options(), _output(output)
     store = store if levels is None else store.first_levels(levels)
-    if run is None:
-        run = Path(about["run_path"])
-        epoch = about["epoch"] if epoch is None else epoch
-        if not run.is_dir():
-            raise UserError(f"{store.path} was made by {run}, which is not there; name the run with --run")
-    run = _loaded(run, epoch, engine)
-    if about["weights"] != run.weight_hash:
-        raise UserError(
-            f"{store.path} was encoded with other weights ({about['run']}, {about['weights'][:12]}…) than {run.name} "
-            f"({run.weight_hash[:12]}…); name the right run and epoch with --run and --epoch"
-        )
+    run = Run.of_store(store, run, epoch, engine)
     dtype = checked_dtype(options.dtype or about["output_dtype"])
     if raw and run.channels > 1:
         log.info("the raw grid of a two-channel run shows channel 0")

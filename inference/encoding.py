@@ -36,6 +36,7 @@ class SliceEncoder(Tiled[Window, Packed]):
     """
 
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
+        run.require_encoder()
         super().__init__(run, source, batch, skip_empty=skip_empty)
         self.source, self.inner, self.intensities = source, source.inner, source.intensities
         side = run.stride

@@ -11,9 +11,10 @@ import numpy as np
 from codes.store import KEY, CodeStore, stored_attributes
 from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
+from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
 from utils.machine import Engine
-from utils.runs import RunFolder
+from utils.runs import CODES, RunFolder
 from volumes.open import open_volume
 
 
@@ -27,6 +28,11 @@ def describe(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: no such file or folder")
     if (path / "0.json").is_file():
         yield from _run(path)
+        if (path / SUMS).is_file():
+            check_checksums(path)  # codes, too
+            yield "an exported folder; every file is as it was written"
+        if (path / CODES).is_dir():
+            yield from _store(CodeStore.open(path))
     elif (path / "zarr.json").is_file() and KEY in stored_attributes(path):
         yield from _store(CodeStore.open(path))
     else:
@@ -49,8 +55,10 @@ def _run(path: Path) -> Iterator[str]:
             bits = levels * math.log2(codes)
             side = run.stride
             yield f"{codes} codes in {levels} level(s): {bits:g} bit per {side}x{side} pixels, {bits / side**2:.4g} bit per pixel"
-        halo, seen = (run.model.slice_halo(part) for part in ("encoder", "decoder"))
-        if halo is None:
+        halo, seen = (run.model.slice_halo(part) if part in run.model.G else (0, 0) for part in ("encoder", "decoder"))
+        if "encoder" not in run.model.G:
+            yield "what decodes its codes alone, no encoder"
+        elif halo is None:
             yield "codes depend on the tile: training crops with a quarter overlap, core codes"
         else:
             yield f"codes are local: tiles with a halo of {halo[0]} pixels before and {halo[1]} after are exact"

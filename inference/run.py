@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from codes.store import CodeStore
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
@@ -27,6 +28,7 @@ class Run:
 
     Attributes:
         path: the run's folder.
+        name: dataset/prj@epoch, for messages and metadata; where it was exported, of the training it is from.
         epoch: completed epochs of the weights.
         ema: whether they are averaged weights.
         settings: of the training, complete.
@@ -38,6 +40,7 @@ class Run:
     """
 
     path: Path
+    name: str
     epoch: int
     ema: bool
     settings: Mapping[str, Any]
@@ -52,8 +55,11 @@ class Run:
         object.__setattr__(self, "centre", self.geometry.plane_of_slice(0, how))
 
     @classmethod
-    def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None) -> Run:
-        """The run of a folder; the latest epoch by default, averaged weights where there are any.
+    def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None, *, as_trained: bool = False) -> Run:
+        """The run of a folder, also of an exported one; the latest epoch by default, averaged weights where there are any.
+
+        Args:
+            as_trained: leave the networks as they were trained, instead of preparing them for speed.
 
         Raises:
             UserError: not a run, no such epoch, or a component is missing or does not fit.
@@ -63,22 +69,50 @@ class Run:
             raise UserError(f"{path} is not a training's folder: there is no such folder")
         settings = folder.stored_settings(MODEL_OPTIONS)
         engine = engine or Engine.choose()
+        exported = folder.exported()
         model = build_model(settings, for_training=False)
+        for part in model.G.keys() - exported.get("components", model.G.keys()):
+            del model.G[part]
         epoch = load_components(model, folder, epoch, ema=True)
-        digest = weight_hash(model)
-        make_fast(model).to(engine.device)
+        digest = exported.get("weights") or weight_hash(model)
+        (model if as_trained else make_fast(model)).to(engine.device)
         if engine.compile and "net_g" in model.G:
             model.G["net_g"].compile()
         record = read_mapping(folder.dataset_record, "record of the training data") if folder.dataset_record.is_file() else None
         if record is not None and not {"nm", "directions"} <= record.keys():
             raise UserError(f"{folder.dataset_record} does not say how the training normalised; copy the run again")
-        ema = any(folder.component(name, epoch, ema=True).is_file() for name in model.G)
-        return cls(folder.path, epoch, ema, settings, record, model, engine, digest)
+        ema = exported.get("ema", any(folder.component(name, epoch, ema=True).is_file() for name in model.G))
+        where = folder.path.resolve()
+        name = exported.get("run", f"{where.parent.name}/{where.name}@{epoch}{' (EMA)' if ema else ''}")
+        return cls(folder.path, name, epoch, ema, settings, record, model, engine, digest)
 
-    @property
-    def name(self) -> str:
-        """dataset/prj@epoch, for messages and metadata."""
-        return f"{self.path.resolve().parent.name}/{self.path.resolve().name}@{self.epoch}{' (EMA)' if self.ema else ''}"
+    @classmethod
+    def of_store(
+        cls,
+        store: CodeStore,
+        run: Run | Path | str | None = None,
+        epoch: int | None = None,
+        engine: Engine | None = None,
+        **how: bool,
+    ) -> Run:
+        """The run that made a store: by default the folder and epoch that it names; other arguments as of :meth:`load`.
+
+        Raises:
+            UserError: it is not there, or its weights are not those that made the codes.
+        """
+        about = store.about
+        if run is None:
+            run = made_by = (store.path / about["run_path"]).resolve()  # of an exported store the folder around it
+            epoch = about["epoch"] if epoch is None else epoch
+            if not made_by.is_dir():
+                raise UserError(f"{store.path} was made by {run}, which is not there; name the run with --run")
+        run = run if isinstance(run, Run) else cls.load(run, epoch, engine, **how)
+        if about["weights"] != run.weight_hash:
+            raise UserError(
+                f"{store.path} was encoded with other weights ({about['run']}, {about['weights'][:12]}…) than {run.name} "
+                f"({run.weight_hash[:12]}…); name the right run and epoch with --run and --epoch"
+            )
+        return run
 
     @property
     def geometry(self) -> Geometry:
@@ -88,7 +122,15 @@ class Run:
     @property
     def restores(self) -> bool:
         """IsoREF, lateral and fused: volume to volume, no codes."""
-        return "encoder" not in self.model.G
+        return "decoder" not in self.model.G
+
+    def require_encoder(self) -> None:
+        """Refuses, as a UserError, what reads a volume of a run that was exported with its codes, to decode them."""
+        if "encoder" not in self.model.G and not self.restores:
+            raise UserError(
+                f"{self.path} holds what decodes its codes and no encoder; export the run itself for more: "
+                "infer.py export RUN --output FOLDER"
+            )
 
     def require_volume_decoder(self) -> None:
         """Refuses, as a UserError, what needs an isotropic volume of a run that has been trained without one."""

@@ -6,10 +6,13 @@ import importlib
 import logging
 import pickle
 from collections.abc import Container, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
@@ -80,11 +83,7 @@ def load_components(
             continue
         if not path.is_file():
             raise UserError(f"{path} is missing; this run cannot supply the component {name!r}")
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            reason = "these are no weights" if isinstance(error, pickle.UnpicklingError) else error  # torch's words are dangerous
-            raise UserError(f"{path} cannot be read ({reason}); it is damaged: copy it again or name another epoch") from error
+        state = _read(path)
         try:
             component.load_state_dict(state)
         except (RuntimeError, TypeError) as error:
@@ -98,6 +97,17 @@ def load_components(
         if bad is not None:
             raise UserError(f"{path}: {bad} is NaN or infinite; copy the file again or name another epoch")
     return chosen
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tensors of a component file by name; nothing in it is executed."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = "these are no weights" if isinstance(error, pickle.UnpicklingError) else error  # torch's words are dangerous
+        raise UserError(f"{path} cannot be read ({reason}); it is damaged: copy it again or name another epoch") from error
 
 
 def make_fast(model: BaseModel) -> BaseModel:

@@ -77,10 +77,12 @@ class SliceToVolume(BaseModel):
     Attributes:
         adds: the volume decoder adds to the slices that the 2-D decoder gives, interpolated.
         from_encoder: the volume branches off inside the encoder: features of it enter the volume decoder directly.
+        decoding: the components of ``G`` that go from codes to slices and volume.
         code_term: name of the bottleneck's own loss term, and of its weight in the autoencoder's settings.
     """
 
     from_encoder = False
+    decoding = ("quantize", "post_quant_conv", "decoder", "net_g")
     code_term: tuple[str, str]
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:

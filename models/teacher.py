@@ -20,10 +20,10 @@ from models.options import MODEL_OPTIONS
 from models.sampling import OPERATORS, PROJECTIONS, Sampling, shifted
 from networks.sections import Sections
 from networks.views import X_AXIS, Y_AXIS, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
+from utils.checksums import sha256
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
-from utils.manifest import sha256
 from utils.runs import RunFolder
 
 _TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks")  # by the fused model

@@ -6,19 +6,22 @@
      "last": [of last.ckpt, of the one before it]}                 # [] before the first; absent in an imported run
 
 A set of component files that is not listed is not there. Of a folder without manifest, which an older version made, all counts.
+Component files of an exported run (inference/exporting.py) end in .safetensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from utils.checksums import sha256
 from utils.errors import UserError
 from utils.files import read_mapping, write_json
+
+WEIGHTS = (".pth", ".safetensors")  # endings of component files
 
 
 class Manifest:
@@ -44,18 +47,22 @@ class Manifest:
         """Begins the manifest of a training; what an older version left is taken in as it is."""
         if self.path.exists():
             return
-        sets = {epoch: self.folder.glob(f"*_model_epoch_{epoch}.pth") for epoch in self.epochs()}
+        sets = {epoch: self.set_of(epoch) for epoch in self.epochs()}
         last = [sha256(self.last)] if self.last.is_file() else []
         write_json(self.path, {"epochs": {str(epoch): _hashes(files) for epoch, files in sets.items()}, "last": last})
 
     def epochs(self) -> list[int]:
         """Completed-epoch numbers whose component files are a set of which anything is left, ascending."""
-        names = {path.name for path in self.folder.glob("*_model_epoch_*.pth")}
+        names = {path.name for path in self.set_of("*")}
         found = self.read()
         if found is not None:
             return sorted(int(epoch) for epoch, files in found["epochs"].items() if names & files.keys())
         matches = (re.fullmatch(r"(?:net_g|encoder)_model_epoch_(\d+)\.pth", name) for name in names)
         return sorted({int(match.group(1)) for match in matches if match})
+
+    def set_of(self, epoch: int | str) -> list[Path]:
+        """The component files of an epoch that are there; of all for ``*``."""
+        return [path for ending in WEIGHTS for path in self.folder.glob(f"*_model_epoch_{epoch}{ending}")]
 
     def trained(self) -> bool:
         """Whether there is a training to go on with, or weights that nothing else can make again.
@@ -79,7 +86,7 @@ class Manifest:
         if files is None:
             return
         remedy = "copy the epoch's files again, or name another epoch"
-        for path in sorted({*self.folder.glob(f"*_model_epoch_{epoch}.pth"), *(self.folder / name for name in files)}):
+        for path in sorted({*self.set_of(epoch), *(self.folder / name for name in files)}):
             if not path.is_file():
                 part = path.name.partition("_model_epoch_")[0]
                 raise UserError(f"{path} is missing; this run cannot supply the component {part!r}: {remedy}")
@@ -111,12 +118,6 @@ class Manifest:
             f"nothing to resume: {'; '.join(problems[1:])}. Copy them again, or start anew with --overwrite, which renames "
             "this folder; --init takes the weights of an epoch"
         )
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hashes(files: Iterable[Path]) -> dict[str, str]:

@@ -9,7 +9,8 @@
         <model>.py             the source of the model as it was (never imported back)
         logs/                  TensorBoard
         pictures/              PNG
-        checkpoints/           <component>_model_epoch_N.pth, last.ckpt, last.previous.ckpt, best.ckpt, manifest.json
+        checkpoints/           <component>_model_epoch_N.pth, last.ckpt, last.previous.ckpt, best.ckpt, manifest.json;
+                               of an exported run (inference/exporting.py) <component>_model_epoch_N.safetensors and manifest.json
         run.lock               host, process and start of the training that uses the folder
 """
 
@@ -28,10 +29,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
+from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
-from utils.files import ran_at, write_json, writing
-from utils.manifest import Manifest
+from utils.files import ran_at, read_mapping, write_json, writing
+from utils.manifest import WEIGHTS, Manifest
 from utils.settings.reading import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
+
+EXPORT, EXPORT_VERSION = "export.json", 1  # what an exported folder says of the run that it was
+CODES = "codes.zarr"  # a code store inside such a folder
 
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
@@ -57,7 +62,28 @@ class RunFolder:
 
     def component(self, name: str, epoch: int, ema: bool = False) -> Path:
         """Checkpoint of one component after `epoch` completed epochs."""
-        return self.checkpoints / f"{name}{'_ema' if ema else ''}_model_epoch_{epoch}.pth"
+        path = self.checkpoints / f"{name}{'_ema' if ema else ''}_model_epoch_{epoch}{WEIGHTS[0]}"
+        return path if not (exported := path.with_suffix(WEIGHTS[1])).is_file() else exported
+
+    def exported(self) -> dict[str, Any]:
+        """What an exported folder says of the run that it was, once its files are found whole (codes are, as they are read).
+
+        Nothing for another folder.
+
+        Raises:
+            UserError: a file is missing or damaged, or the folder is of a newer version.
+        """
+        path = self.path / EXPORT
+        if not (path.is_file() or (self.path / SUMS).is_file()):
+            return {}
+        check_checksums(self.path, without=f"{CODES}/*/c/*")
+        about = read_mapping(path, "description of an exported run")
+        if about.get("version") != EXPORT_VERSION:
+            raise UserError(f"{path} is of version {about.get('version')}, this program reads {EXPORT_VERSION}; update it")
+        kinds = {"run": str, "ema": bool, "weights": str, "components": list}
+        if wrong := [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]:
+            raise UserError(f"{path} does not say {', '.join(wrong)} as an export does; copy the folder again")
+        return about
 
     def epochs(self) -> list[int]:
         """Completed-epoch numbers for which there are component checkpoints, ascending."""

@@ -11,8 +11,8 @@ from models.options import MODEL_OPTIONS
 from models.teacher import Teacher
 from networks.views import to_slices
 from tests.e2e.infer_runs import ROOT, make_run
+from utils.checksums import sha256
 from utils.errors import UserError
-from utils.manifest import sha256
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from utils.settings.reading import default_settings
 

@@ -1,0 +1,98 @@
+"""``infer.py export``: a code store, or a run, as one folder that needs nothing else and that no program has to unpickle.
+
+::
+
+    FOLDER/
+        README.md              what it is and how to read it
+        export.json            the run that it was, and which of its components are here
+        0.json, dataset.json   settings of the training; intensity transform of its data
+        checkpoints/           <component>_model_epoch_N.safetensors, manifest.json
+        codes.zarr/            the code store, where one was exported: a valid OME-Zarr group
+        SHA256SUMS             of all files, for ``sha256sum --check``
+
+It has the anatomy of a run's folder, so ``--run`` and ``--init`` take it, and ``decode`` takes it for the store inside. With a
+store come the components that decode it alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save
+
+from codes.store import KEY, UNIT, CodeStore
+from inference.card import card
+from inference.run import Run
+from utils.boxes import boxes
+from utils.checksums import write_checksums
+from utils.errors import UserError
+from utils.files import new_folder, refuse_overlap, write_json, write_text
+from utils.machine import Engine
+from utils.manifest import WEIGHTS
+from utils.runs import CODES, EXPORT, EXPORT_VERSION, RunFolder, program_version
+
+log = logging.getLogger("isoscope")
+
+
+def export(what: Path | str, output: Path | str, *, run: Path | str | None = None, epoch: int | None = None) -> Path:
+    """Makes the folder of a finished code store, with what decodes it, or of a run with all that applies it or trains on.
+
+    Averaged weights are taken where there are any; discriminators are left out.
+
+    Args:
+        what: a code store, or a training's folder.
+        output: the folder; it appears whole or not at all.
+        run: that made the store; by default the folder that the store names.
+        epoch: completed epochs of the weights; by default the store's, or the latest.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is something at that place; a store that is damaged, or not of that run; as of :meth:`Run.load`.
+    """
+    what, output = Path(what), Path(output)
+    if output.exists() or output.is_symlink():
+        raise UserError(f"{output} exists; an export never replaces anything, choose another name")
+    if not what.is_dir():
+        raise UserError(f"{what}: there is no such folder; export takes a code store or a training's folder")
+    store = None if (what / "0.json").is_file() and not (what / CODES).is_dir() else CodeStore.open(what)
+    refuse_overlap([output], [what])
+    engine = Engine.choose("cpu")
+    if store is None:
+        opened = Run.load(what, epoch, engine, as_trained=True)
+    else:
+        opened = Run.of_store(store, run, epoch, engine, as_trained=True)
+        for box in boxes(store.shape, UNIT):  # no damage gets a checksum
+            store.read(box)
+    with new_folder(output) as folder:
+        _write(folder, opened, store)
+    log.info("%s: exported %s; README.md says how to read it", output, opened.name if store is None else store.path)
+    return output
+
+
+def _write(folder: Path, run: Run, store: CodeStore | None) -> None:
+    """All files; of a run that was exported before, all that it still has."""
+    made, source = RunFolder(folder), RunFolder(run.path)
+    made.checkpoints.mkdir()
+    made.write_settings(dict(run.settings))
+    if source.dataset_record.is_file():
+        shutil.copyfile(source.dataset_record, made.dataset_record)
+    wanted = run.model.G.keys() if store is None else set(run.model.decoding) & run.model.G.keys()
+    for name in sorted(wanted):
+        state = {key: value.contiguous() for key, value in run.model.G[name].state_dict().items()}
+        made.component(name, run.epoch).with_suffix(WEIGHTS[1]).write_bytes(save(state))
+    made.manifest.add_set(run.epoch, made.manifest.set_of(run.epoch))
+    whose = {"run": run.name, "epoch": run.epoch, "ema": run.ema, "weights": run.weight_hash}
+    about = {"version": EXPORT_VERSION, **whose, "components": sorted(wanted), "isoscope_version": program_version()}
+    write_json(folder / EXPORT, about)
+    if store is not None:
+        shutil.copytree(store.path, folder / CODES)
+        group = json.loads((folder / CODES / "zarr.json").read_text(encoding="utf-8"))
+        group["attributes"][KEY]["run_path"] = ".."
+        write_json(folder / CODES / "zarr.json", group)
+    write_text(folder / "README.md", card(run, about, store))
+    write_checksums(folder)

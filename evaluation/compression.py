@@ -111,7 +111,7 @@ class RateDistortion:
     slices decoded by a codec, and one of the truth's region, which are read from their files once.
 
     Attributes:
-        points: what was measured so far, as compression.json holds it (evaluation.compression).
+        points: what was measured so far, as compression.json holds it (docs/metrics.md).
         notes: what a reader has to know about them.
         slices, isotropic: what distortions refer to; ``isotropic`` is None without a truth.
 
@@ -213,20 +213,7 @@ def _whole(number: float) -> float:
 
 
 def write_compression(measured: RateDistortion, facts: dict[str, Any], folder: Path) -> list[str]:
-    """Writes compression.json and compression.png into a folder; returns the sentences.
-
-    compression.json (schema ``isoscopexx.compression/1``; null stands for "not defined", "not reachable" or, for a PSNR, for
-    "identical"):
-        ``version``, ``run``, ``files`` (input, truth, store), ``slices`` (shape z y x, dtype), ``data_range`` (width that PSNR
-        and SSIM refer to, on the slices and on the isotropic grid), ``ssim_planes``, ``notes``, ``sentences``;
-        ``points``, a list with, for each:
-            ``codec``: ``codes``, ``jpeg2000``, ``jpegxl``, ``avif``, ``zstd``; ``none``: the slices as they are, interpolated;
-            ``stream``: ``store``, ``all`` (one stream for all slices), ``slice`` (one for each), ``lossless``;
-            ``levels`` (codes only): levels of the codebook that were decoded;
-            ``limit``: bits per pixel that the codec was held to; ``bytes`` on disc; ``bits_per_pixel`` of the slices;
-            ``slices``: ``psnr_db`` over all pixels, ``ssim`` (mean over XY planes of the central box);
-            ``isotropic``: by ``decoded`` (codes), ``linear`` and ``cubic`` (codec, then interpolation along z): ``psnr_db`` over
-            all voxels, ``ssim`` (mean over XZ and YZ planes of the central box).
+    """Writes compression.json (docs/metrics.md) and compression.png into a folder; returns the sentences.
 
     ``facts`` are the document's ``run`` and ``files``.
     """

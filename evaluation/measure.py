@@ -29,27 +29,16 @@ SCHEMA = "isoscopexx.evaluation/1"
 OUTPUTS = ("metrics.json", "report.html", "planes.png", "fsc.png", "spectra.png")
 
 
-def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Evaluate and write ``metrics.json``, ``report.html`` and the figures into a folder.
+def evaluate(
+    request: Request, output: Path, overwrite: bool = False, earlier: dict[Any, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Evaluate and write ``metrics.json`` (docs/metrics.md), ``report.html`` and the figures into a folder.
 
-    metrics.json (schema ``isoscopexx.evaluation/1``; null stands for "not defined" or, for a PSNR, for "identical"):
-        ``version``, ``title``, ``files`` (path, shape, dtype, voxel size, translation by role),
-        ``grid`` (shape, region and voxel size in µm of what was compared, z y x), ``alignment`` (how files were laid together),
-        ``data_range`` (low, high, width, rule), ``sampling`` (which metrics saw which voxels), ``notes``, ``verdict``;
-        ``volumes``: per name (reconstruction, nearest, linear, cubic, …, truth)
-            ``psnr_db``, ``rmse`` (grey values), ``nrmse`` (RMSE over the truth's standard deviation), ``pearson``: all voxels;
-            ``ssim`` (3d, xy, xz, yz), ``ms_ssim``, ``lpips`` (xy, xz, yz): mean over planes;
-            ``fsc`` (whole, z, y, x): ``cycles_per_voxel``, ``correlation``, ``coefficients`` per shell; ``at_0.5``,
-            ``at_0.333`` and ``at_0.143``: where the smoothed curve falls below it (ShellCurve.crossing), ``cycles_per_voxel``,
-            ``cycles_per_um``, ``period_voxels``, ``period_um`` (null: never), ``standard_error`` in cycles per voxel;
-            ``power`` (z, y, x): ``frequency`` in cycles per voxel, ``power``; ``power_over_truth`` (z, y, x) per octave;
-            ``gradient_ratio_z_xy``; ``axial_power_db`` per octave and ``anisotropy_db``, their mean size;
-            ``decorrelation`` (z, y, x): cut-off in the units of ``fsc``;
-            ``detail``, of a reconstruction without truth: ``profile_undone``, whether its run undid one along z; ``z``, ``y`` and
-            ``x`` with ``half_width`` in shortest voxel sides and ``lobe`` (detail_shape);
-            ``consistency``: ``pick``, ``average`` or ``between`` with ``rmse``, ``psnr_db``, ``data_range`` of that
-            PSNR (the grey values that the reconstruction's run knows, as infer.py's consistency has it; with --data-range,
-            or where no run is recorded, that of all), ``sections``, and ``profile_taps`` where the run's profile blurs it.
+    Args:
+        request: what is evaluated.
+        output: the folder.
+        overwrite: replace earlier results in it.
+        earlier: what was measured of interpolations before, for requests that differ in the reconstruction alone; it grows.
 
     Returns:
         What metrics.json holds, with NaN and infinity for null.
@@ -58,7 +47,7 @@ def evaluate(request: Request, output: Path, overwrite: bool = False) -> dict[st
         UserError: bad input, or results in that folder that are not to be overwritten.
     """
     with results(output, OUTPUTS, overwrite, (request.reconstruction, request.truth, request.input)) as folder:
-        document, comparison, boxes = numbers(request, folder)
+        document, comparison, boxes = numbers(request, folder, earlier)
         figures = draw_figures(comparison, document["volumes"], boxes, folder)
         write_json(folder / "metrics.json", plain(document))
         (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
@@ -87,7 +76,9 @@ def results(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterabl
             output.rmdir()
 
 
-def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison, dict[str, NDArray[np.float32]]]:
+def numbers(
+    request: Request, folder: Path, earlier: dict[Any, dict[str, Any]] | None = None
+) -> tuple[dict[str, Any], Comparison, dict[str, NDArray[np.float32]]]:
     """The document that evaluate() describes, and for figures the opened volumes and the central box of each of them.
 
     The folder, for temporary files, must outlive the comparison.
@@ -96,7 +87,12 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
         UserError: bad input: files that do not go together, NaN, infinite values, a volume that holds one value only.
     """
     comparison = open_comparison(request, folder)
-    box, swept = sweep(comparison, request.sample, folder)
+    places = {name: place for name, place in comparison.alignment.items() if name not in ("grid", "reconstruction")}
+    earlier = {} if earlier is None else earlier
+    alike = repr((comparison.region, comparison.voxel_um, comparison.dtype, comparison.taps, places))
+    interpolated = earlier.setdefault(alike, {})
+    box, swept = sweep(comparison, request.sample, folder, interpolated)
+    interpolated |= {name: volume for name, volume in swept.items() if name not in ("reconstruction", REFERENCE)}
     judged = swept.get(REFERENCE) or next(iter(swept.values()))
     scope = choose_range(request.data_range, comparison.dtype, judged.name, judged.moments.low, judged.moments.high)
     restored = comparison.candidates.get("reconstruction")
@@ -107,7 +103,11 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
     truth = Spectra(swept[REFERENCE].box, shells, comparison.voxel_um) if REFERENCE in swept else None
     network = None if truth is None else _perceptual_network(comparison.notes)
     volumes: dict[str, Any] = {}
+    measured = earlier.setdefault((alike, scope, known), {})
     for name, volume in tqdm(swept.items(), desc="similarity and spectra", leave=False):
+        if name in measured:
+            volumes[name] = measured[name]
+            continue
         own = truth if name == REFERENCE and truth is not None else Spectra(volume.box, shells, comparison.voxel_um)
         result = {"gradient_ratio_z_xy": volume.moments.gradient_ratio(comparison.spacing)} | own.numbers()
         if truth is not None and name != REFERENCE:
@@ -123,6 +123,7 @@ def numbers(request: Request, folder: Path) -> tuple[dict[str, Any], Comparison,
         if volume.consistency is not None:
             result["consistency"] = volume.consistency.result(known or scope.width)
         volumes[name] = result
+    measured |= {name: volumes[name] for name in interpolated}
     if any(value is None for result in volumes.values() for value in result.get("ms_ssim", {}).values()):
         comparison.notes.append(
             f"MS-SSIM was left out where planes have sides below {metrics.MS_SSIM_SIDE} voxels: its five scales do not fit."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class Swept:
     moments: Moments = field(default_factory=Moments)
 
 
-def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[str, Swept]]:
-    """Reads every file once, block by block.
+def sweep(comparison: Comparison, side: int, folder: Path, known: Mapping[str, Swept]) -> tuple[Box, dict[str, Swept]]:
+    """Reads every file once, block by block; of the volumes that are ``known`` already, nothing.
 
     Returns:
         The central box, of at most that side, whose values are kept in the folder; what is known of every volume, the truth last.
@@ -50,15 +50,16 @@ def sweep(comparison: Comparison, side: int, folder: Path) -> tuple[Box, dict[st
     box = central_box(comparison.region, side)
     swept: dict[str, Swept] = {}
     for name, candidate in (comparison.candidates | ({REFERENCE: comparison.truth} if comparison.truth else {})).items():
+        if name in known:
+            swept[name] = known[name]
+            continue
         central = np.asarray(np.memmap(folder / f"box_{len(swept)}", np.float32, "w+", shape=extent(box)))
-        known = (
-            None
-            if comparison.sections is None or name == REFERENCE
-            else Consistency(comparison.sections, comparison.region, comparison.taps)
-        )
-        swept[name] = Swept(name, candidate, central, known)
+        consistency = None
+        if comparison.sections is not None and name != REFERENCE:
+            consistency = Consistency(comparison.sections, comparison.region, comparison.taps)
+        swept[name] = Swept(name, candidate, central, consistency)
     behind = max([1, *(volume.consistency.reach for volume in swept.values() if volume.consistency)])
-    truth_first = sorted(swept.values(), key=lambda volume: volume.name != REFERENCE)
+    truth_first = sorted((v for v in swept.values() if v.name not in known), key=lambda volume: volume.name != REFERENCE)
     with tqdm(total=math.prod(extent(comparison.region)), unit="voxel", unit_scale=True, desc="all voxels", leave=False) as bar:
         for core, longer in blocks(comparison.region, behind=behind):
             truth = None

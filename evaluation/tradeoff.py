@@ -23,10 +23,7 @@ BANDS = ("1/16-1/8", "1/8-1/4")  # octaves along z, in cycles per voxel
 
 
 def compare(request: Request, restorations: Sequence[Path], output: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Evaluates every restoration into a folder of its own, and draws them as points of one curve.
-
-    tradeoff.json: ``fidelity`` and ``power`` say what the numbers are; ``points``: name, ``fidelity`` in dB and ``power`` per
-    octave along z, of the restorations in the order given, then of the interpolations.
+    """Evaluates every restoration into a folder of its own, and draws them as points of one curve (docs/metrics.md).
 
     Args:
         request: what they are compared with.
@@ -43,10 +40,10 @@ def compare(request: Request, restorations: Sequence[Path], output: Path, overwr
         )
     if request.truth is None and request.input is None:
         raise UserError("several reconstructions are compared with a truth or an input; name --truth T or --input I")
-    found = {}
+    found, earlier = {}, dict[Any, dict[str, Any]]()
     with results(output, OUTPUTS, overwrite, (*restorations, request.truth, request.input)) as folder:
         for name, path in zip(names, restorations, strict=True):
-            found[name] = evaluate(replace(request, reconstruction=path), output / name, overwrite)["volumes"]
+            found[name] = evaluate(replace(request, reconstruction=path), output / name, overwrite, earlier)["volumes"]
         document = summary(found)
         write_json(folder / OUTPUTS[0], document)
         draw(document, len(names)).savefig(folder / OUTPUTS[1])

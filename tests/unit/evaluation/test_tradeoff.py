@@ -8,6 +8,7 @@ from evaluate_files import refused, save, scene
 from scipy.ndimage import gaussian_filter1d
 
 import evaluate
+from evaluation import metrics
 from evaluation.report import unsupported
 
 
@@ -39,6 +40,17 @@ def test_the_curve_has_each_restoration_and_each_interpolation(volumes):
     assert points["smooth"]["fidelity"] == own["psnr_db"]
     assert points["smooth"]["power"]["1/16-1/8"] == own["power_over_truth"]["z"]["1/16-1/8"]
     assert (volumes / "out" / "tradeoff.png").stat().st_size > 10_000
+
+
+def test_interpolations_are_measured_once_and_equal_those_of_a_single_evaluation(volumes, monkeypatch):
+    measured, options = [], ("--truth", str(volumes / "truth.tif"), "--thin", "4")
+    ssim = metrics.ssim
+    monkeypatch.setattr(metrics, "ssim", lambda *given: measured.append(1) or ssim(*given))
+    compared(volumes, *options)
+    assert len(measured) == 2 + 3  # two restorations, three interpolations
+    evaluate.main(["--reconstruction", str(volumes / "textured.tif"), "--output", str(volumes / "alone"), *options])
+    together, alone = (json.loads((volumes / at / "metrics.json").read_text()) for at in ("out/textured", "alone"))
+    assert together == alone
 
 
 def test_without_a_truth_it_is_consistency_against_the_power_in_plane(volumes):

@@ -43,7 +43,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
-    from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary
+    from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary, with_restorer
     from utils.machine import keep_freed_memory
 
     first = rank_zero_only.rank == 0
@@ -58,6 +58,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     data = DataModule.from_settings(settings, experiment.data_root)
     data.check()
     record = data.train_set.intensity_record()
+    settings = with_restorer(settings, experiment.logs)
     model = model_to_train(settings, experiment.logs, record)
     with run.locked() if first else nullcontext(), explained(settings):
         if first:

@@ -83,7 +83,7 @@ class SliceField(TiledField[Array]):
 class IsotropicField(TiledField[tuple[Array, Array | None]]):
     """The volume decoder's output, from exact tiles: what the decoder makes of the whole stack at once.
 
-    A model that adds to interpolated slices has them from a :class:`SliceField` of the same codes.
+    A model that adds to a volume made of the slices has these from a :class:`SliceField` of the same codes.
 
     Beyond the first and last slice, and beyond the padded rows and columns, each layer sees its own zeros, as at the edge of a
     training crop; everywhere else a tile sees as many latents as reach into it. Tiles of a block that are alike share a pass.
@@ -118,7 +118,7 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         super().__init__(run, codes, dtype, batch, skip_empty=skip_empty)
         self.codes, self.seed = codes, seed
         as_they_are = Intensity((), ())  # values of the network
-        self.slices = SliceField(run, codes, np.dtype(np.float32), batch, [as_they_are]) if run.model.adds else None
+        self.slices = SliceField(run, codes, np.dtype(np.float32), batch, [as_they_are]) if run.model.baseline else None
         self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape
         self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
@@ -164,15 +164,20 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         return max(0, window.start // self.resizing - 1), min(count, -(-window.stop // self.resizing) + 1)
 
     def see(self, tile: Tile3, given: Packed) -> tuple[Array, Array | None] | None:
-        """The codes under a tile's window, and the slices under its core where the model adds to them."""
+        """The codes under a tile's window, and the slices that its baseline is made of."""
         if self.skip_empty and given.empty.all():
             return None
         return given.codes, None if self.slices is None else self.slices.render(self._beneath(tile))
 
     def _beneath(self, tile: Tile3) -> Box:
-        """The slices, rows and columns that are interpolated for a tile's core."""
-        planes, rows, columns = core_box(tile, self.scale)
-        return self.run.model.slices_under(range(planes.start, planes.stop), self.codes.shape[0]), rows, columns
+        """The slices, rows and columns that the baseline of a tile's core depends on."""
+        baseline, (planes, *pixels) = self.run.model.baseline, core_box(tile, self.scale)
+        sizes = (LATENT_STRIDE * size for size in self.codes.shape[1:])
+        wide = (
+            slice(max(0, side.start - baseline.reach), min(size, side.stop + baseline.reach))
+            for side, size in zip(pixels, sizes, strict=True)
+        )
+        return baseline.under(range(planes.start, planes.stop), self.codes.shape[0]), *wide  # type: ignore[return-value]
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[tuple[Array, Array | None]]) -> list[Array]:
         """The voxels of cores, (C, z, y, x) grey values."""
@@ -182,15 +187,17 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
             volumes = self.run.model.expand(stacks, (y, x, z))
         if self.slices is not None:
-            beneath = [self._interpolated(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)]
+            beneath = [self._baseline(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)]
             volumes = volumes + torch.cat(beneath)
         return self.arrays(to_file(volumes))
 
-    def _interpolated(self, tile: Tile3, slices: Any) -> Tensor:
+    def _baseline(self, tile: Tile3, slices: Any) -> Tensor:
         """What the model adds to in a tile's core, (1, C, y, x, z)."""
-        planes, first = core_box(tile, self.scale)[0], self._beneath(tile)[0].start
+        beneath, (planes, *pixels) = self._beneath(tile), core_box(tile, self.scale)
         values = to_memory(to_tensor(slices[None], self.run.engine.device))
-        return self.run.model.interpolated(values, range(planes.start, planes.stop), first, self.codes.shape[0])
+        parts = [(side.start - wide.start, side.stop - wide.start) for side, wide in zip(pixels, beneath[1:], strict=True)]
+        covered = range(planes.start, planes.stop)
+        return self.run.model.baseline(values, covered, beneath[0].start, self.codes.shape[0], parts)
 
     def _stack(self, tile: Tile3, codes: Array) -> Tensor:
         """What the generator reads of a tile, (1, d, y, x, z)."""

@@ -62,6 +62,7 @@ RECONSTRUCTION = (
     _loss("perceptual_weight", float, None, "weight of LPIPS; unset: the yaml's, else 1", ">=0"),
 )
 
+_FROM_TEACHER = _network("from_teacher", bool, False, "it adds to what the teacher's network makes of the slices of its codes")
 GUIDED = (
     _network("from_interpolation", bool, False, "the volume generator adds to interpolated slices, with which it then starts"),
     _loss("lblateral", float, 0.0, "weight of truth in 3-D: X or Y of the volume plays Z, judged on acquired slices", ">=0"),
@@ -89,7 +90,7 @@ def _with(options: tuple[Option, ...], **changes: dict[str, Any]) -> tuple[Optio
     return tuple(replace(own.get(name) or base[name], **changes.get(name, {})) for name in {**own, **changes})
 
 
-VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + GUIDED + CUT
+VQ = BRANCH + AUTOENCODER + NETWORKS + PROJECTION + RECONSTRUCTION + ADVERSARIAL + GUIDED + (_FROM_TEACHER,) + CUT
 KL = (
     *_with(VQ, ldmyaml={"default": "ldmaex2"}, lbNCE={"default": 1.0}),
     _network("hbranch", ("mid", "z"), None, "where the volume branches off: mid (encoder) or z (sample); unset: the yaml's"),

@@ -22,6 +22,7 @@ from ldm.bottleneck import Code
 from ldm.build import build_autoencoder, slice_halo
 from ldm.losses import RECONSTRUCTIONS, adaptive_weight
 from models.base import BaseModel, Terms
+from models.baseline import Baseline, InterpolatedSlices, RestoredSlices
 from models.CUT import PatchContrast
 from models.teacher import Teacher
 from models.turned import TruthIn3d
@@ -29,7 +30,6 @@ from networks.generators import NO_MARGINS, Margins, VolumeDecoder, begin_at_zer
 from networks.losses import adversarial, gradient_ratio, hinge_discriminator, ms_ssim_loss, psnr
 from networks.patchgan import PatchDiscriminator
 from networks.views import (
-    between_slices,
     pool_z,
     project,
     project_slices,
@@ -75,7 +75,7 @@ class SliceToVolume(BaseModel):
     """Encoder, bottleneck, two decoders and their losses. A variant supplies the bottleneck.
 
     Attributes:
-        adds: the volume decoder adds to the slices that the 2-D decoder gives, interpolated.
+        baseline: what the volume decoder adds to, made of the slices that the 2-D decoder gives; None: it adds to nothing.
         from_encoder: the volume branches off inside the encoder: features of it enter the volume decoder directly.
         decoding: the components of ``G`` that go from codes to slices and volume.
         code_term: name of the bottleneck's own loss term, and of its weight in the autoencoder's settings.
@@ -101,10 +101,16 @@ class SliceToVolume(BaseModel):
     def _build_generator(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
         self.G["encoder"], self.G["decoder"] = build_autoencoder(autoencoder, lifted=LATENT_STRIDE * s["ngf"])
         self.add_bottleneck(autoencoder)
-        self.adds = bool(s["from_interpolation"]) and reads_volume(s)
-        if reads_volume(s):
-            self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
-        if self.adds:
+        self.baseline: Baseline | None = None
+        if not reads_volume(s):
+            return
+        self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
+        if s["from_interpolation"]:
+            self.baseline = InterpolatedSlices(self.geometry, s["l1how"])
+        if s["from_teacher"]:
+            self.baseline = restored = RestoredSlices(s)
+            self.G["net_t"] = restored.network
+        if self.baseline:
             begin_at_zero(self.G["net_g"])
 
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
@@ -141,8 +147,10 @@ class SliceToVolume(BaseModel):
         """LPIPS and the teacher, where they have a weight; truth in 3-D has the operator of a teacher."""
         if self.wants("perceptual"):
             self.perceptual = PerceptualLoss()
-        if self.wants("teacher"):
+        if self.wants("teacher") or "net_t" in self.G:
             self.teacher = Teacher(self.settings["teacher"], self.settings)
+            if "net_t" in self.G:
+                self.G["net_t"].load_state_dict(self.teacher.network.restorer.state_dict())
         if self.wants("lateral"):
             self.turned = TruthIn3d(self.settings, self.teacher and self.teacher.sections)
 
@@ -200,35 +208,9 @@ class SliceToVolume(BaseModel):
         recon, volume = self.reconstruct(code.latent), to_volume(slices, batch)[..., :0]
         if "net_g" in self.G:
             volume = self.branch(code, features, batch)
-        if self.adds:
-            volume = volume + self.interpolated(to_volume(recon.detach(), batch), range(volume.shape[-1]))
+        if self.baseline:
+            volume = volume + self.baseline(to_volume(recon.detach(), batch), range(volume.shape[-1]))
         return code, features.pyramid, recon, volume
-
-    def interpolated(self, slices: Tensor, planes: range, first: int = 0, count: int | None = None) -> Tensor:
-        """Slices linearly interpolated along Z, each at the plane that ``l1how`` centres it on.
-
-        Args:
-            slices: those ``first`` and on, (B, C, X, Y, k); all that :meth:`slices_under` names.
-            planes: of the isotropic volume.
-            first: number of the first slice.
-            count: slices of the whole volume; None: ``first + k``.
-
-        Returns:
-            (B, C, X, Y, planes), float32.
-        """
-        places = self._slices_at(planes, count or first + slices.shape[-1])
-        return between_slices(slices.float(), places, first)
-
-    def slices_under(self, planes: range, count: int) -> slice:
-        """The slices, of so many, that :meth:`interpolated` reads for some planes."""
-        places = self._slices_at(planes, count)
-        return slice(int(places[0]), min(int(places[-1]) + 2, count))
-
-    def _slices_at(self, planes: range, count: int) -> Tensor:
-        """The slices (fractional) under planes; beyond the ends the last ones."""
-        places = torch.arange(planes.start, planes.stop, dtype=torch.float64)
-        middle = self.geometry.plane_of_slice(0, self.settings["l1how"])
-        return ((places - middle) / self.geometry.factor).clamp(0, count - 1)
 
     @torch.no_grad()
     def first_rows(self, count: int, rows: Callable[[Tensor], Tensor]) -> Tensor:
@@ -285,7 +267,8 @@ class SliceToVolume(BaseModel):
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
                 project_slices(out.target, self.geometry.skip, s["l1how"], s["slabtarget"]),
             )
-        if self.teacher is not None:
+        if self.wants("teacher"):
+            assert self.teacher is not None
             terms["teacher"] = self.teacher.error(out.volume, to_slices(out.target), s["teacher_planes"])
         if self.turned is not None:
             terms["lateral"] = self.turned.error(out.volume, out.original, lambda slices, batch: self._made(slices, batch)[-1])

@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from models.base import BaseModel
+from models.baseline import restorer_of
 from models.build import build_model, load_components
 from models.teacher import needs_teacher
 from training.callbacks import PictureWriter, Progress, RunKeeper
@@ -46,6 +47,16 @@ def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str,
     return model
 
 
+def with_restorer(settings: Mapping[str, Any], logs: Path) -> dict[str, Any]:
+    """Settings with ``restorer``, how the network of a lateral run is built, where the model takes one over (``from_teacher``).
+
+    It is kept with the run, which so can be used without its teacher.
+    """
+    if not settings.get("from_teacher") or settings.get("restorer"):
+        return dict(settings)
+    return {**settings, "restorer": restorer_of(folder_of_run("--teacher", settings["teacher"], logs))}
+
+
 def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     """Starts a training from another run's weights (``--init RUN[@EPOCH]``); its codebook is then left alone.
 
@@ -64,7 +75,7 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     folder = folder_of_run("--init", name, logs)
     model.weights_loaded = True
     # of what is lacking because that run's losses did not need it
-    lacking = {*model.D, "netF"} | ({"net_g"} if "encoder" in model.G else set())
+    lacking = {*model.D, "netF"} | ({"net_g", "net_t"} if "encoder" in model.G else set())
     how: dict[str, Any] = {"ema": bool(model.copies), "copies": model.copies, "dispensable": lacking}
     return load_components(model, RunFolder(folder), int(epoch) if epoch else None, **how)
 

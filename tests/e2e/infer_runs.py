@@ -36,11 +36,15 @@ def make_run(
             autoencoder["codebook"] |= dict(codebook)
         autoencoder = configure_autoencoder(autoencoder, settings)
     settings = {**settings, "autoencoder": autoencoder, "given": {}}
+    if settings.get("from_teacher"):
+        how = "pick" if settings["l1how"] == "dsp" else settings["l1how"]
+        planes = settings["cropsize"] // settings["cropz"]
+        settings["restorer"] = {"uprate": planes, "axial_sampling": how, "ngf": 8, "blocks": 1}
     run = RunFolder(Path(folder))
     run.prepare(resume=False, overwrite=False)
     run.write_settings(settings)
     torch.manual_seed(1)
-    built = build_model(settings)
+    built = build_model(settings, frozen=False)
     _lively(built)
     for name, part in built.components().items():
         torch.save(part.state_dict(), run.component(name, 3))
@@ -63,7 +67,7 @@ def _lively(model):
     for name in ("net_g", "net_t", "net_s"):
         if name in model.G and "last" in dict(model.G[name].named_children()):
             model.G[name].last.weight.normal_(0, 0.1)  # of an untrained lateral or fused model it is zero
-    if model.settings.get("from_interpolation"):
+    if model.settings.get("from_interpolation") or model.settings.get("from_teacher"):
         for parameter in model.G["net_g"].conv7_k.parameters():
             parameter.normal_(0, 0.1)  # zero at the start
         if "decoder" in model.G:

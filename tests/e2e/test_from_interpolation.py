@@ -1,4 +1,4 @@
-"""A volume generator that adds to interpolated slices: where a training starts, and that tiles, regions and stores agree."""
+"""A volume generator that adds to a volume made of the slices: where a training starts; tiles, regions and stores agree."""
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.runs import RunFolder
+from utils.settings.reading import default_settings
 from volumes.volume import ArrayVolume
 
 KINDS = {
@@ -26,12 +27,24 @@ KINDS = {
     "local features": {"model": "ae0iso0tccut", "hbranch": "mid", "network": {"norm": "none", "mid_attention": False}},
     "posterior means": {"model": "ae0iso0tccut", "hbranch": "z"},
 }
+FROM_TEACHER = {"from_interpolation": False, "from_teacher": True, "teacher": "RUN"}
+RESTORED = {
+    "restored codes": {"ldmyaml": "vqlocal", "l1how": "dsp", **FROM_TEACHER},
+    "restored features": {
+        "model": "ae0iso0tccut",
+        "hbranch": "mid",
+        "l1how": "mean",
+        "downbranch": 2,
+        "cropz": 8,
+        **FROM_TEACHER,
+    },
+}
 
 
 def kind_of_run(folder, name):
-    kind = {"model": "ae0iso0tccutvqq", "cropz": 4, "mc": False, **KINDS[name]}
+    kind = {"model": "ae0iso0tccutvqq", "cropz": 4, "mc": False, "from_interpolation": True, **(KINDS | RESTORED)[name]}
     size = kind["cropz"] * kind.get("usp", 1) / kind.get("dsp", 1) * 8 * kind.get("resizebranch", 1) / kind.get("downbranch", 1)
-    return make_run(folder / "D" / "P", from_interpolation=True, **kind, cropsize=int(size))
+    return make_run(folder / "D" / "P", **kind, cropsize=int(size))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -61,7 +74,26 @@ def test_isoref_starts_at_its_input(tmp_path):
     assert not torch.allclose(run.model.restore(seen, 1)[0, 0], seen[:, 0].movedim(0, -1), atol=0.05)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", RESTORED)
+def test_a_training_starts_at_what_the_lateral_network_makes_of_the_slices(tmp_path, name):
+    settings = RunFolder(kind_of_run(tmp_path, name)).stored_settings(MODEL_OPTIONS)
+    model = build_model(settings, frozen=False).eval()
+    torch.nn.init.normal_(model.G["net_t"].last.weight, std=0.1)
+    size, n = settings["cropsize"], settings["cropz"]
+    out = model.generate({"img": [torch.rand(2, 1, size, size, n) * 2 - 1]})
+    teacher = default_settings(MODEL_OPTIONS, "lateral", **settings["restorer"])
+    lateral = build_model(teacher, for_training=False)
+    lateral.G["net_g"].load_state_dict(model.G["net_t"].state_dict())
+    with torch.no_grad():
+        expected = lateral.restore(out.recon, 2)
+    assert (expected - lateral.sections.centre).std() > 0.02
+    torch.testing.assert_close(out.volume.detach(), expected)
+    out.volume.sum().backward()
+    assert all(p.grad is None for p in model.G["net_t"].parameters())
+    assert all(p.grad.any() for p in model.G["net_g"].conv7_k.parameters())
+
+
+@pytest.mark.parametrize("name", KINDS | RESTORED)
 def test_tiles_and_regions_are_the_whole(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
     volume = ArrayVolume(grey((11, 43, 37)))
@@ -72,7 +104,7 @@ def test_tiles_and_regions_are_the_whole(tmp_path, name):
     assert np.array_equal(part, enhance(run, volume, Options(tile=16, batch=2))[region])
 
 
-@pytest.mark.parametrize("name", ["local codes", "two planes of a slice", "interpolated slices"])
+@pytest.mark.parametrize("name", ["local codes", "two planes of a slice", "interpolated slices", "restored codes"])
 def test_the_volume_is_what_the_networks_make_of_it_at_once(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
     with Source(run, ArrayVolume(grey((8, 40, 48))), Options()) as source:
@@ -82,13 +114,13 @@ def test_the_volume_is_what_the_networks_make_of_it_at_once(tmp_path, name):
         codes = encoder.read((slice(0, encoder.shape[0]), slice(0, 5), slice(0, 6))).codes
         with torch.no_grad():
             latent = run.model.unpack(torch.from_numpy(codes.astype(np.int64)))
-            added = run.model.interpolated(run.model.slices(latent).movedim(0, -1)[None], range(field.shape[0]))
+            added = run.model.baseline(run.model.slices(latent).movedim(0, -1)[None], range(field.shape[0]))
             expected = run.model.lift(latent, 1) + added
         assert added.std() > 0.02 and (expected - added).std() > 0.02
         np.testing.assert_allclose(made, field.to_grey(expected[0]).movedim(-1, 1)[0], atol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["codes", "local codes", "posterior means"])
+@pytest.mark.parametrize("name", ["codes", "local codes", "posterior means", "restored codes"])
 def test_a_store_gives_the_same_volume(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
     volume = tmp_path / "in.tif"

@@ -124,16 +124,21 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
     newer = version > SETTINGS_VERSION
     remedy = f" (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else ""
     label = f"{path}{remedy}"
-    given, autoencoder = block.pop("given", {}), block.pop("autoencoder", None)
-    if not isinstance(given, dict):
-        raise UserError(f"{label}: given must be an object of keys and where they were given")
+    given, autoencoder, restorer = block.pop("given", {}), block.pop("autoencoder", None), block.pop("restorer", None)
+    for name, part in (("given", given), ("restorer", restorer or {})):
+        if not isinstance(part, dict):
+            raise UserError(f"{label}: {name} must be an object of keys and values")
     if "models" not in block:
         raise UserError(f"{path.parent} is not a training's folder: its settings ({path.name}) name no model")
     model, options, _ = model_options(models, block["models"], f"{label}: models")
     values = _checked_keys(block, options, label, ignored=() if newer else RETIRED)
     settings = {option.name: option.default for option in options} | values
     needed = {option.name for option in options if option.group in ("data", "geometry", "networks")} & ESTABLISHED
-    missing = sorted(needed - block.keys()) + (["autoencoder"] if "ldmyaml" in settings and autoencoder is None else [])
+    parts = {
+        "autoencoder": "ldmyaml" in settings and autoencoder is None,
+        "restorer": settings.get("from_teacher") and not restorer,
+    }
+    missing = sorted(needed - block.keys()) + [name for name, lacking in parts.items() if lacking]
     if missing:
         raise UserError(f"{label} does not say {', '.join(missing)}, which every run's settings do; copy the file again")
     if autoencoder is not None:
@@ -141,6 +146,10 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
         require_bottleneck(autoencoder, model, gaussian="hbranch" in settings, where=f"{label}: autoencoder.")
     if added := [f"{name} {as_text(value)}" for name, value in settings.items() if name not in block]:
         log.info("%s is of an older version; taken from today's defaults: %s", path, ", ".join(added))
+    if restorer is not None:
+        settings["restorer"] = _checked_keys(
+            restorer, model_options(models, "lateral", label)[1], f"{label}: restorer", ignored=()
+        )
     return {**settings, "autoencoder": autoencoder, "given": given}
 
 

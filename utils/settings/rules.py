@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,21 @@ def _check_folders(s: Settings) -> None:
             f"input_nc={s['input_nc']}, output_nc={s['output_nc']}: {reason} both must be {wanted}; "
             f"give --input_nc {wanted} --output_nc {wanted}" + (", or --tc" if s.get("tc") is False else "")
         )
-    if s.get("from_interpolation") and two_channels:
+    if adds := [name for name in ("from_interpolation", "from_teacher") if s.get(name)]:
+        _check_baseline(s, adds)
+
+
+def _check_baseline(s: Settings, adds: Sequence[str]) -> None:
+    """What the volume generator adds to."""
+    if len(adds) > 1:
+        raise UserError(f"{' and '.join(adds)} are two things for the volume generator to add to; leave one of them out")
+    if s.get("tc"):
         raise UserError(
-            "from_interpolation adds to the slices that the codes give back, which have only the first channel of tc; "
+            f"{adds[0]} adds to the slices that the codes give back, which have only the first channel of tc; "
             "leave one of both out"
         )
+    if adds == ["from_teacher"] and not s["teacher"]:
+        raise UserError("from_teacher takes the network of a lateral run, but none is named; give --teacher RUN")
 
 
 def _check_losses(s: Settings, geometry: Geometry) -> None:

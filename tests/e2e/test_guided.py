@@ -15,7 +15,6 @@ from volumes.open import open_volume
 
 SMALL = ("--cropsize", 40, "--ngf", 8)
 GUIDED = "--l1how dsp --downbranch 2 --cropz 8 --adv 0 --lbteach 3 --ema 0".split()
-ALL = ("--from_interpolation", "--lblateral", 0.5, "--teacher_planes", 4)
 
 
 @pytest.fixture
@@ -23,26 +22,36 @@ def teacher(workspace):
     return workspace.train("lateral", *LATERAL, "--crops_per_volume", 2, *SMALL)
 
 
-def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher):
-    whole = workspace.train("whole", *GUIDED, *ALL, "--teacher", "tiny/lateral")
+@pytest.mark.parametrize("baseline", ["--from_interpolation", "--from_teacher"])
+def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher, baseline):
+    options = (*GUIDED, baseline, "--lblateral", 0.5, "--teacher_planes", 4)
+    whole = workspace.train("whole", *options, "--teacher", "tiny/lateral")
     record = json.loads(whole.teacher_record.read_text())
     assert record["run"] == str(teacher.path) and record["weights"] == "net_g_ema_model_epoch_2.pth"
     named = teacher.manifest.read()["epochs"]["2"]
     assert record["sha256"] == named[record["weights"]]
     assert not any("teacher" in key for key in torch.load(whole.last, weights_only=True)["state_dict"])
-    workspace.train("broken", *GUIDED, *ALL, "--teacher", str(teacher.path), "--n_epochs", 1)
+    workspace.train("broken", *options, "--teacher", str(teacher.path), "--n_epochs", 1)
     broken = workspace.train("broken", "--resume", "--n_epochs", 2)
     assert same(*(weights_of(run, ("encoder", "decoder", "quantize", "net_g")) for run in (whole, broken)))
     logged = EventAccumulator(str(whole.logs)).Reload().Tags()["scalars"]
     assert {"g/teacher", "g/lateral"} <= set(logged)
-    plain = workspace.train("plain", *GUIDED, *ALL, "--lbteach", 0)
-    assert not plain.teacher_record.exists()
+    taken_over = ["--teacher", "tiny/lateral"] if baseline == "--from_teacher" else []
+    plain = workspace.train("plain", *options, "--lbteach", 0, *taken_over)
+    assert plain.teacher_record.exists() == (baseline == "--from_teacher")
     assert not same(weights_of(whole, ["net_g"]), weights_of(plain, ["net_g"]))
+    if baseline == "--from_teacher":
+        taken, theirs = (torch.load(path, weights_only=True) for path in (whole.component("net_t", 2), named_weights(teacher)))
+        assert all(torch.equal(taken[key], theirs[key]) for key in theirs)
     shutil.rmtree(teacher.path)
     volume = open_volume(workspace.data / "train" / "x3d0" / "a.tif")
     assert enhance(whole.path, volume).shape[0] == 4 * volume.shape[0]  # in use nobody asks for the teacher
     with pytest.raises(UserError, match="--teacher 'tiny/lateral': neither"):
         workspace.train("whole", "--resume", "--n_epochs", 3)
+
+
+def named_weights(teacher):
+    return teacher.component("net_g", 2, ema=True)
 
 
 def weights_of(run, parts):
@@ -63,6 +72,12 @@ def test_a_teacher_that_does_not_fit_stops_before_anything_is_made(workspace, te
         (["--teacher", "nobody"], "neither nobody nor"),
         (["--teacher", "tiny/lateral", "--nm", "01"], "nm=11, this training has 01"),
         (["--teacher", "tiny/lateral", "--l1how", "mean"], "axial_sampling"),
+        (["--from_teacher"], "none is named; give --teacher RUN"),
+        (
+            ["--from_teacher", "--from_interpolation", "--teacher", "tiny/lateral"],
+            "two things for the volume generator to add to",
+        ),
+        (["--from_teacher", "--teacher", "tiny/lateral", "--usp", 2, "--downbranch", 4], "set usp 1"),
     ]:
         with pytest.raises(UserError, match=rule):
             workspace.train("refused", *GUIDED, *options)

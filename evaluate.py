@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def build_compress_parser() -> Parser:
 
 def _add_common(places: Any, how: Any, planes: str) -> None:
     add = places.add_argument
+    text = "axis of the files along which --input is coarse; by default z, or what the reconstruction or the run's data record"
+    add_shared(places, "--thick", help=text)
     add("--input-position", choices=("pick", "average"), help="how the sections of --input relate to the planes")
     add("--factor", type=int, metavar="F", help="planes per section of --input, with --input-position")
     add("--region", metavar="z0:z1,y0:y1,x0:x1", help="evaluate this box of the truth only")
@@ -124,6 +127,7 @@ def compress(options: argparse.Namespace) -> None:
         run = Run.load(options.run, options.epoch, Engine.choose(options.device))
         applied = Options(**{**chosen(options, Options), "region": None})
         kept = KeptPlanes(run, options.input, applied, options.channel)
+        request = replace(request, thick=kept.source.thick)
         store = options.output / "codes.codes.zarr"
         measured = RateDistortion(kept, kept.first, kept.step, request, folder)
         how = {"isotropic": options.truth is not None, "overwrite": options.overwrite}

@@ -84,6 +84,7 @@ def _add_input(parser: Parser) -> None:
     add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
     add_shared(parser, "--normalise", "--dsp", "--ignore-voxels", "--force-range")
     add_shared(parser, "--voxel", dest="voxel_um")
+    add_shared(parser, "--thick")
     add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training import MODEL_OPTIONS
+from utils.axes import exchanged
 from utils.command_line import Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
 from utils.settings.reading import dataset_folder, read_settings
@@ -80,6 +81,8 @@ def _volume_options(parser: Parser) -> None:
     add("--direction", default="x3d0", metavar="NAMES", help="folder in train/ and val/; several joined by _ are cut identically")
     add_shared(parser, "--channel", nargs="+", help="channel of multi-channel files, one for all or one per direction")
     add_shared(parser, "--time", "--scene", "--voxel")
+    text = "the files' axis along which they are coarse, where that is not z; it becomes z, and patches are cut from that"
+    add_shared(parser, "--thick", default="z", help=text)
     add("--val", type=float, metavar="FRACTION", help="for validation; 0: none; default 0.1 where there is room")
     add("--link", action="store_true", help="use whole TIFF files where they are, by link; no value is changed")
     add("--overwrite", action="store_true", help="replace what an earlier call made of these directions")
@@ -117,17 +120,18 @@ def volumes(options: argparse.Namespace) -> None:
     from dataloader.preparation import Normalisation, Plan, prepare_volumes
     from dataloader.sources import open_sources
 
-    kind = options.normalise or ("00" if options.link else "11")
+    kind, voxel = options.normalise or ("00" if options.link else "11"), voxel_size(options.voxel)
     plan = Plan(
         dataset_folder(REPOSITORY, options.dataset, options.env, options.data_root),
         tuple(options.direction.split("_")),
         Lattice(tuple(options.patch), tuple(options.step), options.incomplete),
         Normalisation(kind, options.threshold, options.percentile, options.trd),
         fraction=options.val,
-        voxel_um=voxel_size(options.voxel),
+        voxel_um=voxel and exchanged(voxel, options.thick),
         **chosen(options, Plan),
     )
-    sources = open_sources(options.input, plan.directions, options.channel, options.time, options.scene, plan.voxel_um)
+    which = (options.channel, options.time, options.scene)
+    sources = open_sources(options.input, plan.directions, *which, plan.voxel_um, plan.thick)
     unneeded = ("command", "input", "env", "data_root", "debug", "overwrite")
     settings = {name: value for name, value in vars(options).items() if name not in unneeded}
     for line in prepare_volumes(plan, sources, settings):

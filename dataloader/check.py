@@ -15,6 +15,7 @@ import numpy as np
 
 from dataloader.axial_profile import AxialProfile, estimated_profile
 from dataloader.survey import Surveyed, evenly, write_sheets
+from dataloader.thick_axis import thick_axis
 from utils.errors import UserError
 from utils.files import write_json
 from utils.geometry import Geometry
@@ -30,6 +31,11 @@ BLURRED = 1.1  # axial over lateral resolution length from which there is someth
 TOLERANCE = 0.05  # deviation from cubic voxels that is worth an interpolation
 DARK = 0.25  # median within the range of grey values, below which bright structures lie on a dark background
 SKIP = 4  # slices per slab that training projects by default
+_THICK = (
+    "the thick axis is {axis}, not z: {reason}. A training takes z for it, so what would suit it cannot be told: make the "
+    "files again with prepare.py volumes --input … --thick {axis} (--overwrite), which exchanges {axis} and z, and check them; "
+    "infer.py enhance --thick {axis} does the same to its input, and gives its output the axes of the input"
+)
 _SIDES = (128, 96, 64, 32)  # multiples of the encoder's stride and of every factor
 
 
@@ -94,12 +100,16 @@ def report(
     if len(shown) < len(files):
         yield f"  and {len(files) - len(shown)} more files without faults"
     measured = summarised(files)
-    found = recommend(measured)
+    thick = thick_axis([file.volume.voxel_um for file in files], [file.along for file in files])
     yield _anisotropy_line(measured)
-    if "axial_sampling" not in settings:  # the lateral model has no such geometry
-        yield from _recommendation_lines(found, measured, settings)
-    profile = _profile(files, measured, settings)
-    yield from _profile_lines(profile, settings)
+    if thick:
+        found, profile = Recommendation({}, None, [_THICK.format(axis=thick[0], reason=thick[1])]), None
+        yield f"! {found.reasons[0]}"
+    else:
+        found, profile = recommend(measured), _profile(files, measured, settings)
+        if "axial_sampling" not in settings:  # the lateral model has no such geometry
+            yield from _recommendation_lines(found, measured, settings)
+        yield from _profile_lines(profile, settings)
     yield from needs
     for path in write_sheets(files, folder, settings["dataset"]):
         yield f"contact sheet: {path}"
@@ -107,6 +117,7 @@ def report(
         "problems": list(problems),
         "recommended": found.settings,
         "factor": found.factor,
+        "thick_axis": thick[0] if thick else "z",
         "reasons": found.reasons,
         "axial_profile": profile and profile.as_json(),
         "files": [file.as_json() for file in files],
@@ -244,7 +255,7 @@ def _blurred(data: Measured, sampling: float) -> Rule:
     reasons = [
         f"z is sampled like y and x but resolves {data.resolution:.3g} times less (blurred, or interpolated before): structure "
         f"ends at {data.axial_cutoff:.2g} cycles per plane, one resolution length is {length:.2g} voxels; dsp {factor} keeps "
-        "about one plane per length, and the output has the input's shape",
+        f"about one plane per length and leaves {factor - 1} of {factor} recorded planes out; the output has the input's shape",
         f"l1how mean: blur averages, so a plane holds the mean light of about one resolution length, which are the {factor} "
         "planes that it stands for (max bounds no dark voxel, and leaves dark spots)",
     ]
@@ -258,7 +269,7 @@ def _isotropic(data: Measured, sampling: float) -> Rule:
         else f"z resolves as well as y and x (ratio {data.resolution:.2g}), so there is nothing to restore"
     )
     thinned = "dsp 8 trains on every 8th plane, to compress or to simulate an anisotropic volume with known truth"
-    return 8, "dsp", 8, [f"{reason}; {thinned}"]
+    return 8, "dsp", 8, [f"{reason}; {thinned} (7 of every 8 recorded planes are left out)"]
 
 
 def _nearest(value: float) -> int:

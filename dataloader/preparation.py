@@ -53,6 +53,7 @@ class Plan:
         voxel_um: voxel size (z, y, x) in µm where a source states none.
         overwrite: replace directions that an earlier call has made.
         link: put whole TIFF files into the layout as they are: by symbolic link, else hard link, else copy.
+        thick: the files' axis that has become z in the volumes.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class Plan:
     voxel_um: Triple | None
     overwrite: bool
     link: bool
+    thick: str = "z"
 
     def __post_init__(self) -> None:
         names, wanted = self.directions, self.normalisation
@@ -72,6 +74,7 @@ class Plan:
             raise UserError(f"direction={'_'.join(names)} must be different folder names joined by single _, such as x3d0 or a_b")
         changes = {"patch": self.lattice.patch, "step": self.lattice.step, "min_mean": self.min_mean}
         changes |= {"threshold": wanted.threshold, "percentile": wanted.percentile, "normalise": wanted.kind}
+        changes |= {"thick": None if self.thick == "z" else self.thick}
         given = [f"--{name}" for name, value in changes.items() if value not in (None, (0, 0, 0), "00")]
         if self.link and given:
             raise UserError(f"--link uses the files as they are; leave out {', '.join(given)}, or --link")

@@ -15,7 +15,7 @@ from utils.boxes import Box, whole_box
 from utils.errors import UserError
 from utils.intensity import IntensityTransform
 from volumes.open import expand_inputs, open_volume, stem_of
-from volumes.volume import Triple, Volume
+from volumes.volume import Triple, Volume, seen_along
 
 
 @dataclass
@@ -37,6 +37,7 @@ def open_sources(
     time: int | None = None,
     scene: int | None = None,
     voxel_um: Triple | None = None,
+    thick: str = "z",
 ) -> list[Source]:
     """One source for the volumes in the same place of every direction.
 
@@ -45,7 +46,8 @@ def open_sources(
         directions: names of the directions.
         channels: per direction its channel, or one for all; None: the files have one.
         time, scene: of files that have several.
-        voxel_um: voxel size (z, y, x) in µm that a volume may not contradict.
+        voxel_um: voxel size (z, y, x) in µm that a volume may not contradict, of volumes as they are made.
+        thick: the files' axis that becomes z.
 
     Raises:
         UserError: groups, directions and channels do not fit each other, something cannot be opened, or numbers, shapes or voxel
@@ -70,7 +72,8 @@ def open_sources(
                 raise UserError(f"--input {text}: no file matches this pattern")
             paths += matches
         channel = channels[k % len(channels)] if channels else None
-        volumes.append([open_volume(path, channel=channel, time=time, scene=scene) for path in expand_inputs(paths)])
+        opened = [open_volume(path, channel=channel, time=time, scene=scene) for path in expand_inputs(paths)]
+        volumes.append([seen_along(volume, thick) for volume in opened])
     if len(set(map(len, volumes))) > 1:
         found = ", ".join(f"{len(group)} for {direction}" for direction, group in zip(directions, volumes, strict=True))
         raise UserError(f"every direction needs the same number of volumes, in the same order; found {found}")

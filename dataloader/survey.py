@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dataloader.axial_profile import SideSpectra, side_spectra
 from dataloader.dataset_folders import SPLITS, VAL, paired_names
+from dataloader.thick_axis import Spectra, spectra_along
 from utils.boxes import Box, extent, overlap, relative
 from utils.errors import UserError
 from utils.files import replaced
@@ -47,6 +48,7 @@ class Surveyed:
         looked_at: share of the file that was read.
         spectra: of the central box; None where it is too thin or constant.
         side: of its XZ, YZ and XY planes, likewise.
+        along: of such planes with each axis in the place of z, where voxel sizes do not say which is thick.
         planes: middle XY, XZ and YZ plane of the central box.
     """
 
@@ -62,6 +64,7 @@ class Surveyed:
     looked_at: float
     spectra: Anisotropy | None
     side: SideSpectra | None
+    along: Spectra
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @property
@@ -222,7 +225,8 @@ class _Watched(Volume):
             self.bad,
             self.seen / math.prod(self.shape),
             anisotropy(self.box) if sound else None,
-            side_spectra(self.box, uprate or 2 * z / (y + x)) if sound else None,
+            side_spectra(self.box, max(1.0, uprate or 2 * z / (y + x))) if sound else None,
+            spectra_along(self.box, self.volume.voxel_um) if sound else {},
             (self.box[depth // 2].copy(), self.box[:, height // 2].copy(), self.box[:, :, width // 2].copy()),
         )
 

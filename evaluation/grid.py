@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from evaluation.codecs import coded_sections
-from evaluation.record import Recorded
+from evaluation.record import Recorded, thick_axis
 from evaluation.sections import METHODS, Candidate, Degraded, Sections
+from utils.axes import exchanged
 from utils.boxes import Box, region_within
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.volume import Triple, Volume
+from volumes.volume import Triple, Volume, seen_along
 
 SIZE_TOLERANCE = 1e-3  # relative, of two voxel sizes that are taken to be equal
 PLACE_TOLERANCE = 0.05  # voxels, of an in-plane offset that is taken to be whole
@@ -34,6 +35,7 @@ class Request:
         reconstruction, truth, input: files; at least a reconstruction or a truth.
         degrade: (``pick`` or ``average``, factor): the input is simulated from the truth.
         input_position, factor: how the input's sections relate to the planes, where the files do not say.
+        thick: axis of the files that is z here (None: as the reconstruction records); region and voxel_um are of the files.
         region: box of the truth (without it of the reconstruction) to evaluate; None for all.
         voxel_um: voxel size (z, y, x) of truth and reconstruction where the files have none.
         channel: channel of multi-channel files.
@@ -49,6 +51,7 @@ class Request:
     degrade: tuple[str, int] | None = None
     input_position: str | None = None
     factor: int | None = None
+    thick: str | None = None
     region: Box | None = None
     voxel_um: Triple | None = None
     channel: int | None = None
@@ -100,15 +103,17 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     The folder, for temporary files, must outlive the comparison. Files, positions or options that do not go together are a
     UserError with the remedy.
     """
-    files = _opened(request)
+    files, thick = _opened(request)
     truth, restored, given = (files.get(name) for name in ("truth", "reconstruction", "input"))
     reference = truth or files["reconstruction"]
     placed = None if restored is None else place_reconstruction(restored, reference)
     known = None
     if given is not None:
         known = place_input(given, reference, request.input_position, request.factor, placed)
-    region = _compared(request.region, reference, placed)
+    region = _compared(request.region and exchanged(request.region, thick), reference, placed)
     found = Comparison(region, reference.voxel_um, reference.dtype)
+    if thick != "z":
+        found.notes.append(f"The thick axis of the files is {thick}: here it is called z, and z is called {thick}.")
     found.alignment["grid"] = f"voxels of {reference.path.name}"
     for name, file in files.items():
         about = {"path": str(file.path), "shape": list(file.shape), "dtype": str(file.dtype)}
@@ -153,8 +158,8 @@ def picked_of(factor: int, placed: Sections | None) -> int:
     return factor // 2
 
 
-def _opened(request: Request) -> dict[str, Volume]:
-    """The files by their role, once the request makes sense."""
+def _opened(request: Request) -> tuple[dict[str, Volume], str]:
+    """The files by their role, once the request makes sense, and which of their axes is z here."""
     if request.reconstruction is None and request.truth is None:
         raise UserError("nothing to evaluate: name --reconstruction R, or --truth T for the baselines alone")
     if request.degrade is not None and request.truth is None:
@@ -181,7 +186,8 @@ def _opened(request: Request) -> dict[str, Volume]:
             files[name].voxel_um = files[name].voxel_um or request.voxel_um
             if files[name].doubt and not request.voxel_um:
                 raise UserError(f"{path}: {files[name].doubt}, or give the voxel size with --voxel")
-    return files
+    thick = thick_axis(files, request.thick)
+    return {name: seen_along(file, thick) for name, file in files.items()}, thick
 
 
 def _compared(wanted: Box | None, reference: Volume, placed: Sections | None) -> Box:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evaluation.sections import Sections
+from utils.errors import UserError
 from utils.intensity import Intensity
 from volumes.volume import Triple, Volume, triple
 
@@ -68,6 +70,22 @@ class Recorded:
     def _on(self, placed: Sections, plane: float) -> float:
         """Coordinate of a plane of the input."""
         return _exact(placed.position((plane - self.origin[0]) / self.step[0]))
+
+
+def thick_axis(files: Mapping[str, Volume], stated: str | None) -> str:
+    """The files' axis that an evaluation takes for z: as stated, else as the reconstruction records it.
+
+    Raises:
+        UserError: the two differ.
+    """
+    restored = files.get("reconstruction")
+    known = {} if restored is None else restored.attributes
+    recorded = known.get("thick", "z") if "run" in known else None
+    if stated and recorded and stated != recorded:
+        raise UserError(
+            f"--thick {stated}: {files['reconstruction'].path} records {recorded} as its thick axis; leave --thick out"
+        )
+    return stated or recorded or "z"
 
 
 def grey_width(volume: Volume, channel: int) -> float | None:

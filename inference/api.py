@@ -27,7 +27,7 @@ from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
 from volumes.target_plan import refuse_existing
-from volumes.volume import Triple, triple
+from volumes.volume import Triple, seen_along, triple
 
 log = logging.getLogger("isoscope")
 
@@ -72,6 +72,7 @@ def enhance(
             "--invented writes what texture adds, which is nothing without --texture; give --texture 0.5, for example"
         )
     with _source(run, volume, options) as source:
+        options = options.seen_along(source.thick)
         job = enhance_job(run, source, options)
         if output is None:
             return compute(job, progress)
@@ -98,7 +99,7 @@ def enhance(
                 write(one, replace(output, path=path))
         if output.processes.rank:
             return None
-        made = [open_volume(output.path, channel=c) for c in range(job.field.channels)]
+        made = [seen_along(open_volume(output.path, channel=c), job.thick) for c in range(job.field.channels)]
         for path in records.keys() - jobs.keys() - finished:
             write_consistency(run, source, made, path, output.beside("consistency", ".json"), records[path])
         if output.preview and options.region is None:
@@ -113,7 +114,12 @@ def enhance_job(run: Run, source: Source, options: Options) -> Job:
     field = isotropic_field(run, source, options, source.dtype)
     record: dict[str, Any] = {"input": source.record(), "slices": source.places(), "normalisation": options.normalise}
     record |= {"grid": "isotropic"} | ({"texture": options.texture} if run.has_texture else {})
-    return _job(run, field, source.voxel_um, source.translation_um, record, options)
+    return _job(run, field, source.voxel_um, source.translation_um, record | _thick(source), options)
+
+
+def _thick(source: Source) -> dict[str, str]:
+    """What records the thick axis of the input, where that is not z."""
+    return {} if source.thick == "z" else {"thick": source.thick}
 
 
 def _job(
@@ -204,6 +210,7 @@ def encode(
             "lattice": encoder.lattice(),
             "run_path": str(run.path.resolve()),
             "input": source.record(),
+            **_thick(source),
         }
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
@@ -242,7 +249,8 @@ def decode(
         UserError: there is no such store or run, it has fewer levels, or the run's weights are not those of the codes.
     """
     store = codes if isinstance(codes, CodeStore) else CodeStore.open(codes)
-    about, raw, options, output = store.about, grid == "raw", options or Options(), _output(output)
+    about, raw, output = store.about, grid == "raw", _output(output)
+    options = (options or Options()).seen_along(about.get("thick", "z"))
     store = store if levels is None else store.first_levels(levels)
     run = Run.of_store(store, run, epoch, engine)
     dtype = checked_dtype(options.dtype or about["output_dtype"])
@@ -251,7 +259,7 @@ def decode(
     field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
-    record |= {"slices": about["slices"]} if "slices" in about else {}  # stores of older versions do not know
+    record |= {key: about[key] for key in ("slices", "thick") if key in about}  # stores of older versions do not know the first
     record |= {} if levels is None else {"levels": levels}
     job = _job(run, field, voxel, translation, record, options)
     if output is None:

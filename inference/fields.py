@@ -17,6 +17,7 @@ from inference.passes import Tiled, to_array
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Tile3, core_box, meet, window_box
+from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, extent, overlap, relative
 from utils.intensity import Intensity
 
@@ -78,6 +79,28 @@ class Field(ABC):
             limits = np.iinfo(self.dtype)
             grey = grey.round().clamp(float(limits.min), float(limits.max))
         return grey.to(getattr(torch, self.dtype.name))
+
+
+class TurnedField(Field):
+    """A field whose axis z has changed places with the thick axis of the file that it was made of."""
+
+    def __init__(self, field: Field, thick: str) -> None:
+        self.field, self._thick = field, thick
+        self.shape, self.block, self.unit = (exchanged(n, thick) for n in (field.shape, field.block, field.unit))
+        self.channels, self.intensities, self.dtype = field.channels, field.intensities, field.dtype
+
+    def lattice(self) -> dict[str, Any]:
+        """As the field has it."""
+        return self.field.lattice()
+
+    def prefetch(self, box: Box) -> None:
+        """Lets the field read ahead."""
+        self.field.prefetch(exchanged(box, self._thick))
+
+    def begin(self, box: Box) -> Part:
+        """The field's values, turned."""
+        begun = self.field.begin(exchanged(box, self._thick))
+        return lambda part: as_planes(begun(exchanged(part, self._thick)), SEEN_ALONG[self._thick])
 
 
 class TiledField(Tiled[Seen, Array], Field):

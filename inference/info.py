@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,13 @@ def _store(store: CodeStore) -> Iterator[str]:
     yield f"{store.shape[0]} slices of {store.shape[1]} x {store.shape[2]} codes: {kind}"
     yield f"made by {about['run']} in {about['run_path']}, weights {about['weights']}"
     yield f"slices: {_placement(about['slice_voxel_um'], about['slice_translation_um'])}; {about['factor']} planes each"
+    yield from _thick(about)
     yield from store.sizes()
+
+
+def _thick(about: Mapping[str, Any]) -> Iterator[str]:
+    if "thick" in about:
+        yield f"the input's thick axis is {about['thick']}: what is recorded of planes, rows and columns calls it z"
 
 
 def _placement(voxel_um: Sequence[float] | None, translation_um: Sequence[float] | None) -> str:
@@ -99,5 +106,6 @@ def _volume(path: Path) -> Iterator[str]:
     about = volume.attributes
     if "run" in about:
         yield f"made by {about['run']}, weights {about['weights']}, from {', '.join(about['input']['files'])}"
+        yield from _thick(about)
         yield from said_of_place(about)
         yield from said_of_seams(about["seams"] if "seams" in about else seam(volume, about))

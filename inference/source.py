@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.run import Run
+from utils.axes import SEEN_ALONG, exchanged
 from utils.boxes import Box, reflected, sample
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
@@ -23,7 +24,7 @@ from utils.intensity import Intensity, IntensityTransform
 from utils.recent import Recent
 from volumes.open import open_volume
 from volumes.statistics import Normalisation, looked_at, transform_of
-from volumes.volume import READABLE, ArrayVolume, Triple, Volume
+from volumes.volume import READABLE, ArrayVolume, Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
 
@@ -50,6 +51,8 @@ class Options:
         prepared: the input went through prepare.py like the training data.
         dsp: in place of the run's; 1: the input is thinned already.
         dtype: of the output; None: the input's.
+        thick: the input's axis along which it is coarse: z, y or x. None: as the training data were prepared, else z. Within the
+            run it is z; the output has the input's axes, and so have ``region`` and ``voxel_um``.
         voxel_um: of the input where the file has none.
         ignore_voxels: go on although voxel sizes of run and input differ.
         force_range: go on although the grey values are not those of the training.
@@ -61,13 +64,14 @@ class Options:
         texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
 
     Raises:
-        UserError: ``dsp`` or ``batch`` are no counts, ``tile`` is no multiple of 8, ``texture`` is no share.
+        UserError: ``thick`` is no axis, ``dsp`` or ``batch`` no counts, ``tile`` is no multiple of 8, ``texture`` is no share.
     """
 
     normalise: str = "run"
     prepared: bool = False
     dsp: int | None = None
     dtype: str | None = None
+    thick: str | None = None
     voxel_um: Triple | None = None
     ignore_voxels: bool = False
     force_range: bool = False
@@ -79,6 +83,8 @@ class Options:
     texture: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.thick not in (None, *SEEN_ALONG):
+            raise UserError(f"--thick {self.thick} is no axis; choose one of {', '.join(SEEN_ALONG)}")
         for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
             if count is not None and count < 1:
                 raise UserError(f"--{name} {count} must be at least 1")
@@ -86,6 +92,10 @@ class Options:
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
         if not 0 <= self.texture <= 1:
             raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (all that the adversary taught)")
+
+    def seen_along(self, thick: str) -> Options:
+        """The same with the region of an output whose thick axis is z."""
+        return replace(self, region=self.region and exchanged(self.region, thick))
 
 
 class Source(AbstractContextManager["Source"]):
@@ -102,7 +112,8 @@ class Source(AbstractContextManager["Source"]):
         options: what the user wants otherwise. For ``volume`` and ``percentile`` the volume is scanned here, and never again.
 
     Attributes:
-        volumes: one per channel, all of one shape.
+        thick: the axis of the given volume that is z here.
+        volumes: one per channel, all of one shape, seen so.
         intensities: one per channel.
         floors: (C, 1, 1) float32, what background is in the network's range.
         count: encoded slices, ceil(Z·usp/dsp).
@@ -123,7 +134,8 @@ class Source(AbstractContextManager["Source"]):
 
     def __init__(self, run: Run, given: Given, options: Options) -> None:
         settings = run.settings
-        self.volumes = _opened(run, given)
+        self.thick = _thick_axis(run, options)
+        self.volumes = tuple(seen_along(volume, self.thick) for volume in _opened(run, given))
         self.dsp, self.mean = options.dsp or settings["dsp"], settings["dsp_how"] == "mean"
         self.usp = Fraction(settings["usp"]).limit_denominator(_FINEST)
         depth, height, width = self.volumes[0].shape
@@ -177,12 +189,13 @@ class Source(AbstractContextManager["Source"]):
         self.voxel_um: Triple | None = None
         self.translation_um: Triple | None = None
         stated = {v.path: v.voxel_um for v in self.volumes if v.voxel_um is not None}
-        voxel = next(iter(stated.values()), options.voxel_um)
+        said = options.voxel_um and exchanged(options.voxel_um, self.thick)
+        voxel = next(iter(stated.values()), said)
         for volume in self.volumes:
             if volume.doubt and voxel is None:
                 raise UserError(f"{volume.path}: {volume.doubt}, or give the voxel size with --voxel Z,Y,X (µm)")
         for path, other in stated.items():
-            for reference, whose in ((voxel, "the other channel"), (options.voxel_um, "--voxel")):
+            for reference, whose in ((voxel, "the other channel"), (said, "--voxel")):
                 if reference is not None and _differ(other, reference):
                     raise UserError(f"{path} has voxels of {_um(other)} µm, {whose} says {_um(reference)}; correct one of them")
         if voxel is None:
@@ -192,9 +205,13 @@ class Source(AbstractContextManager["Source"]):
         if trained and not any(_differ(size, trained[0]) for size in trained) and not options.ignore_voxels:
             thinned = (trained[0][0] * run.settings["dsp"] / self.dsp, *trained[0][1:])
             if _differ(voxel, thinned):
+                own = exchanged(voxel, self.thick)  # of the file
+                fitting = [axis for axis in SEEN_ALONG if not _differ(exchanged(own, axis), thinned)]
+                remedy = f"its thick axis is {fitting[0]}: say --thick {fitting[0]}" if fitting else "resample the input"
+                taken = "" if self.thick == "z" else f", which --thick {self.thick} reads as {_um(voxel)}"
                 raise UserError(
-                    f"the input has voxels of {_um(voxel)} µm (z, y, x), but {run.name} was trained on {_um(thinned)}; resample "
-                    "the input, use another run, or go on with --ignore-voxels if you know that it fits"
+                    f"the input has voxels of {_um(own)} µm (z, y, x){taken}, but {run.name} was trained on {_um(thinned)}; "
+                    f"{remedy}, use another run, or go on with --ignore-voxels if you know that it fits"
                 )
         z, y, x = self.volumes[0].translation_um or (0.0, 0.0, 0.0)
         self.voxel_um = (voxel[0] * self.dsp / float(self.usp), voxel[1], voxel[2])
@@ -259,6 +276,17 @@ class Source(AbstractContextManager["Source"]):
 def between(positions: NDArray[np.float64], size: int) -> slice:
     """Those of ``size`` planes that linear interpolation at fractional positions, each in [0, size - 1], reads."""
     return slice(int(positions.min()), min(int(positions.max()) + 2, size))
+
+
+def _thick_axis(run: Run, options: Options) -> str:
+    """The axis that is z within the run: as the user says, else as prepare.py made the training data of theirs."""
+    if options.thick is not None:
+        return options.thick
+    entry = ((run.record or {}).get("dataset") or {}).get("directions", {}).get(run.directions[0], {})
+    prepared = "z" if options.prepared else entry.get("settings", {}).get("thick", "z")
+    if prepared != "z":
+        log.info("the training data were prepared with --thick %s, and so is the input read; say --thick z where not", prepared)
+    return prepared
 
 
 def _opened(run: Run, given: Given) -> tuple[Volume, ...]:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from inference.fields import Field, Part
+from inference.fields import Field, Part, TurnedField
 from inference.outputs import Output
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import meet
 from inference.trust import projected, said_of_place, said_of_seams, seam
+from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
 from utils.files import write_json
 from volumes.target import VolumeTarget
 from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing
-from volumes.volume import Triple, Volume
+from volumes.volume import Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
 
@@ -40,7 +41,7 @@ Piece = TypeVar("Piece")
 
 @dataclass(frozen=True)
 class Job:
-    """An output volume to be computed.
+    """An output volume to be computed. The thick axis is z here, wherever the file has it.
 
     Attributes:
         field: computes any box of the whole volume.
@@ -57,9 +58,24 @@ class Job:
     attributes: Mapping[str, Any]
     channel_names: list[str] | None
 
+    @property
+    def thick(self) -> str:
+        """The axis of the file that is z here."""
+        return str(self.attributes.get("thick", "z"))
+
+    def as_filed(self) -> Job:
+        """The same with the axes of the file."""
+        thick = self.thick
+        if thick == "z":
+            return self
+        voxel, place = (known and exchanged(known, thick) for known in (self.voxel_um, self.translation_um))
+        field, region = TurnedField(self.field, thick), exchanged(self.region, thick)
+        return replace(self, field=field, region=region, voxel_um=voxel, translation_um=place)
+
 
 def compute(job: Job, progress: bool) -> NDArray[Any]:
-    """A job's values, (Z, Y, X) or (C, Z, Y, X)."""
+    """A job's values with the axes of the input, (Z, Y, X) or (C, Z, Y, X)."""
+    job = job.as_filed()
     field = job.field
     out = np.empty((field.channels, *extent(job.region)), field.dtype)
 
@@ -72,11 +88,12 @@ def compute(job: Job, progress: bool) -> NDArray[Any]:
 
 def write(job: Job, output: Output) -> None:
     """Computes this process's share of an output and helps to finish it; a dry run only says what that would be."""
-    shape, field, processes = extent(job.region), job.field, output.processes
     refuse_existing(output.path, output.overwrite)
     if output.dry_run:
         _dry_run(job, output.path)
         return
+    computing, job = job.field, job.as_filed()
+    shape, field, processes = extent(job.region), job.field, output.processes
     if processes.rank == 0 and not partial_path(output.path).exists():
         needed = estimate_bytes(output.path, shape, field.dtype, field.channels)
         free_space(output.path, needed // 4)  # compressed to a quarter at best
@@ -108,9 +125,9 @@ def write(job: Job, output: Output) -> None:
         missing, field.prefetch, field.begin, write_part, title=output.path.name, shard=plan.shard, show=processes.rank == 0
     )
     seconds = processes.slowest(time.monotonic() - started)
-    voxels, background = processes.total(done), processes.total(field.skipped)  # of this attempt, where there were several
+    voxels, background = processes.total(done), processes.total(computing.skipped)  # of this attempt, where there were several
     counts = {"processes": processes.world, "seconds": round(seconds, 3), "voxels": voxels, "background_tiles": background}
-    seams = seam(target.volume(), job.attributes) if processes.rank == 0 else {}
+    seams = seam(seen_along(target.volume(), job.thick), job.attributes) if processes.rank == 0 else {}
     extra = {"work": counts, "seams": seams}
     target.finish(rank=processes.rank, world=processes.world, barrier=processes.wait, extra=extra)
     if processes.rank == 0:
@@ -131,7 +148,8 @@ def _dry_run(job: Job, path: Path) -> None:
         minutes = (time.monotonic() - started) * voxels / voxels_of(piece) / 60
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     gigabytes = voxels * field.channels * field.dtype.itemsize / 1e9
-    log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, shape, field.dtype, gigabytes)
+    filed = extent(job.as_filed().region)
+    log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, filed, field.dtype, gigabytes)
     log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
     log.info("computing them takes about %.2g minutes for one process, if all take as long as those in the middle", minutes)
 
@@ -142,7 +160,7 @@ def write_consistency(
     """Writes the output projected onto the encoded slices, minus these, in grey values; and the errors of all slices as JSON.
 
     Args:
-        outputs: the finished output, one volume per channel. One process is enough: nothing is computed but sums.
+        outputs: the finished output, one volume per channel, seen along the thick axis. One process is enough.
         path: of the differences, float32.
         errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
     """
@@ -153,13 +171,14 @@ def write_consistency(
     if voxel is not None and position is not None:
         place["voxel_um"] = (voxel[0] * factor, *voxel[1:])
         place["translation_um"] = (position[0] + voxel[0] * centre, *position[1:])
-    names = run.directions if len(outputs) > 1 else None
-    shape = (source.count, *source.inner)
+    names, thick = run.directions if len(outputs) > 1 else None, source.thick
+    shape = exchanged((source.count, *source.inner), thick)
+    place = {name: exchanged(known, thick) for name, known in place.items()}
     plan = plan_target(path, shape=shape, dtype="float32", channel_names=names, attributes=attributes, **place)
     target = VolumeTarget(path, plan, overwrite=True)
 
     def differences(box: Box) -> NDArray[np.float32]:
-        k, rows, columns = box
+        k, rows, columns = exchanged(box, thick)
         given = source.grey(k, rows, columns)
         depth = slice(k.start * factor - len(taps) // 2, k.stop * factor + len(taps) // 2)
         planes = [_ends_repeated(output, depth, rows, columns) for output in outputs]
@@ -168,7 +187,8 @@ def write_consistency(
         return values
 
     def write(box: Box, values: NDArray[np.float32]) -> None:
-        target.write_region(box, values if target.channels else values[0])
+        filed = as_planes(values, SEEN_ALONG[thick])
+        target.write_region(box, filed if target.channels else filed[0])
 
     work_through(target.boxes, lambda box: None, differences, write, title=path.name)
     target.finish()

@@ -6,11 +6,15 @@ nothing is transposed in-plane.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from einops import rearrange
 
 Values = TypeVar("Values", bound=Any)  # numpy array or tensor; the result is a view where that is possible
+Side = TypeVar("Side")
+
+SEEN_ALONG = {"z": "zyx", "y": "yzx", "x": "xyz"}  # the axes of a file whose thick axis has changed places with z
 
 
 def to_memory(planes: Values) -> Values:
@@ -59,5 +63,14 @@ def lines_along(volume: Values, axis: int) -> Values:
 
 
 def as_planes(values: Values, axes: str) -> Values:
-    """Values whose axes are named, such as ``xzy``, as (Z, rows, columns)."""
-    return rearrange(values, f"{' '.join(axes)} -> z y x")
+    """Values (..., three axes) that are named, such as ``xzy``, as (..., Z, rows, columns)."""
+    return rearrange(values, f"... {' '.join(axes)} -> ... z y x")
+
+
+def exchanged(sides: Sequence[Side], thick: str) -> tuple[Side, Side, Side]:
+    """What belongs to the axes (z, y, x), a size or a slice each, with z and the thick axis having changed places.
+
+    The same once more undoes it, and so does ``as_planes(values, SEEN_ALONG[thick])`` for values.
+    """
+    z, y, x = (sides["zyx".index(axis)] for axis in SEEN_ALONG[thick])
+    return z, y, x

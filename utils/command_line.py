@@ -75,6 +75,10 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--force-range": {"action": "store_true", "help": "go on although most grey values lie outside those of the training"},
     "--ignore-voxels": {"action": "store_true", "help": "go on although voxel sizes of run and input differ"},
+    "--thick": {
+        "choices": ("z", "y", "x"),
+        "help": "the axis along which the input is coarse, where that is not z; outputs keep the input's axes",
+    },
     "--voxel": {"metavar": "z,y,x", "help": "voxel size in µm where the files state none"},
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.axes import as_planes
+from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent
 from utils.errors import UserError
 
@@ -122,6 +122,21 @@ class ReorderedVolume(Volume):
 def in_order(stored: Volume, order: str) -> Volume:
     """The (Z, Y, X) volume of a file whose axes follow each other in that order."""
     return stored if order == "zyx" else ReorderedVolume(stored, order)
+
+
+def seen_along(volume: Volume, thick: str) -> Volume:
+    """A volume whose thick axis (``z``, ``y`` or ``x``) has changed places with z; what the file states goes with it.
+
+    ``space`` stays that of the file's own axes.
+    """
+    if thick == "z":
+        return volume
+    seen = ReorderedVolume(volume, SEEN_ALONG[thick])
+    for name in ("channels", "times", "scenes", "levels", "space", "doubt", "attributes"):
+        setattr(seen, name, getattr(volume, name))
+    seen.voxel_um = volume.voxel_um and exchanged(volume.voxel_um, thick)
+    seen.translation_um = volume.translation_um and exchanged(volume.translation_um, thick)
+    return seen
 
 
 class ArrayVolume(Volume):

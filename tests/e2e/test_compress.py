@@ -188,3 +188,17 @@ def test_runs_without_codes_and_earlier_results_are_refused(run, volumes, tmp_pa
         with pytest.raises(SystemExit):
             compress(*arguments, "--input", volumes / "thin.ome.tif")
         assert message in capsys.readouterr().err
+
+
+def test_a_thick_axis_that_is_not_z(document, run, volumes, tmp_path):
+    """Distortions are those of the volumes with z thick."""
+    for name in ("thin", "truth"):
+        volume = open_volume(volumes / f"{name}.ome.tif")
+        known = [side[::-1] for side in (volume.voxel_um, volume.translation_um)]
+        write_volume(tmp_path / f"{name}.ome.tif", volume[:].transpose(2, 1, 0), voxel_um=known[0], translation_um=known[1])
+    files = ("--input", tmp_path / "thin.ome.tif", "--truth", tmp_path / "truth.ome.tif")
+    found = compress(tmp_path / "out", run, *files, "--thick", "x")
+    for codec, stream in (("codes", "store"), ("none", "slices as they are")):
+        expected, there = (point(one, codec, stream) for one in (document[0], found))
+        assert (there["slices"], there["isotropic"]) == (expected["slices"], expected["isotropic"])
+    assert point(found, "codes", "store")["slices"]["psnr_db"] > 0

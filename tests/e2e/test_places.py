@@ -148,3 +148,33 @@ def test_the_volume_first_or_the_run(fib25, tmp_path):
     np.testing.assert_array_equal(decode(store), expected)
     with pytest.raises(UserError, match="a volume and a run are needed, not a ndarray and a ndarray"):
         enhance(volume, volume)
+
+
+@pytest.mark.parametrize(("thick", "axes"), [("x", (2, 1, 0)), ("y", (1, 0, 2))])
+def test_a_thick_axis_that_is_not_z_is_judged_alike(fib25, thick, axes, tmp_path):
+    """From the record of the output; or from --thick, of baselines alone."""
+    truth = grey((24, 32, 40))
+    box = (slice(2, 22), slice(3, 32), slice(0, 33))
+    found = {}
+    for name, order in (("z", (0, 1, 2)), (thick, axes)):
+        write_tiff(tmp_path / f"truth_{name}.tif", np.ascontiguousarray(truth.transpose(order)))
+        write_tiff(tmp_path / f"raw_{name}.tif", np.ascontiguousarray(truth[4::8].transpose(order)))
+        words = ("--run", fib25, "--input", tmp_path / f"raw_{name}.tif", "--dsp", 1, "--thick", name)
+        command("enhance", *words, "--output", tmp_path / f"out_{name}.ome.tif")
+        region = ",".join(f"{box[axis].start}:{box[axis].stop}" for axis in order)
+        given = [
+            "--truth",
+            tmp_path / f"truth_{name}.tif",
+            "--region",
+            region,
+            "--voxel",
+            ",".join(str(1 + axis) for axis in order),
+        ]
+        whole = ["--reconstruction", tmp_path / f"out_{name}.ome.tif", "--input", tmp_path / f"raw_{name}.tif"]
+        found[name] = [judged(tmp_path, *given, *whole), judged(tmp_path, *given, "--thin", "8", "--thick", name)]
+    for one, other in zip(found["z"], found[thick], strict=True):
+        assert one["volumes"] == other["volumes"] and one["grid"] == other["grid"]
+        assert one["alignment"].keys() == other["alignment"].keys()
+        assert any(f"thick axis of the files is {thick}" in note for note in other["notes"])
+    with pytest.raises(UserError, match=f"--thick z: .* records {thick} as its thick axis"):
+        judged(tmp_path, "--reconstruction", tmp_path / f"out_{thick}.ome.tif", "--input", tmp_path / "raw_z.tif", "--thick", "z")

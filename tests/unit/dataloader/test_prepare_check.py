@@ -234,7 +234,7 @@ def test_a_sheet_shows_planes_at_their_proportions(tmp_path):
     volume = ArrayVolume(np.zeros((40, 40, 40), np.uint8), "a.tif", (2.0, 0.25, 0.25))
     planes = (np.eye(40), np.eye(5, 40), np.eye(5, 40))
     file = Surveyed(
-        "train", "d", volume, 0, 1, (0, 1), (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, None, planes
+        "train", "d", volume, 0, 1, (0, 1), (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, None, {}, planes
     )  # half is saturated, a fault
     contact_sheet(tmp_path / "new" / "sheet.png", "title", [file])
     with Image.open(tmp_path / "new" / "sheet.png") as picture:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.codecs import coded_sections
-from evaluation.record import Recorded, thick_axis
+from evaluation.record import Recorded, picked_of
 from evaluation.sections import METHODS, Candidate, Degraded, Sections
 from utils.axes import exchanged
 from utils.boxes import Box, region_within
@@ -148,16 +148,6 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     return found
 
 
-def picked_of(factor: int, placed: Sections | None) -> int:
-    """Which of factor planes a thinning picks: the one that the reconstruction records, where it was thinned so, else F // 2."""
-    recorded = None if placed is None else Recorded.of(placed.source)
-    if placed is not None and recorded is not None and recorded.how == "pick" and recorded.thinned > 1:
-        first, step = recorded.kept_in(placed)
-        if step == factor and first == round(first):
-            return int(first) % factor
-    return factor // 2
-
-
 def _opened(request: Request) -> tuple[dict[str, Volume], str]:
     """The files by their role, once the request makes sense, and which of their axes is z here."""
     if request.reconstruction is None and request.truth is None:
@@ -186,8 +176,14 @@ def _opened(request: Request) -> tuple[dict[str, Volume], str]:
             files[name].voxel_um = files[name].voxel_um or request.voxel_um
             if files[name].doubt and not request.voxel_um:
                 raise UserError(f"{path}: {files[name].doubt}, or give the voxel size with --voxel")
-    thick = thick_axis(files, request.thick)
-    return {name: seen_along(file, thick) for name, file in files.items()}, thick
+    restored = files.get("reconstruction")
+    recorded = str(restored.attributes.get("thick", "z")) if restored and "run" in restored.attributes else None
+    if recorded and request.thick not in (None, recorded):
+        raise UserError(
+            f"--thick {request.thick}: {request.reconstruction} records {recorded} as its thick axis; leave --thick out"
+        )
+    thick = request.thick or recorded or "z"
+    return files if thick == "z" else {name: seen_along(file, thick) for name, file in files.items()}, thick
 
 
 def _compared(wanted: Box | None, reference: Volume, placed: Sections | None) -> Box:

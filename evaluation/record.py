@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evaluation.sections import Sections
-from utils.errors import UserError
 from utils.intensity import Intensity
 from volumes.volume import Triple, Volume, triple
 
@@ -72,20 +70,14 @@ class Recorded:
         return _exact(placed.position((plane - self.origin[0]) / self.step[0]))
 
 
-def thick_axis(files: Mapping[str, Volume], stated: str | None) -> str:
-    """The files' axis that an evaluation takes for z: as stated, else as the reconstruction records it.
-
-    Raises:
-        UserError: the two differ.
-    """
-    restored = files.get("reconstruction")
-    known = {} if restored is None else restored.attributes
-    recorded = known.get("thick", "z") if "run" in known else None
-    if stated and recorded and stated != recorded:
-        raise UserError(
-            f"--thick {stated}: {files['reconstruction'].path} records {recorded} as its thick axis; leave --thick out"
-        )
-    return stated or recorded or "z"
+def picked_of(factor: int, placed: Sections | None) -> int:
+    """Which of factor planes a thinning picks: the one that the reconstruction records, where it was thinned so, else F // 2."""
+    recorded = None if placed is None else Recorded.of(placed.source)
+    if placed is not None and recorded is not None and recorded.how == "pick" and recorded.thinned > 1:
+        first, step = recorded.kept_in(placed)
+        if step == factor and first == round(first):
+            return int(first) % factor
+    return factor // 2
 
 
 def grey_width(volume: Volume, channel: int) -> float | None:

@@ -30,11 +30,14 @@ def build_autoencoder(settings: Mapping[str, Any], lifted: int) -> tuple[nn.Modu
     return encoder, Decoder(**shape, out_ch=network["out_ch"])
 
 
-def slice_halo(network: nn.Module) -> tuple[int, int] | None:
-    """How far an encoder or decoder looks beyond its place, as ldm.autoencoder.receptive_halo says it; None: over the slice."""
-    if isinstance(network, LinearEncoder | LinearDecoder):
-        return network.halo()
+def slice_halo(network: nn.Module, more: int = 0) -> tuple[int, int] | None:
+    """How far an encoder or decoder looks beyond its place, as ldm.autoencoder.receptive_halo says it; None: over the slice.
+
+    ``more``: latents that layers before a decoder look further.
+    """
     try:
-        return receptive_halo(network)  # type: ignore[arg-type]
+        linear = isinstance(network, LinearEncoder | LinearDecoder)
+        before, after = network.halo() if linear else receptive_halo(network)  # type: ignore[arg-type, operator]
     except ValueError:
         return None
+    return before + more, after + more

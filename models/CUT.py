@@ -26,34 +26,20 @@ class PatchContrast(nn.Module):
     State-dict keys ``mlp_<level>.0`` and ``mlp_<level>.2`` (the component netF); none without MLPs.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        *,
-        num_patches: int = 256,
-        temperature: float = 0.07,
-        use_mlp: bool = False,
-        mlp_channels: int = 256,
-        level_weights: Sequence[float] | None = None,
-        all_negatives: bool = False,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         """Builds the MLPs where asked for, weights N(0, 0.02²) and biases 0.
 
         Args:
             channels: feature channels of each level.
-            num_patches: positions per level and volume (``num_patches``).
-            temperature: of the softmax over similarities (``nce_T``).
-            use_mlp: compare the features after a two-layer perceptron of their own for each level.
-            mlp_channels: its width (``c_mlp``).
-            level_weights: one for each level (``fWhich``), ones by default; a level of weight 0 is not computed.
-            all_negatives: negatives come from all volumes of the batch instead of from the same volume
-                (``nce_includes_all_negatives_from_minibatch``).
+            settings: with the CUT options (models/options.py); a level of weight 0 in ``fWhich`` is not computed.
 
         Raises:
-            UserError: ``level_weights`` has another length or is all zero, or there are fewer than two patches.
+            UserError: ``fWhich`` has another length or is all zero, or there are fewer than two patches.
         """
         super().__init__()
-        self.level_weights = tuple(level_weights) if level_weights else (1.0,) * len(channels)
+        self.level_weights = tuple(settings["fWhich"] or (1.0,) * len(channels))
+        self.num_patches, self.temperature = settings["num_patches"], settings["nce_T"]
+        self.all_negatives, self.use_mlp = settings["nce_includes_all_negatives_from_minibatch"], settings["use_mlp"]
         if len(self.level_weights) != len(channels):
             raise UserError(
                 f"fWhich={list(self.level_weights)} has {len(self.level_weights)} weights, but the features have "
@@ -61,32 +47,15 @@ class PatchContrast(nn.Module):
             )
         if not any(self.level_weights):
             raise UserError(f"fWhich={list(self.level_weights)} leaves no level to compare; set lbNCE to 0 or nocut instead")
-        if num_patches < 2:
-            raise UserError(f"num_patches={num_patches} leaves no negative to contrast with; take at least 2")
-        self.num_patches = num_patches
-        self.temperature = temperature
-        self.all_negatives = all_negatives
-        self.use_mlp = use_mlp
-        if use_mlp:
+        if self.num_patches < 2:
+            raise UserError(f"num_patches={self.num_patches} leaves no negative to contrast with; take at least 2")
+        if self.use_mlp:
             for level, width in enumerate(channels):
-                first, second = nn.Linear(width, mlp_channels), nn.Linear(mlp_channels, mlp_channels)
+                first, second = nn.Linear(width, settings["c_mlp"]), nn.Linear(settings["c_mlp"], settings["c_mlp"])
                 for linear in (first, second):
                     nn.init.normal_(linear.weight, std=0.02)
                     nn.init.zeros_(linear.bias)
                 self.add_module(f"mlp_{level}", nn.Sequential(first, nn.ReLU(), second))
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], channels: Sequence[int]) -> PatchContrast:
-        """The term that the CUT options ask for, over levels with these channels."""
-        return cls(
-            channels,
-            num_patches=settings["num_patches"],
-            temperature=settings["nce_T"],
-            use_mlp=settings["use_mlp"],
-            mlp_channels=settings["c_mlp"],
-            level_weights=settings["fWhich"],
-            all_negatives=settings["nce_includes_all_negatives_from_minibatch"],
-        )
 
     def forward(self, query: Sequence[Tensor], key: Sequence[Tensor], draw: Draw = torch.randperm) -> Tensor:
         """The contrastive loss: mean over levels of weight times mean over positions.
@@ -129,7 +98,7 @@ class PatchContrast(nn.Module):
             ids: (P,) positions ``(x·Y + y)·Z + z``, shared by the batch.
 
         Returns:
-            (B, P, C), or (B, P, mlp_channels) with MLPs.
+            (B, P, C), or (B, P, c_mlp) with MLPs.
         """
         vectors = gather_voxels(features, ids)
         if self.use_mlp:

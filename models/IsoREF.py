@@ -66,7 +66,7 @@ class Model(BaseModel):
 
     def _add_losses(self, s: dict[str, Any]) -> None:
         if not s["nocut"]:
-            self.G["netF"] = PatchContrast.from_settings(s, [s["ngf"] * m for m in (1, 2, 4, 8)])
+            self.G["netF"] = PatchContrast([s["ngf"] * m for m in (1, 2, 4, 8)], s)
         for name in ("net_d", "net_dzy", "net_dzx") if self.cycle else ("net_d",) if s["adv"] else ():
             self.D[name] = PatchDiscriminator(s["output_nc"], s["ndf"], s["netD"])
         back = float(self.cycle)

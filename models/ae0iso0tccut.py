@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.autoencoder import FINISH_HALO
 from ldm.bottleneck import Code, DiagonalGaussian
 from ldm.losses import kl_reconstruction
 from models.slice2volume import SliceToVolume
@@ -17,6 +16,7 @@ class Model(SliceToVolume):
     """KL bottleneck; the isotropic branch leaves the encoder before its middle block (hbranch mid) or after it (z)."""
 
     code_term = ("kl", "kl_weight")
+    reconstruction = staticmethod(kl_reconstruction)  # a likelihood, to be weighed against the KL term
 
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
         """The 1x1 convolutions around the posterior."""
@@ -51,17 +51,6 @@ class Model(SliceToVolume):
         if self.from_encoder:
             unpacked = DiagonalGaussian(self.G["quant_conv"](self.G["encoder"].finish(unpacked))).mean
         return self.reconstruct(unpacked)
-
-    def slice_halo(self, part: str) -> tuple[int, int] | None:
-        """Where features are packed, the encoder's last layers are a part of the way back to slices."""
-        halo = super().slice_halo(part)
-        if halo is None or part == "encoder" or not self.from_encoder:
-            return halo
-        return halo[0] + FINISH_HALO, halo[1] + FINISH_HALO
-
-    def reconstruction(self, slices: Tensor, recon: Tensor) -> Tensor:
-        """Absolute error summed over a slice's pixels, mean over slices: a likelihood, to be weighed against the KL term."""
-        return kl_reconstruction(slices, recon)
 
     def perceptual_term(self, slices: Tensor, recon: Tensor) -> Tensor:
         """LPIPS counted at every pixel, as the reconstruction is."""

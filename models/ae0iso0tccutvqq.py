@@ -27,10 +27,6 @@ class Model(SliceToVolume):
         self.G["quantize"] = build_quantizer(autoencoder["n_embed"], width, **kind)
         self.G["quant_conv"] = nn.Conv2d(z_channels, width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
-        if autoencoder["start"] == "linear":
-            for layer in (self.G["quant_conv"], self.G["post_quant_conv"]):
-                nn.init.dirac_(layer.weight)
-                nn.init.zeros_(layer.bias)
         self.revival = CodebookLife.from_settings(self.G["quantize"], codebook, self.settings["accumulate_grad_batches"])
 
     def bottleneck(self, moments: Tensor) -> Code:

@@ -241,8 +241,7 @@ class BaseModel(pl.LightningModule):
         sides = [(self.G, s["lr"] * s["lr_g_factor"]), (self.D, s["lr"])]
         learning = [([p for p in side.parameters() if p.requires_grad], lr) for side, lr in sides if len(side)]
         optimizers = [self.build_optimizer(parameters, lr) for parameters, lr in learning]
-        shape = {key: s[key] for key in ("n_epochs", "n_epochs_decay", "lr_decay_iters", "monitor")}
-        return optimizers, [build_scheduler(opt, s["lr_policy"], **shape) for opt in optimizers]
+        return optimizers, [build_scheduler(optimizer, s) for optimizer in optimizers]
 
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()

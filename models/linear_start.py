@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.linear import LinearDecoder, LinearEncoder, blocks_of, start_linearly
 from models.slice2volume import SliceToVolume
@@ -32,6 +32,9 @@ def begin_linearly(model: SliceToVolume, count: int) -> None:
             f"n_embed={codes} codes; lower n_embed, or train on more data"
         )
     start_linearly(encoder, decoder, blocks)
+    for layer in (model.G["quant_conv"], model.G["post_quant_conv"]):
+        nn.init.dirac_(layer.weight)
+        nn.init.zeros_(layer.bias)
     if isinstance(model.G["quantize"], FiniteScalarQuantizer):
         vectors = model.first_rows(count, lambda slices: to_vectors(model.encode(slices)[0].moments))
         _fit_to_grid(model, gathered(vectors))

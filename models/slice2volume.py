@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ldm.autoencoder import FINISH_HALO
 from ldm.bottleneck import Code
 from ldm.build import build_autoencoder, slice_halo
 from ldm.losses import RECONSTRUCTIONS, adaptive_weight
@@ -121,7 +122,7 @@ class SliceToVolume(BaseModel):
         """What only a training needs: the weights of the loss terms and the networks that learn for them."""
         network, loss = autoencoder["ddconfig"], autoencoder["loss"]
         if not s["nocut"]:
-            self.G["netF"] = PatchContrast.from_settings(s, [network["ch"] * m for m in network["ch_mult"]])
+            self.G["netF"] = PatchContrast([network["ch"] * m for m in network["ch_mult"]], s)
         if s["adv"]:
             self.D["net_d"] = PatchDiscriminator(s["output_nc"], s["ndf"], s["netD"])
         if loss["disc_weight"]:
@@ -238,8 +239,11 @@ class SliceToVolume(BaseModel):
         return VolumeDecoder.HALO, in_plane, in_plane
 
     def slice_halo(self, part: str) -> tuple[int, int] | None:
-        """How far ``encoder`` or ``decoder`` looks beyond its place (ldm.autoencoder); None: over the whole slice."""
-        return slice_halo(self.G[part])
+        """How far ``encoder`` or ``decoder`` looks beyond its place (ldm.autoencoder); None: over the whole slice.
+
+        Where features are packed, the encoder's last layers are a part of the way back to slices.
+        """
+        return slice_halo(self.G[part], FINISH_HALO if self.from_encoder and part == "decoder" else 0)
 
     def pack(self, slices: Tensor) -> Tensor:
         """Slices (N, C, X, Y) → what the volume is decoded from: codes (N, h, w), or with a last axis of levels or channels."""

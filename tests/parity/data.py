@@ -66,7 +66,7 @@ def _compare_rates(
     first: int | None = None,
 ) -> None:
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=c.meta["lr"])
-    scheduler = build_scheduler(optimizer, policy, **shape)
+    scheduler = build_scheduler(optimizer, {"lr_policy": policy, "monitor": "val/projection", **shape})
     rates = []
     for epoch in range(len(c.golden[key])):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.CUT import Draw, PatchContrast, patch_nce
+from models.options import CUT
 from networks import losses
 from networks.generators import ConvBlock, UNet3d, VolumeDecoder
 from networks.patchgan import PatchDiscriminator
@@ -175,7 +176,9 @@ def contrast(c: Comparison) -> None:
     channels = [feature.shape[1] for feature in roles["q"]]
     for use_mlp in (False, True):
         run, draw = f"mlp{int(use_mlp)}_", numpy_draw(np.random.RandomState(3))
-        module = PatchContrast(channels, num_patches=c.meta["num_patches"], use_mlp=use_mlp, mlp_channels=c.meta["nc"])
+        settings = {option.name: option.default for option in CUT}
+        settings |= {"num_patches": c.meta["num_patches"], "use_mlp": use_mlp, "c_mlp": c.meta["nc"]}
+        module = PatchContrast(channels, settings)
         if use_mlp:
             c.load(module)
         query = [feature.clone().requires_grad_() for feature in roles["q"]]

@@ -69,7 +69,7 @@ def test_windows_of_an_epoch_that_accumulation_does_not_divide():
 
 def test_cosine_and_lambda_hold_then_fall_to_zero():
     for policy in ("cosine", "lambda"):
-        factor = multiplier(policy, n_epochs=20, n_epochs_decay=10, lr_decay_iters=1)
+        factor = multiplier({"lr_policy": policy, "n_epochs": 20, "n_epochs_decay": 10, "lr_decay_iters": 1})
         assert [factor(e) for e in (0, 10)] == [1, 1]
         assert factor(15) == pytest.approx(0.5)
         assert factor(20) == pytest.approx(0, abs=1e-12)
@@ -86,13 +86,13 @@ def test_cosine_and_lambda_hold_then_fall_to_zero():
 )
 def test_schedules_of_the_reference(golden, key, policy, n_epochs, hold):
     expected = golden("lr_schedules")[key][: n_epochs if policy == "lambda" else None]  # beyond its end the line goes on below 0
-    factor = multiplier(policy, n_epochs=n_epochs, n_epochs_decay=hold, lr_decay_iters=50)
+    factor = multiplier({"lr_policy": policy, "n_epochs": n_epochs, "n_epochs_decay": hold, "lr_decay_iters": 50})
     np.testing.assert_allclose([2e-4 * factor(epoch) for epoch in range(len(expected))], expected, rtol=1e-6, atol=1e-12)
 
 
 def test_plateau_falls_when_the_metric_stays():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = build_scheduler(optimizer, "plateau", n_epochs=9, n_epochs_decay=0, lr_decay_iters=1)
+    scheduler = build_scheduler(optimizer, {"lr_policy": "plateau", "monitor": "val/projection"})
     for _ in range(8):
         scheduler.step(1.0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)

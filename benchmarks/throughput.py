@@ -4,7 +4,11 @@ End to end means from a volume on disc to a finished OME-Zarr: reading, normalis
 the pyramid. The bare network makes the same passes, halos included, on tensors that lie on the device already: each command's
 calls of the network are counted by their shapes, and one of each kind is timed afterwards. Voxels are those of the isotropic
 output, and of the raw input for encode. Volumes of 1, 4 and 16 times the size run in a process each, so that peak memory is that
-of the size. The input is noise, of which no tile can be skipped.
+of the size. The input is noise, of which no tile can be skipped and nothing compresses away.
+
+``--limit GIB`` is RLIMIT_DATA: the system refuses such a process any private memory (heap, tensors, buffers, thread stacks)
+beyond it, whether touched or not; pages of mapped files, which the system may drop at any time, do not count there. With
+``--shape 64 1450 1451 --scales 1 --limit 2`` an output of 4.3 GB is larger than the memory that there is for it.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ def main() -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, help="a training's folder; its weights do not matter, its widths do")
     add("--shape", type=int, nargs=3, default=(16, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
+    add("--scales", type=int, nargs="+", default=SCALES, help="times the raw voxels, square numbers")
+    add("--limit", type=float, metavar="GIB", help="private memory that each process may have")
+    add("--folder", type=Path, help="for the volumes, which are removed again; by default the system's for temporary files")
     add("--tile", type=int, help="as of infer.py")
     add("--batch", type=int, help="as of infer.py")
     add("--device", help="as of infer.py")
@@ -44,7 +51,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.variant:
         return answer(measure(given))
-    sizes = [size for (size,) in in_turn(__file__, SCALES, 1, *sys.argv[1:]).values()]
+    sizes = [size for (size,) in in_turn(__file__, given.scales, 1, *sys.argv[1:]).values()]
     first, largest = sizes[0]["peak_gib"], sizes[-1]
     summary = {
         "end_to_end_over_bare_network": {verb: found["of_bare_network"] for verb, found in largest["verbs"].items()},
@@ -61,6 +68,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
     from inference import Engine, Options, Run, decode, encode, enhance
 
+    if given.limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(given.limit * 2**30),) * 2)
     engine = Engine.choose(given.device, given.precision)
     run = Run.load(given.run, engine=engine)
     options = Options(tile=given.tile, batch=given.batch)
@@ -68,7 +77,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
     isotropic = math.prod(shape) * run.geometry.factor * run.settings["usp"] / run.settings["dsp"]
     verbs = {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
         source, folder = Path(name, "raw.tif"), Path(name)
         write_noise(source, run, shape)
         calls = {
@@ -89,7 +98,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         count, alone = math.prod(shape) if verb == "encode" else isotropic, bare_network(run, passes[verb])
         found |= {"mvoxel_per_s": count / found["seconds"] / 1e6, "bare_mvoxel_per_s": count / alone / 1e6}
         found["of_bare_network"] = alone / found["seconds"]
-    how = {"scale": given.variant, "raw_shape": shape, "tile": given.tile, "batch": given.batch}
+    how = {"scale": given.variant, "raw_shape": shape, "tile": given.tile, "batch": given.batch, "limit_gib": given.limit}
     return how | {"device": str(engine.device), "precision": engine.precision, "peak_gib": peak, "verbs": verbs}
 
 

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.errors import UserError
-
-GAN_MODES = ("vanilla", "lsgan", "hinge")
-
 # Exponents of Wang, Simoncelli & Bovik 2003 with their last three scales merged into one. pytorch_msssim asks for sides of more
-# than (window - 1)·2⁴ pixels however few the scales are.
+# than (window - 1)·2⁴ pixels however few the scales are (utils.settings.rules).
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.6696)
 _MS_SSIM_WINDOW = 7
-_MS_SSIM_LARGER_THAN = (_MS_SSIM_WINDOW - 1) * 2**4
 
 
 def adversarial(logits: Tensor, real: bool, mode: str, *, generator: bool = False) -> Tensor:
@@ -35,7 +30,6 @@ def adversarial(logits: Tensor, real: bool, mode: str, *, generator: bool = Fals
         A scalar in float32 or higher.
 
     Raises:
-        UserError: the mode is unknown.
         ValueError: a generator that wants to be found out.
     """
     if generator and not real:
@@ -45,11 +39,7 @@ def adversarial(logits: Tensor, real: bool, mode: str, *, generator: bool = Fals
         return functional.softplus(-logits if real else logits).mean()
     if mode == "lsgan":
         return (logits - float(real)).square().mean()
-    if mode == "hinge":
-        if generator:
-            return -logits.mean()
-        return functional.relu(1 - logits if real else 1 + logits).mean()
-    raise UserError(f"gan_mode={mode!r} is unknown; choose one of {', '.join(GAN_MODES)}")
+    return -logits.mean() if generator else functional.relu(1 - logits if real else 1 + logits).mean()
 
 
 def adversarial_views(
@@ -92,15 +82,7 @@ def ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
 
     Returns:
         A scalar in [0, 1], 0 for equal images.
-
-    Raises:
-        UserError: a side is too small for the scales.
     """
-    if min(a.shape[2:]) <= _MS_SSIM_LARGER_THAN:
-        raise UserError(
-            f"MS-SSIM needs planes with sides larger than {_MS_SSIM_LARGER_THAN} pixels, not {a.shape[2]} x {a.shape[3]}; "
-            f"set cropsize to at least {_MS_SSIM_LARGER_THAN + 8} or lbm_ms_ssim to 0"
-        )
     with torch.autocast(a.device.type, enabled=False):  # variances as differences of squares: half precision cannot hold them
         similarity = pytorch_msssim.ms_ssim(
             full_precision(a),

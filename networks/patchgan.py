@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from utils.errors import UserError
-
 # Outputs of the stride-2 convolutions, in units of ndf. A larger patch number means fewer of them (and so smaller patches).
 _WIDTHS = {"patch_16": (1, 2, 4, 8), "patch_8": (1, 2, 2, 4, 8), "patch_4": (1, 2, 2, 4, 4, 8)}
 
@@ -14,9 +12,6 @@ class PatchDiscriminator(nn.Module):
     """Convolutional discriminator with one logit per patch (N, in_channels, H, W) -> (N, 1, ~H/reduction, ~W/reduction).
 
     Every layer normalises an image on its own, so images may be batched freely without changing a logit.
-
-    Attributes:
-        reduction: pixels per logit along a side: 16, 32 or 64.
     """
 
     def __init__(self, in_channels: int, ndf: int, name: str = "patch_16") -> None:
@@ -28,11 +23,9 @@ class PatchDiscriminator(nn.Module):
             name: ``patch_16``, ``patch_8`` or ``patch_4``, as the option ``netD`` has them.
         """
         super().__init__()
-        self.name, widths = name, _WIDTHS[name]
-        self.reduction = 2 ** len(widths)
         layers: list[nn.Module] = []
         channels = in_channels
-        for index, width in enumerate(widths):
+        for index, width in enumerate(_WIDTHS[name]):
             layers.append(nn.Conv2d(channels, width * ndf, 4, stride=2, padding=1))
             if index:
                 layers.append(nn.InstanceNorm2d(width * ndf))
@@ -42,11 +35,5 @@ class PatchDiscriminator(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of real against generated; a UserError says that images are too small for the last normalisation."""
-        height, width = (side // self.reduction for side in images.shape[2:])
-        if height * width < 2:
-            raise UserError(
-                f"netD={self.name} needs planes of at least {self.reduction} x {2 * self.reduction} pixels, "
-                f"not {images.shape[2]} x {images.shape[3]}; raise the crop or take a netD with a larger number"
-            )
+        """Logits of real against generated; of two or more patches, which the last normalisation needs."""
         return self.model(images)

@@ -8,7 +8,6 @@ import torch
 from networks import losses
 from networks.patchgan import PatchDiscriminator
 from networks.views import six_views
-from utils.errors import UserError
 
 
 def logit_of(mean_plane):
@@ -32,11 +31,6 @@ def test_extreme_logits_stay_finite_and_half_precision_is_widened():
     assert double.item() == pytest.approx(math.log(2), rel=1e-12)
 
 
-def test_wgangp_is_refused_by_name():
-    with pytest.raises(UserError, match="gan_mode='wgangp' is unknown; choose one of vanilla, lsgan, hinge"):
-        losses.adversarial(torch.zeros(3), True, "wgangp")
-
-
 def test_a_generator_does_not_want_to_be_found_out():
     with pytest.raises(ValueError, match="needs real=True"):
         losses.adversarial(torch.zeros(3), False, "hinge", generator=True)
@@ -51,7 +45,7 @@ class CountingDiscriminator(PatchDiscriminator):
 
 
 @pytest.mark.parametrize(("size", "calls"), [((32, 32, 32), 1), ((32, 32, 48), 3), ((32, 48, 64), 6)])
-@pytest.mark.parametrize("mode", losses.GAN_MODES)
+@pytest.mark.parametrize("mode", ("vanilla", "lsgan", "hinge"))
 def test_one_call_for_each_shape_equals_six_calls(size, calls, mode):
     torch.manual_seed(0)
     net_d = CountingDiscriminator(1, 2)
@@ -92,9 +86,3 @@ def test_ms_ssim_of_equal_images_is_zero_and_its_gradient_is_finite():
     losses.ms_ssim_loss(noisy, image).backward()
     assert noisy.grad.isfinite().all()
     assert noisy.grad.abs().sum() > 0
-
-
-def test_ms_ssim_names_a_crop_that_is_too_small():
-    small = torch.zeros(1, 1, 96, 128)
-    with pytest.raises(UserError, match=r"larger than 96 pixels, not 96 x 128; set cropsize to at least 104 or lbm_ms_ssim to 0"):
-        losses.ms_ssim_loss(small, small)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from networks.patchgan import PatchDiscriminator
-from utils.errors import UserError
+from utils.settings.rules import PLANE_STRIDE
 
 KEYS = {16: (0, 2, 5, 8, 12), 8: (0, 2, 5, 8, 11, 15), 4: (0, 2, 5, 8, 11, 14, 18)}
 
@@ -15,11 +15,10 @@ def test_keys(patch):
     assert PatchDiscriminator(1, 2, f"patch_{patch}").state_dict().keys() == expected
 
 
-@pytest.mark.parametrize(("patch", "reduction"), [(16, 16), (8, 32), (4, 64)])
+@pytest.mark.parametrize(("name", "reduction"), PLANE_STRIDE.items())
 @pytest.mark.parametrize("channels", [1, 2])
-def test_one_logit_per_patch(patch, reduction, channels):
-    net_d = PatchDiscriminator(channels, 2, f"patch_{patch}")
-    assert net_d.reduction == reduction
+def test_one_logit_per_patch_as_the_rules_of_settings_have_it(name, reduction, channels):
+    net_d = PatchDiscriminator(channels, 2, name)
     assert net_d(torch.randn(3, channels, 2 * reduction, 3 * reduction)).shape == (3, 1, 2, 3)
 
 
@@ -27,14 +26,9 @@ def test_parameter_count_of_the_default():
     assert sum(parameter.numel() for parameter in PatchDiscriminator(1, 64).parameters()) == 2_762_689
 
 
-@pytest.mark.parametrize("patch", [16, 8, 4])
-def test_smallest_plane(patch):
-    net_d = PatchDiscriminator(1, 2, f"patch_{patch}")
-    side = net_d.reduction
-    assert net_d(torch.randn(1, 1, side, 2 * side)).shape == (1, 1, 1, 2)
-    message = f"patch_{patch} needs planes of at least {side} x {2 * side} pixels, not {side} x {side}"
-    with pytest.raises(UserError, match=message):
-        net_d(torch.randn(1, 1, side, side))
+@pytest.mark.parametrize(("name", "side"), PLANE_STRIDE.items())
+def test_smallest_plane(name, side):
+    assert PatchDiscriminator(1, 2, name)(torch.randn(1, 1, side, 2 * side)).shape == (1, 1, 1, 2)
 
 
 def test_images_of_a_batch_are_independent():

@@ -12,19 +12,16 @@ from utils.axes import as_planes
 from utils.errors import UserError
 from volumes.contiguous import flat_volume
 from volumes.stated import Choice, Layout, choose, length_um, plain_axes
-from volumes.volume import Volume, all_three, check_dtype, optional_package
+from volumes.volume import Volume, all_three, check_dtype, optional_package, reading
 
 
 def open_npy(path: Path, choice: Choice) -> Volume:
     """An array as numpy.save writes it, (Z, Y, X) or with axes of one entry before; a UserError says that it is none."""
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, stored = read(file)
-            start = file.tell()
-    except Exception as error:  # the header is parsed as Python, which can be wrong in every way
-        raise UserError(f"{path}: not a readable .npy file ({_line(error)}); save it again with numpy.save") from error
+    with reading(path, "not a readable .npy file", "save it again with numpy.save"), path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, stored = read(file)
+        start = file.tell()
     turn = slice(None, None, -1 if fortran else 1)  # Fortran's order: the last axis is the slowest
     return flat_volume(path, Layout(path, plain_axes(path, None, shape)[turn], shape[turn], choice), stored, start)
 
@@ -37,16 +34,11 @@ class Hdf5Volume(Volume):
 
     def __init__(self, path: Path, choice: Choice) -> None:
         self.path, h5py = path, optional_package("h5py", path)
-        try:
-            with h5py.File(path, "r") as file:
-                imaris = "DataSet" in file and "DataSetInfo/Image" in file
-                self._name, self._layout = (self._imaris if imaris else self._plain)(file, choice)
-                found = file[self._name]
-                self.dtype, chunks = check_dtype(path, found.dtype), found.chunks or (1,) * found.ndim
-        except UserError:
-            raise
-        except Exception as error:  # a damaged file fails in many ways inside the library
-            raise UserError(f"{path}: not a readable HDF5 file ({_line(error)}); copy it again") from error
+        with reading(path, "not a readable HDF5 file"), h5py.File(path, "r") as file:
+            imaris = "DataSet" in file and "DataSetInfo/Image" in file
+            self._name, self._layout = (self._imaris if imaris else self._plain)(file, choice)
+            found = file[self._name]
+            self.dtype, chunks = check_dtype(path, found.dtype), found.chunks or (1,) * found.ndim
         self.shape = self._layout.shape
         grain = dict(zip(self._layout.axes, chunks, strict=True))
         self.block_planes, self.block_rows = grain["z"], grain["y"]
@@ -91,13 +83,6 @@ class Hdf5Volume(Volume):
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         h5py = optional_package("h5py", self.path)
         key = self._layout.key(slice(planes.start, planes.stop, planes.step), rows, columns)
-        try:
-            with h5py.File(self.path, "r") as file:
-                values = file[self._name][key]
-        except (OSError, KeyError, RuntimeError) as error:
-            raise UserError(f"{self.path}: {self._name} cannot be read ({_line(error)}); damaged, copy it again") from error
+        with reading(self.path, f"{self._name} cannot be read", "damaged, copy it again"), h5py.File(self.path, "r") as file:
+            values = file[self._name][key]
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.errors import UserError
 from volumes.stated import Choice, choose, length_um
-from volumes.volume import PlaneVolume, all_three, check_dtype, optional_package
+from volumes.volume import PlaneVolume, all_three, check_dtype, optional_package, reading
 
 log = logging.getLogger("isoscope")
 
@@ -68,16 +68,9 @@ class MicroscopeVolume(PlaneVolume):
     @contextmanager
     def _open(self) -> Iterator[Any]:
         package = optional_package(self.package, self.path)
-        try:
-            with getattr(package, self.opener)(str(self.path)) as file:
-                yield file
-        except UserError:
-            raise
-        except Exception as error:  # these packages check little, so that damage shows in many ways
-            raise UserError(
-                f"{self.path}: not a readable {self.name} file ({type(error).__name__}: {error}); copy it again, or save it as "
-                "TIFF"
-            ) from error
+        damage = reading(self.path, f"not a readable {self.name} file", "copy it again, or save it as TIFF")
+        with damage, getattr(package, self.opener)(str(self.path)) as file:
+            yield file
 
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with self._open() as file:

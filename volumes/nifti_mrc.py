@@ -8,7 +8,6 @@ import json
 import logging
 import struct
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from utils.errors import UserError
 from volumes.contiguous import MOST_PACKED, flat_volume, is_packed
 from volumes.stated import Choice, Layout, length_um, micrometres
 from volumes.target_plan import TargetPlan
-from volumes.volume import Volume, all_three, optional_package, triple
+from volumes.volume import Volume, all_three, optional_package, reading, triple
 
 log = logging.getLogger("isoscope")
 
@@ -44,14 +42,12 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
     """
     nibabel = optional_package("nibabel", path)
     packed = is_packed(path)
-    try:
+    with reading(path, "not a readable NIfTI file"):
         with gzip.open(path) if packed else path.open("rb") as file:
             large = 540 in struct.unpack("<i", file.peek(4)[:4]) + struct.unpack(">i", file.peek(4)[:4])
             header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header).from_fileobj(file)
         sizes, stored, first = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
         slope, intercept = header.get_slope_inter()
-    except Exception as error:  # a damaged header fails in many ways inside nibabel, none of them its own class
-        raise UserError(f"{path}: not a readable NIfTI file ({error}); copy it again") from error
     names = [*"xyztc", *("another axis" for _ in sizes[5:])][: len(sizes)]
     layout = Layout(path, names[::-1], sizes[::-1], choice)
     scale = (1, 0) if slope is None else (float(slope), float(intercept))
@@ -160,7 +156,7 @@ def open_mrc(path: Path, choice: Choice) -> Volume:
         UserError: the file cannot be read, is truncated, or holds no single volume.
     """
     mrcfile = optional_package("mrcfile", path)
-    try:
+    with reading(path, "not a readable MRC file", "copy it again, or save it as mode 0, 1, 2 or 6"):
         with gzip.open(path) if is_packed(path) else path.open("rb") as file:
             head = file.read(_MRC_HEADER)
         extra = struct.unpack(">i" if head[212:213] == b"\x11" else "<i", head[92:96])[0]
@@ -177,9 +173,6 @@ def open_mrc(path: Path, choice: Choice) -> Volume:
         for warning in remarks:
             log.warning("%s: %s", path, " ".join(str(warning.message).split()))
         stamp, flags = struct.unpack(f"{stored.byteorder.replace('|', '<')}2i", header.tobytes()[152:160])
-    except (OSError, EOFError, ValueError, RuntimeWarning, struct.error, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable MRC file ({reason}); copy it again, or save it as mode 0, 1, 2 or 6") from error
     by_imod = stamp == _IMOD
     if by_imod and mode == 0 and not flags & 1:
         stored = np.dtype(np.uint8)

@@ -21,7 +21,7 @@ from utils.axes import as_planes
 from utils.errors import UserError
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
 from volumes.target_plan import PARTIAL
-from volumes.volume import Triple, Volume, check_dtype, triple
+from volumes.volume import Triple, Volume, check_dtype, reading, reason, triple
 
 log = logging.getLogger("isoscope")
 
@@ -72,11 +72,8 @@ class ZarrVolume(Volume):
 
     def __init__(self, path: Path, choice: Choice):
         self.path, root = path, _root(path)
-        try:
-            with _opened(root) as node:
-                attributes = node.attrs.asdict()
-        except Exception as error:  # metadata can be wrong in every way that JSON allows
-            raise UserError(f"{path}: its Zarr metadata cannot be read ({_line(error)}); copy the folder again") from error
+        with reading(path, "its Zarr metadata cannot be read", "copy the folder again"), _opened(root) as node:
+            attributes = node.attrs.asdict()
         if path.name.endswith(PARTIAL) or UNFINISHED in attributes:
             raise UserError(f"{path}: an output that is not finished; run the command that was writing it again, it continues")
         run = attributes.get(RUN_KEY)
@@ -94,11 +91,8 @@ class ZarrVolume(Volume):
             folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
-        try:
-            with _opened(folder) as array:
-                chunks = array.chunks
-        except Exception as error:  # likewise
-            raise UserError(f"{folder}: not a readable Zarr array ({_line(error)})") from error
+        with reading(Path(str(folder)), "not a readable Zarr array"), _opened(folder) as array:
+            chunks = array.chunks
         if len(axes) != array.ndim:
             raise UserError(f"{path}: axes {axes!r} contradict the array {folder.name} of shape {array.shape}")
         self._folder, self._layout = Path(str(folder)), Layout(path, axes, array.shape, choice)
@@ -135,7 +129,7 @@ class ZarrVolume(Volume):
                 raise UserError(self._damage(array, key, error)) from error
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
 
-    def _damage(self, array: Any, key: tuple[Any, ...], reason: Exception) -> str:
+    def _damage(self, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
         grain = array.shards or array.chunks
         spans = [slice(part, part + 1) if isinstance(part, int) else part for part in key]
@@ -145,12 +139,8 @@ class ZarrVolume(Volume):
                 array[tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))]
             except Exception as error:
                 name = self._folder / array.metadata.encode_chunk_key(position)
-                return f"{name}: this chunk cannot be read ({_line(error)}); it is damaged, copy it again"
-        return f"{self._folder}: cannot be read ({_line(reason)})"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+                return f"{name}: this chunk cannot be read ({reason(error)}); it is damaged, copy it again"
+        return f"{self._folder}: cannot be read ({reason(cause)})"
 
 
 @dataclass(frozen=True)

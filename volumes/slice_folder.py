@@ -15,7 +15,7 @@ from PIL import Image
 from utils.errors import UserError
 from volumes.stated import Choice
 from volumes.tiff_reader import open_tiff
-from volumes.volume import PlaneVolume, Volume, check_dtype
+from volumes.volume import PlaneVolume, Volume, check_dtype, reading
 
 # Planes of 10⁸ pixels are everyday microscopy; Pillow takes them for an attack.
 Image.MAX_IMAGE_PIXELS = None
@@ -56,11 +56,9 @@ class PillowVolume(PlaneVolume):
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with Image.open(self.path) as image:
             for z in planes:
-                try:
+                with reading(self.path, f"frame {z} cannot be read", "damaged, copy it again"):
                     image.seek(z)
                     frame = np.asarray(image)
-                except (OSError, EOFError, SyntaxError) as error:
-                    raise UserError(f"{self.path}: frame {z} cannot be read ({error}); damaged, copy it again") from error
                 if image.mode != self._mode or frame.shape != self.shape[1:]:
                     raise UserError(f"{self.path}: frame {z} ({image.mode}, {frame.shape}) is unlike the first; save it as TIFF")
                 yield frame[rows, columns]

@@ -22,7 +22,7 @@ from utils.boxes import extent, overlap, relative
 from utils.errors import UserError
 from volumes.contiguous import ContiguousVolume, OpenFile, each_plane, refuse_truncated
 from volumes.stated import Choice, Layout, choose, length_um, micrometres
-from volumes.volume import Triple, Volume, all_three, check_dtype, in_order
+from volumes.volume import Triple, Volume, all_three, check_dtype, in_order, reading
 
 log = logging.getLogger("isoscope")
 
@@ -139,12 +139,8 @@ class SegmentedVolume(Volume):
         refuse_truncated(self._files, (self._starts + self._counts).max(axis=1).tolist())
         self._keyframe = (Path(key.parent.filehandle.path), key.offset)  # the page that knows how to decode
         self._decode: Any = None
-        try:
+        with reading(path, "cannot be decoded", "save it uncompressed or with LZW"):
             self[0:1, 0:1, 0:1]
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{path}: cannot be decoded ({error}); save it uncompressed or with LZW") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_decode": None}
@@ -173,10 +169,8 @@ class SegmentedVolume(Volume):
             with tifffile.TiffFile(path) as tif:
                 tif.filehandle.seek(offset)
                 self._decode = tifffile.TiffPage(tif, index=0).decode
-        try:
+        with reading(self.path, f"plane {z} cannot be decoded", "the file is damaged, copy it again"):
             values, _, _ = self._decode(data, number, **self._options)
-        except (RuntimeError, ValueError, tifffile.TiffFileError) as error:
-            raise UserError(f"{self.path}: plane {z} cannot be decoded ({error}); the file is damaged, copy it again") from error
         return None if values is None else values[0, :, :, 0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -161,6 +162,22 @@ def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
             f"save it as uint8, uint16 or float32 (readable: {', '.join(READABLE)})"
         )
     return np.dtype(np.uint8) if dtype.name == "bool" else np.dtype(dtype.name)
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str = "copy it again") -> Iterator[None]:
+    """Turns whatever a damaged file makes a parser or package raise into a UserError that says what the file is not, and why."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: {what} ({reason(error)}); {remedy}") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def optional_package(name: str, path: Path) -> Any:

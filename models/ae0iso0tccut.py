@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from ldm.bottleneck import Code, DiagonalGaussian
 from ldm.losses import kl_reconstruction
+from models.linear_start import FIRST_BLOCKS, begin_linearly
 from models.slice2volume import SliceToVolume
 from utils.axes import channels_first, channels_last
+
+FIRST_LOGVAR = -9.0  # of a linear start: noise of a hundredth of the range
 
 
 class Model(SliceToVolume):
@@ -21,9 +24,17 @@ class Model(SliceToVolume):
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
         """The 1x1 convolutions around the posterior."""
         width, z_channels = autoencoder["embed_dim"], autoencoder["ddconfig"]["z_channels"]
-        self.G["quant_conv"] = nn.Conv2d(2 * z_channels, 2 * width, 1)
+        given = 1 if autoencoder["start"] == "linear" else 2  # without the log-variance
+        self.G["quant_conv"] = nn.Conv2d(given * z_channels, 2 * width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
         self.from_encoder = autoencoder["ddconfig"]["branch_point"] == "mid"
+
+    def initialise(self) -> None:
+        """With a linear start, principal components of the first training data."""
+        if self.settings["autoencoder"]["start"] == "linear" and not self.weights_loaded:
+            begin_linearly(self, FIRST_BLOCKS)
+            _, logvar = self.G["quant_conv"].bias.data.chunk(2)  # type: ignore[union-attr, operator]
+            logvar.fill_(FIRST_LOGVAR)
 
     def bottleneck(self, moments: Tensor) -> Code:
         """A sample of the posterior in training, its mean in use."""

@@ -1,4 +1,4 @@
-"""The first state of a linear autoencoder (ldm.linear) and of what lies around its codebook, from the first training data."""
+"""The first state of a linear autoencoder (ldm.linear) and of what lies around its bottleneck, from the first training data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def begin_linearly(model: SliceToVolume, count: int) -> None:
     encoder, decoder = model.G["encoder"], model.G["decoder"]
     assert isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)
     blocks = gathered(model.first_rows(count, lambda slices: blocks_of(slices, encoder.stride)))
-    codes, different = model.settings["autoencoder"]["n_embed"], len(blocks.unique(dim=0))
+    codes, different = model.settings["autoencoder"].get("n_embed", 1), len(blocks.unique(dim=0))
     if different < codes:
         raise UserError(
             f"the training data have {different} different blocks of {encoder.stride}x{encoder.stride} pixels, fewer than "
@@ -35,7 +35,7 @@ def begin_linearly(model: SliceToVolume, count: int) -> None:
     for layer in (model.G["quant_conv"], model.G["post_quant_conv"]):
         nn.init.dirac_(layer.weight)
         nn.init.zeros_(layer.bias)
-    if isinstance(model.G["quantize"], FiniteScalarQuantizer):
+    if "quantize" in model.G and isinstance(model.G["quantize"], FiniteScalarQuantizer):
         vectors = model.first_rows(count, lambda slices: to_vectors(model.encode(slices)[0].moments))
         _fit_to_grid(model, gathered(vectors))
 

@@ -150,10 +150,10 @@ def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: 
     for section, key in [("loss", "kl_weight")] if gaussian else codebook:
         if key not in (autoencoder[section] if section else autoencoder):
             raise UserError(f"{where}{section + '.' if section else ''}{key} is missing, which {model} needs")
-    if gaussian and (autoencoder["start"] != "random" or autoencoder["loss"]["reconstruction"] != "absolute"):
-        raise UserError(
-            f"{where}{model} has no codebook: start: linear and loss.reconstruction: squared are for the VQ models; remove them"
-        )
+    if gaussian and autoencoder["loss"]["reconstruction"] != "absolute":
+        raise UserError(f"{where}{model} has no codebook: loss.reconstruction: squared is for the VQ models; remove it")
+    if gaussian and autoencoder["start"] == "linear" and autoencoder["ddconfig"].get("branch_point") != "z":
+        raise UserError(f"{where}start: linear has no features in the middle of its encoder; set ddconfig.branch_point z")
 
 
 def configure_autoencoder(autoencoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

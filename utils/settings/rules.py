@@ -144,7 +144,7 @@ def _check_autoencoder(s: Settings, autoencoder: Mapping[str, Any]) -> None:
                 f"embed_dim={embed_dim} must equal z_channels={z_channels} of {name}: codes enter the decoder's first "
                 f"layer without a projection; set embed_dim {z_channels}"
             )
-    require_bottleneck(autoencoder, s["models"], gaussian=gaussian, where=f"{name}: ")
+    require_bottleneck(configure_autoencoder(autoencoder, s), s["models"], gaussian=gaussian, where=f"{name}: ")
 
 
 def _check_blocks(s: Settings, name: str, autoencoder: Mapping[str, Any]) -> None:

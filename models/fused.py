@@ -103,6 +103,11 @@ class Model(lateral.Model):
 
     # Training --------------------------------------------------------------------------------------------------------
 
+    @property
+    def lacks_noise(self) -> bool:
+        """A restored volume has next to none."""
+        return True
+
     def generate(self, batch: Mapping[str, Any]) -> Fused:
         """Restores the crop, turns it, restores it again."""
         acquired = self.oriented(self.volume(batch))

@@ -79,13 +79,18 @@ class Model(BaseModel):
 
     def initialise(self) -> None:
         """Measures the noise of the training's first slices, the same on every process."""
-        if not (self.settings["axial_noise"] and self.sections.noise_removed):
+        if not (self.settings["axial_noise"] and self.lacks_noise):
             return
         dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
         numbers = np.linspace(0, len(dataset) - 1, min(len(dataset), _MEASURED)).astype(int)
         volumes = [self.volume({"img": [image[None] for image in dataset[0, int(n)]["img"]]}) for n in numbers]
         self.sections = replace(self.sections, noise=measured_noise(torch.cat([to_slices(v).flatten(0, 1) for v in volumes])))
         log.info("noise of the slices: %s", self.sections.noise)
+
+    @property
+    def lacks_noise(self) -> bool:
+        """Whether what the network is shown in training has less noise than slices."""
+        return self.sections.noise_removed > 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the noise that was measured."""

@@ -79,11 +79,12 @@ class Sections:
         seen = np.full(self.planes, 1 / self.planes) if self.sampling == "mean" else np.ones(1)
         return max(0.0, 1 - float(np.square(np.convolve(self.profile, seen)).sum()))
 
-    def pair(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def pair(self, images: Tensor, *, clean: bool = False) -> tuple[Tensor, Tensor]:
         """The rows of images as sections would show them, and as they should look.
 
         Args:
             images: (N, C, H, W), enough rows for one section without the margins.
+            clean: the images lack the noise of slices; sections get all of it.
 
         Returns:
             Sections (N, C, n, W) and truth (N, C, n·planes, W), on the grid of the isotropic planes. Noise is drawn from torch's
@@ -94,8 +95,9 @@ class Sections:
             blurred = _convolved_rows(images, self.profile, self.margin)
         blurred = resampled_rows(blurred, self.step, truth.shape[2])
         sections = self._seen(blurred)
-        if self.noise_removed and (self.noise.offset or self.noise.gain):
-            deviation = (self.noise.variance(sections) * self.noise_removed).sqrt()
+        lacking = 1.0 if clean else self.noise_removed
+        if lacking and (self.noise.offset or self.noise.gain):
+            deviation = (self.noise.variance(sections) * lacking).sqrt()
             sections = sections + deviation * torch.randn_like(sections)
         return sections, truth
 

@@ -19,14 +19,15 @@ def turned_sections(volume: Tensor, sections: Sections) -> Tensor:
 
     Args:
         volume: (B, C, X, Y, Z), on the grid of the isotropic planes.
-        sections: the axial operator. Where its planes are less than a pixel apart, Z counts as if they were one.
+        sections: the axial operator. Where its planes are less than a pixel apart, Z counts as if they were one. Its noise, if
+            any, is added: a restored volume is smoother than slices are, and to what never saw noise it looks like detail.
 
     Returns:
         Slices (B·n, C, Z, Y) of a volume whose coarse axis was X; Z is one shorter where it was odd. Noise is drawn from torch's
         global generator.
     """
     even = volume[..., : volume.shape[-1] // 2 * 2]
-    rows, _ = sections.pair(to_slices(even))
+    rows, _ = sections.pair(to_slices(even), clean=True)
     return to_slices(turned_volume(rows, volume.shape[0]))
 
 

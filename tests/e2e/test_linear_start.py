@@ -16,6 +16,7 @@ from workspace import write_volume
 
 import evaluate
 import infer
+import models.ae0iso0tccut as kl
 import models.ae0iso0tccutvqq as vq
 from inference import Options, Run, decode, encode, enhance
 from models import linear_start
@@ -90,6 +91,35 @@ def test_a_broken_training_ends_with_the_same_weights(linear, levels):
     linear.train("broken", *ALONE, "--ema", 0.9, "--n_epochs", 1)
     broken = linear.train("broken", "--n_epochs", 2, "--resume")
     assert same(parts(whole, 2), parts(broken, 2))
+
+
+GAUSSIAN = "extends: kllinear\nembed_dim: 6\nddconfig: {ch: 4, z_channels: 6, num_res_blocks: 1}\n"
+
+
+def test_the_gaussian_model_starts_there_too(linear, monkeypatch):
+    monkeypatch.setattr(kl, "FIRST_BLOCKS", 1280)
+    (linear.root / "tiny.yaml").write_text(GAUSSIAN)
+    options = ("--models", "ae0iso0tccut", "--lbNCE", 0)
+    whole = linear.train("whole", *options)
+    linear.train("broken", *options, "--n_epochs", 1)
+    broken = linear.train("broken", "--n_epochs", 2, "--resume")
+    names = ("encoder", "decoder", "quant_conv", "net_g")
+    assert all(same(*(torch.load(run.component(name, 2), weights_only=True) for run in (whole, broken))) for name in names)
+    seen = untrained(monkeypatch)
+    run = Run.load(linear.train("start", *options, *ALONE).path)
+    values = tifffile.imread(linear.data / "train" / "x3d0" / "a.tif")
+    shown = decode(encode(run, values, linear.root / "x.codes.zarr"), run, grid="raw")
+    blocks = seen[0].double().numpy()
+    components = np.linalg.svd(blocks - blocks.mean(), full_matrices=False)[2][:6]
+    low, high = (run.record["directions"]["x3d0"]["pooled"][key] for key in ("low", "high"))
+    n, h, w = values.shape
+    unit = ((values.astype(float) - low) / (high - low) * 2 - 1).reshape(n, h // 8, 8, w // 8, 8).transpose(0, 1, 3, 2, 4)
+    rows = unit.reshape(-1, 64) - blocks.mean()
+    expected = (rows @ components.T @ components + blocks.mean()).reshape(n, h // 8, w // 8, 8, 8).transpose(0, 1, 3, 2, 4)
+    grey = (expected.reshape(n, h, w) + 1) / 2 * (high - low) + low
+    assert np.abs(shown - grey).max() < 2  # codes are float16
+    with pytest.raises(UserError, match=r"set ddconfig\.branch_point z"):
+        linear.train("mid", *options, "--hbranch", "mid")
 
 
 def test_two_processes_start_and_stay_alike(linear):
@@ -248,7 +278,7 @@ def test_it_says_what_it_cannot_do(linear):
         linear.train("refused", "--no-nocut")
     local = "ddconfig: {norm: none, mid_attention: false}\n"
     yaml.write_text("extends: ldmaex2\nstart: linear\n" + local)
-    with pytest.raises(UserError, match="has no codebook"):
+    with pytest.raises(UserError, match="no features in the middle of its encoder"):
         linear.train("refused", "--models", "ae0iso0tccut")
     yaml.write_text(LINEAR)
     for file in (linear.data / "train" / "x3d0").iterdir():

@@ -49,6 +49,13 @@ def test_noise_is_what_averaging_removed():
     assert made.std() == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.parametrize("sampling", ["pick", "mean"])
+def test_sections_of_clean_images_get_all_of_it(sampling):
+    torch.manual_seed(0)
+    made, _ = Sections(8, sampling, noise=Noise(0.04)).pair(torch.zeros(4, 1, 256, 64), clean=True)
+    assert made.std().item() == pytest.approx(0.2, rel=0.05)
+
+
 def test_noise_is_measured_where_texture_is_least():
     rng = np.random.default_rng(0)
     places = np.linspace(0, 40, 240)

@@ -23,6 +23,7 @@ SINCE = {
     "teacher": None,
     "teacher_planes": 0,
     "lbteach": 10.0,
+    "from_teacher": False,
 }
 _AUTOENCODER = STORED["autoencoder"]
 _LOSS = {**_AUTOENCODER["loss"], "reconstruction": "absolute"}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder import Features, ResBlock
-from utils.ranks import of_first
+from utils.processes import of_first
 
 FINEST = 2  # level (of stride 4) from which the decoder's residual network goes to pixels in one step
 

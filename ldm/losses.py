@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-
-def vq_reconstruction(slices: Tensor, recon: Tensor) -> Tensor:
-    """Mean absolute error of slices (N, C, H, W) in [-1, 1]: a scalar in the unit of the intensities."""
-    return (slices - recon).abs().mean()
-
-
-def squared_error(slices: Tensor, recon: Tensor) -> Tensor:
-    """As :func:`vq_reconstruction`, but the mean squared error, which PSNR measures."""
-    return (slices - recon).square().mean()
-
-
-RECONSTRUCTIONS = {"absolute": vq_reconstruction, "squared": squared_error}  # by loss.reconstruction of ldm/*.yaml
+# Of slices (N, C, H, W) in [-1, 1], by loss.reconstruction of ldm/*.yaml; the squared error is what PSNR measures.
+RECONSTRUCTIONS = {"absolute": functional.l1_loss, "squared": functional.mse_loss}
 
 
 def kl_reconstruction(slices: Tensor, recon: Tensor) -> Tensor:
-    """As :func:`vq_reconstruction`, but the sum over an item's values, averaged over the N items.
+    """The sum of absolute errors over an item's values, averaged over the N items (N, C, H, W): a scalar.
 
     It is the negative log-likelihood of a Laplace distribution of unit scale, up to a constant, to which a KL divergence that is
     summed over components can be added.

@@ -17,7 +17,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from models.schedules import apply_now, build_scheduler, carried_over
@@ -121,7 +121,7 @@ class BaseModel(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Generate once, descend with both optimisers."""
-        opt_g, *opt_d = self._optimizers()
+        opt_g, *opt_d = _listed(self.optimizers())
         window = Window.of(batch_idx, int(self.trainer.num_training_batches), self.settings["accumulate_grad_batches"])
         self._files = ", ".join(batch["filenames"])
         out = self.generate(batch)
@@ -243,10 +243,6 @@ class BaseModel(pl.LightningModule):
         optimizers = [self.build_optimizer(parameters, lr) for parameters, lr in learning]
         return optimizers, [build_scheduler(optimizer, s) for optimizer in optimizers]
 
-    def _optimizers(self) -> list[LightningOptimizer]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item, return-value]
-
     def on_train_epoch_end(self) -> None:
         """Lightning never steps schedulers under manual optimisation.
 
@@ -254,7 +250,7 @@ class BaseModel(pl.LightningModule):
             UserError: the schedule waits for a metric that is not logged.
         """
         monitor = self.settings["monitor"]
-        for scheduler in self._schedulers():
+        for scheduler in _listed(self.lr_schedulers()):
             if not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
             elif not monitor.startswith("val/") or (self.current_epoch + 1) % self.settings["val_epochs"] == 0:
@@ -267,10 +263,6 @@ class BaseModel(pl.LightningModule):
         self.log("samples_per_second", images / max(1e-9, time.monotonic() - self._epoch_start))
         for name, optimizer in zip("gd", self.trainer.optimizers, strict=False):
             self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
-
-    def _schedulers(self) -> list[LRScheduler | ReduceLROnPlateau]:
-        schedulers = self.lr_schedulers()
-        return schedulers if isinstance(schedulers, list) else [schedulers]  # type: ignore[list-item, return-value]
 
     def metric(self, name: str) -> float | None:
         """A logged metric, averaged over the processes, which must decide alike by it; None where it is not logged.
@@ -308,7 +300,7 @@ class BaseModel(pl.LightningModule):
     def on_train_start(self) -> None:
         """A fresh training sees its data once before the first step; a resumed one follows the schedule that it has now."""
         self._start_clock()
-        for scheduler in self._schedulers():
+        for scheduler in _listed(self.lr_schedulers()):
             apply_now(scheduler)
         if self.generator_steps == 0:
             self.initialise()
@@ -366,3 +358,8 @@ class BaseModel(pl.LightningModule):
                 yield
         finally:
             self.train(training)
+
+
+def _listed(found: Any) -> list[Any]:
+    """What Lightning gives of optimisers and schedulers: a list, or the only one."""
+    return found if isinstance(found, list) else [found]

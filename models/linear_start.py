@@ -10,7 +10,7 @@ from models.slice2volume import SliceToVolume
 from taming.quantize import FiniteScalarQuantizer, to_vectors
 from utils.axes import channels_first
 from utils.errors import UserError
-from utils.ranks import gathered, of_first
+from utils.processes import gathered, of_first
 
 FIRST_BLOCKS = 25_600  # of pixels, all ranks together, that a linear start is computed from at least
 GRID_REACH = 0.6  # a standard deviation of a component before the tanh of finite scalar quantisation: of 0.4 to 1 the best start

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from utils.ranks import first, gathered, of_first, summed
+from utils.processes import first, gathered, of_first, summed
 
 if TYPE_CHECKING:
     from taming.quantize import ResidualVectorQuantizer, VectorQuantizer

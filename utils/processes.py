@@ -1,4 +1,4 @@
-"""The processes of one command: which of them this is, and how they share the work."""
+"""The processes of one command: how they share the work of inference, and what those of a training decide together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from utils.errors import UserError
 
@@ -69,11 +70,7 @@ class Processes:
 
     def total(self, count: int) -> int:
         """The sum over all processes, each of which calls this."""
-        if self.world == 1:
-            return count
-        found = torch.tensor(count)
-        dist.all_reduce(found)
-        return int(found)
+        return int(summed(torch.tensor(count)))
 
     def slowest(self, seconds: float) -> float:
         """The longest time of all processes, each of which calls this."""
@@ -87,3 +84,43 @@ class Processes:
         """Ends the common work."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+# Of a training, so that all of them hold the same; alone where there is one ---------------------------------------------
+
+
+def several() -> bool:
+    """Whether torch.distributed is in use."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def first() -> bool:
+    """Whether this is the process whose results count."""
+    return not several() or dist.get_rank() == 0
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """Rows (M, d) of all ranks in the order of ranks; every rank gives as many as the one that has fewest."""
+    if not several():
+        return rows
+    count = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(count, op=dist.ReduceOp.MIN)
+    rows = rows[: int(count)].contiguous()
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows)
+    return torch.cat(parts)
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all ranks, in place."""
+    if several():
+        dist.all_reduce(values)
+    return values
+
+
+def of_first(values: Tensor) -> Tensor:
+    """The first rank's values on all of them; the other ranks give a tensor of the same shape."""
+    values = values.contiguous()
+    if several():
+        dist.broadcast(values, src=0)
+    return values

@@ -92,7 +92,9 @@ def _volume(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries,
     else:
         pages = _pages(path, series, numbers)
         files = [Path(page.parent.filehandle.path) for page in pages]
-        if all(page.is_final and _adjoin(page) for page in pages):
+        ends = (np.add(page.dataoffsets, page.databytecounts)[:-1] for page in pages)
+        follow = (np.array_equal(end, page.dataoffsets[1:]) for end, page in zip(ends, pages, strict=True))  # of all strips
+        if all(page.is_final for page in pages) and all(follow):
             volume = ContiguousVolume(path, shape, stored, [page.dataoffsets[0] for page in pages], files)
         else:
             volume = SegmentedVolume(path, shape, stored, pages, files)
@@ -272,11 +274,6 @@ def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> 
     if None in pages:
         raise UserError(f"{path}: files that hold plane {pages.index(None)} and others are missing; copy the whole set")
     return pages
-
-
-def _adjoin(page: Any) -> bool:
-    """Whether the strips of a page follow each other (tifffile asks only the first page of a series)."""
-    return np.array_equal(np.add(page.dataoffsets, page.databytecounts)[:-1], page.dataoffsets[1:])
 
 
 def _stated(

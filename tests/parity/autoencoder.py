@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from ldm.autoencoder import Attention, Decoder, Downsample, Encoder, ResBlock, Upsample
 from ldm.bottleneck import DiagonalGaussian
-from ldm.losses import adaptive_weight, kl_reconstruction, vq_reconstruction
+from ldm.losses import RECONSTRUCTIONS, adaptive_weight, kl_reconstruction
 from networks.losses import adversarial, hinge_discriminator
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss, lpips_head
@@ -144,7 +144,7 @@ def losses(c: Comparison) -> None:
     kl = DiagonalGaussian(c.tensor("moments")).kl().mean()
     for step in range(4):
         vq = {"rec_loss": absolute, "quant_loss": c.meta["codebook_loss"], "p_loss": 0.0}
-        weighed = _weigh(vq_reconstruction(target, recon), target, recon, last, step, ndf=8, start=2, weight=0.8)
+        weighed = _weigh(RECONSTRUCTIONS["absolute"](target, recon), target, recon, last, step, ndf=8, start=2, weight=0.8)
         total = weighed["nll_loss"] + weighed.pop("adversarial") + c.meta["codebook_loss"]
         _compare_losses(c, f"vq_step{step}_", vq | weighed | {"total": total, "total_loss": total})
         gauss = {"rec_loss": absolute, "kl_loss": kl, "logvar": 0.0}  # ours has no logvar: it never trained

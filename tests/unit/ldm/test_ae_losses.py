@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ldm.losses import adaptive_weight, kl_reconstruction, vq_reconstruction
+from ldm.losses import RECONSTRUCTIONS, adaptive_weight, kl_reconstruction
 
 
 def test_reconstruction_is_a_mean_or_the_sum_of_a_slice():
     slices, recon = torch.zeros(2, 1, 3, 4), torch.full((2, 1, 3, 4), 0.5)
-    assert vq_reconstruction(slices, recon).item() == 0.5
+    assert RECONSTRUCTIONS["absolute"](slices, recon).item() == 0.5
     assert kl_reconstruction(slices, recon).item() == 12 * 0.5
 
 

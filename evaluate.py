@@ -1,7 +1,5 @@
 """How good is a restored volume (``evaluate.py --reconstruction R …``), and a run as a codec (``evaluate.py compress …``)?"""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

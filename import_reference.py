@@ -1,7 +1,5 @@
 """``python import_reference.py --from DIR --epoch N --run RUN``: weights of the reference → a run of ours."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

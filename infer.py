@@ -1,7 +1,5 @@
 """Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info``."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """``python prepare.py phantom | volumes | check``: from raw files to training volumes, and a look at them before training."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

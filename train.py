@@ -1,7 +1,5 @@
 """Trains one experiment: ``python train.py --jsn NAME --prj NAME [any option]``."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Sequence

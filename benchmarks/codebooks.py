@@ -13,8 +13,6 @@ setting of the product, because finite scalar quantisation did better here: the 
 Writes benchmarks/results/codebooks.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """What benchmarks share: the clock, processes of their own, a small model, what a result was measured on, where it is written."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -14,8 +14,6 @@ cell. The opponents, nearest, linear and cubic interpolation and cubic with data
 Writes benchmarks/results/quality.json, quality.md (the table) and a picture of each volume and degradation.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Volumes whose truth is known, and the sections that a microscope would make of them: what benchmarks/quality.py judges on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

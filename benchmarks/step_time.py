@@ -10,8 +10,6 @@ encode   a tile of 8 slices of 128x128: plain; with batch norms folded and chann
 decode   likewise a tile of 128x128x128 voxels
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 from collections.abc import Callable

@@ -11,8 +11,6 @@ beyond it, whether touched or not; pages of mapped files, which the system may d
 ``--shape 64 1450 1451 --scales 1 --limit 2`` an output of 4.3 GB is larger than the memory that there is for it.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import resource

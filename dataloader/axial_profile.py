@@ -11,8 +11,6 @@ of narrow core and long tails are such mixtures), found by non-negative least sq
 of the volume that are drawn again and again (Efron 1979) tell how far the result depends on the place.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

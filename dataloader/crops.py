@@ -3,8 +3,6 @@
 Geometry only; values stay those of the file. File order is (Z, rows, columns); a crop is (X=rows, Y=columns, Z).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache

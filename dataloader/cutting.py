@@ -1,7 +1,5 @@
 """Where the patches of a volume lie, which part is for validation, and how patches are read at constant memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,13 +1,11 @@
 """Paired folders of volumes → training crops → batches."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -248,7 +246,7 @@ class DataModule(pl.LightningDataModule):
             self.val_set = PairedImageDataset(folder / "val", directions, **{**options, "train": False})
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], data_root: Path) -> DataModule:
+    def from_settings(cls, settings: Mapping[str, Any], data_root: Path) -> Self:
         """The data of an experiment: ``data_root/{dataset}``, ``direction`` split at '_', options of the same name."""
         options = {name: settings[name] for name in _SETTINGS}
         return cls(data_root / settings["dataset"], settings["direction"].split("_"), **options)

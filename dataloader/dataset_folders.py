@@ -13,8 +13,6 @@ What it has made may be replaced, nothing else.
         "settings": {...}}}}            # the options of the call
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@
 Everything grows in a hidden folder and is moved into place when it is complete.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Which raw volumes belong together: those in the same place of every direction, in the order of the command line."""
 
-from __future__ import annotations
-
 import glob
 import re
 from collections.abc import Sequence

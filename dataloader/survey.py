@@ -1,7 +1,5 @@
 """What ``prepare.py check`` sees in the files of a data set, in one pass at constant memory, and draws on contact sheets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which axis of a data set is the thick one: by voxel sizes, where files state them, else by the spectra along its three axes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Sections are coded one stream each, or stacked on top of each other in one image
 where they are needed, so it is what a code store has to be compared with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

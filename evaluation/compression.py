@@ -3,8 +3,6 @@
 RateDistortion measures; write_compression leaves compression.json, the curves, and sentences.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from itertools import product

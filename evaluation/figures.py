@@ -1,7 +1,5 @@
 """The figures of a report: orthogonal planes, Fourier shell correlation, power spectra."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A restored volume, or interpolation alone, measured: one pass over all voxels, the numbers, the report."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,10 +1,8 @@
 """What a reconstruction records of its place in the volume that it was made of (attributes ``place`` and ``slices``)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from evaluation.sections import Sections
 from utils.intensity import Intensity
@@ -29,7 +27,7 @@ class Recorded:
     first_kept: float
 
     @classmethod
-    def of(cls, volume: Volume | None) -> Recorded | None:
+    def of(cls, volume: Volume | None) -> Self | None:
         """None where nothing is recorded, as in outputs of other programs and of older versions."""
         about: dict[str, Any] = {} if volume is None else dict(volume.attributes)
         if not {"place", "slices", "input"} <= about.keys():

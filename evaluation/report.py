@@ -1,7 +1,5 @@
 """What an evaluation leaves: the numbers in plain words, JSON, and a report of one HTML file by the template report.html."""
 
-from __future__ import annotations
-
 import base64
 import math
 from functools import partial

@@ -1,7 +1,5 @@
 """Fidelity against restored detail, for several restorations of one volume, such as a run's at several values of --texture."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

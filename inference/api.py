@@ -1,7 +1,5 @@
 """What a run does: one verb each for arrays and files, for notebooks and for infer.py."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext

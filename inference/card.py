@@ -1,7 +1,5 @@
 """README.md of an exported folder: what it holds, how to read it, what it was trained on, and what it cannot do."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

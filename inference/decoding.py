@@ -1,7 +1,5 @@
 """Output volumes that are decoded from codes: the isotropic one, and the encoded slices as the 2-D decoder has them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

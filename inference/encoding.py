@@ -1,7 +1,5 @@
 """Slices to codes: tiles of a training crop, each position's code from the tile in whose core it lies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -14,8 +14,6 @@ It has the anatomy of a run's folder, so ``--run`` and ``--init`` take it, and `
 store come the components that decode it alone.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Volumes of grey values that are computed when they are asked for: any box of them, always from the same tiles."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """What is in a run, a volume or a code store, in a few lines."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

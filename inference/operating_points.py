@@ -1,7 +1,5 @@
 """What a run makes of one volume at every rate that its code store allows: files for a rate-distortion comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

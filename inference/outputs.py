@@ -1,7 +1,5 @@
 """The files of a command: what it reads and writes, and what of that is finished."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tiles of a lattice through a network: several per pass, recent ones kept; fewer, then parts, where memory does not suffice."""
 
-from __future__ import annotations
-
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Output volumes of the models that make a volume of a volume, without codes; and which field a run's model has."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ A lattice depends on the size of the whole volume alone, never on the region ask
 command was interrupted. So everything that is computed is computed for the same tiles, with the same neighbourhood, bit for bit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

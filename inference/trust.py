@@ -1,7 +1,5 @@
 """What speaks for an output and against it: its projection against the input, seams at tile borders, pictures."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence

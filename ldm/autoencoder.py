@@ -3,8 +3,6 @@
 Attribute names make the state-dict keys of published weights: ``down.0.block.0.conv1.weight`` and so on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise

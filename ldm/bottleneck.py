@@ -1,7 +1,5 @@
 """What lies between encoder and decoder: the code that a bottleneck lets through, and the Gaussian posterior of the KL model."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Encoder and decoder of the autoencoder's settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ beside it, whose last layer is zero before the first step: a training begins whe
 looks over a whole slice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

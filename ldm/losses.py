@@ -4,8 +4,6 @@ They compose, for the generator, to ``nll + disc_weight·λ·g + codebook`` and,
 :func:`adaptive_weight` and g minus the mean of its logits; both adversarial terms act from generator step ``disc_start`` on.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -4,8 +4,6 @@ Park et al. 2020, "Contrastive learning for unpaired image-to-image translation"
 the gradient; the key, features of what it was generated from, has none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

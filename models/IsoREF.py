@@ -6,11 +6,9 @@ place (contrastive term). In the cycle a second U-Net degrades the restored volu
 volume, and look like the original to one discriminator for each orientation (Zhu et al. 2017).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +43,7 @@ class Restored:
     volume: Tensor
     back: Tensor | None
 
-    def detach(self) -> Restored:
+    def detach(self) -> Self:
         """The same without gradient, for the discriminators."""
         return replace(self, volume=self.volume.detach(), back=None if self.back is None else self.back.detach())
 

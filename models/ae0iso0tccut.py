@@ -1,7 +1,5 @@
 """The Gaussian model: slices pass through a posterior (Kingma & Welling 2014; Rombach et al. 2022)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

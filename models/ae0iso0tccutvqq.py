@@ -1,7 +1,5 @@
 """The primary model: slices pass through a learned codebook (van den Oord et al. 2017; Esser et al. 2021)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

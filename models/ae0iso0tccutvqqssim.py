@@ -4,8 +4,6 @@ Every model of this family can have the term (``SliceToVolume.structure``); here
 (models/options.py).
 """
 
-from __future__ import annotations
-
 from models.ae0iso0tccutvqq import Model as VQModel
 
 

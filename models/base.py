@@ -1,14 +1,12 @@
 """The training loop: two optimisers, accumulation, schedules, averaging, reproducibility. No imaging."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -46,7 +44,7 @@ class Window:
     closes: bool
 
     @classmethod
-    def of(cls, batch_idx: int, batches: int, accumulate: int) -> Window:
+    def of(cls, batch_idx: int, batches: int, accumulate: int) -> Self:
         """The last window of an epoch is shorter where accumulate does not divide the number of batches."""
         start = batch_idx // accumulate * accumulate
         size = min(accumulate, batches - start)

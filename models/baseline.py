@@ -4,8 +4,6 @@ The generator begins at zero, so that a training starts at the baseline: linear 
 what the 2-D network of a lateral run makes of the slices (``from_teacher``). That network becomes a part of the run as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol

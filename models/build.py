@@ -1,7 +1,5 @@
 """Models by name, and their weights from the component files of a run."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import pickle

@@ -10,11 +10,9 @@ finished run without it (``--init``), whose network it keeps as it is beside the
 and not in that of the other was invented, and in use any share of it can be left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +46,7 @@ class Fused:
     start: Tensor
     volume: Tensor | None
 
-    def detach(self) -> Fused:
+    def detach(self) -> Self:
         """The same without gradient, for the discriminator."""
         return replace(self, volume=None if self.volume is None else self.volume.detach())
 

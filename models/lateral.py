@@ -6,8 +6,6 @@ A slice is sharp along both of its axes; the volume is not along its third. The 
 judges the texture: the result is the one that is closest on average, and blurred where the sections do not tell.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The first state of a linear autoencoder (ldm.linear) and of what lies around its bottleneck, from the first training data."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

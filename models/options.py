@@ -1,7 +1,5 @@
 """The options that each model adds, as data (torch-free), composed from groups that the models share."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Any

@@ -1,11 +1,9 @@
 """How the slices that a training encodes relate to the sections that were acquired, and to the isotropic planes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +32,7 @@ class Sampling:
     centre: float
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], wanted_by: str) -> Sampling:
+    def from_settings(cls, settings: Mapping[str, Any], wanted_by: str) -> Self:
         """That of checked settings.
 
         With usp, slice j shows section (j + ½)/usp - ½. Linear interpolation, which IsoREF starts from, centres a slice on the

@@ -1,7 +1,5 @@
 """Learning rate over epochs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

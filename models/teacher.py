@@ -4,8 +4,6 @@ The guided model sees the slices of a crop; so does the teacher, and what it mak
 average. It computes no gradient, is in no checkpoint and not needed in use: it only shapes the loss (DECISIONS, section 8).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

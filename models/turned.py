@@ -1,7 +1,5 @@
 """The loss term of truth in 3-D (networks.turned): what a model makes of its own volume, turned, is judged on acquired slices."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

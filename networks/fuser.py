@@ -1,7 +1,5 @@
 """The 3-D network that makes one volume of what planes seen from two sides have given."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

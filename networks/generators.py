@@ -1,7 +1,5 @@
 """The 3-D generators: ed023e turns latents into an isotropic volume eight times larger, edclean is the 3-D U-Net of IsoREF."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Adversarial and structural losses: pure functions of tensors, none of them weighted."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """How noisy slices are, measured on them: variance as a line over grey value, as light's and a camera's noise together have."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

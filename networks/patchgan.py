@@ -1,7 +1,5 @@
 """The patch discriminator that judges planes of the isotropic volume."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 # Outputs of the stride-2 convolutions, in units of ndf. A larger patch number means fewer of them (and so smaller patches).

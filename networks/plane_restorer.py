@@ -1,7 +1,5 @@
 """The 2-D network that gives planes with few rows, sections of a volume seen from the side, their missing rows."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn

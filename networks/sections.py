@@ -5,8 +5,6 @@ section is one plane or the mean of several. A slice lacks nothing of this in-pl
 image whose truth is known.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

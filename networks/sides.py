@@ -5,8 +5,6 @@ there, and what it does along Z has to be guessed. Of every in-plane frequency e
 component of it; the lowest frequencies count alike.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -5,8 +5,6 @@ restores it; and in the planes across Z that were acquired the result can be com
 the volume is a prediction and judges nothing. Y takes the part of X where the volume is transposed in-plane before.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -3,8 +3,6 @@
 A volume is (B, C, X, Y, Z) with Z, the coarse axis, last; images are (N, C, height, width). Everything holds for any batch size.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -3,8 +3,6 @@
 Nothing that a file names is imported or called, but for torch's makers of tensors.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Weights of the reference → a run of ours: the settings that the weights tell, and a model that holds them."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ class CodebookLife(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
 
     @classmethod
-    def from_settings(cls, quantizer: Quantizer, codebook: Mapping[str, Any], accumulate: int) -> CodebookLife:
+    def from_settings(cls, quantizer: Quantizer, codebook: Mapping[str, Any], accumulate: int) -> Self:
         """What the autoencoder's block ``codebook`` asks for; ``accumulate`` batches make a step.
 
         A grid is not learned, and ``legacy`` leaves the codebook as the reference did.

@@ -1,7 +1,5 @@
 """The 2-D autoencoder's discriminator: an n-layer PatchGAN (Isola et al. 2017)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

@@ -1,7 +1,5 @@
 """Perceptual distance LPIPS (Zhang et al. 2018) with a frozen VGG16, computed by the weights of the ``lpips`` package."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual, or with a fixed grid."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from math import prod
 from typing import NamedTuple, cast

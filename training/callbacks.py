@@ -1,7 +1,5 @@
 """What a training leaves behind and shows while it runs: checkpoints, graceful stops, pictures, progress."""
 
-from __future__ import annotations
-
 import logging
 import math
 import signal

@@ -1,7 +1,5 @@
 """What a training needs: parameters, memory of a step, size of its checkpoints; measured on a small crop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The model as a training starts with it, and the Lightning trainer of a run."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import shutil

@@ -4,8 +4,6 @@ No other module of ours moves an axis. A file's volume is (Z, rows, columns), in
 nothing is transposed in-plane.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Boxes of voxels, the places between voxels, and those beyond the borders of a volume."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """SHA256SUMS: the checksum of every file of a folder, as ``sha256sum --check SHA256SUMS`` reads them (torch-free)."""
 
-from __future__ import annotations
-
 import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One way to read a command line, for all scripts: parser, options that several have, regions and voxel sizes (torch-free)."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Files and folders that appear whole or not at all, also after a power cut; and objects read from JSON and YAML."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import json

@@ -1,7 +1,5 @@
 """A fixed network beside a model: the judge of a loss term, whose weights are those of somebody else's training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Self
 

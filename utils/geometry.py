@@ -1,12 +1,10 @@
 """How encoded slices and isotropic planes correspond (torch-free; used by settings, data, models and inference)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
 from utils.errors import UserError
 
@@ -38,7 +36,7 @@ class Geometry:
     resizebranch: int = 1
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Geometry:
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """The geometry that checked settings ask for.
 
         Planes per slice are 8·resizebranch/downbranch, or for a model with ``uprate`` (IsoREF) cropsize/slices, any integer. The

@@ -3,11 +3,9 @@
 What ``dataset.json``, a run and the metadata of its outputs record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +99,7 @@ class IntensityTransform:
         return {key: getattr(self, key) for key in keys}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any], where: str = "dataset.json") -> IntensityTransform:
+    def from_json(cls, record: Mapping[str, Any], where: str = "dataset.json") -> Self:
         """The transform of a record; a UserError, which begins with ``where``, says that it is none."""
         if not isinstance(record, Mapping) or "normalisation" not in record or record.keys() - set(_KEYS):
             raise UserError(f"{where}: an intensity transform has the keys {', '.join(_KEYS)}; write it again with prepare.py")
@@ -182,7 +180,7 @@ class Intensity:
         return {"into": [t.as_json() for t in self.into], "out": [t.as_json() for t in self.out]}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any], where: str) -> Intensity:
+    def from_json(cls, record: Mapping[str, Any], where: str) -> Self:
         """The intensities that a record describes; ``where`` begins the message if it is none."""
         try:
             into, out = (tuple(IntensityTransform.from_json(t, where) for t in record[key]) for key in ("into", "out"))

@@ -1,13 +1,11 @@
 """What commands ask of a machine: its device and arithmetic, how memory is kept, and whether it has ended."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pytorch_lightning.utilities.memory import is_oom_error
@@ -69,7 +67,7 @@ class Engine:
     @classmethod
     def choose(
         cls, device: str | None = None, precision: str | None = None, *, local_rank: int = 0, compile: bool = False
-    ) -> Engine:
+    ) -> Self:
         """The device asked for, else this process's GPU, else the CPU; bf16 on a GPU that has it unless asked otherwise.
 
         Raises:

@@ -9,8 +9,6 @@ A set of component files that is not listed is not there. Of a folder without ma
 Component files of an exported run (inference/exporting.py) end in .safetensors.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Iterable

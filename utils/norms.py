@@ -1,7 +1,5 @@
 """Normalisation layers by name, for slices and for volumes; and without them, in use."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from math import gcd
 

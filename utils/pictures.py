@@ -11,8 +11,6 @@ language, as in Fiji: x runs along the columns to the right, y down the rows, z 
 z runs downwards in both XZ and YZ, so that missing axial resolution shows as the same vertical smear.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path

@@ -1,12 +1,11 @@
 """The processes of one command: how they share the work of inference, and what those of a training decide together."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -26,7 +25,7 @@ class Processes:
     local_rank: int = 0
 
     @classmethod
-    def from_environment(cls) -> Processes:
+    def from_environment(cls) -> Self:
         """Joins the other processes of a torchrun or srun command; alone where there are none.
 
         Raises:

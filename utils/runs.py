@@ -14,8 +14,6 @@
         run.lock               host, process and start of the training that uses the folder
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

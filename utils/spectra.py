@@ -1,7 +1,5 @@
 """Power spectra along the axes of a volume, and where they fall to the noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Arrays of numpy (.npy), and those of HDF5: Imaris files and others (package h5py of the extra ``formats``)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

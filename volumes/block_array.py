@@ -6,8 +6,6 @@ temporary one, synced and renamed. zarr-python does so too, but an event loop st
 thirds (uint16) of the speed, measured on electron microscopy. Every program that knows Zarr 3 reads the result.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import re

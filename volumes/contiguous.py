@@ -5,8 +5,6 @@ would be gained (benchmarks/results/reading_cpu.json). Nor by indexed_gzip, whic
 wrong values without a word (it compares checksums in some orders of reading only), and reading onwards takes it twice as long.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import threading

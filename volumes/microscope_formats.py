@@ -7,8 +7,6 @@ CZI is read by pylibCZIrw, Zeiss' own reader (LGPL), LIF by liffile and ND2 by n
 bioio plugins, without the 30 packages that bioio adds.
 """
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """NIfTI, read and written, and MRC2014 (CCP4): packages of the extra ``formats`` know the headers, voxels are read by place."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

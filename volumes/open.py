@@ -3,8 +3,6 @@
 A new format is a module with an opener (path, choice) → Volume, and its suffixes in ``FORMATS``.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Levels of resolution: which axes are halved, how large the levels are, where their voxels lie, and the mean of 2×2×2."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

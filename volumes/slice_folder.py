@@ -1,7 +1,5 @@
 """A folder of 2-D greyscale images, one for each plane, as a volume; and images that only Pillow reads: PNG, stacks of frames."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter

@@ -1,7 +1,5 @@
 """What files say of their axes, units and lengths: the one place where that is understood, or refused by name."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

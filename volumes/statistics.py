@@ -1,7 +1,5 @@
 """What is measured of a volume to map its grey values: block by block, at constant memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

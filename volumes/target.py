@@ -5,8 +5,6 @@ with it. Each process notes what it has written in a journal of its own; a comma
 leaves out what is done. Kept so: volumes (here) and codes (codes.store).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

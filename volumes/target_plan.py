@@ -1,7 +1,5 @@
 """What an output is to be: its format and name, checked before work begins; its plan, stored with it, compared on restart."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """What every reader of a volume offers, a lazy (Z, Y, X) array with a path and voxel sizes; what readers share; boxes."""
 
-from __future__ import annotations
-
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence

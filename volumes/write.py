@@ -3,8 +3,6 @@
 Outputs that several processes fill, that are larger than memory or that survive being killed: volumes.target.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,8 +8,6 @@ Cells with textured nuclei lie between thin membranes, branching tubules of vary
 background stands for defocused light. Volumes are made slab by slab, so they can be larger than memory.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Settings of autoencoders: ldm/*.yaml, checked and completed (torch-free)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from copy import copy, deepcopy

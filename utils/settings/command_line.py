@@ -1,7 +1,5 @@
 """The command line of a training: abbreviated options, and the parser that prints ``--help`` (torch-free)."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Options that every model shares, as data (torch-free): what ``--help`` prints and every settings file is checked against."""
 
-from __future__ import annotations
-
 import json
 import math
 import operator

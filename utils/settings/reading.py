@@ -3,8 +3,6 @@
 The models' own options are handed in, so that this module needs neither models nor torch.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Rules between settings, checked before a training starts (torch-free). Single values are checked where they are read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -68,7 +68,7 @@ def build_compress_parser() -> Parser:
     add("--overwrite", action="store_true", help="replace an earlier comparison in that folder")
     add_shared(files, "--channel")
     apply = parser.add_argument_group("applying the run (as in infer.py encode)")
-    add_shared(apply, "--epoch", "--dsp", "--normalise", "--ignore-voxels", "--force-range", "--device")
+    add_shared(apply, "--epoch", "--weights", "--dsp", "--normalise", "--ignore-voxels", "--force-range", "--device")
     places = parser.add_argument_group("position of --input in --truth (taken from the files where they state it)")
     _add_common(places, parser.add_argument_group("measuring"), planes="4::8")
     parser.set_defaults(reconstruction=None, thin=None, average=None, voxel=None, codec=None, bpp=0.0)
@@ -122,7 +122,7 @@ def compress(options: argparse.Namespace) -> None:
     from inference.operating_points import KeptPlanes, operating_points
 
     with results(options.output, OUTPUTS, options.overwrite, (options.input, options.truth)) as folder:
-        run = Run.load(options.run, options.epoch, Engine.choose(options.device))
+        run = Run.load(options.run, options.epoch, Engine.choose(options.device), options.weights)
         applied = Options(**{**chosen(options, Options), "region": None})
         kept = KeptPlanes(run, options.input, applied, options.channel)
         request = replace(request, thick=kept.source.thick)

@@ -103,7 +103,7 @@ def _add_engine(parser: Parser) -> None:
     text = "its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr"
     add("--output", type=Path, required=True, help=text)
     add("--overwrite", action="store_true", help="replace an existing output")
-    add_shared(parser, "--epoch", "--device")
+    add_shared(parser, "--epoch", "--weights", "--device")
     add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU that has it (NVIDIA: since Ampere), else 32")
     add("--compile", action="store_true", help="let torch.compile make the volume generator; pays for long runs on a GPU")
     text = """tiles per pass of the networks, in encoding and decoding; by default 1 on a CPU, where more gain nothing, and 8 on a
@@ -142,10 +142,10 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     from inference import Run, decode, encode, enhance, inputs_and_outputs, refuse_inputs
 
     if given.command == "decode":
-        how: dict[str, Any] = {"grid": given.grid, "levels": given.levels, "epoch": given.epoch}
+        how: dict[str, Any] = {"grid": given.grid, "levels": given.levels, "epoch": given.epoch, "weights": given.weights}
         decode(given.codes, given.run, **how, options=options, output=output, engine=engine)
         return
-    run = Run.load(given.run, given.epoch, engine)
+    run = Run.load(given.run, given.epoch, engine, given.weights)
     suffix = ".codes.zarr" if given.command == "encode" else given.format
     which = {"channel": given.channel, "time": given.time, "scene": given.scene, "level": given.level}
     found = inputs_and_outputs(run, given.input, given.output, suffix, **which)

@@ -37,6 +37,7 @@ def enhance(
     *,
     output: Output | Path | str | None = None,
     epoch: int | None = None,
+    weights: str | None = None,
     engine: Engine | None = None,
     progress: bool = False,
 ) -> NDArray[Any] | None:
@@ -49,6 +50,7 @@ def enhance(
         options: how; see :class:`inference.source.Options`.
         output: a file to write, and what is to be written beside it; None: an array is returned.
         epoch: completed epochs of the weights; the latest by default.
+        weights: ``ema`` (averaged) or ``raw`` (of the last step); averaged ones by default, where there are any.
         engine: device and precision.
         progress: show a bar where an array is made.
 
@@ -59,7 +61,7 @@ def enhance(
         UserError: the run or the volume is not usable; the message says why.
     """
     volume, run = _told_apart(volume, run)
-    run, options, output = _loaded(run, epoch, engine), options or Options(), _output(output)
+    run, options, output = _loaded(run, epoch, engine, weights), options or Options(), _output(output)
     if output and output.consistency and (run.translates or options.region is not None):
         raise UserError(
             "--consistency compares the output with the whole input: it is not possible with --region, nor for a run that "
@@ -161,6 +163,7 @@ def encode(
     options: Options | None = None,
     *,
     epoch: int | None = None,
+    weights: str | None = None,
     engine: Engine | None = None,
     progress: bool = False,
     overwrite: bool = False,
@@ -174,7 +177,7 @@ def encode(
         UserError: the run makes no codes, the store's name does not end in .zarr, or as for :func:`enhance`.
     """
     volume, run = _told_apart(volume, run)
-    run, options = _loaded(run, epoch, engine), options or Options()
+    run, options = _loaded(run, epoch, engine, weights), options or Options()
     target = output if isinstance(output, Output) else Output(Path(output), overwrite=overwrite)
     if target.path.suffix != ".zarr":
         raise UserError(f"{target.path}: codes are written as {SUFFIX}; choose that ending")
@@ -230,6 +233,7 @@ def decode(
     options: Options | None = None,
     output: Output | Path | str | None = None,
     epoch: int | None = None,
+    weights: str | None = None,
     engine: Engine | None = None,
     progress: bool = False,
 ) -> NDArray[Any] | None:
@@ -241,7 +245,7 @@ def decode(
         grid: ``isotropic``, the volume; ``raw``, the encoded slices as the 2-D decoder gives them back.
         levels: of a residual codebook, only so many, from the first; all by default.
         options: ``region`` (voxels of the grid), ``dtype``, ``tile``, ``batch``.
-        epoch: of the run; by default the store's if no run is named.
+        epoch, weights: of the run; by default the store's (the epoch if no run is named).
 
     Raises:
         UserError: there is no such store or run, it has fewer levels, or the run's weights are not those of the codes.
@@ -250,7 +254,7 @@ def decode(
     about, raw, output = store.about, grid == "raw", _output(output)
     options = (options or Options()).seen_along(about.get("thick", "z"))
     store = store if levels is None else store.first_levels(levels)
-    run = Run.of_store(store, run, epoch, engine)
+    run = Run.of_store(store, run, epoch, engine, weights)
     dtype = checked_dtype(options.dtype or about["output_dtype"])
     if raw and run.channels > 1:
         log.info("the raw grid of a two-channel run shows channel 0")
@@ -276,8 +280,8 @@ def _told_apart(one: Given | Source | Run, other: Run | Path | str | Given | Sou
     return volume, run
 
 
-def _loaded(run: Run | Path | str, epoch: int | None, engine: Engine | None) -> Run:
-    return run if isinstance(run, Run) else Run.load(run, epoch, engine)
+def _loaded(run: Run | Path | str, epoch: int | None, engine: Engine | None, weights: str | None) -> Run:
+    return run if isinstance(run, Run) else Run.load(run, epoch, engine, weights)
 
 
 def _source(run: Run, volume: Given | Source, options: Options) -> AbstractContextManager[Source]:

@@ -55,15 +55,26 @@ class Run:
         object.__setattr__(self, "centre", self.geometry.plane_of_slice(0, how))
 
     @classmethod
-    def load(cls, path: Path | str, epoch: int | None = None, engine: Engine | None = None, *, as_trained: bool = False) -> Run:
+    def load(
+        cls,
+        path: Path | str,
+        epoch: int | None = None,
+        engine: Engine | None = None,
+        weights: str | None = None,
+        *,
+        as_trained: bool = False,
+    ) -> Run:
         """The run of a folder, also of an exported one; the latest epoch by default, averaged weights where there are any.
 
         Args:
+            weights: ``ema``, averaged ones, or ``raw``, those of the last step.
             as_trained: leave the networks as they were trained, instead of preparing them for speed.
 
         Raises:
-            UserError: not a run, no such epoch, or a component is missing or does not fit.
+            UserError: not a run, no such epoch, no such weights, or a component is missing or does not fit.
         """
+        if weights not in (None, "ema", "raw"):
+            raise UserError(f"--weights {weights} is unknown; choose ema (averaged) or raw (of the last step)")
         folder = RunFolder(Path(path))
         if not folder.path.is_dir():
             raise UserError(f"{path} is not a training's folder: there is no such folder")
@@ -73,7 +84,7 @@ class Run:
         model = build_model(settings, for_training=False)
         for part in model.G.keys() - exported.get("components", model.G.keys()):
             del model.G[part]
-        epoch = load_components(model, folder, epoch, ema=True)
+        epoch = load_components(model, folder, epoch, ema=weights != "raw")
         digest = exported.get("weights") or weight_hash(model)
         (model if as_trained else make_fast(model)).to(engine.device)
         if engine.compile and "net_g" in model.G:
@@ -81,7 +92,11 @@ class Run:
         record = read_mapping(folder.dataset_record, "record of the training data") if folder.dataset_record.is_file() else None
         if record is not None and not {"nm", "directions"} <= record.keys():
             raise UserError(f"{folder.dataset_record} does not say how the training normalised; copy the run again")
-        ema = exported.get("ema", any(folder.component(name, epoch, ema=True).is_file() for name in model.G))
+        averaged = any(folder.component(name, epoch, ema=True).is_file() for name in model.G)
+        ema = exported.get("ema", averaged and weights != "raw")
+        if weights is not None and ema != (weights == "ema"):
+            there = "averaged weights (ema)" if ema else "raw weights"
+            raise UserError(f"--weights {weights}: {path} holds {there} alone; leave --weights out")
         where = folder.path.resolve()
         name = exported.get("run", f"{where.parent.name}/{where.name}@{epoch}{' (EMA)' if ema else ''}")
         return cls(folder.path, name, epoch, ema, settings, record, model, engine, digest)
@@ -93,9 +108,10 @@ class Run:
         run: Run | Path | str | None = None,
         epoch: int | None = None,
         engine: Engine | None = None,
+        weights: str | None = None,
         **how: bool,
     ) -> Run:
-        """The run that made a store: by default the folder and epoch that it names; other arguments as of :meth:`load`.
+        """The run that made a store: by default the folder, epoch and weights that it names; other arguments as of :meth:`load`.
 
         Raises:
             UserError: it is not there, or its weights are not those that made the codes.
@@ -106,7 +122,7 @@ class Run:
             epoch = about["epoch"] if epoch is None else epoch
             if not made_by.is_dir():
                 raise UserError(f"{store.path} was made by {run}, which is not there; name the run with --run")
-        run = run if isinstance(run, Run) else cls.load(run, epoch, engine, **how)
+        run = run if isinstance(run, Run) else cls.load(run, epoch, engine, weights or ("ema" if about["ema"] else "raw"), **how)
         if about["weights"] != run.weight_hash:
             raise UserError(
                 f"{store.path} was encoded with other weights ({about['run']}, {about['weights'][:12]}…) than {run.name} "

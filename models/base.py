@@ -273,8 +273,9 @@ class BaseModel(pl.LightningModule):
     # Validation ------------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Logs ``val/<metric>``, averaged over the validation samples of all ranks."""
-        metrics = self.validation_metrics(self.generate(batch))
+        """Logs ``val/<metric>`` of the weights that inference takes, averaged over the validation samples of all ranks."""
+        with self.evaluating():
+            metrics = self.validation_metrics(self.generate(batch))
         self.log_dict({f"val/{k}": v for k, v in metrics.items()}, on_epoch=True, sync_dist=True, batch_size=len(batch["labels"]))
 
     # A run that can be repeated and resumed --------------------------------------------------------------------------
@@ -348,13 +349,16 @@ class BaseModel(pl.LightningModule):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode without gradients; the mode before comes back."""
-        training = self.training
+        """Evaluation mode without gradients, with averaged weights where there are any, as inference has it; then as before."""
+        training, raw = self.training, self.G
         self.eval()
+        if self.ema_G is not None:
+            self.G = self.ema_G.module  # type: ignore[assignment]
         try:
             with torch.no_grad():
                 yield
         finally:
+            self.G = raw
             self.train(training)
 
 

@@ -57,6 +57,10 @@ def as_declared(word: str, flags: Any) -> str:
 _SHARED: dict[str, dict[str, Any]] = {
     "--run": {"type": Path, "required": True, "help": "a training's folder"},
     "--epoch": {"type": int, "metavar": "N", "help": "completed epochs of the weights; the latest by default"},
+    "--weights": {
+        "choices": ("ema", "raw"),
+        "help": "averaged over the last steps, or those of the last step; by default averaged ones where the training made them",
+    },
     "--device": {"help": "cpu, cuda, cuda:1; by default a GPU where there is one"},
     "--channel": {"type": int, "metavar": "N", "help": "channel of multi-channel files, counted from 0"},
     "--time": {"type": int, "metavar": "N", "help": "time point of a time series"},

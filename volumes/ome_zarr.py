@@ -1,4 +1,4 @@
-"""OME-Zarr images (0.4 and 0.5; written for 0.5) and plain Zarr arrays (version 2 and 3), read chunk by chunk.
+"""OME-Zarr images (0.4 to 0.6; written for 0.5) and plain Zarr arrays (version 2 and 3), read chunk by chunk.
 
 Positions are those of voxel centres: a point of index i along an axis lies at ``scale · i + translation``.
 """
@@ -221,9 +221,25 @@ def _multiscale(path: Folder, attributes: Mapping[str, Any]) -> Mapping[str, Any
     if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], Mapping):
         count = len(found) if isinstance(found, list) else 0
         raise UserError(f"{path}: its OME metadata describe {count} images (multiscales); exactly one can be read")
-    if "coordinateSystems" in found[0]:
-        raise UserError(f"{path}: NGFF {ome.get('version', '0.6')} is not supported; save it as OME-Zarr 0.4 or 0.5")
-    return found[0]
+    return _as_before(path, found[0]) if "coordinateSystems" in found[0] else found[0]
+
+
+def _as_before(path: Folder, image: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An image of OME-Zarr 0.6 in the words of 0.5, in the coordinate system of its levels; those of stages are not followed."""
+    levels, systems = [], set()
+    try:
+        for level in image["datasets"]:
+            (transform,) = level["coordinateTransformations"]
+            systems.add(transform["output"]["name"])
+            steps = transform["transformations"] if transform["type"] == "sequence" else [transform]
+            if not all(isinstance(name, str) for name in (transform["input"]["path"], level["path"])):
+                raise ValueError(f"the path {level['path']!r}")
+            levels.append({"path": level["path"], "coordinateTransformations": steps})
+        (system,) = systems
+        (axes,) = (one["axes"] for one in image["coordinateSystems"] if one["name"] == system)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its metadata are not those of OME-Zarr 0.6 ({error!r}); correct them, or save 0.5") from error
+    return {"axes": axes, "datasets": levels}
 
 
 def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Level:

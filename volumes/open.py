@@ -77,7 +77,7 @@ def open_volume(
     Args:
         path: one greyscale volume. A TIFF file: contiguous, stripped or tiled, any compression that imagecodecs knows, ImageJ
             hyperstack, OME-TIFF, one page per plane; any multi-frame file that Pillow reads; a folder of 2-D slices (TIFF or
-            PNG, sorted naturally); an OME-Zarr image (0.4, 0.5) or a Zarr array, zipped too; .npy; with the extra
+            PNG, sorted naturally); an OME-Zarr image (0.4 to 0.6) or a Zarr array, zipped too; .npy; with the extra
             ``formats`` NIfTI, MRC, Imaris, HDF5, CZI, LIF and ND2.
         channel: which channel of a multi-channel file, counted from 0.
         time: which time point of a time series, counted from 0.

@@ -37,7 +37,8 @@ def test_pictures_and_validation_show_the_weights_that_infer_takes(kind, workspa
     kinds = {"vq": ae0iso0tccutvqq, "lateral": lateral, "isoref_nocyc": IsoREF}[kind].Model
     spying("validation_metrics", "validated")
     spying("generate", "generated")
-    spying("restore", "drawn")  # of the lateral model
+    if kind == "lateral":
+        spying("restore", "drawn")
     options = workspace.variant(kind)
     run = workspace.train("one", *options, "--ema", 0.9, "--n_epochs", 2, "--picture_epochs", 2, "--val_epochs", 1)
     taken = weights_of(Run.load(run.path, as_trained=True).model)

@@ -15,12 +15,6 @@ from utils.settings.rules import check_settings, parse_duration
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(autouse=True)
-def no_machine(monkeypatch):
-    monkeypatch.delenv("LOGS", raising=False)
-    monkeypatch.delenv("DATASET", raising=False)
-
-
 # Experiments ---------------------------------------------------------------------------------------------------------
 
 

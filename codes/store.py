@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from codes.context_model import MOST_CODES, ContextModel
+from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes
 from utils.errors import UserError
 from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
-from utils.intensity import Intensity
 from utils.recent import Recent
 from utils.runs import CODES
 from volumes.block_array import BlockArray, plain_zstd

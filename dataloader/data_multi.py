@@ -16,11 +16,11 @@ from tqdm import tqdm
 from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
 from dataloader.dataset_folders import paired_names
 from dataloader.sampler import CropSampler, done_so_far
+from intensity.statistics import Normalisation, pooled, scan, transform_of
+from intensity.transform import IntensityTransform, check_finite, share_outside
 from utils.errors import UserError
 from utils.files import read_mapping
-from utils.intensity import IntensityTransform, check_finite, share_outside
 from volumes.open import open_volume
-from volumes.statistics import Normalisation, pooled, scan, transform_of
 from volumes.volume import ArrayVolume, Volume
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ What it has made may be replaced, nothing else.
 
     {"version": 1,
      "directions": {"x3d0": {
-        "transform": {...},             # of all sources together, see utils.intensity
+        "transform": {...},             # of all sources together, see intensity.transform
         "sources": [{"name", "path", "shape": [Z, Y, X], "dtype", "voxel_um": [z, y, x] | null, "transform": {...},
                      "parts": {"train": [[z0, z1], [y0, y1], [x0, x1]], "val": ...},      # voxels of the source
                      "files": {"train": N, "val": N}, "skipped": {"train": N, "val": N}}],

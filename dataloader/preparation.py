@@ -24,11 +24,11 @@ from tqdm import tqdm
 from dataloader.cutting import Lattice, Window, split_box
 from dataloader.dataset_folders import SUFFIXES, TRAIN, VAL, claim_directions, merge_record
 from dataloader.sources import Source
+from intensity.statistics import Normalisation, pooled, transform_of
+from intensity.transform import IntensityTransform, check_finite
 from utils.boxes import Box, extent, voxels_of
 from utils.errors import UserError
 from utils.files import writing
-from utils.intensity import IntensityTransform, check_finite
-from volumes.statistics import Normalisation, pooled, transform_of
 from volumes.target_plan import free_space
 from volumes.volume import Triple
 from volumes.write import write_tiff

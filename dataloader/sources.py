@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dataloader.dataset_folders import TRAIN
+from intensity.transform import IntensityTransform
 from utils.boxes import Box, whole_box
 from utils.errors import UserError
-from utils.intensity import IntensityTransform
 from volumes.open import expand_inputs, open_volume, stem_of
 from volumes.volume import Triple, Volume, seen_along
 

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from dataloader.axial_profile import SideSpectra, side_spectra
 from dataloader.dataset_folders import SPLITS, VAL, paired_names
 from dataloader.thick_axis import Spectra, spectra_along
+from intensity.statistics import scan
 from utils.boxes import Box, extent, overlap, relative
 from utils.errors import UserError
 from utils.files import replaced
 from utils.spectra import SIGNAL, Anisotropy, anisotropy
 from volumes.open import open_volume
-from volumes.statistics import scan
 from volumes.volume import Triple, Volume
 
 SATURATED = 1e-3  # share of voxels at the largest value that is reported

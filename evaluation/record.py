@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from evaluation.sections import Sections
-from utils.intensity import Intensity
+from intensity.transform import Intensity
 from volumes.volume import Triple, Volume, triple
 
 

@@ -17,11 +17,11 @@ from inference.passes import to_tensor
 from inference.run import Run
 from inference.source import Options
 from inference.tiling import Axis, Tile3, core_box, training_axis, window_box
+from intensity.transform import Intensity
 from utils.axes import to_file, to_memory
 from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.intensity import Intensity
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _LOCAL_NORMS = ("batch", "none")  # without statistics of the whole volume

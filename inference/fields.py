@@ -15,9 +15,9 @@ from inference.passes import Tiled, to_array
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Tile3, core_box, meet, window_box
+from intensity.transform import Intensity
 from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, extent, overlap, relative
-from utils.intensity import Intensity
 
 Array = NDArray[Any]
 Codes = SliceEncoder | CodeStore

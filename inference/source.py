@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.run import Run
+from intensity.statistics import Normalisation, looked_at, transform_of
+from intensity.transform import Intensity, IntensityTransform
 from utils.axes import SEEN_ALONG, exchanged
 from utils.boxes import Box, reflected, sample
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.intensity import Intensity, IntensityTransform
 from utils.recent import Recent
 from volumes.open import open_volume
-from volumes.statistics import Normalisation, looked_at, transform_of
 from volumes.volume import READABLE, ArrayVolume, Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")

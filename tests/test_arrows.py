@@ -13,16 +13,17 @@ PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 MAY_IMPORT = {
     "utils": set(),
     "volumes": {"utils"},
+    "intensity": {"volumes", "utils"},
     "taming": {"utils"},
     "networks": {"utils"},
     "ldm": {"utils"},
     "models": {"ldm", "networks", "taming", "utils"},
-    "dataloader": {"volumes", "utils"},
+    "dataloader": {"intensity", "volumes", "utils"},
     "training": {"models", "dataloader", "utils"},
     "reference": {"models", "utils"},
-    "codes": {"volumes", "utils"},
-    "inference": {"models", "codes", "volumes", "utils"},
-    "evaluation": {"volumes", "taming", "utils"},
+    "codes": {"intensity", "volumes", "utils"},
+    "inference": {"intensity", "models", "codes", "volumes", "utils"},
+    "evaluation": {"intensity", "volumes", "taming", "utils"},
     "scripts": {"inference", "training", "evaluation", "dataloader", "reference", "utils"},
 }
 

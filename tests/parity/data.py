@@ -10,12 +10,12 @@ import torch
 from torch.optim import SGD
 
 from dataloader.cutting import Lattice
+from intensity.statistics import Normalisation, transform_of
+from intensity.transform import IntensityTransform
 from models.schedules import build_scheduler
 from tests.parity.comparison import Comparison
 from utils.axes import to_memory
 from utils.boxes import whole_box
-from utils.intensity import IntensityTransform
-from volumes.statistics import Normalisation, transform_of
 from volumes.volume import ArrayVolume, Volume
 
 INTENSITY = 2e-6  # absolute, in a range of 1 or 2: the last bits of float32

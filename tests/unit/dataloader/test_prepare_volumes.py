@@ -11,7 +11,7 @@ import tifffile
 import prepare
 from dataloader import preparation
 from dataloader.data_multi import DataModule
-from utils.intensity import IntensityTransform
+from intensity.transform import IntensityTransform
 from volumes.open import open_volume
 from volumes.write import write_tiff
 

@@ -12,8 +12,8 @@ from microscope_files import CHANNELS, SCENES, SHAPE, TIMES, VOXEL_UM, values, w
 import infer
 import prepare
 from inference import inputs_and_outputs
+from intensity.transform import IntensityTransform
 from utils.errors import UserError
-from utils.intensity import IntensityTransform
 from volumes.open import expand_inputs, open_volume
 
 WRITERS = {".czi": write_czi, ".lif": write_lif, ".nd2": write_nd2}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from intensity.statistics import Normalisation, scan, transform_of
 from utils.errors import UserError
-from volumes.statistics import Normalisation, scan, transform_of
 from volumes.volume import ArrayVolume
 
 
@@ -51,7 +51,7 @@ def test_integer_percentiles_are_exact(dtype, clip):
 @pytest.mark.parametrize("clip", [(0.0, 100.0), (0.1, 99.9), (2.0, 60.0)])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_float_percentiles_are_exact_with_outliers(dtype, clip, outlier, passes, monkeypatch):
-    monkeypatch.setattr("volumes.statistics._MOST_KEPT", 0 if passes == 2 else 2**25)
+    monkeypatch.setattr("intensity.statistics._MOST_KEPT", 0 if passes == 2 else 2**25)
     values = np.random.default_rng(2).normal(0, 1, (5, 7, 31)).astype(dtype)
     if outlier and dtype != "float16":
         values[0, 0, 0] = outlier

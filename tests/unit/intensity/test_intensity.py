@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from intensity.transform import IntensityTransform
 from utils.errors import UserError
-from utils.intensity import IntensityTransform
 
 TRANSFORMS = {
     "01": IntensityTransform("01", 100, 500),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intensity.transform import NORMALISATIONS, IntensityTransform, check_finite
 from utils.errors import UserError
-from utils.intensity import NORMALISATIONS, IntensityTransform, check_finite
 from volumes.volume import Volume
 
 Advance = Callable[[int], object]

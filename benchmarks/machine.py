@@ -81,14 +81,13 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
     logging.info("%s\nwritten: %s", text, path)
 
 
-def small_model(for_training: bool = True, **changes: Any) -> Any:
-    """The primary model at the widths of vqgan_small (ch 32, ngf 16, ndf 16) on crops of 64, fresh and without LPIPS."""
+def fresh_model(for_training: bool = True, **settings: Any) -> Any:
+    """The primary model of such settings, fresh and without the weights of LPIPS."""
     from models.build import build_model
     from models.options import MODEL_OPTIONS
     from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
     from utils.settings.reading import default_settings
 
-    sizes = {"cropsize": 64, "cropz": 8, "ldmyaml": "vqgan_small", "ngf": 16, "ndf": 16, "perceptual_weight": 0.0}
-    settings = default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **sizes, **changes)
-    autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, settings["ldmyaml"]), settings)
-    return build_model({**settings, "autoencoder": autoencoder}, for_training)
+    complete = default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **settings)
+    autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, complete["ldmyaml"]), complete)
+    return build_model({**complete, "autoencoder": autoencoder}, for_training, frozen=False)

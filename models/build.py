@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def make_fast(model: BaseModel) -> BaseModel:
-    """Turns a loaded model into one that only computes: the same values up to rounding, sooner (benchmarks/step_time.py).
+    """Turns a loaded model into one that only computes: the same values up to rounding, sooner (results/layout_cpu.json).
 
     Batch norms become part of their convolutions, and weights lie with their channels last in memory.
     """

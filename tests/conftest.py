@@ -1,5 +1,6 @@
 """What every test can use."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def golden() -> Callable[[str], Golden]:
     What these files hold is compared by benchmarks/parity.py alone; here they serve as data.
     """
     return lambda name: load(GOLDENS / f"{name}.npz")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def steady_threads() -> None:
+    """The load of the machine leaves the number of threads, and so the last bits, as they are; in other processes too."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)

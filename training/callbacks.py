@@ -23,6 +23,7 @@ from utils.files import replaced
 from utils.pictures import keep_newest, orthogonal_planes, save_png
 from utils.runs import RunFolder, higher_is_better
 from utils.settings.rules import parse_duration
+from utils.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +184,27 @@ class PictureWriter(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("planes", image, trainer.global_step, dataformats="HWC")
+
+
+class GivesWay(Callback):
+    """Every step is computed by the threads that other programs leave (utils.threads)."""
+
+    threads: Threads | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins to watch, once Lightning has shared the processors among its processes."""
+        self.threads = Threads()
+        self.threads.fit()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Looks at the load."""
+        if self.threads is not None:
+            self.threads.fit()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the threads back."""
+        if self.threads is not None:
+            self.threads.release()
 
 
 class Progress(Callback):

@@ -18,7 +18,7 @@ from models.base import BaseModel
 from models.baseline import restorer_of
 from models.build import build_model, load_components
 from models.teacher import needs_teacher
-from training.callbacks import PictureWriter, Progress, RunKeeper
+from training.callbacks import GivesWay, PictureWriter, Progress, RunKeeper
 from utils.errors import UserError
 from utils.machine import in_bf16, lacks_memory
 from utils.runs import RunFolder
@@ -164,7 +164,7 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
         enable_model_summary=False,
         limit_val_batches=1.0 if validates else 0,
         logger=TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
-        callbacks=[Progress(), PictureWriter(run, sample, settings), RunKeeper(run, settings)],
+        callbacks=[GivesWay(), Progress(), PictureWriter(run, sample, settings), RunKeeper(run, settings)],
     )
 
 

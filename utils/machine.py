@@ -4,13 +4,14 @@ import ctypes
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from pytorch_lightning.utilities.memory import is_oom_error
 
 from utils.errors import UserError
+from utils.threads import Threads
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
 
@@ -19,7 +20,7 @@ def keep_freed_memory() -> None:
     """Lets glibc keep freed blocks for the next tensor instead of returning them to the system.
 
     A training step frees and asks for the same gigabytes again; each time the system would have to clear every page. Where the C
-    library is another one nothing changes. benchmarks/step_time.py measures the effect.
+    library is another one nothing changes. benchmarks/step.py measures the effect.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -58,11 +59,13 @@ class Engine:
         device: the device.
         precision: ``32`` or ``bf16`` (autocast).
         compile: whether torch.compile makes the volume generator.
+        threads: of the CPU.
     """
 
     device: torch.device
     precision: str = "32"
     compile: bool = False
+    threads: Threads = field(default_factory=Threads, compare=False, repr=False)
 
     @classmethod
     def choose(
@@ -99,15 +102,17 @@ class Engine:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """The networks compute in this precision, and on a GPU by algorithms that repeat every bit.
+        """The networks compute in this precision, by the threads that are free, and on a GPU by algorithms that repeat every bit.
 
         By default PyTorch takes algorithms that may not, and 32-bit convolutions read 10 bits of the mantissa (TF32).
         """
         cudnn: Any = torch.backends.cudnn
         before = cudnn.deterministic, cudnn.conv.fp32_precision
         cudnn.deterministic, cudnn.conv.fp32_precision = True, "ieee"
+        self.threads.fit()
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 yield
         finally:
+            self.threads.release()
             cudnn.deterministic, cudnn.conv.fp32_precision = before

@@ -11,7 +11,8 @@ from training import MODEL_OPTIONS
 from utils.axes import exchanged
 from utils.command_line import Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
-from utils.settings.reading import dataset_folder, read_settings
+from utils.places import dataset_folder
+from utils.settings.reading import read_settings
 from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent

@@ -1,27 +1,23 @@
-"""The settings of a training: defaults < experiment file < command line, and where data and logs are (torch-free).
+"""The settings of a training: defaults < experiment file < command line (torch-free); utils.places says where data and runs are.
 
 The models' own options are handed in, so that this module needs neither models nor torch.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-
 from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
+from utils.places import Places
 from utils.settings.autoencoder import complete_autoencoder, require_bottleneck
 from utils.settings.command_line import USAGE, first_pass, make_parser, read_command_line
 from utils.settings.options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
-from utils.settings.rules import require_folder_name
 
 SUFFIXES = (".json", ".yaml", ".yml")
-PROFILE_KEYS = ("LOGS", "DATASET")
 COMMAND_LINE = "command line"
 SETTINGS_VERSION = 1  # of the settings that a run stores; raised where a key changes its meaning
 
@@ -30,29 +26,16 @@ log = logging.getLogger("isoscope")
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What a training is asked to do.
+class Experiment(Places):
+    """What a training is asked to do; ``notes`` also say how the settings were read.
 
     Attributes:
         settings: every option's value, plain JSON.
         given: the options that the user has set → ``"command line"`` or the experiment file.
-        logs: folder of all runs, absolute.
-        data_root: folder of all data sets, absolute.
-        notes: how the settings were read, one line each.
-        no_data: what to say where data_root does not exist.
     """
 
     settings: dict[str, Any]
     given: dict[str, str]
-    logs: Path
-    data_root: Path
-    notes: list[str]
-    no_data: str
-
-    def require_data(self) -> None:
-        """Raises a UserError that names profile, path and the other profiles where the folder of the data sets is missing."""
-        if not self.data_root.is_dir():
-            raise UserError(self.no_data)
 
 
 def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Experiment:
@@ -96,8 +79,9 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
         "read ": [f"{short} as {full}" for short, full in abbreviations.items()],
         f"{COMMAND_LINE}: retired, ignored: ": retired,
     }
-    notes = [beginning + ", ".join(words) for beginning, words in said.items() if words]
-    return _located(settings, given, notes + _remarks(settings, given), repository)
+    notes = [beginning + ", ".join(words) for beginning, words in said.items() if words] + _remarks(settings, given)
+    places = Places.of_machine(repository, settings["env"], settings["logs"], settings["data_root"], given)
+    return Experiment(places.logs, places.data_root, notes + places.notes, places.no_data, settings, given)
 
 
 def default_settings(models: Models, model: str, /, **overrides: Any) -> dict[str, Any]:
@@ -120,8 +104,9 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
     block = read_mapping(path, "file of a run's settings")
     version = Option("settings_version", int).checked(block.pop("settings_version", 0), f"{path}: settings_version")
     newer = version > SETTINGS_VERSION
-    remedy = f" (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else ""
-    label = f"{path}{remedy}"
+    label = (
+        f"{path} (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else str(path)
+    )
     given, autoencoder, restorer = block.pop("given", {}), block.pop("autoencoder", None), block.pop("restorer", None)
     for name, part in (("given", given), ("restorer", restorer or {})):
         if not isinstance(part, dict):
@@ -204,9 +189,6 @@ def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
     return [text for text, holds in remarks.items() if holds]
 
 
-# Files and places ----------------------------------------------------------------------------------------------------
-
-
 def known_experiments(repository: Path) -> list[str]:
     """The names of the experiments in env/jsn."""
     return sorted({path.stem for path in (repository / "env" / "jsn").glob("*") if path.suffix in SUFFIXES})
@@ -237,63 +219,3 @@ def read_experiment(repository: Path, name: str) -> tuple[str, dict[str, Any]]:
         example = '{"train": {"dataset": ..., ...}}'
         raise UserError(f'{found[0]}: an experiment is one object with the block "train": {example}{beside}')
     return labels[0], block
-
-
-def read_profiles(repository: Path) -> dict[str, dict[str, str]]:
-    """The machine profiles of env/env: profile → {"LOGS": path, "DATASET": path}; anything else in them is a UserError."""
-    path = repository / "env" / "env"
-    profiles = read_mapping(path, "list of machine profiles")
-    for name, profile in profiles.items():
-        paths = profile.values() if isinstance(profile, dict) and profile.keys() == set(PROFILE_KEYS) else [None]
-        if not all(isinstance(value, str) and value for value in paths):
-            raise UserError(
-                f"{path}: profile {name} must have the keys {' and '.join(PROFILE_KEYS)}, both paths, and nothing else"
-            )
-    return profiles
-
-
-def dataset_folder(repository: Path, dataset: str, env: str | None, data_root: str | None) -> Path:
-    """The folder of a data set by the same rules as for a training; the one that holds it is made if only that is missing.
-
-    ``env`` names a machine profile, by default ``local``; ``data_root`` of the command line wins over it and over environment
-    variables.
-
-    Raises:
-        UserError: a name that leads elsewhere, an unknown profile, or data_root does not exist on this machine.
-    """
-    require_folder_name("dataset", dataset)
-    settings = {"env": env or "local", "logs": None, "data_root": data_root}
-    experiment = _located(settings, {"data_root": COMMAND_LINE}, [], repository.absolute())
-    if experiment.data_root.parent.is_dir():
-        experiment.data_root.mkdir(exist_ok=True)
-    experiment.require_data()
-    return experiment.data_root / dataset
-
-
-def _located(settings: dict[str, Any], given: dict[str, str], notes: list[str], repository: Path) -> Experiment:
-    """LOGS and DATASET, and where each was said: env/env < env/.PROFILE < environment variables < options."""
-    profiles, name = read_profiles(repository), settings["env"]
-    profile, own = profiles.get(name, {}), repository / "env" / f".{name}"
-    written = dotenv_values(own) if own.is_file() else {}
-    if not all(profile.get(key) or written.get(key) for key in PROFILE_KEYS):
-        raise UserError(
-            f"env={name}: no such machine profile{did_you_mean(name, profiles, '.')} Known in env/env: {', '.join(profiles)}; "
-            f"or write LOGS=... and DATASET=... into env/.{name}"
-        )
-    paths = []
-    for key, option, chosen in (("LOGS", "logs", settings["logs"]), ("DATASET", "data_root", settings["data_root"])):
-        said = (
-            (chosen, f"{given.get(option)}: {option}"),
-            (os.environ.get(key), f"environment variable {key}"),
-            (written.get(key), f"env/.{name}"),
-            (profile.get(key), f"env/env, profile {name}"),
-        )
-        text, source = next((text, source) for text, source in said if text)
-        paths.append(Path(os.path.normpath(repository / Path(text).expanduser())))
-        notes = [*notes, f"{'runs' if key == 'LOGS' else 'data'}: {paths[-1]} (from {source})"]
-    others = "; ".join(f"{other}: {its['DATASET']}" for other, its in sorted(profiles.items()) if other != name)
-    no_data = (
-        f"the data folder {paths[1]} does not exist (machine profile {name}, path from {source}). "
-        f"Name the folder with --data_root or another profile with --env ({others})"
-    )
-    return Experiment(settings, given, paths[0], paths[1], notes, no_data)

@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
+from utils.places import require_folder_name
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml, require_bottleneck
 
 Settings = Mapping[str, Any]
@@ -48,13 +49,6 @@ def _check_run(s: Settings) -> None:
             raise UserError(f"--{one} and --{other} contradict each other; give one of them")
     if s["init"] and "@" in s["init"] and not s["init"].rpartition("@")[2].isdigit():
         raise UserError(f"init={s['init']} must be RUN or RUN@EPOCH with a whole number as epoch")
-
-
-def require_folder_name(option: str, text: str) -> None:
-    """Refuses, as a UserError, the name of a run or data set that would lead elsewhere."""
-    if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
-        rule = "must be the name of a folder inside the run or data folder, without . or .. or a leading /"
-        raise UserError(f"{option}={text} {rule}")
 
 
 def _check_folders(s: Settings) -> None:

@@ -181,7 +181,7 @@ class Encoder(nn.Module):
         mid_attention: bool = True,
     ) -> None:
         super().__init__()
-        self.blocks_per_level = num_res_blocks
+        self.reach = 2 * num_res_blocks  # of a level: two convolutions in each block
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
         self.down = nn.ModuleList()
         width = ch
@@ -211,6 +211,20 @@ class Encoder(nn.Module):
         """From the input of the middle block to the latent, see :class:`Features`."""
         return self.conv_out(F.silu(self.norm_out(self.mid(branch))))
 
+    def halo(self) -> tuple[int, int] | None:
+        """How many pixels before and after its own a latent depends on, along height and along width alike.
+
+        With s the reduction: the latents [a, b) that the whole slice gives come from the pixels [s·a - before, s·b + after)
+        alone, cut at the slice's borders and, at the start, widened to a multiple of s. The two differ because the downsampling
+        pads on one side. None where attention, group or instance normalisation sees the whole slice.
+        """
+        low, high = -FINISH_HALO, FINISH_HALO  # of one latent at 0; conv_out and the two convolutions of each middle block
+        for level in reversed(range(len(self.down))):
+            if level < len(self.down) - 1:
+                low, high = 2 * low, 2 * high + 2  # output i of the strided convolution reads 2i, 2i + 1 and 2i + 2
+            low, high = low - self.reach, high + self.reach
+        return (1 - low, high + 1 - (2 ** (len(self.down) - 1) - 1)) if _is_local(self) else None  # conv_in
+
 
 class Decoder(nn.Module):
     """Latents (N, z_channels, h, w) → slices (N, out_ch, s·h, s·w), s = 2 ** (levels - 1); no final activation.
@@ -232,7 +246,7 @@ class Decoder(nn.Module):
         mid_attention: bool = True,
     ) -> None:
         super().__init__()
-        self.blocks_per_level = num_res_blocks + 1
+        self.reach = 2 * (num_res_blocks + 1)
         width = ch * ch_mult[-1]
         self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
         self.mid = Middle(width, dropout, norm, mid_attention)
@@ -253,35 +267,18 @@ class Decoder(nn.Module):
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
+    def halo(self) -> tuple[int, int] | None:
+        """How many latents before and after its own a pixel depends on, as :meth:`Encoder.halo`.
 
-def receptive_halo(network: Encoder | Decoder) -> tuple[int, int]:
-    """How far a network without slice-wide layers looks beyond its own place, along height and along width alike.
+        The pixels [s·a, s·b) come from the latents [a - before, b + after).
+        """
+        low, high = -1, 2 ** (len(self.up) - 1)  # from the pixels of one latent at 0 back to the latents that they read; conv_out
+        for level in range(len(self.up)):
+            if level > 0:
+                low, high = (low - 1) // 2, (high + 1) // 2  # the convolution after the repetition, then the repetition
+            low, high = low - self.reach, high + self.reach
+        return (5 - low, high + 5) if _is_local(self) else None  # the middle blocks and conv_in
 
-    With s the reduction: the latents [a, b) that the whole slice gives come from the pixels [s·a - before, s·b + after) alone,
-    cut at the slice's borders and, at the start, widened to a multiple of s. For the decoder, the pixels [s·a, s·b) come from
-    the latents [a - before, b + after).
 
-    Returns:
-        before, after: pixels for an encoder, where they differ because the downsampling pads on one side; latents for a decoder.
-
-    Raises:
-        ValueError: attention, group or instance normalisation makes every output depend on the whole slice.
-    """
-    if any(isinstance(module, Attention | nn.GroupNorm | nn.InstanceNorm2d) for module in network.modules()):
-        raise ValueError(
-            "attention and norm='group' or 'instance' see the whole slice; halos need norm='batch' or 'none', mid_attention=False"
-        )
-    of_blocks = 2 * network.blocks_per_level  # two convolutions each
-    if isinstance(network, Encoder):  # from one latent at 0 back to the pixels [low, high] that it reads
-        low, high = -FINISH_HALO, FINISH_HALO  # conv_out and the two convolutions of each middle block
-        for level in reversed(range(len(network.down))):
-            if level < len(network.down) - 1:
-                low, high = 2 * low, 2 * high + 2  # output i of the strided convolution reads 2i, 2i + 1 and 2i + 2
-            low, high = low - of_blocks, high + of_blocks
-        return 1 - low, high + 1 - (2 ** (len(network.down) - 1) - 1)  # conv_in
-    low, high = -1, 2 ** (len(network.up) - 1)  # from the pixels of one latent at 0 back to the latents that they read; conv_out
-    for level in range(len(network.up)):
-        if level > 0:
-            low, high = (low - 1) // 2, (high + 1) // 2  # the convolution after the repetition, then the repetition
-        low, high = low - of_blocks, high + of_blocks
-    return 5 - low, high + 5  # the middle blocks and conv_in
+def _is_local(network: nn.Module) -> bool:
+    return not any(isinstance(module, Attention | nn.GroupNorm | nn.InstanceNorm2d) for module in network.modules())

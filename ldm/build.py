@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ldm.autoencoder import Decoder, Encoder, receptive_halo
+from ldm.autoencoder import Decoder, Encoder
 from ldm.linear import LinearDecoder, LinearEncoder
 
 _LINEAR = ("ch", "ch_mult", "num_res_blocks", "z_channels", "dropout", "norm")
@@ -26,16 +26,3 @@ def build_autoencoder(settings: Mapping[str, Any], lifted: int) -> tuple[nn.Modu
     shape = {key: network[key] for key in _CONVOLUTIONAL}
     encoder = Encoder(**shape, in_channels=network["in_channels"], double_z=network["double_z"])
     return encoder, Decoder(**shape, out_ch=network["out_ch"])
-
-
-def slice_halo(network: nn.Module, more: int = 0) -> tuple[int, int] | None:
-    """How far an encoder or decoder looks beyond its place, as ldm.autoencoder.receptive_halo says it; None: over the slice.
-
-    ``more``: latents that layers before a decoder look further.
-    """
-    try:
-        linear = isinstance(network, LinearEncoder | LinearDecoder)
-        before, after = network.halo() if linear else receptive_halo(network)  # type: ignore[arg-type, operator]
-    except ValueError:
-        return None
-    return before + more, after + more

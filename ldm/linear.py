@@ -65,7 +65,7 @@ class LinearEncoder(nn.Module):
         return Features(self.linear(slices) + self.conv_out(F.silu(h)), h, tuple(pyramid))
 
     def halo(self) -> tuple[int, int]:
-        """Pixels before and after those of a latent that it reads; see :func:`ldm.autoencoder.receptive_halo`."""
+        """Pixels before and after those of a latent that it reads; see :meth:`ldm.autoencoder.Encoder.halo`."""
         low = high = 1 + 2 * len(self.block)
         for _ in self.down:
             low, high = 2 * low + 1, 2 * high + 2  # output i of a layer reads 2i - 1 to 2i + 2
@@ -116,7 +116,7 @@ class LinearDecoder(nn.Module):
         return self.linear(latent) + F.pixel_shuffle(self.conv_out(F.silu(h)), 2**FINEST)
 
     def halo(self) -> tuple[int, int]:
-        """Latents before and after those of a pixel that it reads; see :func:`ldm.autoencoder.receptive_halo`."""
+        """Latents before and after those of a pixel that it reads; see :meth:`ldm.autoencoder.Decoder.halo`."""
         low, high = -1, self.linear.stride[0] // 2**FINEST  # from the pixels of one latent, at stride 4; conv_out
         for blocks in reversed(self.refine):
             reach = 2 * len(blocks)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 
 from ldm.autoencoder import FINISH_HALO
 from ldm.bottleneck import Code
-from ldm.build import build_autoencoder, slice_halo
+from ldm.build import build_autoencoder
 from ldm.losses import RECONSTRUCTIONS, adaptive_weight
 from models.base import BaseModel, Terms
 from models.baseline import Baseline, InterpolatedSlices, RestoredSlices
@@ -243,7 +243,8 @@ class SliceToVolume(BaseModel):
 
         Where features are packed, the encoder's last layers are a part of the way back to slices.
         """
-        return slice_halo(self.G[part], FINISH_HALO if self.from_encoder and part == "decoder" else 0)
+        halo, more = self.G[part].halo(), FINISH_HALO if self.from_encoder and part == "decoder" else 0  # type: ignore[operator]
+        return halo and (halo[0] + more, halo[1] + more)
 
     def pack(self, slices: Tensor) -> Tensor:
         """Slices (N, C, X, Y) → what the volume is decoded from: codes (N, h, w), or with a last axis of levels or channels."""

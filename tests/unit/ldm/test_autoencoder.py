@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.autoencoder import Attention, Decoder, Encoder, receptive_halo, slice_norm
+from ldm.autoencoder import Attention, Decoder, Encoder, slice_norm
 
 TINY = {"ch": 4, "ch_mult": (1, 2, 2, 4), "z_channels": 3}
 LOCAL = TINY | {"norm": "batch", "mid_attention": False}
@@ -65,7 +65,7 @@ def seeded(network):
 def test_encoder_halo_is_exact(num_res_blocks, ch_mult):
     """Gradient of one latent: non-zero on exactly the pixels from ``before`` in front of its block to ``after`` behind it."""
     encoder = seeded(Encoder(**LOCAL | {"num_res_blocks": num_res_blocks, "ch_mult": ch_mult}))
-    before, after = receptive_halo(encoder)
+    before, after = encoder.halo()
     reduction = 2 ** (len(ch_mult) - 1)
     centre = before // reduction + 1
     for axis in (2, 3):
@@ -80,12 +80,12 @@ def test_encoder_halo_is_exact(num_res_blocks, ch_mult):
 
 
 def test_encoder_halo_of_the_published_shape():
-    assert receptive_halo(Encoder(**LOCAL)) == (71, 78)
+    assert Encoder(**LOCAL).halo() == (71, 78)
 
 
 def test_decoder_halo_suffices_and_is_needed():
     decoder = seeded(Decoder(**LOCAL))
-    before, after = receptive_halo(decoder)
+    before, after = decoder.halo()
     length = before + 1 + after + 4
     z = torch.randn(1, 3, 1, length, dtype=torch.float64, requires_grad=True)
     decoder(z)[..., 8 * (before + 2) : 8 * (before + 3)].sum().backward()
@@ -96,7 +96,7 @@ def test_decoder_halo_suffices_and_is_needed():
 def test_tile_with_halo_equals_the_whole_slice():
     encoder = seeded(Encoder(**LOCAL))
     x = torch.randn(1, 1, 16, 256, dtype=torch.float64)
-    before, after = receptive_halo(encoder)
+    before, after = encoder.halo()
     start, stop = 13, 17  # latents asked for
     left = (8 * start - before) // 8 * 8
     tile = x[..., left : -(-(8 * stop + after) // 8) * 8]
@@ -107,5 +107,4 @@ def test_tile_with_halo_equals_the_whole_slice():
 
 def test_slice_wide_layers_have_no_halo():
     for settings in (LOCAL | {"norm": "group"}, LOCAL | {"norm": "instance"}, LOCAL | {"mid_attention": True}):
-        with pytest.raises(ValueError, match="whole slice"):
-            receptive_halo(Encoder(**settings))
+        assert Encoder(**settings).halo() is None

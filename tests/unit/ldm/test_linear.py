@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.build import slice_halo
 from ldm.linear import LinearDecoder, LinearEncoder, blocks_of, start_linearly
 
 SHAPE = {"ch": 4, "z_channels": 5, "num_res_blocks": 2}
@@ -63,7 +62,7 @@ def test_the_halo_is_what_the_networks_reach(part, multiples):
     network = (LinearEncoder if encoding else LinearDecoder)(**SHAPE, ch_mult=multiples).double()
     network.conv_out.weight.normal_()
     changed = torch.zeros(1, 1 if encoding else 5, 2 * side if encoding else 2, count * (side if encoding else 1)).double()
-    before, after = slice_halo(network)
+    before, after = network.halo()
     here = changed.shape[-1] // 2
     other = changed.clone()
     other[..., here] = 1

@@ -14,7 +14,6 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from networks.views import project, resample_z, swap_in_plane
 from taming.quantize import to_vectors
-from utils.errors import UserError
 from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from utils.settings.reading import default_settings
 from utils.settings.rules import check_settings
@@ -78,12 +77,6 @@ def test_the_kl_model_samples_in_training_and_takes_the_mean_in_use(repository):
         first, second = (model.generate(batch) for _ in range(2))
     assert torch.equal(first.recon, second.recon) and torch.equal(first.volume, second.volume)
     torch.testing.assert_close(first.code.latent, first.code.moments.chunk(2, dim=1)[0])
-
-
-def test_ms_ssim_says_which_crop_is_too_small(repository):
-    model = build("ae0iso0tccutvqqssim", repository, cropz=4)
-    with pytest.raises(UserError, match="cropsize"):
-        model.generator_losses(model.generate(crop(4)))
 
 
 @pytest.mark.parametrize("name", ["ae0iso0tccut", "ae0iso0tccutvqq", "ae0iso0tccutvqqssim"])

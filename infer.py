@@ -1,6 +1,7 @@
 """Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info``."""
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ def build_parser() -> Parser:
     decode = _command(commands, "decode", "codes to volume")
     info = _command(commands, "info", "what is in a run, a volume or a code store")
     info.add_argument("path", type=Path)
+    info.add_argument("--json", action="store_true", help="all of it as one line of JSON for programs; remarks go to stderr")
     about = "a code store with what decodes it, or a run, as one folder that needs nothing else and holds no pickle"
     add = _command(commands, "export", about).add_argument
     add("path", type=Path, help="a code store, or a training's folder")
@@ -118,9 +120,11 @@ def main(arguments: Sequence[str]) -> None:
     given = build_parser().parse_args(arguments)
     given.region, given.voxel_um = parse_region(given.region), voxel_size(given.voxel_um)
     if given.command == "info":
-        from inference.info import describe
+        from inference.info import describe, facts
 
-        for line in describe(given.path):
+        if given.json:
+            sys.stdout.write(json.dumps(facts(given.path), ensure_ascii=False) + "\n")
+        for line in () if given.json else describe(given.path):
             logging.info(line)
         return
     from inference import Engine, Options, Output, Processes, export
@@ -163,7 +167,8 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
 if __name__ == "__main__":
     from utils.machine import keep_freed_memory
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    remarks = sys.stderr if "--json" in sys.argv else sys.stdout
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=remarks)
     keep_freed_memory()
     with reported(debug="--debug" in sys.argv):
         main(sys.argv[1:])

@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.machine import Engine
 from utils.runs import CODES, RunFolder
 from volumes.open import open_volume
+from volumes.volume import Volume
 
 
 def describe(path: Path) -> Iterator[str]:
@@ -23,25 +24,54 @@ def describe(path: Path) -> Iterator[str]:
     Raises:
         UserError: it is none of the three.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    if (path / "0.json").is_file():
-        yield from _run(path)
+    found = _opened(path)
+    if isinstance(found, Run):
+        yield from _run(found)
         if (path / SUMS).is_file():
             check_checksums(path)  # codes, too
             yield "an exported folder; every file is as it was written"
         if (path / CODES).is_dir():
             yield from _store(CodeStore.open(path))
-    elif (path / "zarr.json").is_file() and KEY in stored_attributes(path):
-        yield from _store(CodeStore.open(path))
+    elif isinstance(found, CodeStore):
+        yield from _store(found)
     else:
-        yield from _volume(path)
+        yield from _volume(found)
 
 
-def _run(path: Path) -> Iterator[str]:
-    run = Run.load(path, engine=Engine.choose("cpu"))
+def facts(path: Path) -> dict[str, Any]:
+    """The same for programs, as plain JSON: its ``kind`` (run, codes or volume), and what its record says in full.
+
+    Sizes are (z, y, x), voxels and positions in µm; null: not stated. Raises as :func:`describe` does.
+    """
+    found = _opened(path)
+    if isinstance(found, Run):
+        parts = {name: sum(p.numel() for p in part.parameters()) for name, part in found.model.G.items()}
+        about = {**found.record_of_outputs(), "epochs": RunFolder(path).epochs(), "parameters": parts, "dataset": found.record}
+        return {"kind": "run", "path": str(path), **about, "settings": dict(found.settings)}
+    if isinstance(found, CodeStore):
+        return {"kind": "codes", "path": str(path), "bytes": found.bytes_of(), "record": dict(found.about)}
+    stated = {name: getattr(found, name) for name in ("shape", "voxel_um", "translation_um", "space", "doubt")}
+    counts = {name: getattr(found, name) for name in ("channels", "times", "scenes", "levels")}
+    about = {"dtype": found.dtype.name, **stated, **counts, "record": dict(found.attributes)}
+    return {"kind": "volume", "path": str(path), **about}
+
+
+def _opened(path: Path) -> Run | CodeStore | Volume:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if (path / "0.json").is_file():
+        return Run.load(path, engine=Engine.choose("cpu"))
+    if (path / "zarr.json").is_file() and KEY in stored_attributes(path):
+        return CodeStore.open(path)
+    try:
+        return open_volume(path)
+    except UserError:
+        return open_volume(path, channel=0)  # several channels: what one of them says holds for all
+
+
+def _run(run: Run) -> Iterator[str]:
     s, geometry = run.settings, run.geometry
-    yield f"run {run.name}: {s['models']}, {s['direction']} of {s['dataset']}, epochs {RunFolder(path).epochs()}"
+    yield f"run {run.name}: {s['models']}, {s['direction']} of {s['dataset']}, epochs {RunFolder(run.path).epochs()}"
     yield f"weights {run.weight_hash}{', averaged (EMA)' if run.ema else ''}"
     sizes = ", ".join(f"{n} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for n, part in run.model.G.items())
     yield f"parameters: {sizes}"
@@ -93,12 +123,8 @@ def _placement(voxel_um: Sequence[float] | None, translation_um: Sequence[float]
     return f"voxels {tuple(voxel_um)} µm (z, y, x){at}"
 
 
-def _volume(path: Path) -> Iterator[str]:
-    try:
-        volume = open_volume(path)
-    except UserError:
-        volume = open_volume(path, channel=0)  # several channels: what one of them says holds for all
-    yield f"{path}: {volume.shape} {np.dtype(volume.dtype).name} (Z, Y, X)"
+def _volume(volume: Volume) -> Iterator[str]:
+    yield f"{volume.path}: {volume.shape} {np.dtype(volume.dtype).name} (Z, Y, X)"
     yield f"{volume.channels} channel(s), {volume.levels} level(s)"
     yield _placement(volume.voxel_um, volume.translation_um)
     about = volume.attributes

@@ -41,6 +41,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
+    from training.record import start_record
     from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary, with_restorer
     from utils.machine import keep_freed_memory
 
@@ -61,7 +62,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     with run.locked() if first else nullcontext(), explained(settings):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
-            run.write_settings(settings)
+            run.write_settings(settings, start_record(data.files(), REPOSITORY))
             write_json(run.dataset_record, record)
             if model.teacher is not None:
                 write_json(run.teacher_record, model.teacher.record)

@@ -251,6 +251,11 @@ class DataModule(pl.LightningDataModule):
         options = {name: settings[name] for name in _SETTINGS}
         return cls(data_root / settings["dataset"], settings["direction"].split("_"), **options)
 
+    def files(self) -> list[Path]:
+        """All files of data, without repetition."""
+        sets = [one for one in (self.train_set, self.val_set) if one is not None]
+        return [one.root / direction / name for one in sets for direction in dict.fromkeys(one.directions) for name in one.names]
+
     def sample(self) -> dict[str, Any]:
         """One sample that stays the same: the middle of the first validation file, else of the first training file."""
         return (self.val_set or self.train_set).centre(0)

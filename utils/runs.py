@@ -193,9 +193,12 @@ class RunFolder:
             raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
         return stored_settings(self.path / f"{number}.json", models)
 
-    def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Writes the resolved settings of this start as the next N.json."""
-        write_json(self.path / f"{self._starts() + 1}.json", {"settings_version": SETTINGS_VERSION, **settings})
+    def write_settings(self, settings: Mapping[str, Any], start: Mapping[str, Any] | None = None) -> None:
+        """Writes the resolved settings of this start as the next N.json, and what else there is to say of it as start_N.json."""
+        number = self._starts() + 1
+        if start is not None:
+            write_json(self.path / f"start_{number}.json", start)
+        write_json(self.path / f"{number}.json", {"settings_version": SETTINGS_VERSION, **settings})
 
     def _starts(self) -> int:
         """The number of the latest start; -1: none."""

@@ -1,9 +1,11 @@
 """Trainings through train.main: what they leave behind, how they stop, that they go on as if nothing had happened."""
 
+import hashlib
 import json
 import logging
 import os
 import signal
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +19,7 @@ from inference import decode, encode, enhance
 from models.base import BaseModel
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
-from tests.workspace import signalled
+from tests.workspace import signalled, write_volume
 from training.callbacks import RunKeeper
 from utils.errors import UserError
 from utils.runs import RunFolder
@@ -49,6 +51,25 @@ def test_a_run_leaves_everything_in_its_folder(workspace):
     expected = {"g/projection", "g/recon", "g/views", "g/code", "d/views_real", "d/views_fake", "codes_used", "perplexity"}
     assert expected | {"lr/g", "lr/d", "samples_per_second"} <= set(logged["scalars"])
     assert logged["images"] == ["planes"]
+
+
+def test_every_start_is_recorded(workspace, monkeypatch):
+    """Command, commit, versions, and the data with sizes and checksums; a file that is large by its two ends."""
+    write_volume(workspace.data / "val" / "x3d0" / "c.tif", 7)
+    files = [workspace.data / split / "x3d0" / name for split, name in (("train", "a.tif"), ("train", "b.tif"), ("val", "c.tif"))]
+    run = workspace.train("one", "--n_epochs", 1)
+    start = json.loads((run.path / "start_0.json").read_text())
+    listed = [(str(file), file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    assert [(entry["file"], entry["bytes"], entry["sha256"]) for entry in start["data"]] == listed
+    assert start["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert start["command"] and start["device"] and start["python"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=train.REPOSITORY, capture_output=True, text=True)
+    assert start["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
+    monkeypatch.setattr("training.record._WHOLE", 2**10)
+    monkeypatch.setattr("training.record._END", 2**6)
+    workspace.train("one", "--n_epochs", 2, "--resume")
+    again, content = json.loads((run.path / "start_1.json").read_text())["data"][0], files[0].read_bytes()
+    assert again["sha256_of_first_and_last_64_bytes"] == hashlib.sha256(content[:64] + content[-64:]).hexdigest()
 
 
 def test_components_reload_into_a_fresh_model(workspace):

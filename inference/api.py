@@ -20,6 +20,7 @@ from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import InventedField, spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
+from utils.axes import exchanged
 from utils.boxes import Box, corner, region_within
 from utils.errors import UserError
 from utils.machine import Engine
@@ -72,7 +73,7 @@ def enhance(
             "--invented writes what texture adds, which is nothing without --texture; give --texture 0.5, for example"
         )
     with _source(run, volume, options) as source:
-        options = options.seen_along(source.thick)
+        options = replace(options, region=options.region and exchanged(options.region, source.thick))
         job = enhance_job(run, source, options)
         if output is None:
             return compute(job, progress)
@@ -252,7 +253,8 @@ def decode(
     """
     store = codes if isinstance(codes, CodeStore) else CodeStore.open(codes)
     about, raw, output = store.about, grid == "raw", _output(output)
-    options = (options or Options()).seen_along(about.get("thick", "z"))
+    options = options or Options()
+    options = replace(options, region=options.region and exchanged(options.region, about.get("thick", "z")))
     store = store if levels is None else store.first_levels(levels)
     run = Run.of_store(store, run, epoch, engine, weights)
     dtype = checked_dtype(options.dtype or about["output_dtype"])

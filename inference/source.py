@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,6 @@ class Options:
         if not 0 <= self.texture <= 1:
             raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (all that the adversary taught)")
 
-    def seen_along(self, thick: str) -> Options:
-        """The same with the region of an output whose thick axis is z."""
-        return replace(self, region=self.region and exchanged(self.region, thick))
-
 
 class Source(AbstractContextManager["Source"]):
     """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
@@ -134,8 +130,9 @@ class Source(AbstractContextManager["Source"]):
 
     def __init__(self, run: Run, given: Given, options: Options) -> None:
         settings = run.settings
-        self.thick = _thick_axis(run, options)
-        self.volumes = tuple(seen_along(volume, self.thick) for volume in _opened(run, given))
+        self.thick, self.volumes = _thick_axis(run, options), _opened(run, given)
+        if self.thick != "z":
+            self.volumes = tuple(seen_along(volume, self.thick) for volume in self.volumes)
         self.dsp, self.mean = options.dsp or settings["dsp"], settings["dsp_how"] == "mean"
         self.usp = Fraction(settings["usp"]).limit_denominator(_FINEST)
         depth, height, width = self.volumes[0].shape

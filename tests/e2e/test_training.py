@@ -130,6 +130,12 @@ def bars(monkeypatch):
     return made
 
 
+def test_one_seed_one_set_of_weights_for_any_number_of_workers(workspace):
+    found = [weights(workspace.train(f"w{n}", "--workers", n, "--n_epochs", 2, "--save_d"), 2) for n in (0, 1, 3)]
+    assert same(found[0], found[1]) and same(found[0], found[2])
+    assert not same(found[0], weights(workspace.train("other", "--seed", 7), 2))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_after_an_epoch_is_bit_identical(workspace, bars, workers):
     options = ("--workers", workers, "--precision", "bf16-mixed" if workers else "32", "--accumulate_grad_batches", 4)

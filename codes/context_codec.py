@@ -25,7 +25,7 @@ NAME = "isoscopexx.context"
 _BITS = TOTAL.bit_length() - 1
 _LANES = 16
 _OF_A_LANE = 512  # codes at least, for its state of four bytes
-_AT_ONCE = 4096  # codes whose tables are made at once
+_AT_ONCE = 256  # codes whose tables are made at once, so that they stay near the processor
 
 
 @lru_cache(maxsize=16)
@@ -76,7 +76,7 @@ def _intervals(codes: NDArray[np.integer], model: ContextModel) -> tuple[NDArray
         part = slice(n, n + _AT_ONCE)
         table, rows = model.frequencies(context[part]), np.arange(len(own[part]))
         length[part] = table[rows, own[part]]
-        begin[part] = table.cumsum(1)[rows, own[part]] - length[part]
+        begin[part] = table.cumsum(1, dtype=np.int32)[rows, own[part]] - length[part]
     return length, begin
 
 
@@ -103,7 +103,7 @@ def decoded(data: bytes, shape: tuple[int, int, int], model: ContextModel) -> ND
     for places in _wavefronts((d, h, w)):
         targets = inside[places]
         frequency = model.frequencies(flat[targets[:, None] + offsets])
-        ends = frequency.cumsum(1)
+        ends = frequency.cumsum(1, dtype=np.int32)
         for begin in range(0, len(places), lanes):
             end = ends[begin : begin + lanes]
             own = state[: len(end)]

@@ -31,9 +31,9 @@ from tqdm import tqdm
 from codes.context_model import MOST_CODES, ContextModel
 from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
-from utils.boxes import Box, boxes
+from utils.boxes import Box, boxes, extent, overlap, parts, relative
 from utils.errors import UserError
-from utils.files import CONTINUES, writing
+from utils.files import CONTINUES, write_json, writing
 from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
 from utils.runs import CODES
@@ -43,10 +43,11 @@ from volumes.target import WORK, Target
 from volumes.target_plan import PARTIAL
 
 KEY = "isoscope_codes"
-VERSION = 2
+VERSION = 3
 CHUNK = (16, 64, 64)  # of codes at work
 CODED = (16, 32, 32)  # at most; what a region of codes is read in
 UNIT = (16, 512, 512)  # codes that are written at once
+_KEPT = 2**26  # bytes of chunks that were read lately
 _SAMPLES = 8  # chunks of codes to which their model is fitted
 SUFFIX = ".codes.zarr"
 
@@ -83,6 +84,8 @@ class CodeStore:
     about: Mapping[str, Any]
     shape: tuple[int, int, int]
     recent: Recent = field(default_factory=Recent, compare=False)
+    _chunks: Recent = field(default_factory=lambda: Recent(limit=_KEPT), compare=False)
+    _open: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def inner(self) -> tuple[int, int]:
@@ -161,24 +164,39 @@ class CodeStore:
         ]
 
     def _array(self, name: str, part: tuple[slice, ...]) -> NDArray[Any]:
+        """A box of an array, from chunks that are kept for a while: neighbouring tiles and slices share them."""
+        try:
+            array = self._opened(name)
+            out = np.empty(extent(part), array.dtype)
+            touched = (range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(part, array.chunks, strict=True))
+            for place in product(*touched):
+                sides = zip(place, array.chunks, array.shape, strict=True)
+                chunk = tuple(slice(n * side, min((n + 1) * side, size)) for n, side, size in sides)
+                if (name, place) not in self._chunks:
+                    _require_shard(self.path / name, array, chunk)
+                    self._chunks.put((name, place), np.asarray(array[chunk]))
+                met = overlap(part, chunk)
+                out[relative(met, part)] = self._chunks.latest((name, place))[relative(met, chunk)]
+            return out
+        except Exception as error:  # every codec fails in its own way
+            raise UserError(f"{self.path / name} cannot be read ({error}); it is damaged, copy or encode it again") from error
+
+    def _opened(self, name: str) -> Any:
         import zarr
 
         from codes import context_codec  # noqa: F401  registers itself
 
-        try:
-            array = zarr.open_array(str(self.path / name), mode="r")
-            if array.shards:
-                _require_shards(self.path / name, array.shards, part)
-            return np.asarray(array[part])
-        except Exception as error:  # every codec fails in its own way
-            raise UserError(f"{self.path / name} cannot be read ({error}); it is damaged, copy or encode it again") from error
+        if name not in self._open:
+            self._open[name] = zarr.open_array(str(self.path / name), mode="r")
+        return self._open[name]
 
 
-def _require_shards(folder: Path, sides: tuple[int, ...], part: tuple[slice, ...]) -> None:
-    """Zarr takes a missing file for zeros, which are codes."""
-    touched = (range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(part, sides, strict=True))
-    for place in product(*touched):
-        file = folder.joinpath("c", *map(str, place))
+def _require_shard(folder: Path, array: Any, chunk: tuple[slice, ...]) -> None:
+    """Zarr takes a missing file for zeros, which are codes; only arrays without shards, of older versions, may lack some."""
+    if array.shards:
+        file = folder / array.metadata.encode_chunk_key(
+            tuple(p.start // side for p, side in zip(chunk, array.shards, strict=True))
+        )
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing")
 
@@ -223,13 +241,12 @@ class CodeTarget(Target):
 
     def _arrays(self, folder: Path) -> dict[str, BlockArray]:
         """The arrays that are filled unit by unit, by name."""
-        shape, dtype = tuple(self.about["shape"]), np.dtype(self.about["dtype"])
-        arrays = {"empty": BlockArray(folder / "empty", shape, np.dtype(np.uint8), CHUNK)}
+        shape, dtype, work = tuple(self.about["shape"]), np.dtype(self.about["dtype"]), folder / WORK
+        arrays = {"empty": BlockArray(work / "empty", shape, np.dtype(np.uint8), CHUNK)}
         if self.about["kind"] == "gaussian":
             d = self.about["dimensions"]
-            return {**arrays, "codes": BlockArray(folder / "codes", (d, *shape), dtype, (d, *CHUNK))}
-        place = folder if self._codebook is None else folder / WORK
-        return arrays | {name: BlockArray(place / name, shape, dtype, CHUNK) for name in level_names(self.about["levels"])}
+            return {**arrays, "codes": BlockArray(work / "codes", (d, *shape), dtype, (d, *CHUNK))}
+        return arrays | {name: BlockArray(work / name, shape, dtype, CHUNK) for name in level_names(self.about["levels"])}
 
     def pending(self) -> list[Box]:
         """Units that no process has finished."""
@@ -251,9 +268,9 @@ class CodeTarget(Target):
     def finish(self) -> CodeStore:
         """Gives the store its metadata and name; called by one process when all are done."""
         self.require_whole(len(self.units))
-        if self._codebook is not None:
-            for name, vectors in zip(level_names(self.about["levels"]), self._codebook, strict=True):
-                _code(self._open[name], vectors, self.partial / name)
+        books = dict(zip(level_names(self.about["levels"]), () if self._codebook is None else self._codebook, strict=False))
+        for name, array in self._open.items():
+            _code(array, books.get(name), self.partial / name)
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
         # one voxel per slice and block of pixels, centred on these
         voxel, first = self.about["slice_voxel_um"], self.about["slice_translation_um"]
@@ -267,22 +284,24 @@ class CodeTarget(Target):
             channel_names=channels,
             dtype=self.about["dtype"],
         )
-        self.put_in_place({"ome": ome, KEY: self.about})
+        self.put_in_place({"ome": ome, KEY: self.about}, indent=None)
         return CodeStore.open(self.output)
 
 
-def _code(codes: BlockArray, vectors: NDArray[np.float32], folder: Path) -> None:
-    """Writes a level of codes to an array of its own, by the model that fits them."""
+def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) -> None:
+    """Writes an array anew, every chunk with a checksum: codes by the model that fits them, where one pays, else by zstd."""
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     from codes.context_codec import ContextCodec
 
-    blocks = boxes(codes.shape, CHUNK)
-    some = [blocks[n] for n in np.unique(np.linspace(0, len(blocks) - 1, _SAMPLES).astype(int))]
-    model = ContextModel.fit([codes.read(box) for box in some], vectors, math.prod(codes.shape))
-    chunk = [math.ceil(size / math.ceil(size / most)) for size, most in zip(codes.shape, CODED, strict=True)]
-    shard = [side * min(math.ceil(size / side), most // side) for side, size, most in zip(chunk, codes.shape, UNIT, strict=True)]
+    model = None if vectors is None else _fitted(codes, vectors)
+    lead = codes.shape[:-3]  # channels, of a posterior's mean
+    chunk = [math.ceil(size / math.ceil(size / most)) for size, most in zip(codes.shape, (*lead, *CODED), strict=True)]
+    shard = [
+        side * min(math.ceil(size / side), most // side)
+        for side, size, most in zip(chunk, codes.shape, (*lead, *UNIT), strict=True)
+    ]
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
     with writing(folder, CONTINUES):
         coded = zarr.create_array(
@@ -294,11 +313,20 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32], folder: Path) -> None
             serializer=ContextCodec(model) if model else "auto",
             compressors=[Crc32cCodec()] if model else [ZstdCodec(level=3), Crc32cCodec()],
             fill_value=0,
-            dimension_names=["z", "y", "x"],
+            dimension_names=list("czyx"[-len(chunk) :]),
             config={"write_empty_chunks": True},
         )
-        for box in tqdm(boxes(codes.shape, shard), desc=f"{folder.parent.name}: {folder.name}", unit="shard", leave=False):
+        write_json(folder / "zarr.json", json.loads((folder / "zarr.json").read_text(encoding="utf-8")), indent=None)
+        pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
+        for box in tqdm(pieces, desc=f"{folder.parent.name}: {folder.name}", unit="shard", leave=False):
             coded[box] = codes.read(box)
+
+
+def _fitted(codes: BlockArray, vectors: NDArray[np.float32]) -> ContextModel | None:
+    """The model of an array's codes, from some blocks all over it."""
+    blocks = boxes(codes.shape, CHUNK)
+    some = [blocks[n] for n in np.unique(np.linspace(0, len(blocks) - 1, _SAMPLES).astype(int))]
+    return ContextModel.fit([codes.read(box) for box in some], vectors, math.prod(codes.shape))
 
 
 def stored_attributes(folder: Path) -> dict[str, Any]:

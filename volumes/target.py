@@ -110,18 +110,18 @@ class Target:
             raise UserError(f"{self.partial}: {len(missing)} of {count} shards are not written; run the command again")
         refuse_existing(self.output, self._overwrite)
 
-    def put_in_place(self, attributes: Mapping[str, Any]) -> None:
-        """Give a Zarr output its attributes and its name."""
+    def put_in_place(self, attributes: Mapping[str, Any], *, indent: int | None = 2) -> None:
+        """Give a Zarr output its attributes, indented so (None: in as few bytes as it takes), and its name."""
         with writing(self.output, CONTINUES):
             for left_over in self.partial.rglob(LEFT_OVER):
                 left_over.unlink()
-            _write_group(self.partial, attributes)
+            _write_group(self.partial, attributes, indent)
             put_folder(self.partial, self.output)
             shutil.rmtree(self.output / WORK)
 
 
-def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
-    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+def _write_group(folder: Path, attributes: Mapping[str, Any], indent: int | None = 2) -> None:
+    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=indent)
 
 
 def _stored_plan(partial: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_a_store_that_was_killed_while_it_was_finished_is_finished_again(tmp_pat
     vectors = np.random.default_rng(7).standard_normal((1, 64, 4)).astype(np.float32)
     codes = smooth((4, 40, 40), vectors[0])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(CodeTarget, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(CodeTarget, "put_in_place", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         stored(tmp_path / "a.codes.zarr", codes, vectors)
     target = CodeTarget(tmp_path / "a.codes.zarr", about(codes, 64), vectors)
     assert target.pending() == []

@@ -73,7 +73,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     options = Options(tile=given.tile, batch=given.batch)
     side = math.isqrt(given.variant)
     shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
-    isotropic = math.prod(shape) * run.geometry.factor * run.settings["usp"] / run.settings["dsp"]
+    isotropic = math.prod(shape) * run.factor * run.settings["usp"] / run.spread / run.settings["dsp"]
     verbs = {}
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         source, folder = Path(name, "raw.tif"), Path(name)

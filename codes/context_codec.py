@@ -136,7 +136,7 @@ class ContextCodec(ArrayBytesCodec):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ContextCodec:
         """Of an array's metadata."""
-        return cls(ContextModel.from_json(data["configuration"]))
+        return cls(ContextModel.from_json(data.get("configuration", {})))
 
     def to_dict(self) -> dict[str, Any]:
         """For an array's metadata."""

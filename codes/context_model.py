@@ -93,6 +93,8 @@ class ContextModel:
         Raises:
             ValueError: it is something else.
         """
+        if missing := {"codes", "rank", "numbers"} - given.keys():  # zarr takes a KeyError for a codec that it does not know
+            raise ValueError(f"a context model without {', '.join(sorted(missing))}")
         codes, rank = int(given["codes"]), int(given["rank"])
         sizes = (codes * rank, 2 * len(NEIGHBOURS) * rank**2, codes)
         if not (0 < codes <= MOST_CODES and 0 < rank <= 64):

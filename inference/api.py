@@ -104,7 +104,7 @@ def enhance(
         for path in records.keys() - jobs.keys() - finished:
             write_consistency(run, source, made, path, output.beside("consistency", ".json"), records[path])
         if output.preview and options.region is None:
-            save_preview(output.beside("preview", ".png"), source, made, run.geometry.factor, job.voxel_um, output.path.name)
+            save_preview(output.beside("preview", ".png"), source, made, run.factor, job.voxel_um, output.path.name)
         elif output.preview:
             log.info("no picture: --preview shows the whole output, not a region")
     return None
@@ -141,7 +141,7 @@ def _job(
         attributes["place"] = _place(run, record["slices"], region, raw=record["grid"] == "raw")
     if voxel is not None and translation is not None:
         if record["grid"] != "raw":
-            voxel = (voxel[0] / run.geometry.factor, voxel[1], voxel[2])
+            voxel = (voxel[0] / run.factor, voxel[1], voxel[2])
             translation = (translation[0] - voxel[0] * run.centre, translation[1], translation[2])
         z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
         translation = (z, y, x)
@@ -152,7 +152,7 @@ def _place(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> di
     """Where an output lies in its input, known without any voxel size: voxel i (z, y, x) at the input's origin + i·step."""
     step, before = slices["spacing"], 0.0
     if not raw:
-        step, before = step / run.geometry.factor, run.centre
+        step, before = step / run.factor, run.centre
     z, y, x = (part.start for part in region)
     return {"origin": [slices["first"] + (z - before) * step, float(y), float(x)], "step": [step, 1.0, 1.0]}
 

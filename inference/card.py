@@ -110,9 +110,9 @@ def _training(run: Run) -> str:
             for name, entry in (run.record or {}).get("directions", {}).items()
         )
         + ".",
-        f"Operator: one slice stands for {geometry.factor} planes (`{run.projection}`), profile along z "
+        f"Operator: one slice stands for {run.factor} planes (`{run.projection}`), profile along z "
         f"{json.dumps([round(tap, 4) for tap in run.axial_taps])}; every {s['dsp']}-th plane was kept (dsp), "
-        f"{s['usp']:g} slices encoded of each (usp).",
+        f"{s['usp'] / run.spread:g} slices encoded of each (usp).",
         f"{run.epoch} epochs, crops of {geometry.cropsize}² x {geometry.slices} slices"
         + (", averaged weights (EMA)." if run.ema else "."),
     ]

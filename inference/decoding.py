@@ -120,8 +120,9 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         self.channels = int(run.settings["output_nc"])
         n, h, w = codes.shape
         self.pooling, self.resizing = run.geometry.downbranch, run.geometry.resizebranch
-        self.stack = -(-n // self.pooling) * self.resizing
-        self.shape = (n * run.geometry.factor, codes.inner[0], codes.inner[1])
+        self.count = n * run.spread  # latents, between the codes too
+        self.stack = -(-self.count // self.pooling) * self.resizing
+        self.shape = (n * run.factor, codes.inner[0], codes.inner[1])
         self.region = region_within(region, [(0, size) for size in self.shape], "the output has voxels")
         sizes = zip((self.stack, h, w), core, run.model.volume_halo, strict=True)
         z, y, x = (Axis(size, int(c), halo, halo) for size, c, halo in sizes)
@@ -151,8 +152,17 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
     def needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""
         window, rows, columns = window_box(tile)
+        latents, between = self._latents(window), self.run.model.between
+        return (
+            slice(latents.start, latents.stop) if between is None else between.under(latents, self.codes.shape[0]),
+            rows,
+            columns,
+        )
+
+    def _latents(self, window: slice) -> range:
+        """Those that are pooled for a window of the stack, as far as there are any."""
         first, last = self._pooled(window)
-        return slice(first * self.pooling, min(last * self.pooling, self.codes.shape[0])), rows, columns
+        return range(first * self.pooling, min(last * self.pooling, self.count))
 
     def _pooled(self, window: slice) -> tuple[int, int]:
         """Planes before resizing under a window of the stack, with the neighbours that interpolation reads."""
@@ -202,6 +212,7 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         model, window = self.run.model, tile[0].window
         first, last = self._pooled(slice(*window))
         latent = model.unpack(to_tensor(codes, self.run.engine.device))
+        latent = model.spread(latent, self._latents(slice(*window)), self.needed(tile)[0].start, self.codes.shape[0])
         short = (last - first) * self.pooling - len(latent)
         if short:  # the last group of pooled slices is incomplete
             latent = torch.cat([latent, latent[-1:].expand(short, *latent.shape[1:])])
@@ -262,7 +273,7 @@ def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[i
     room = min(0.5 * memory / of_voxel, _MOST_ELEMENTS / width)  # voxels
     fitting = (core for core in _CORES if (LATENT_STRIDE * core + 4) ** 3 < room)
     core = tile // LATENT_STRIDE if tile else next(fitting, _CORES[-1])
-    whole = (codes[0] * run.geometry.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
+    whole = (codes[0] * run.factor, LATENT_STRIDE * codes[1], LATENT_STRIDE * codes[2])
     voxels = math.prod(min(LATENT_STRIDE * core, size) + 4 for size in whole)
     if width * voxels >= _MOST_ELEMENTS:
         side = int((_MOST_ELEMENTS / width) ** (1 / 3) - 4) // LATENT_STRIDE * LATENT_STRIDE

@@ -75,7 +75,7 @@ def _run(run: Run) -> Iterator[str]:
     yield f"weights {run.weight_hash}{', averaged (EMA)' if run.ema else ''}"
     sizes = ", ".join(f"{n} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for n, part in run.model.G.items())
     yield f"parameters: {sizes}"
-    yield f"crops of {geometry.cropsize}² x {geometry.slices} slices; {geometry.factor} planes per slice"
+    yield f"crops of {geometry.cropsize}² x {geometry.slices} slices; {run.factor} planes per slice"
     yield f"dsp {s['dsp']}, usp {s['usp']}, l1how {run.projection}, norm {s.get('norm', 'none')}"
     if not run.restores:
         book = run.codebook()

@@ -90,7 +90,7 @@ def operating_points(
         whole = encode(source, run, store, options, overwrite=overwrite, progress=True)
     assert whole is not None
     whole = replace(whole, about={**whole.about, "thick": "z"})  # what is decoded here is compared as the run sees it
-    levels, spacing = whole.about["levels"], source.spacing / run.geometry.factor
+    levels, spacing = whole.about["levels"], source.spacing / run.factor
     places = {"raw": (source.first, source.spacing)}
     if isotropic:
         places["isotropic"] = (source.first - run.centre * spacing, spacing)

@@ -32,7 +32,7 @@ class RestoredField(TiledField[Values]):
 
     def __init__(self, run: Run, source: Source, dtype: np.dtype, batch: int | None = None) -> None:
         super().__init__(run, source, dtype, batch)
-        self.source, self.factor = source, run.geometry.factor
+        self.source, self.factor = source, run.factor
         self.channels = int(run.settings["output_nc"])
         self.shape = (source.count * self.factor, *source.inner)
         crop = int(run.settings["cropsize"]) // LATENT_STRIDE
@@ -68,7 +68,7 @@ class LateralField(TiledField[Values]):
     def __init__(self, run: Run, source: Source, dtype: np.dtype, options: Options) -> None:
         super().__init__(run, source, dtype, options.batch, skip_empty=options.skip_empty)
         self._how = {"texture": options.texture} if options.texture else {}
-        self.source, self.channels, factor = source, run.channels, run.geometry.factor
+        self.source, self.channels, factor = source, run.channels, run.factor
         self.shape, self.scale = (source.count * factor, *source.inner), (factor, LATENT_STRIDE, LATENT_STRIDE)
         sections, *pixels = run.model.restore_halo
         rows, columns = (-(-halo // LATENT_STRIDE) for halo in pixels)

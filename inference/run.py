@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from codes.record import check_decodable
 from codes.store import CodeStore
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
@@ -52,7 +53,7 @@ class Run:
 
     def __post_init__(self) -> None:
         how = "mean" if self.settings["models"] == "IsoREF" else self.projection
-        object.__setattr__(self, "centre", self.geometry.plane_of_slice(0, how))
+        object.__setattr__(self, "centre", getattr(self.model, "first_plane", self.geometry.plane_of_slice(0, how)))
 
     @classmethod
     def load(
@@ -117,6 +118,7 @@ class Run:
             UserError: it is not there, or its weights are not those that made the codes.
         """
         about = store.about
+        check_decodable(store.path, about)
         if run is None:
             run = made_by = (store.path / about["run_path"]).resolve()  # of an exported store the folder around it
             epoch = about["epoch"] if epoch is None else epoch
@@ -128,12 +130,30 @@ class Run:
                 f"{store.path} was encoded with other weights ({about['run']}, {about['weights'][:12]}…) than {run.name} "
                 f"({run.weight_hash[:12]}…); name the right run and epoch with --run and --epoch"
             )
+        made = run.codebook()
+        said = tuple(about.get(key) for key in ("of_levels" if "of_levels" in about else "levels", "codes", "dimensions"))
+        if made is not None and made.shape != said:
+            raise UserError(
+                f"{store.path} says {said} levels, codes and numbers of each, but the codebook of {run.name} has {made.shape}; "
+                "copy or encode it again"
+            )
         return run
 
     @property
     def geometry(self) -> Geometry:
         """How slices and isotropic planes correspond."""
         return self.model.geometry
+
+    @property
+    def factor(self) -> int:
+        """Isotropic planes per slice that it reads."""
+        return self.geometry.factor * self.spread
+
+    @property
+    def spread(self) -> int:
+        """Slices that it interpolates between the codes of those that it reads (``spread codes``), each included; else 1."""
+        between = getattr(self.model, "between", None)
+        return int(between.usp) if between else 1
 
     @property
     def restores(self) -> bool:
@@ -208,7 +228,7 @@ class Run:
             "ema": self.ema,
             "weights": self.weight_hash,
             "model": self.settings["models"],
-            "factor": self.geometry.factor,
+            "factor": self.factor,
             "l1how": self.projection,
             "axial_taps": self.axial_taps,
             "isoscope_version": program_version(),

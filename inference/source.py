@@ -97,9 +97,10 @@ class Options:
 class Source(AbstractContextManager["Source"]):
     """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
 
-    Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many; rows and
-    columns are padded by reflection at their ends to whole codes. The first plane kept is the one that lets the output begin
-    where the volume begins, as near as whole planes allow: F // 2 of F, earlier only where the last one would lie beyond the end.
+    Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many, unless
+    the run does that between codes (``spread``); rows and columns are padded by reflection at their ends to whole codes. The
+    first plane kept is the one that lets the output begin where the volume begins, as near as whole planes allow: F // 2 of
+    F, earlier only where the last one would lie beyond the end.
     Used as a context, it ends its thread and forgets its tiles.
 
     Args:
@@ -134,14 +135,14 @@ class Source(AbstractContextManager["Source"]):
         if self.thick != "z":
             self.volumes = tuple(seen_along(volume, self.thick) for volume in self.volumes)
         self.dsp, self.mean = options.dsp or settings["dsp"], settings["dsp_how"] == "mean"
-        self.usp = Fraction(settings["usp"]).limit_denominator(_FINEST)
+        self.usp = Fraction(settings["usp"]).limit_denominator(_FINEST) / run.spread
         depth, height, width = self.volumes[0].shape
         self.count, self.kept = math.ceil(depth * self.usp / self.dsp), math.ceil(Fraction(depth, self.dsp))
         self.inner = (height, width)
         self.shape = (self.count, height + -height % run.stride, width + -width % run.stride)
         self.spacing = float(self.dsp / self.usp)
         lag = self.dsp * float(Fraction(1, 2) / self.usp - Fraction(1, 2))  # from the first plane kept to the first slice
-        nearest = math.floor(self.spacing * run.centre / run.geometry.factor - lag + 0.5)
+        nearest = math.floor(self.spacing * run.centre / run.factor - lag + 0.5)
         picked = min(max(nearest, 0), (depth - 1) % self.dsp)
         self.first_kept = (self.dsp - 1) / 2 if self.mean else float(picked)
         self.first = self.first_kept + lag
@@ -213,7 +214,7 @@ class Source(AbstractContextManager["Source"]):
         z, y, x = self.volumes[0].translation_um or (0.0, 0.0, 0.0)
         self.voxel_um = (voxel[0] * self.dsp / float(self.usp), voxel[1], voxel[2])
         self.translation_um = (z + voxel[0] * self.first, y, x)
-        factor, ratio = run.geometry.factor, self.voxel_um[0] / voxel[1]
+        factor, ratio = run.factor, self.voxel_um[0] / voxel[1]
         if abs(ratio / factor - 1) > _FACTOR_TOLERANCE:
             log.warning(
                 "slices are %.4g times as far apart as pixels, but this run makes %d planes of each: output voxels are %.4g µm "

@@ -164,7 +164,7 @@ def write_consistency(
         path: of the differences, float32.
         errors: RMSE and PSNR (peak: the range of grey values that the network knows) of every slice and of all.
     """
-    factor, how, centre, taps = run.geometry.factor, run.projection, run.centre, run.axial_taps
+    factor, how, centre, taps = run.factor, run.projection, run.centre, run.axial_taps
     squares = np.zeros((len(outputs), source.count))
     place: dict[str, Any] = {}
     voxel, position = outputs[0].voxel_um, outputs[0].translation_um

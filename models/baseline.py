@@ -16,7 +16,7 @@ from models.options import MODEL_OPTIONS
 from models.sampling import Sampling
 from networks.views import between_slices, to_slices
 from utils.errors import UserError
-from utils.geometry import LATENT_STRIDE, Geometry
+from utils.geometry import LATENT_STRIDE
 from utils.runs import RunFolder
 from utils.settings.reading import default_settings
 
@@ -55,12 +55,12 @@ class Baseline(Protocol):
 
 
 class InterpolatedSlices:
-    """Linearly along Z, each slice at the plane that ``l1how`` centres it on; the ends repeated."""
+    """Linearly along Z, slices ``factor`` planes apart, the first one centred on the plane ``middle``; the ends repeated."""
 
     reach = 0
 
-    def __init__(self, geometry: Geometry, l1how: str) -> None:
-        self.factor, self.middle = geometry.factor, geometry.plane_of_slice(0, l1how)
+    def __init__(self, factor: float, middle: float) -> None:
+        self.factor, self.middle = factor, middle
 
     def under(self, planes: range, count: int) -> slice:
         """See :class:`Baseline`."""
@@ -94,10 +94,10 @@ class RestoredSlices:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        if (usp := Sampling.from_settings(settings, "from_teacher").usp) != 1:
+        if (usp := Sampling.from_settings(settings, "from_teacher").usp) != 1 and not Sampling.of_codes(settings):
             raise UserError(
                 f"from_teacher: a lateral network reads sections, and with usp={usp:g} slices are interpolated between them; "
-                "set usp 1 with a downbranch and cropz that fit, or take --from_interpolation"
+                "set usp 1 with a downbranch and cropz that fit, or take --spread codes or --from_interpolation"
             )
         self._model: Any = lateral.Model(default_settings(MODEL_OPTIONS, "lateral", **settings["restorer"]), for_training=False)
         self.network: nn.Module = self._model.restorer.requires_grad_(False)

@@ -32,6 +32,20 @@ class Sampling:
     centre: float
 
     @classmethod
+    def of_codes(cls, settings: Mapping[str, Any]) -> Self | None:
+        """That of a model that interpolates between the codes of sections (``spread codes``); None: slices are encoded.
+
+        Raises:
+            UserError: usp is no whole number, or as of :meth:`from_settings`.
+        """
+        if settings["spread"] == "slices" or settings["usp"] == 1:
+            return None
+        sampling = cls.from_settings(settings, "spread=codes")
+        if sampling.usp != int(sampling.usp):
+            raise UserError(f"spread=codes needs a whole usp, not {sampling.usp:g}; change usp, or take spread slices")
+        return sampling
+
+    @classmethod
     def from_settings(cls, settings: Mapping[str, Any], wanted_by: str) -> Self:
         """That of checked settings.
 
@@ -65,7 +79,16 @@ class Sampling:
 
     def slices(self, sections: Tensor) -> Tensor:
         """Sections (B, C, X, Y, n) interpolated as the data set does it, (B, C, X, Y, n·usp)."""
-        return between_slices(sections, _places(round(sections.shape[-1] * self.usp), self.usp, sections.shape[-1]))
+        return between_slices(sections, self.places(range(round(sections.shape[-1] * self.usp)), sections.shape[-1]))
+
+    def places(self, slices: range, sections: int) -> Tensor:
+        """The section (fractional), of so many, that each slice shows."""
+        return _places(slices, self.usp, sections)
+
+    def under(self, slices: range, sections: int) -> slice:
+        """The sections, of so many, that slices lie between."""
+        places = self.places(slices, sections)
+        return slice(int(places[0]), min(int(places[-1]) + 2, sections))
 
 
 def shifted(volume: Tensor, planes: float) -> Tensor:
@@ -76,9 +99,8 @@ def shifted(volume: Tensor, planes: float) -> Tensor:
     return xz_volume(rows_at(xz_planes(volume), places), len(volume))
 
 
-def _places(slices: int, usp: float, sections: int) -> Tensor:
-    """The section (fractional) that each slice shows."""
-    return ((torch.arange(slices, dtype=torch.float64) + 0.5) / usp - 0.5).clamp(0, sections - 1)
+def _places(slices: range, usp: float, sections: int) -> Tensor:
+    return ((torch.arange(slices.start, slices.stop, dtype=torch.float64) + 0.5) / usp - 0.5).clamp(0, sections - 1)
 
 
 @lru_cache
@@ -87,5 +109,5 @@ def _undo_interpolation(slices: int, usp: float) -> Tensor:
     sections = round(slices / usp)
     if sections * usp != slices:
         raise ValueError(f"{slices} slices are no whole number of sections with usp={usp:g}")
-    weights = (1 - (_places(slices, usp, sections)[:, None] - torch.arange(sections)).abs()).clamp(min=0)
+    weights = (1 - (_places(range(slices), usp, sections)[:, None] - torch.arange(sections)).abs()).clamp(min=0)
     return torch.linalg.pinv(weights).mT.float()

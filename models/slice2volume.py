@@ -25,12 +25,14 @@ from ldm.losses import RECONSTRUCTIONS, adaptive_weight
 from models.base import BaseModel, Terms
 from models.baseline import Baseline, InterpolatedSlices, RestoredSlices
 from models.CUT import PatchContrast
+from models.sampling import Sampling
 from models.teacher import Teacher
 from models.turned import TruthIn3d
 from networks.generators import NO_MARGINS, Margins, VolumeDecoder, begin_at_zero, trim
 from networks.losses import adversarial, gradient_ratio, hinge_discriminator, ms_ssim_loss, psnr
 from networks.patchgan import PatchDiscriminator
 from networks.views import (
+    between_slices,
     pool_z,
     project,
     project_slices,
@@ -52,16 +54,18 @@ class Generated:
 
     Attributes:
         original: the encoded volume (B, C, X, Y, n) in [-1, 1].
+        encoded: the slices that were encoded, (B·k, C, X, Y): all n, or with ``spread codes`` the sections around them.
         target: the volume that the isotropic one must agree with; the same as original but in paired translation.
-        code: what the bottleneck lets through, latent (B·n, d, X/8, Y/8).
-        pyramid: four encoder features of the slices, (B·n, c, X/s, Y/s) for s = 1, 2, 4, 8.
-        recon: reconstructed slices (B·n, 1, X, Y), unbounded.
+        code: what the bottleneck lets through, latent (B·k, d, X/8, Y/8).
+        pyramid: four encoder features of the slices, (B·k, c, X/s, Y/s) for s = 1, 2, 4, 8.
+        recon: reconstructed slices (B·k, 1, X, Y), unbounded.
         volume: the isotropic volume (B, C, X, Y, X) in [-1, 1], a little beyond where it adds to interpolated slices; without
             planes where the autoencoder is trained alone.
     """
 
     original: Tensor
     target: Tensor
+    encoded: Tensor
     code: Code
     pyramid: tuple[Tensor, ...]
     recon: Tensor
@@ -83,7 +87,7 @@ class SliceToVolume(BaseModel):
     """
 
     from_encoder = False
-    decoding = ("quantize", "post_quant_conv", "decoder", "net_g")
+    decoding = ("quantize", "post_quant_conv", "decoder", "net_g", "net_t")
     code_term: tuple[str, str]
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
@@ -91,6 +95,7 @@ class SliceToVolume(BaseModel):
         super().__init__(settings, for_training)
         s = self.settings
         self.geometry = Geometry.from_settings(s)
+        self.between = Sampling.of_codes(s)
         self.perceptual: PerceptualLoss | None = None
         self.turned: TruthIn3d | None = None
         self._build_generator(s, s["autoencoder"])
@@ -107,7 +112,7 @@ class SliceToVolume(BaseModel):
             return
         self.G["net_g"] = VolumeDecoder(s["ngf"], s["output_nc"], s["norm"], dropout=0.5 if s["mc"] else 0.0)
         if s["from_interpolation"]:
-            self.baseline = InterpolatedSlices(self.geometry, s["l1how"])
+            self.baseline = InterpolatedSlices(self.factor, self.first_plane)
         if s["from_teacher"]:
             self.baseline = restored = RestoredSlices(s)
             self.G["net_t"] = restored.network
@@ -170,9 +175,37 @@ class SliceToVolume(BaseModel):
         """Latent (N, d, h, w) → slices (N, 1, 8h, 8w)."""
         return self.G["decoder"](self.G["post_quant_conv"](latent))
 
+    @property
+    def factor(self) -> int:
+        """Isotropic planes per slice that is encoded."""
+        return self.geometry.factor if self.between is None else round(self.between.planes)
+
+    @property
+    def first_plane(self) -> float:
+        """The isotropic plane (fractional) that the first slice encoded is centred on."""
+        return self.geometry.plane_of_slice(0, self.settings["l1how"]) if self.between is None else self.between.centre
+
+    def to_encode(self, volume: Tensor) -> Tensor:
+        """Of a volume (B, C, X, Y, n) the slices that are encoded (B·k, C, X, Y)."""
+        return to_slices(volume if self.between is None else self.between.sections(volume)).contiguous()
+
     def lift(self, latent: Tensor, batch: int) -> Tensor:
-        """Latents of B stacks (B·n, d, h, w) → isotropic volumes (B, C, 8h, 8w, 8n·resizebranch/downbranch)."""
+        """Latents of B stacks (B·k, d, h, w) → isotropic volumes (B, C, 8h, 8w, k·planes per slice encoded)."""
+        if self.between is not None:
+            latent = to_slices(self.between.slices(to_volume(latent, batch)))
         return self.expand(self.restack(latent, batch))
+
+    def spread(self, latent: Tensor, slices: range, first: int, count: int) -> Tensor:
+        """Latents of slices between those of the ones encoded.
+
+        Args:
+            latent: of a stack's encoded slices ``first`` and on, (k, d, h, w), all that ``between.under`` names.
+            slices: which ones are wanted.
+            count: encoded slices of the whole stack.
+        """
+        if self.between is None:
+            return latent
+        return to_slices(between_slices(to_volume(latent, 1), self.between.places(slices, count), first))
 
     def restack(self, latent: Tensor, batch: int = 1) -> Tensor:
         """Latents of B stacks (B·n, d, h, w) → what the volume decoder reads, (B, d, h, w, n·resizebranch/downbranch)."""
@@ -201,10 +234,11 @@ class SliceToVolume(BaseModel):
     def generate(self, batch: Mapping[str, Any]) -> Generated:
         """One pass; see :class:`Generated`."""
         original, target = self.sources(batch)
-        return Generated(original, target, *self._made(to_slices(original), original.shape[0]))
+        encoded = self.to_encode(original)
+        return Generated(original, target, encoded, *self._made(encoded, original.shape[0]))
 
     def _made(self, slices: Tensor, batch: int) -> tuple[Code, tuple[Tensor, ...], Tensor, Tensor]:
-        """Code, pyramid, recon and volume of slices (B·n, C, X, Y), see :class:`Generated`."""
+        """Code, pyramid, recon and volume of slices (B·k, C, X, Y), see :class:`Generated`."""
         code, features = self.encode(slices)
         recon, volume = self.reconstruct(code.latent), to_volume(slices, batch)[..., :0]
         if "net_g" in self.G:
@@ -226,7 +260,7 @@ class SliceToVolume(BaseModel):
         while sum(map(len, found)) < wanted:
             sample = default_collate([dataset[number // len(dataset), number % len(dataset)]])
             original, _ = self.sources({"img": [image.to(self.device) for image in sample["img"]]})
-            found.append(rows(to_slices(original)))
+            found.append(rows(self.to_encode(original)))
             number += self.trainer.world_size
         return torch.cat(found)
 
@@ -276,13 +310,17 @@ class SliceToVolume(BaseModel):
             assert self.teacher is not None
             terms["teacher"] = self.teacher.error(out.volume, to_slices(out.target), s["teacher_planes"])
         if self.turned is not None:
-            terms["lateral"] = self.turned.error(out.volume, out.original, lambda slices, batch: self._made(slices, batch)[-1])
+            terms["lateral"] = self.turned.error(out.volume, out.original, self._restored)
         if self.wants("ms_ssim"):
             terms["ms_ssim"] = self.structure(out)
         terms |= self.slice_losses(out)
         if self.wants("nce"):
             terms["nce"] = self.contrast(out)
         return terms
+
+    def _restored(self, slices: Tensor, batch: int) -> Tensor:
+        """The volume of slices (B·n, C, X, Y)."""
+        return self._made(self.to_encode(to_volume(slices, batch)), batch)[-1]
 
     def structure(self, out: Generated) -> Tensor:
         """1 - MS-SSIM (Wang et al. 2003) of ZY planes with those of the volume interpolated along Z."""
@@ -291,7 +329,7 @@ class SliceToVolume(BaseModel):
 
     def slice_losses(self, out: Generated) -> Terms:
         """The 2-D autoencoder's terms (Esser et al. 2021, eq. 4 and 7): reconstruction, perceptual, adversarial, code."""
-        slices = to_slices(out.original)[:, :1]
+        slices = out.encoded[:, :1]
         terms = {"recon": self.reconstruction(slices, out.recon)}
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual_term(slices, out.recon)
@@ -312,7 +350,7 @@ class SliceToVolume(BaseModel):
 
     def contrast(self, out: Generated) -> Tensor:
         """PatchNCE (Park et al. 2020): generated slices (query) keep the content of the originals (key)."""
-        made = project(out.volume, self.geometry.factor, 1, "dsp")  # the plane in the middle of each slice
+        made = project(out.volume, self.factor, 1, "dsp")  # the plane in the middle of each slice
         query = self.G["encoder"](to_slices(made)).pyramid
         batch = out.original.shape[0]
         return self.G["netF"]([to_volume(q, batch) for q in query], [to_volume(k, batch) for k in out.pyramid])
@@ -328,12 +366,12 @@ class SliceToVolume(BaseModel):
             terms["views_real"] = self.judged("net_d", [to_slices(out.target)], True)
         if self._slice_discriminator_acts():
             net = self.D["discriminator"]
-            terms["slice_disc"] = hinge_discriminator(net(to_slices(out.original)[:, :1]), net(out.recon))
+            terms["slice_disc"] = hinge_discriminator(net(out.encoded[:, :1]), net(out.recon))
         return terms
 
     def validation_metrics(self, out: Generated) -> dict[str, Tensor]:
         """Reconstruction and projection errors in intensity units of [-1, 1], and sharpness along Z relative to XY."""
-        slices = to_slices(out.original)[:, :1]
+        slices = out.encoded[:, :1]
         metrics = {
             "recon": F.l1_loss(out.recon, slices),
             "recon_psnr": psnr(out.recon, slices),

@@ -1,13 +1,28 @@
 """One way to read a command line, for all scripts: parser, options that several have, regions and voxel sizes (torch-free)."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
+
+
+class _Messages(logging.Formatter):
+    """What a file says must not command the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def show_messages(stream: TextIO | None = None) -> None:
+    """Shows what is logged on a stream, by default that of errors."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Messages("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

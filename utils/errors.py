@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can mend."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,11 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise
 
 
+def printable(text: str) -> str:
+    """Text in which control characters, which a terminal would obey, are spelled out; ends of lines and tabs stay."""
+    return re.sub(r"[^\n\t -~\xa0-\U0010ffff]", lambda found: repr(found[0])[1:-1], text)
+
+
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Ends the program with the message of a UserError and code 2, or after Ctrl-C with 130; debug: with the traceback."""
@@ -40,7 +46,7 @@ def reported(debug: bool) -> Iterator[None]:
         message = str(error)
         if message.startswith("Caught "):  # torch wraps what a worker process raised: "Caught ... Original Traceback ..."
             message = message.rpartition(f"{UserError.__name__}: ")[2].rstrip()
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {printable(message)}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:

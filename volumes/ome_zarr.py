@@ -258,6 +258,8 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
         units = [described[k].get("unit") for k in space]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its OME metadata are incomplete or damaged ({error!r}); save it again") from error
+    if ".." in Path(name).parts or Path(name).is_absolute() or not _inside(path, path / name):
+        raise UserError(f"{path}: its metadata name an array {name!r} outside of it, which is not followed; correct them")
     if not is_zarr(path / name):
         raise UserError(f"{path}: its metadata name an array {name!r} that does not exist; copy the whole folder")
     if translation is not None and number > 0 and _read_level(path, multiscale, 0).translation is None:
@@ -268,6 +270,11 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
     um = np.array([factor or 1.0 for factor in factors])
     place = None if translation is None else triple(translation[space] * um)
     return _Level(path / name, names, triple(scale[space] * um), place, bool(transforms) and None not in factors)
+
+
+def _inside(folder: Folder, name: Folder) -> bool:
+    """Whether a name is no link that leads out of a folder."""
+    return not isinstance(folder, Path) or Path(str(name)).resolve().is_relative_to(folder.resolve())
 
 
 def _composed(path: Folder, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:

@@ -40,7 +40,7 @@ def about(codes, number, **changes):
     sides = {
         "shape": list(codes.shape[:3]),
         "inner": [8 * side for side in codes.shape[1:3]],
-        "input": {"shape": [1], "dtype": "uint8"},
+        "input": {"shape": [1, 1, 1], "dtype": "uint8"},
     }
     kind = {"kind": "codebook", "levels": 1, "codes": number, "dimensions": 4, "dtype": "uint8" if number <= 256 else "uint16"}
     return {**place, **sides, **kind, **changes}

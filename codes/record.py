@@ -1,0 +1,91 @@
+"""What a code store says of itself (attribute ``isoscope_codes``), taken from a file that anybody may have written."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+MOST_LEVELS = 64
+_DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
+
+
+def _count(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _counts(number: int) -> Callable[[Any], bool]:
+    each = _count(1, 2**40)
+    return lambda value: isinstance(value, list) and len(value) == number and all(map(each, value))
+
+
+def _lengths(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value))
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_INPUT = {"shape": _counts(3), "dtype": _text}
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "kind": ("codebook or gaussian", _DTYPES.__contains__),
+    "shape": ("three sizes (slices, rows, columns)", _counts(3)),
+    "inner": ("two sizes (rows and columns of pixels)", _counts(2)),
+    "levels": (f"1 to {MOST_LEVELS}", _count(1, MOST_LEVELS)),
+    "dimensions": ("1 to 65536", _count(1, 2**16)),
+    "factor": ("1 to 65536", _count(1, 2**16)),
+    "slice_voxel_um": ("three lengths, or null", _lengths),
+    "slice_translation_um": ("three lengths, or null", _lengths),
+    "intensities": ("a list", lambda value: isinstance(value, list)),
+    "input": ("an object with shape and dtype", lambda v: isinstance(v, dict) and all(ok(v.get(k)) for k, ok in _INPUT.items())),
+    "output_dtype": ("a name", _text),
+}
+_OF_DECODING: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "run": ("a name", _text),
+    "run_path": ("a path", _text),
+    "epoch": ("a number of epochs", _count(0, 2**40)),
+    "weights": ("a SHA-256", _text),
+    "lattice": ("an object", lambda value: isinstance(value, dict)),
+    "normalisation": ("a name", _text),
+}
+
+
+def check_record(store: Path, about: Any) -> dict[str, Any]:
+    """The record, if it is one that codes can be read by.
+
+    Raises:
+        UserError: something in it is missing or cannot be; the message names it.
+    """
+    if not isinstance(about, dict):
+        raise UserError(f"{store}: what it says of its codes is no object; copy or encode it again")
+    _check(store, about, _RULES)
+    _check(store, about, {key: rule for key, rule in _OF_DECODING.items() if key in about})
+    rules = {"dtype": (f"one of {', '.join(_DTYPES[about['kind']])}", _DTYPES[about["kind"]].__contains__)}
+    if about["kind"] == "codebook":
+        rules["codes"] = ("1 to 65536", _count(1, 2**16))
+    _check(store, about, rules)
+    return about
+
+
+def check_decodable(store: Path, about: Mapping[str, Any]) -> None:
+    """That a record also says what decoding needs; a UserError names what it lacks."""
+    _check(store, about, _OF_DECODING)
+
+
+def _check(store: Path, about: Mapping[str, Any], rules: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
+    for key, (what, holds) in rules.items():
+        value = about.get(key)
+        try:
+            fine = holds(value)
+        except TypeError:  # a list has no hash
+            fine = False
+        if not fine:
+            shown = repr(value) if key in about else "missing"
+            raise UserError(f"{store}: its {key} is {shown[:80]} and must be {what}; copy or encode it again")
+
+
+def check_inside(store: Path, file: Path) -> None:
+    """That a file of a store lies in it, and is no link out of it; a UserError says where it leads."""
+    if not (leads := file.resolve()).is_relative_to(store.resolve()):
+        raise UserError(f"{file} is a link that leads out of the store, to {leads}; copy the store itself, links followed")

@@ -97,11 +97,10 @@ class Options:
 class Source(AbstractContextManager["Source"]):
     """The input of a run, as the slices that its network reads: thinned, interpolated, padded, in the network's range.
 
-    Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many, unless
-    the run does that between codes (``spread``); rows and columns are padded by reflection at their ends to whole codes. The
-    first plane kept is the one that lets the output begin where the volume begins, as near as whole planes allow: F // 2 of
-    F, earlier only where the last one would lie beyond the end.
-    Used as a context, it ends its thread and forgets its tiles.
+    Every ``dsp``-th plane is kept (or every ``dsp`` averaged), then planes are interpolated to ``usp`` times as many (``spread
+    codes``: between their codes); rows and columns are padded by reflection at their ends to whole codes. The first plane kept
+    is the one that lets the output begin where the volume begins, as near as whole planes allow: F // 2 of F, earlier only where
+    the last one would lie beyond the end. Used as a context, it ends its thread and forgets its tiles.
 
     Args:
         run: says how it reads.

@@ -85,8 +85,7 @@ def test_a_block_holds_no_more_tiles_than_a_batch_and_prefers_neighbours_along_x
 def run_on(monkeypatch):
     def run(device, gib, ngf):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=gib * 2**30))
-        engine, geometry = Engine(torch.device(device), "bf16"), SimpleNamespace(factor=8)
-        return SimpleNamespace(engine=engine, geometry=geometry, settings={"ngf": ngf})
+        return SimpleNamespace(engine=Engine(torch.device(device), "bf16"), factor=8, settings={"ngf": ngf})
 
     return run
 

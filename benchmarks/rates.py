@@ -1,0 +1,180 @@
+"""``python benchmarks/rates.py --case NAME VOLUME [RUN ...] [--case ...]``: rate and distortion of slices, beside other codecs.
+
+Of each volume, 8 or 16 bit, every 16th XY slice is judged. Runs (their codes, ``encode`` and ``decode --grid raw`` at every
+number of levels; bytes of the store on disc without the levels that were not decoded) stand beside JPEG2000, JPEG-XL, AVIF
+and zstd on coarser grey values, each one stream for all slices, at four rates and at those of the codes; no library here
+codes one frame by another (x265). The floor that no learned codec may fall below is no network at all: principal components
+of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged, their codes coded as those
+of a store are. PSNR over all pixels, peak 255, or of 16 bit the range of the slices. Every point is written as it is
+measured; a comparison that was interrupted goes on. Writes the JSON, and a table beside it.
+"""
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import RESULTS, command_line, machine, write_result
+
+RATES = (0.0625, 0.125, 0.25, 0.5)
+STRIDE, FITTED = 16, 40_000  # slices from one that is judged to the next; blocks at most that the floor is fitted on
+FLOOR = ((16, 24), (8, 12))  # pixels along a side of a block, principal components
+LEVELS, CODES = (1, 2, 4), 256
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    add = parser.add_argument
+    add("--case", nargs="+", action="append", required=True, metavar="NAME VOLUME RUN", help="a volume and runs that code it")
+    add("--rates", type=float, nargs="+", default=RATES, help="bits per pixel of the other codecs")
+    add("--output", type=Path, default=RESULTS / "rates.json")
+    given = parser.parse_args()
+    result = json.loads(given.output.read_text()) if given.output.exists() else {"cases": {}}
+    for name, volume, *runs in given.case:
+        case = result["cases"].setdefault(name, {"volume": Path(volume).name, "points": {}})
+        judge(case, Path(volume), [Path(run) for run in runs], given.rates, lambda: write_result(given.output, result))
+    given.output.with_suffix(".md").write_text("\n".join(table(result["cases"])) + "\n")
+
+
+def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float], save: Any) -> None:
+    """Adds the points that a case does not have."""
+    from volumes.open import open_volume
+
+    volume = open_volume(path)[:]
+    judged = volume[STRIDE // 2 :: STRIDE]
+    peak = 255.0 if volume.dtype == np.uint8 else float(judged.max()) - float(judged.min())
+    case |= {"slices": list(judged.shape), "dtype": volume.dtype.name, "peak": peak}
+    points = case["points"]
+
+    def note(label: str, codec: str, size: int, shown: np.ndarray) -> None:
+        error = float(np.mean((shown.astype(np.float64) - judged) ** 2))
+        rate = 8 * size / judged.size
+        psnr = 20 * math.log10(peak) - 10 * math.log10(error) if error else None
+        points[label] = {"codec": codec, "bytes": size, "bits_per_pixel": rate, "psnr_db": psnr, "commit": machine()["commit"]}
+        save()
+
+    for run in runs:
+        if not any(point["codec"] == f"codes of {run.name}" for point in points.values()):
+            for levels, size, shown in of_run(run, judged):
+                note(f"codes of {run.name}, {levels} level(s)", f"codes of {run.name}", size, shown)
+    rest = np.delete(volume, np.s_[STRIDE // 2 :: STRIDE], axis=0)
+    for side, components in FLOOR:
+        codec = f"PCA and k-means, {side}x{side}"
+        if not any(point["codec"] == codec for point in points.values()):
+            for levels, size, shown in floor(rest, judged, side, components):
+                note(f"{codec}, {levels} level(s)", codec, size, shown)
+    own = {point["bits_per_pixel"] for point in points.values() if point["codec"].startswith("codes")}
+    for name, rate in product(("jpeg2000", "jpegxl", "avif", "zstd"), sorted({*rates, *own})):
+        if (label := f"{name} within {rate:.4g}") not in points:
+            size, shown = of_codec(name, rate, judged)
+            if shown is None:
+                points[label] = {"codec": name, "bytes": None, "bits_per_pixel": rate, "psnr_db": None}
+                save()
+            else:
+                note(label, name, size, shown)
+
+
+def of_run(path: Path, slices: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Levels, bytes and the decoded slices."""
+    from codes.store import level_names
+    from inference import Options, Run, decode, encode
+
+    run = Run.load(path)
+    with tempfile.TemporaryDirectory() as folder:
+        store = encode(slices, run, Path(folder, "x.codes.zarr"), Options(dsp=1, force_range=True))
+        assert store is not None
+        names = level_names(store.about["levels"])
+        for levels in range(1, len(names) + 1):
+            shown = decode(store, run, grid="raw", levels=levels)
+            if shown is None or shown.shape != slices.shape:
+                raise SystemExit(f"{path} interpolates between slices (usp): its codes are of other slices than are judged")
+            yield levels, store.bytes_of() - sum(map(store.bytes_of, names[levels:])), shown
+
+
+def of_codec(name: str, rate: float, slices: np.ndarray) -> tuple[int, np.ndarray | None]:
+    """Bytes and decoded slices of a codec at a rate; None where it cannot go down to it."""
+    from evaluation.codecs import CODECS, code
+    from volumes.volume import ArrayVolume
+
+    with tempfile.TemporaryDirectory() as folder:
+        coded = code(ArrayVolume(slices), CODECS[name], "all", rate, Path(folder, "x.raw"))
+        return (0, None) if coded is None else (coded.bytes, np.array(coded.decoded))
+
+
+def floor(fitted: np.ndarray, slices: np.ndarray, side: int, components: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """As :func:`of_run`, of principal components and residual k-means."""
+    import torch
+
+    from taming.codebook import kmeans, nearest_code
+
+    generator = np.random.default_rng(0)
+    rows = blocks(fitted, side)
+    rows = rows[generator.permutation(len(rows))[:FITTED]]
+    mean = rows.mean(0)
+    axes = np.linalg.svd(rows - mean, full_matrices=False)[2][:components]
+    scale = np.abs((rows - mean) @ axes.T).max()
+    seen, rest = ((part - mean) @ axes.T / scale for part in (rows, blocks(slices, side)))
+    seen, rest = torch.from_numpy(seen).float(), torch.from_numpy(rest).float()
+    shape = (len(slices), *(-(-size // side) for size in slices.shape[1:]))
+    size, total = 0, torch.zeros_like(rest)
+    for level in range(1, max(LEVELS) + 1):
+        book = kmeans(seen, CODES, torch.Generator().manual_seed(level))
+        seen = seen - book[nearest_code(seen, book)]
+        index = nearest_code(rest, book)
+        rest, total = rest - book[index], total + book[index]
+        size += coded_bytes(index.numpy().reshape(shape), book.numpy())
+        if level in LEVELS:
+            yield level, size, image(total.double().numpy() * scale @ axes + mean, slices, side)
+
+
+def coded_bytes(codes: np.ndarray, book: np.ndarray) -> int:
+    """What the codes of a level take in a store, chunk by chunk, with the model."""
+    from codes.context_codec import encoded
+    from codes.context_model import ContextModel
+    from codes.store import CODED
+    from utils.boxes import boxes
+
+    model = ContextModel.fit([codes], book, codes.size)
+    if model is None:
+        return math.ceil(codes.size * math.log2(len(book)) / 8)
+    return len(model.as_json()["numbers"]) + sum(len(encoded(codes[box], model)) + 20 for box in boxes(codes.shape, CODED))
+
+
+def blocks(slices: np.ndarray, side: int) -> np.ndarray:
+    """(n, Y, X) → rows of side² pixels; the ends mirrored to whole blocks."""
+    wide = np.pad(slices.astype(np.float64), [(0, 0), *((0, -size % side) for size in slices.shape[1:])], mode="symmetric")
+    n, height, width = wide.shape
+    return wide.reshape(n, height // side, side, width // side, side).swapaxes(2, 3).reshape(-1, side * side)
+
+
+def image(rows: np.ndarray, like: np.ndarray, side: int) -> np.ndarray:
+    """The inverse of :func:`blocks`, rounded to the type of slices."""
+    n, height, width = like.shape
+    down, across = -(-height // side), -(-width // side)
+    wide = rows.reshape(n, down, across, side, side).swapaxes(2, 3).reshape(n, down * side, across * side)
+    return np.rint(wide[:, :height, :width]).clip(0, np.iinfo(like.dtype).max).astype(like.dtype)
+
+
+def table(cases: dict[str, Any]) -> Iterator[str]:
+    """Markdown: of each case the curves, and what the other codecs have at the bytes of the codes."""
+    for name, case in cases.items():
+        yield f"## {name}: {case['volume']}, {case['slices']} {case['dtype']}\n\n| codec | dB at bit per pixel |\n|---|---|"
+        for codec in dict.fromkeys(point["codec"] for point in case["points"].values()):
+            curve = sorted(
+                (p["bits_per_pixel"], p["psnr_db"]) for p in case["points"].values() if p["codec"] == codec and p["psnr_db"]
+            )
+            shown = ", ".join(f"{psnr:.2f} at {rate:.4g}" for rate, psnr in curve)
+            yield f"| {codec} | {shown or 'not as small as that'} |"
+        yield ""
+
+
+if __name__ == "__main__":
+    main()

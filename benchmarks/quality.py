@@ -39,6 +39,7 @@ from benchmarks.specimens import FIB25, Degradation, PhantomScene, Sparse, Speci
 from evaluation.grid import Request
 from evaluation.measure import evaluate
 from evaluation.report import plain
+from models.sampling import PROJECTIONS
 from training import MODEL_OPTIONS
 from utils.axes import to_memory
 from utils.files import write_json, write_text
@@ -71,18 +72,24 @@ the truth's by period. Minutes of training are processor time of one thread on t
 """
 ROWS = {  # experiment file and options, steps of the small budget
     "lateral": ("fib25_lateral", 5000),
-    "codes": ("fib25", 1200),
-    "codes, teacher": ("fib25 --teacher {lateral} --from_interpolation --adv 0", 600),
+    "codes": ("fib25 --teacher {lateral}", 1200),
+    "codes, MS-SSIM": (
+        "fib25 --models ae0iso0tccutvqqssim --teacher {lateral} --init {codes} --cropsize 104 --lbm_ms_ssim 0.1",
+        100,
+    ),
+    "Gaussian": ("fib25 --models ae0iso0tccut --ldmyaml kllinear --lbNCE 0 --teacher {lateral}", 600),
+    "IsoREF": ("fib25 --models IsoREF --from_interpolation --nocyc --lbNCE 0 --teacher {lateral}", 600),
+    "fused": ("fib25_fused --teacher {lateral}", 200),
+    "texture": ("fib25_fused --init {fused} --adv 0.05", 600),
 }
 
 
 def geometry(settings: dict[str, Any], how: Degradation) -> list[Any]:
     """The options that say how the sections were made, to a model of any kind."""
-    if settings["models"] == "lateral":
+    if "axial_sampling" in settings:
         return ["--uprate", how.factor, "--axial_sampling", how.sampling, "--axial_sigma", how.sigma]
-    projection, usp = {"pick": ("dsp", settings["usp"])}.get(how.sampling, (how.sampling, 1))
-    options = ["--dsp", 1, "--usp", usp, "--cropz", settings["cropsize"] // how.factor, "--l1how", projection]
-    return options if settings["models"] == "IsoREF" else [*options, "--downbranch", round(8 * usp / how.factor)]
+    options = ["--cropz", settings["cropsize"] // how.factor, "--l1how", PROJECTIONS[how.sampling]]
+    return options if settings["models"] == "IsoREF" else [*options, "--downbranch", 8 // how.factor]
 
 
 @dataclass

@@ -131,7 +131,7 @@ def bars(monkeypatch):
 
 
 def test_one_seed_one_set_of_weights_for_any_number_of_workers(workspace):
-    found = [weights(workspace.train(f"w{n}", "--workers", n, "--n_epochs", 2, "--save_d"), 2) for n in (0, 1, 3)]
+    found = [weights(workspace.train(f"w{n}", "--workers", n, "--n_epochs", 2, "--save_d"), 2) for n in (0, 1, 2)]
     assert same(found[0], found[1]) and same(found[0], found[2])
     assert not same(found[0], weights(workspace.train("other", "--seed", 7), 2))
 

@@ -288,7 +288,9 @@ def _composed(path: Folder, transforms: Sequence[Mapping[str, Any]], axes: int) 
             raise UserError(f"{path}: coordinate transformation {dict(transform)} is not supported; scale and translation are")
         values = np.array([float(v) for v in transform[kind]])
         if len(values) != axes or not np.isfinite(values).all() or (kind == "scale" and values.min() <= 0):
-            raise UserError(f"{path}: the {kind} {values.tolist()} contradicts its {axes} axes; each needs one finite number")
+            raise UserError(
+                f"{path}: the {kind} {values.tolist()} contradicts its {axes} axes; each has one, finite, of scale > 0"
+            )
         if kind == "translation":
             translation = values if translation is None else translation + values
         else:

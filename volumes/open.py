@@ -57,15 +57,16 @@ def _opener(file: Path) -> Opener:
         return ZarrVolume if is_zarr(file) else SliceFolder
     with file.open("rb") as opened:
         head = opened.read(512)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # a TIFF, whatever its name
+        return open_image
     name = file.name.lower()
     stated = sorted((suffix for suffix in (*FORMATS, *_REFUSED) if name.endswith(suffix)), key=len)[-1:]
     found = [suffix for place, first, suffix in _FIRST_BYTES if head[place : place + len(first)] == first]
-    for suffix in sorted([*stated, *found], key=lambda suffix: suffix not in FORMATS):
-        if suffix in FORMATS:
-            return FORMATS[suffix]
-        if head[:2] not in (b"II", b"MM"):  # else a TIFF under another name
-            what, how = _REFUSED[suffix]
-            raise UserError(f"{file}: {what}, which is not read here; {how}. Read are TIFF, OME-Zarr, {', '.join(FORMATS)}")
+    if readable := [suffix for suffix in (*found, *stated) if suffix in FORMATS]:
+        return FORMATS[readable[0]]
+    for suffix in (*stated, *found):
+        what, how = _REFUSED[suffix]
+        raise UserError(f"{file}: {what}, which is not read here; {how}. Read are TIFF, OME-Zarr, {', '.join(FORMATS)}")
     return open_image
 
 

@@ -41,6 +41,20 @@ def test_other_formats_are_called_by_their_name(name, tmp_path):
     assert "copy it again" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x.czi", "x.lif", "x.nd2", "x.mrc", "x.h5", "x.lsm", "x.oib", "x.dcm", "x"])
+@pytest.mark.parametrize("how", [{}, {"byteorder": ">", "bigtiff": True}])
+def test_a_tiff_is_one_under_any_name(name, how, tmp_path):
+    tifffile.imwrite(tmp_path / name, VALUES, photometric="minisblack", **how)
+    check(open_volume(tmp_path / name), VALUES)
+
+
+def test_names_of_another_format_that_is_read(tmp_path):
+    with mrcfile.new(tmp_path / "x.mrc", VALUES) as file:
+        file.voxel_size = 2
+    shutil.copy(tmp_path / "x.mrc", tmp_path / "x.czi")
+    check(open_volume(tmp_path / "x.czi"), VALUES)
+
+
 def test_names_that_say_something_else(tmp_path):
     packed = gzip.compress(nifti(tmp_path / "v.nii").read_bytes())
     (tmp_path / "packed.nii").write_bytes(packed)

@@ -1,4 +1,4 @@
-"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info``."""
+"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info | verify``."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ EPILOG = """examples:
   infer.py encode  --run RUN --input scan.ome.zarr --output scan.codes.zarr
   infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
   infer.py info    scan.codes.zarr
+  infer.py verify  scan.codes.zarr       (exit code 1: something is damaged, and named)
   infer.py export  scan.codes.zarr --output scan_with_decoder     (decode --input scan_with_decoder needs nothing else)
 several GPUs or machines share one volume; each process takes whole shards, and the result is the same:
   torchrun --nproc_per_node 8 -- infer.py enhance --run RUN ...
@@ -35,7 +36,9 @@ def build_parser() -> Parser:
     encode = _command(commands, "encode", "volume to compact codes")
     decode = _command(commands, "decode", "codes to volume")
     info = _command(commands, "info", "what is in a run, a volume or a code store")
-    info.add_argument("path", type=Path)
+    verify = _command(commands, "verify", "whether all of a run, a volume or a code store is as it was written")
+    for command in (info, verify):
+        command.add_argument("path", type=Path)
     info.add_argument("--json", action="store_true", help="all of it as one line of JSON for programs; remarks go to stderr")
     about = "a code store with what decodes it, or a run, as one folder that needs nothing else and holds no pickle"
     add = _command(commands, "export", about).add_argument
@@ -127,6 +130,13 @@ def main(arguments: Sequence[str]) -> None:
         for line in () if given.json else describe(given.path):
             logging.info(line)
         return
+    if given.command == "verify":
+        from inference.verify import verify
+
+        said, damaged = verify(given.path)
+        for line in [*said, *damaged, f"{given.path}: {len(damaged) or 'nothing'} damaged or missing"]:
+            logging.info(line)
+        sys.exit(1 if damaged else 0)
     from inference import Engine, Options, Output, Processes, export
 
     if given.command == "export":

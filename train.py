@@ -43,6 +43,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
 
     from dataloader.data_multi import DataModule
     from training.record import start_record
+    from training.requirements import require_room
     from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary, with_restorer
     from utils.machine import keep_freed_memory
 
@@ -60,7 +61,8 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     record = data.train_set.intensity_record()
     settings = with_restorer(settings, experiment.logs)
     model = model_to_train(settings, experiment.logs, record)
-    with run.locked() if first else nullcontext(), explained(settings):
+    require_room(model, run.path)
+    with run.locked() if first else nullcontext(), explained(settings, run):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
             run.write_settings(settings, start_record(data.files(), REPOSITORY))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -33,6 +33,7 @@ from codes.record import check_inside, check_record
 from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes, extent, overlap, parts, relative
+from utils.checksums import unsealed
 from utils.errors import UserError
 from utils.files import CONTINUES, write_json, writing
 from utils.geometry import LATENT_STRIDE
@@ -104,16 +105,21 @@ class CodeStore:
         return [Intensity.from_json(entry, str(self.path)) for entry in self.about["intensities"]]
 
     @classmethod
-    def open(cls, path: Path | str) -> CodeStore:
+    def open(cls, path: Path | str, *, damaged: bool = False) -> CodeStore:
         """A finished store, also one in an exported folder.
 
+        Args:
+            damaged: open it although its metadata are other than they were written.
+
         Raises:
-            UserError: there is none, it is unfinished, or of a newer version.
+            UserError: there is none, it is unfinished or damaged, or of a newer version.
         """
         folder = inside if (inside := Path(path, CODES)).is_dir() else Path(path)
         if folder.name.endswith(PARTIAL):
             raise UserError(f"{folder} is not finished; run the encode command again, it continues")
         attributes = stored_attributes(folder)
+        if (changed := unsealed(folder, attributes)) and not damaged:
+            raise UserError(f"{changed[0]} is damaged: it is other than it was written; copy or encode it again")
         if KEY not in attributes:
             raise UserError(f"{folder} is not a code store: it was not written by infer.py encode")
         about = attributes[KEY]
@@ -138,7 +144,7 @@ class CodeStore:
         """
         empty = self._array("empty", box).astype(bool)
         if self.about["kind"] == "gaussian":
-            return Packed(levels_last(self._array("codes", (slice(None), *box))), empty)
+            return Packed(levels_last(self._array("codes", (slice(0, self.about["dimensions"]), *box))), empty)
         levels = [self._array(name, box) for name in level_names(self.about["levels"])]
         residual = self.about.get("of_levels", self.about["levels"]) > 1
         return Packed(np.stack(levels, axis=-1) if residual else levels[0], empty)
@@ -271,9 +277,17 @@ class CodeTarget(Target):
             return {**arrays, "codes": BlockArray(work / "codes", (d, *shape), dtype, (d, *CHUNK))}
         return arrays | {name: BlockArray(work / name, shape, dtype, CHUNK) for name in level_names(self.about["levels"])}
 
-    def pending(self) -> list[Box]:
-        """Units that no process has finished."""
-        return [self.units[number] for number in self.missing(len(self.units))]
+    def blocks(self, number: int, level: int = 0) -> list[tuple[BlockArray, tuple[slice, ...]]]:
+        """A unit is a piece."""
+        whole = slice(0, self.about["dimensions"])
+        box = self.units[number]
+        return [(array, box if len(array.shape) == 3 else (whole, *box)) for array in self._open.values()]
+
+    def pending(self, numbers: Container[int]) -> list[Box]:
+        """Those of the units of these numbers that no process has finished, or that are damaged."""
+        own = [number for number in range(len(self.units)) if number in numbers]
+        self.drop_damaged(own)
+        return [self.units[number] for number in self.missing(len(self.units)) if number in numbers]
 
     def write(self, box: Box, packed: Packed) -> None:
         """Writes one of ``units`` and notes it."""

@@ -21,7 +21,7 @@ from inference.trust import save_preview
 from inference.uncertainty import InventedField, spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
 from utils.axes import exchanged
-from utils.boxes import Box, corner, region_within
+from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
@@ -216,8 +216,7 @@ def encode(
         }
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
-        own = {corner(codes.units[n]) for n in target.processes.share(len(codes.units))}
-        mine = [box for box in codes.pending() if corner(box) in own]
+        mine = codes.pending(target.processes.share(len(codes.units)))
         work_through(mine, encoder.prefetch, encoder.read, codes.write, title="encode", show=progress)
     target.processes.wait()
     store = codes.finish() if target.processes.rank == 0 else None

@@ -25,7 +25,7 @@ from codes.store import KEY, UNIT, CodeStore
 from inference.card import card
 from inference.run import Run
 from utils.boxes import boxes
-from utils.checksums import write_checksums
+from utils.checksums import sealed, write_checksums
 from utils.errors import UserError
 from utils.files import new_folder, refuse_overlap, write_json, write_text
 from utils.machine import Engine
@@ -91,6 +91,6 @@ def _write(folder: Path, run: Run, store: CodeStore | None) -> None:
         shutil.copytree(store.path, folder / CODES)
         group = json.loads((folder / CODES / "zarr.json").read_text(encoding="utf-8"))
         group["attributes"][KEY]["run_path"] = ".."
-        write_json(folder / CODES / "zarr.json", group)
+        write_json(folder / CODES / "zarr.json", {**group, "attributes": sealed(folder / CODES, group["attributes"])})
     write_text(folder / "README.md", card(run, about, store))
     write_checksums(folder)

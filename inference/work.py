@@ -117,8 +117,9 @@ def write(job: Job, output: Output) -> None:
         target.write_region(relative(box, job.region), values if target.channels else values[0])
 
     pieces = parts(job.region, [max(sides) for sides in zip(field.unit, plan.shard, strict=True)])  # whole shards, whole cores
-    pending = [target.boxes[n] for n in target.pending()]
     mine = [pieces[n] for n in processes.share(len(pieces))]
+    own = [n for n, shard in enumerate(target.boxes) if any(meet(relative(piece, job.region), shard) for piece in mine)]
+    pending = [target.boxes[n] for n in target.pending(own)]
     missing = [piece for piece in mine if any(meet(relative(piece, job.region), shard) for shard in pending)]
     started = time.monotonic()
     done = work_through(

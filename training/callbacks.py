@@ -1,5 +1,6 @@
 """What a training leaves behind and shows while it runs: checkpoints, graceful stops, pictures, progress."""
 
+import io
 import logging
 import math
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -27,7 +29,18 @@ from utils.threads import Threads
 
 log = logging.getLogger(__name__)
 
+GO_ON = "what was saved before is as it was: make room and go on with --resume"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes a checkpoint where it is to be: Lightning's own stages it in the temporary folder, which may be small or full."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """In one write, of which the operating system says whether the disc is full; torch's own says where it was."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).write_bytes(buffer.getbuffer())
 
 
 class RunKeeper(Checkpoint):
@@ -116,8 +129,8 @@ class RunKeeper(Checkpoint):
             for name, component in pl_module.components(ema).items():
                 state = {k: v.detach().cpu().clone() for k, v in component.state_dict().items()}
                 path = self.run.component(name, completed, ema)
-                with replaced(path) as partial, partial.open("wb") as file:  # of a path torch does not say that the disc is full
-                    torch.save(state, file)
+                with replaced(path, GO_ON) as partial:
+                    InPlace().save_checkpoint(state, partial)
                 written.append(path)
         self.run.manifest.add_set(completed, written)
 
@@ -141,7 +154,7 @@ class RunKeeper(Checkpoint):
 
     def _write(self, trainer: pl.Trainer, pl_module: Any, path: Path) -> None:
         pl_module.require_savable()
-        with replaced(path) if trainer.is_global_zero else nullcontext(path) as partial:
+        with replaced(path, GO_ON) if trainer.is_global_zero else nullcontext(path) as partial:
             trainer.save_checkpoint(partial)  # every rank takes part; the first one writes
             if path == self.run.last and trainer.is_global_zero:
                 self.run.manifest.keep_previous(partial)
@@ -232,6 +245,10 @@ class Progress(Callback):
                 shown = {name.split("/")[-1]: f"{float(metrics[name]):.3g}" for name in self.SHOWN if name in metrics}
                 self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
                 self.bar.set_postfix(shown, refresh=False)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """What is said of it gets a line of its own."""
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Closes the bar."""

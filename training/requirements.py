@@ -1,8 +1,10 @@
 """What a training needs: parameters, memory of a step, size of its checkpoints; measured on a small crop."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models.base import BaseModel
 from models.build import build_model
+from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
 
 _SIDE = 32  # of the crop that is measured, at least
@@ -46,6 +49,18 @@ class Requirements:
         if settings["preload"]:
             lines.append(f"main memory: preload keeps {_size(data)} of decoded volumes")
         return lines
+
+
+def require_room(model: BaseModel, folder: Path) -> None:
+    """Refuses, as a UserError, a training whose first save would not fit where its folder is to be."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    needed, free = (1 + 2 * _KEPT) * weights, shutil.disk_usage(there).free  # components, last.ckpt and the one before it
+    if free < needed:
+        raise UserError(
+            f"{folder} needs {_size(needed)} for the first save, and {there} has {_size(free)} free; make room, or choose "
+            "another place for runs with --logs"
+        )
 
 
 def _size(count: float) -> str:

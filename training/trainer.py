@@ -18,8 +18,9 @@ from models.base import BaseModel
 from models.baseline import restorer_of
 from models.build import build_model, load_components
 from models.teacher import needs_teacher
-from training.callbacks import GivesWay, PictureWriter, Progress, RunKeeper
+from training.callbacks import GO_ON, GivesWay, InPlace, PictureWriter, Progress, RunKeeper
 from utils.errors import UserError
+from utils.files import FULL
 from utils.machine import in_bf16, lacks_memory
 from utils.runs import RunFolder
 
@@ -164,6 +165,7 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
         enable_model_summary=False,
         limit_val_batches=1.0 if validates else 0,
         logger=TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
+        plugins=[InPlace()],
         callbacks=[GivesWay(), Progress(), PictureWriter(run, sample, settings), RunKeeper(run, settings)],
     )
 
@@ -199,10 +201,14 @@ def closing(trainer: pl.Trainer, run: RunFolder) -> tuple[str, int]:
 
 
 @contextmanager
-def explained(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Says what a training can do about it: a UserError in place of an error that says that memory does not suffice."""
+def explained(settings: Mapping[str, Any], run: RunFolder) -> Iterator[None]:
+    """Says what a training can do about it: a UserError in place of errors that say that memory or disc do not suffice."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(f"{error.filename or run.path}: the disc is full; {GO_ON}") from error
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise

@@ -18,13 +18,14 @@ import yaml
 
 from utils.errors import UserError
 
+MAKE_ROOM = "make room and run the command again"
 CONTINUES = "make room and run the same command again, it continues"
 _CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def writing(output: Path | str, remedy: str = "make room and run the command again") -> Iterator[None]:
+def writing(output: Path | str, remedy: str = MAKE_ROOM) -> Iterator[None]:
     """Turns what the operating system has against a write into a UserError that names the output.
 
     The remedy is that of a full disc; ``CONTINUES`` where what is written so far is kept.
@@ -32,23 +33,23 @@ def writing(output: Path | str, remedy: str = "make room and run the command aga
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise UserError(f"{output}: the disc is full; {remedy}") from error
         raise UserError(f"{output} cannot be written ({error})") from error
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, remedy: str = MAKE_ROOM) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block ends, and vanishes when it fails.
 
     Left-overs of processes that were killed are removed first; one process at a time writes a file. If the disc is full or
-    refuses, a UserError says so, and whatever was at ``path`` is untouched.
+    refuses, a UserError says so with the remedy, and whatever was at ``path`` is untouched.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if stale.name.removeprefix(f".{path.name}.").removesuffix(".partial").isdigit():  # not of PATH.something
             stale.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
+    with writing(path, remedy):
         try:
             yield partial
             sync(partial)

@@ -117,6 +117,16 @@ class Manifest:
             "this folder; --init takes the weights of an epoch"
         )
 
+    def damaged_checkpoints(self) -> list[str]:
+        """What is wrong with the files of no set: those that a training goes on from, and what has no hash."""
+        found = self.read() or {"epochs": {}}
+        last = found.get("last")
+        hashed = [self.last, self.previous][: len(last or ())]
+        others = {*self.folder.glob("*.ckpt"), *self.folder.glob("*.pth")} - {*hashed}
+        others -= {self.folder / name for files in found["epochs"].values() for name in files}
+        problems = [_problem(path, last) for path in hashed] + [_problem(path, None) for path in sorted(others)]
+        return [problem for problem in problems if problem]
+
 
 def _hashes(files: Iterable[Path]) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(files)}

@@ -9,7 +9,7 @@ thirds (uint16) of the speed, measured on electron microscopy. Every program tha
 import errno
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,16 +24,18 @@ from utils.errors import UserError
 from utils.files import CONTINUES, writing
 
 Codec = dict[str, Any]
+EVERY_BLOCK = "isoscope_every_block_is_stored"  # attribute of arrays whose zeros are stored too: a file that is not there is lost
 LEFT_OVER = "*.__lock"  # files that tensorstore had not finished when it was killed
 _CONTEXT = {
     "file_io_locking": {"mode": "none"},  # every block has one writer, and some file systems of clusters know no locks
     "cache_pool": {"total_bytes_limit": 0},
 }
+_ZEROS = {"store_data_equal_to_fill_value": True}
 
 
 def plain_zstd(level: int) -> list[Codec]:
-    """Codecs of a chunk that zstd compresses as it is."""
-    return [_codec("bytes", endian="little"), _codec("zstd", level=level, checksum=False)]
+    """Codecs of a chunk that zstd compresses as it is, with a checksum."""
+    return [_codec("bytes", endian="little"), _codec("zstd", level=level, checksum=False), {"name": "crc32c"}]
 
 
 def sharded(chunk: Sequence[int], itemsize: int) -> list[Codec]:
@@ -42,9 +44,9 @@ def sharded(chunk: Sequence[int], itemsize: int) -> list[Codec]:
     By zstd of level 1 (as small as level 3 on microscopy, twice as fast); values of several bytes are shuffled first.
     """
     blosc = _codec("blosc", cname="zstd", clevel=1, shuffle="shuffle", typesize=itemsize, blocksize=0)
-    inner = plain_zstd(1) if itemsize == 1 else [_codec("bytes", endian="little"), blosc]
+    inner = plain_zstd(1) if itemsize == 1 else [_codec("bytes", endian="little"), blosc, {"name": "crc32c"}]
     index = [_codec("bytes", endian="little"), {"name": "crc32c"}]
-    settings = {"chunk_shape": list(chunk), "codecs": [*inner, {"name": "crc32c"}]}
+    settings = {"chunk_shape": list(chunk), "codecs": inner}
     return [_codec("sharding_indexed", **settings, index_codecs=index, index_location="end")]
 
 
@@ -82,6 +84,7 @@ class BlockArray:
             "fill_value": 0,
             "codecs": list(codecs),
             "dimension_names": list(axes),
+            "attributes": {EVERY_BLOCK: True},
         }
         with self._writing():
             self._open(metadata=metadata, create=True)
@@ -90,7 +93,7 @@ class BlockArray:
         import tensorstore  # a quarter of a second that only commands that write volumes wait for
 
         place = {"driver": "file", "path": f"{self.folder.absolute()}/"}
-        return tensorstore.open({"driver": "zarr3", "kvstore": place, "context": _CONTEXT, **how}).result()
+        return tensorstore.open({"driver": "zarr3", "kvstore": place, "context": _CONTEXT, **_ZEROS, **how}).result()
 
     @cached_property
     def _store(self) -> Any:
@@ -127,8 +130,17 @@ class BlockArray:
         with self._writing():
             self._store[box].write(values, can_reference_source_data_indefinitely=True).result()
         grid = [math.ceil(size / side) for size, side in zip(self.shape, self.block, strict=True)]
-        touched = [range(part.start // side, math.ceil(part.stop / side)) for part, side in zip(box, self.block, strict=True)]
-        return [int(np.ravel_multi_index(position, grid)) for position in product(*touched)]
+        return [int(np.ravel_multi_index(place, grid)) for place in blocks_under(box, self.block)]
+
+    def files(self, box: tuple[slice, ...]) -> list[Path]:
+        """The files of the blocks under a box; none for an array of an older version, whose zeros have none."""
+        places = blocks_under(box, self.block) if self._stores_zeros else ()
+        return [self.folder.joinpath("c", *map(str, place)) for place in places]
+
+    @cached_property
+    def _stores_zeros(self) -> bool:
+        with self._reading():
+            return bool(self._store.spec().to_json()["metadata"].get("attributes", {}).get(EVERY_BLOCK))
 
     def read(self, box: tuple[slice | int, ...]) -> np.ndarray:
         """The values of any non-empty box, without the axes of which one place is named; 0 where nothing was written.
@@ -136,8 +148,13 @@ class BlockArray:
         Raises:
             UserError: a block is damaged.
         """
-        try:
+        with self._reading():
             return self._store[box].read().result()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise UserError(f"{self.folder} is damaged ({error}); copy or write the volume again") from error
 
@@ -150,3 +167,21 @@ class BlockArray:
             except ValueError as error:
                 code = re.search(r"os_error_code='(\d+)'", str(error))
                 raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+
+
+def blocks_under(key: Iterable[slice | int], block: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Places in the grid of blocks that a key of slices and places touches."""
+    spans = [part if isinstance(part, slice) else slice(part, part + 1) for part in key]
+    return product(*(range(part.start // side, -(-part.stop // side)) for part, side in zip(spans, block, strict=True)))
+
+
+def require_blocks(folder: Any, array: Any, key: Iterable[slice | int], every: bool = False) -> None:
+    """Zarr takes a file that is not there for zeros; where zeros have files, too (``every``, or as the array says), it is lost.
+
+    Raises:
+        FileNotFoundError: the file of a block under the key is not in the folder (of a zip file, too) of the array.
+    """
+    if array.metadata.zarr_format == 3 and (every or array.metadata.attributes.get(EVERY_BLOCK)):
+        for place in blocks_under(key, array.shards or array.chunks):
+            if not (file := folder / array.metadata.encode_chunk_key(place)).is_file():
+                raise FileNotFoundError(f"{file} is missing")

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.axes import as_planes
+from utils.checksums import unsealed
 from utils.errors import UserError
+from volumes.block_array import blocks_under, require_blocks
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
 from volumes.target_plan import PARTIAL
 from volumes.volume import Triple, Volume, check_dtype, reading, reason, triple
@@ -76,6 +77,10 @@ class ZarrVolume(Volume):
             attributes = node.attrs.asdict()
         if path.name.endswith(PARTIAL) or UNFINISHED in attributes:
             raise UserError(f"{path}: an output that is not finished; run the command that was writing it again, it continues")
+        if isinstance(root, Path) and (changed := unsealed(root, attributes)):
+            if changed[0].parent != path:  # of an array; what describes the image is for other programs to change
+                raise UserError(f"{changed[0]} is damaged: it is other than it was written; copy or write the volume again")
+            log.warning("%s is other than it was written", changed[0])
         run = attributes.get(RUN_KEY)
         self.attributes = run if isinstance(run, dict) else {}
         folder = root
@@ -120,23 +125,25 @@ class ZarrVolume(Volume):
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         key = self._layout.key(slice(planes.start, planes.stop, planes.step), rows, columns)
-        with nullcontext(self._array) if self._array is not None else _opened(zipfile.Path(self.path, self._at)) as array:
+        folder = self._folder if self._array is not None else zipfile.Path(self.path, self._at)
+        with nullcontext(self._array) if self._array is not None else _opened(folder) as array:
             try:
+                require_blocks(folder, array, key)
                 values = np.asarray(array[key])
             except MemoryError:
                 raise
             except Exception as error:  # every codec fails in its own way
-                raise UserError(self._damage(array, key, error)) from error
+                raise UserError(self._damage(folder, array, key, error)) from error
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
 
-    def _damage(self, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
+    def _damage(self, folder: Folder, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
         grain = array.shards or array.chunks
-        spans = [slice(part, part + 1) if isinstance(part, int) else part for part in key]
-        touched = [range(part.start // side, -(-part.stop // side)) for part, side in zip(spans, grain, strict=True)]
-        for position in product(*touched):
+        for position in blocks_under(key, grain):
             try:
-                array[tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))]
+                box = tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))
+                require_blocks(folder, array, box)
+                array[box]
             except Exception as error:
                 name = self._folder / array.metadata.encode_chunk_key(position)
                 return f"{name}: this chunk cannot be read ({reason(error)}); it is damaged, copy it again"

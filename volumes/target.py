@@ -6,6 +6,7 @@ leaves out what is done. Kept so: volumes (here) and codes (codes.store).
 """
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.boxes import Box, voxels_of
+from utils.checksums import sealed
 from utils.errors import UserError
 from utils.files import CONTINUES, beside, new_folder, put_folder, write_json, writing
 from volumes.block_array import LEFT_OVER, BlockArray
@@ -27,6 +29,8 @@ from volumes.pyramid import reduced
 from volumes.target_plan import TargetPlan, partial_path, refuse_existing
 from volumes.volume import Volume
 from volumes.write import write_single_file
+
+log = logging.getLogger("isoscope")
 
 WORK = ".work"  # inside the partial folder: the plan and the journals
 _PLAN = Path(WORK, "plan.json")
@@ -97,11 +101,31 @@ class Target:
             journal.write("".join(f"{level} {number}\n" for number in numbers).encode())
 
     def missing(self, count: int, level: int = 0) -> list[int]:
-        """Which of so many pieces of a level no process has written, in order; reads the journals of all processes."""
-        done: set[str] = set()
+        """Which of so many pieces of a level are not written, in order; reads the journals of all processes."""
+        done: set[bytes] = set()
         for journal in sorted((self.partial / WORK).glob("*.done")):
-            done.update(journal.read_text().split("\n")[:-1])  # what follows the last line end was cut off by a kill
-        return [n for n in range(count) if f"{level} {n}" not in done]
+            done.update(journal.read_bytes().split(b"\n")[:-1])  # what follows the last line end was cut off by a kill
+        return [n for n in range(count) if b"%d %d" % (level, n) not in done or not self._is_there(n, level)]
+
+    def _is_there(self, number: int, level: int) -> bool:
+        return all(file.is_file() for array, box in self.blocks(number, level) for file in array.files(box))
+
+    def blocks(self, number: int, level: int = 0) -> list[tuple[BlockArray, tuple[slice, ...]]]:
+        """The boxes of arrays that make up a piece of a level."""
+        raise NotImplementedError
+
+    def drop_damaged(self, numbers: Iterable[int], level: int = 0) -> None:
+        """Deletes those of written pieces that are not as they were written; they are missing then."""
+        numbers = list(numbers)
+        for number in sorted({*numbers} - {*self.missing(max(numbers, default=-1) + 1, level)}):
+            try:
+                for array, box in self.blocks(number, level):
+                    array.read(box)
+            except UserError as error:
+                log.warning("%s; it is made again", error)
+                for array, box in self.blocks(number, level):
+                    for file in array.files(box):
+                        file.unlink(missing_ok=True)
 
     def require_whole(self, count: int) -> None:
         """A UserError says that of so many pieces some are missing, or that the output has appeared meanwhile."""
@@ -115,7 +139,7 @@ class Target:
         with writing(self.output, CONTINUES):
             for left_over in self.partial.rglob(LEFT_OVER):
                 left_over.unlink()
-            _write_group(self.partial, attributes, indent)
+            _write_group(self.partial, sealed(self.partial, attributes), indent)
             put_folder(self.partial, self.output)
             shutil.rmtree(self.output / WORK)
 
@@ -166,8 +190,13 @@ class VolumeTarget(Target):
         self._arrays = plan.arrays(self.partial)
         self.boxes: tuple[Box, ...] = tuple((z, y, x) for *_, z, y, x in self._arrays[0].boxes)
 
-    def pending(self) -> list[int]:
-        """Numbers of the shards that no process has finished, in order; reads the journals of all processes."""
+    def blocks(self, number: int, level: int = 0) -> list[tuple[BlockArray, tuple[slice, ...]]]:
+        """A shard is a piece of a level."""
+        return [(self._arrays[level], self._arrays[level].boxes[number])]
+
+    def pending(self, numbers: Iterable[int] = ()) -> list[int]:
+        """Numbers of the shards that no process has finished, in order; of these ``numbers`` those that are damaged, too."""
+        self.drop_damaged(numbers)
         return self.missing(len(self.boxes))
 
     def write_region(self, box: Box, values: np.ndarray) -> None:
@@ -227,6 +256,9 @@ class VolumeTarget(Target):
     def _build_pyramid(self, rank: int, world: int, wait: Callable[[], None]) -> None:
         """This process's share of all coarser levels, shard by shard from the level before; the first process shows its own."""
         levels = range(1, len(self._arrays))
+        for level in levels:
+            self.drop_damaged(range(rank, len(self._arrays[level].boxes), world), level)
+        wait()
         mine = {level: [n for n in self.missing(len(self._arrays[level].boxes), level) if n % world == rank] for level in levels}
         total = sum(voxels_of(self._arrays[level].boxes[n]) for level, numbers in mine.items() for n in numbers)
         bar = tqdm(total=total, desc=f"{self.output.name}: pyramid", unit="voxel", unit_scale=True, disable=rank > 0 or not total)

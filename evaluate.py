@@ -11,7 +11,7 @@ from typing import Any
 from evaluation.grid import Request
 from evaluation.measure import evaluate, results
 from evaluation.tradeoff import compare, said
-from utils.command_line import Parser, add_shared, chosen, parse_region, parse_slice, show_messages, voxel_size
+from utils.command_line import Messages, Parser, add_shared, chosen, parse_region, parse_slice, voxel_size
 from utils.errors import reported
 
 EPILOG = """examples:
@@ -142,7 +142,7 @@ def compress(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    show_messages(sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Messages(sys.stdout)])
     with reported(debug="--debug" in arguments):
         if arguments[:1] == ["compress"]:
             compress(build_compress_parser().parse_args(arguments[1:]))

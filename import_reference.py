@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training import MODEL_OPTIONS
-from utils.command_line import Parser, show_messages
+from utils.command_line import Messages, Parser
 from utils.errors import UserError, reported
 from utils.settings.autoencoder import read_autoencoder_yaml
 from utils.settings.command_line import read_command_line
@@ -87,6 +87,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    show_messages()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Messages()])
     with reported(debug="--debug" in sys.argv):
         main(sys.argv[1:])

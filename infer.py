@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import Parser, add_shared, chosen, parse_region, show_messages, voxel_size
+from utils.command_line import Messages, Parser, add_shared, chosen, parse_region, voxel_size
 from utils.errors import reported
 
 EPILOG = """examples:
@@ -177,7 +177,9 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
 if __name__ == "__main__":
     from utils.machine import keep_freed_memory
 
-    show_messages(sys.stderr if "--json" in sys.argv else sys.stdout)
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[Messages(sys.stderr if "--json" in sys.argv else sys.stdout)]
+    )
     keep_freed_memory()
     with reported(debug="--debug" in sys.argv):
         main(sys.argv[1:])

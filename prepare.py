@@ -9,7 +9,7 @@ from pathlib import Path
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training import MODEL_OPTIONS
 from utils.axes import exchanged
-from utils.command_line import Parser, add_shared, chosen, show_messages, voxel_size
+from utils.command_line import Messages, Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
 from utils.places import dataset_folder
 from utils.settings.reading import read_settings
@@ -184,5 +184,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    show_messages(sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Messages(sys.stdout)])
     main(sys.argv[1:])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training import MODEL_OPTIONS
-from utils.command_line import show_messages
+from utils.command_line import Messages
 from utils.errors import UserError, reported
 from utils.files import write_json
 from utils.runs import RunFolder, resumed_settings
@@ -80,6 +80,6 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
 
 
 if __name__ == "__main__":
-    show_messages()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Messages()])
     with reported(debug="--debug" in sys.argv):
         sys.exit(main(sys.argv[1:]))

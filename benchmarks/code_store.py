@@ -20,7 +20,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.large_volume import textured
 
 from benchmarks.machine import RESULTS, answer, command_line, in_turn, write_result
 
@@ -34,7 +33,7 @@ def main() -> None:
     add("--run", type=Path, required=True, help="a training's folder that makes codes")
     add("--texture", type=Path, required=True, help="a real volume, uint8")
     add("--folder", type=Path, required=True, help="for volumes and stores, which stay there")
-    add("--shape", type=int, nargs=3, default=(32, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
+    add("--shape", type=int, nargs=3, default=(64, 256, 256), metavar=("Z", "Y", "X"), help="raw voxels at 1x")
     add("--grid", choices=("isotropic", "raw"), default="isotropic", help="as of infer.py decode")
     add("--results", type=Path, default=RESULTS / "code_store_cpu.json", help="JSON to write")
     add("--variant", help=argparse.SUPPRESS)
@@ -72,6 +71,19 @@ def measure(given: argparse.Namespace, verb: str, scale: str) -> dict[str, Any]:
         cpu["whole"], wall = time.process_time() - started, time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"raw_shape": shape, "cpu_s": {k: round(v, 3) for k, v in cpu.items()}, "wall_s": wall, "peak_gib": peak, **more()}
+
+
+def textured(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    """Planes of a uint8 volume mirrored to a shape, times 64, with six bits of noise."""
+    from utils.boxes import reflected
+    from volumes.open import open_volume
+
+    texture = open_volume(path)[:]
+    planes, rows, columns = (reflected((0, size), side) for size, side in zip(shape, texture.shape, strict=True))
+    generator = np.random.default_rng(0)
+    for z in planes:
+        plane = texture[z][np.ix_(rows, columns)].astype(np.uint16)
+        yield plane * 64 + generator.integers(0, 64, plane.shape, dtype=np.uint16)
 
 
 def encoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], place: Path, cpu: dict[str, float]) -> Any:
@@ -136,43 +148,47 @@ def random_access(store: Any, run: Any, grid: str) -> dict[str, Any]:
     from zarr.storage import LocalStore
 
     from codes.store import CodeStore, level_names
-    from inference import Options, decode
+    from inference.decoding import SliceField, decoded_field
+    from inference.source import Options
 
-    names, read, boxes = level_names(store.about["levels"]), [], []
-    of_code = sum(f.stat().st_size for n in names for f in (store.path / n / "c").rglob("*") if f.is_file()) / np.prod(
-        store.shape
-    )
-    get, reading = LocalStore.get, CodeStore.read
+    names, read, get = level_names(store.about["levels"]), [], LocalStore.get
+    files = [file for name in names for file in (store.path / name / "c").rglob("*") if file.is_file()]
+    of_code = sum(file.stat().st_size for file in files) / float(np.prod(store.shape))
 
     async def counted(self: Any, key: str, *words: Any, **how: Any) -> Any:
         found = await get(self, key, *words, **how)
-        read.append(0 if found is None or "zarr.json" in key or "/empty" in str(self.root) else len(found))
+        read.append(0 if found is None or "zarr.json" in key or self.root.name == "empty" else len(found))
         return found
 
-    def noted(self: Any, box: Any) -> Any:
-        boxes.append(tuple((part.start, part.stop) for part in box))
-        return reading(self, box)
+    def needed(box: Any) -> set[Any]:
+        kind = np.dtype(np.float32)
+        field = SliceField(run, store, kind) if grid == "raw" else decoded_field(run, store, kind, Options(region=box))
+        return {field.needed(tile) for tile in field.tiles(box)}
 
-    def ratio(call: Any, shape: Any) -> float | None:
+    def ratio(boxes_under: Any, shape: Any) -> float | None:
+        if min(shape) < SIDE:
+            return None
         found = []
         for _ in range(BOXES):
-            corner = [generator.integers(0, size - SIDE + 1) for size in shape]
-            box = tuple(slice(int(start), int(start) + SIDE) for start in corner)
-            read.clear(), boxes.clear()
-            call(CodeStore.open(store.path), box)
-            needed = sum(int(np.prod([b - a for a, b in one])) for one in set(boxes))
-            found.append(sum(read) / (needed * of_code))
+            box = tuple(slice(start, start + SIDE) for start in (int(generator.integers(0, size - SIDE + 1)) for size in shape))
+            fresh, asked = CodeStore.open(store.path), boxes_under(box)
+            read.clear()
+            for part in asked:
+                fresh.read(part)
+            covered = np.zeros(store.shape, bool)
+            for part in asked:
+                covered[part] = True
+            found.append(sum(read) / (covered.sum() * of_code))
         return round(float(np.median(found)), 3)
 
     generator = np.random.default_rng(0)
-    LocalStore.get, CodeStore.read = counted, noted  # type: ignore[method-assign]
+    LocalStore.get = counted  # type: ignore[method-assign]
     try:
-        depth = store.shape[0] * (1 if grid == "raw" else run.factor)
-        of_codes = ratio(lambda s, box: s.read(box), store.shape) if min(store.shape) >= SIDE else None
-        volume = ratio(lambda s, box: decode(s, run, grid=grid, options=Options(region=box)), (depth, *store.inner))
+        of_codes = ratio(lambda box: {box}, store.shape)
+        volume = ratio(needed, (store.shape[0] * (1 if grid == "raw" else run.factor), *store.inner))
     finally:
-        LocalStore.get, CodeStore.read = get, reading  # type: ignore[method-assign]
-    return {"bytes_of_a_code": float(of_code), "64_cubed_codes": of_codes, "64_cubed_voxels": volume}
+        LocalStore.get = get  # type: ignore[method-assign]
+    return {"bytes_of_a_code": of_code, "64_cubed_codes": of_codes, "64_cubed_voxels": volume}
 
 
 if __name__ == "__main__":

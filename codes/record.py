@@ -1,11 +1,14 @@
 """What a code store says of itself (attribute ``isoscope_codes``), taken from a file that anybody may have written."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 
+KEY = "isoscope_codes"
+VERSION = 3
 MOST_LEVELS = 64
 _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 
@@ -50,15 +53,21 @@ _OF_DECODING: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "normalisation": ("a name", _text),
 }
 
+OF_DECODING = tuple(_OF_DECODING)  # what decoding needs besides
 
-def check_record(store: Path, about: Any) -> dict[str, Any]:
-    """The record, if it is one that codes can be read by.
+
+def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The record among a store's attributes, if it is one that codes can be read by.
 
     Raises:
-        UserError: something in it is missing or cannot be; the message names it.
+        UserError: there is none, it is of a newer version, or something in it is missing or cannot be; the message names it.
     """
-    if not isinstance(about, dict):
-        raise UserError(f"{store}: what it says of its codes is no object; copy or encode it again")
+    if KEY not in attributes:
+        raise UserError(f"{store} is not a code store: it was not written by infer.py encode")
+    about = attributes[KEY]
+    version = about.get("version") if isinstance(about, dict) else None
+    if version not in range(1, VERSION + 1):
+        raise UserError(f"{store} is of version {version!r:.40}, this program reads 1 to {VERSION}; encode it again")
     _check(store, about, _RULES)
     _check(store, about, {key: rule for key, rule in _OF_DECODING.items() if key in about})
     rules = {"dtype": (f"one of {', '.join(_DTYPES[about['kind']])}", _DTYPES[about["kind"]].__contains__)}
@@ -68,9 +77,16 @@ def check_record(store: Path, about: Any) -> dict[str, Any]:
     return about
 
 
-def check_decodable(store: Path, about: Mapping[str, Any]) -> None:
-    """That a record also says what decoding needs; a UserError names what it lacks."""
-    _check(store, about, _OF_DECODING)
+def stored_attributes(folder: Path) -> dict[str, Any]:
+    """The attributes of a Zarr 3 group; a UserError: there is none."""
+    check_inside(folder, folder / "zarr.json")
+    try:
+        found = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder} is not a code store ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{folder} is not a code store (its attributes are no object)")
+    return found
 
 
 def _check(store: Path, about: Mapping[str, Any], rules: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:

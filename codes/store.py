@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from codes.context_model import MOST_CODES, ContextModel
-from codes.record import check_inside, check_record
+from codes.record import KEY, VERSION, check_inside, record_in, stored_attributes
 from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes, extent, overlap, parts, relative
 from utils.checksums import unsealed
 from utils.errors import UserError
-from utils.files import CONTINUES, write_json, writing
+from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
 from utils.runs import CODES
@@ -44,8 +44,6 @@ from volumes.ome_zarr import image_metadata
 from volumes.target import WORK, Target
 from volumes.target_plan import PARTIAL
 
-KEY = "isoscope_codes"
-VERSION = 3
 CHUNK = (16, 64, 64)  # of codes at work
 CODED = (
     16,
@@ -54,9 +52,14 @@ CODED = (
 )  # at most; what a region of codes is read in: 64³ anywhere read 1.9 times as many (2.7 with 32², 1 % smaller)
 UNIT = (16, 512, 512)  # codes that are written at once
 _LARGEST_CHUNK = 2**27  # values; those of any program that writes stores are far smaller
-_KEPT = 2**26  # bytes of chunks that were read lately
 _SAMPLES = 8  # chunks of codes to which their model is fitted
 SUFFIX = ".codes.zarr"
+
+
+class _Chunks(Recent):
+    """Chunks that were read lately."""
+
+    limit = 2**26
 
 
 class Packed(NamedTuple):
@@ -91,7 +94,7 @@ class CodeStore:
     about: Mapping[str, Any]
     shape: tuple[int, int, int]
     recent: Recent = field(default_factory=Recent, compare=False)
-    _chunks: Recent = field(default_factory=lambda: Recent(limit=_KEPT), compare=False)
+    _chunks: Recent = field(default_factory=lambda: _Chunks(), compare=False)
     _open: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -120,13 +123,8 @@ class CodeStore:
         attributes = stored_attributes(folder)
         if (changed := unsealed(folder, attributes)) and not damaged:
             raise UserError(f"{changed[0]} is damaged: it is other than it was written; copy or encode it again")
-        if KEY not in attributes:
-            raise UserError(f"{folder} is not a code store: it was not written by infer.py encode")
-        about = attributes[KEY]
-        version = about.get("version") if isinstance(about, dict) else None
-        if version not in range(1, VERSION + 1):
-            raise UserError(f"{folder} is of version {version!r:.40}, this program reads 1 to {VERSION}; encode it again")
-        n, h, w = check_record(folder, about)["shape"]
+        about = record_in(folder, attributes)
+        n, h, w = about["shape"]
         return cls(folder, about, (n, h, w))
 
     def lattice(self) -> dict[str, Any]:
@@ -353,7 +351,8 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
             dimension_names=list("czyx"[-len(chunk) :]),
             config={"write_empty_chunks": True},
         )
-        write_json(folder / "zarr.json", json.loads((folder / "zarr.json").read_text(encoding="utf-8")), indent=None)
+        metadata = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+        (folder / "zarr.json").write_text(json.dumps(metadata, separators=(",", ":")), encoding="utf-8")
         pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
         for box in tqdm(pieces, desc=f"{folder.parent.name}: {folder.name}", unit="shard", leave=False):
             coded[box] = codes.read(box)
@@ -364,19 +363,3 @@ def _fitted(codes: BlockArray, vectors: NDArray[np.float32]) -> ContextModel | N
     blocks = boxes(codes.shape, CHUNK)
     some = [blocks[n] for n in np.unique(np.linspace(0, len(blocks) - 1, _SAMPLES).astype(int))]
     return ContextModel.fit([codes.read(box) for box in some], vectors, math.prod(codes.shape))
-
-
-def stored_attributes(folder: Path) -> dict[str, Any]:
-    """The attributes of a Zarr 3 group.
-
-    Raises:
-        UserError: there is none.
-    """
-    check_inside(folder, folder / "zarr.json")
-    try:
-        found = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder} is not a code store ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{folder} is not a code store (its attributes are no object)")
-    return found

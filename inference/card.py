@@ -61,7 +61,8 @@ def _about(run: Run, export: Mapping[str, Any], store: CodeStore | None) -> str:
         voxel, place = about["slice_voxel_um"], about["slice_translation_um"]
         lines.append(
             f"Input: {' x '.join(map(str, about['input']['shape']))} voxels (z, y, x) of {about['input']['dtype']}. Encoded: "
-            f"{store.shape[0]} slices of {store.inner[0]} x {store.inner[1]} pixels; each becomes {about['factor']} planes."
+            f"{store.shape[0]} slices of {store.inner[0]} x {store.inner[1]} pixels"
+            + (f"; each becomes {about['factor']} planes." if "net_g" in run.model.G else ".")
         )
         lines.append(
             f"Voxels of the encoded slices: {tuple(voxel)} µm (z, y, x), the first one at {tuple(place)} µm; of the isotropic "
@@ -102,6 +103,12 @@ def _anatomy(store: CodeStore | None) -> str:
 
 def _training(run: Run) -> str:
     s, geometry = run.settings, run.geometry
+    alone = not run.restores and "net_g" not in run.model.G  # an autoencoder of slices has no operator along z
+    operator = (
+        f"Operator: one slice stands for {run.factor} planes (`{run.projection}`), profile along z "
+        f"{json.dumps([round(tap, 4) for tap in run.axial_taps])}; dsp {s['dsp']}, "
+        f"usp {s['usp']:g}{' between the codes of acquired slices' if run.spread > 1 else ''}."
+    )
     lines = [
         f"Data: `{s['dataset']}`, folder(s) {', '.join(f'`{name}`' for name in run.directions)}"
         + "".join(
@@ -110,9 +117,7 @@ def _training(run: Run) -> str:
             for name, entry in (run.record or {}).get("directions", {}).items()
         )
         + ".",
-        f"Operator: one slice stands for {run.factor} planes (`{run.projection}`), profile along z "
-        f"{json.dumps([round(tap, 4) for tap in run.axial_taps])}; every {s['dsp']}-th plane was kept (dsp), "
-        f"{s['usp'] / run.spread:g} slices encoded of each (usp).",
+        *([] if alone else [operator]),
         f"{run.epoch} epochs, crops of {geometry.cropsize}² x {geometry.slices} slices"
         + (", averaged weights (EMA)." if run.ema else "."),
     ]

@@ -14,6 +14,7 @@ from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
 from utils.boxes import Box, extent, overlap, relative
+from utils.errors import UserError
 
 LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once
@@ -34,7 +35,11 @@ class SliceEncoder(Tiled[Window, Packed]):
     """
 
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
-        run.require_encoder()
+        if run.decodes_only:
+            raise UserError(
+                f"{run.path} holds what decodes its codes and no encoder; export the run itself for more: infer.py export RUN "
+                "--output FOLDER"
+            )
         super().__init__(run, source, batch, skip_empty=skip_empty)
         self.source, self.inner, self.intensities = source, source.inner, source.intensities
         side = run.stride

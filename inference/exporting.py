@@ -21,7 +21,8 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from codes.store import KEY, UNIT, CodeStore
+from codes.record import KEY
+from codes.store import UNIT, CodeStore
 from inference.card import card
 from inference.run import Run
 from utils.boxes import boxes

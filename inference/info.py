@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from codes.store import KEY, CodeStore, stored_attributes
+from codes.record import KEY, stored_attributes
+from codes.store import CodeStore
 from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from codes.record import check_decodable
+from codes.record import OF_DECODING
 from codes.store import CodeStore
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
@@ -118,7 +118,10 @@ class Run:
             UserError: it is not there, or its weights are not those that made the codes.
         """
         about = store.about
-        check_decodable(store.path, about)
+        if missing := [key for key in OF_DECODING if key not in about]:
+            raise UserError(
+                f"{store.path} does not say its {', '.join(missing)}, without which it is not decoded; encode it again"
+            )
         if run is None:
             run = made_by = (store.path / about["run_path"]).resolve()  # of an exported store the folder around it
             epoch = about["epoch"] if epoch is None else epoch
@@ -160,13 +163,10 @@ class Run:
         """IsoREF, lateral and fused: volume to volume, no codes."""
         return "decoder" not in self.model.G
 
-    def require_encoder(self) -> None:
-        """Refuses, as a UserError, what reads a volume of a run that was exported with its codes, to decode them."""
-        if "encoder" not in self.model.G and not self.restores:
-            raise UserError(
-                f"{self.path} holds what decodes its codes and no encoder; export the run itself for more: "
-                "infer.py export RUN --output FOLDER"
-            )
+    @property
+    def decodes_only(self) -> bool:
+        """Exported with its codes, without the encoder."""
+        return "encoder" not in self.model.G and not self.restores
 
     def require_volume_decoder(self) -> None:
         """Refuses, as a UserError, what needs an isotropic volume of a run that has been trained without one."""

@@ -11,18 +11,12 @@ from typing import Any, NoReturn, TextIO
 from utils.errors import UserError, printable
 
 
-class _Messages(logging.Formatter):
-    """What a file says must not command the terminal."""
+class Messages(logging.StreamHandler[TextIO]):
+    """Shows what is logged; what a file says must not command the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line, without control characters."""
         return printable(super().format(record))
-
-
-def show_messages(stream: TextIO | None = None) -> None:
-    """Shows what is logged on a stream, by default that of errors."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Messages("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

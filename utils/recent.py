@@ -10,11 +10,7 @@ CACHE_BYTES = 2**30  # of recent tiles, of all networks that a command applies
 class Recent(OrderedDict[Hashable, Any]):
     """Values by key, the least recently used ones forgotten when together they exceed ``limit`` bytes."""
 
-    size = 0
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        super().__init__()
-        self.limit = limit
+    limit, size = CACHE_BYTES, 0
 
     def latest(self, key: Hashable) -> Any:
         """The value, which becomes the most recent one."""

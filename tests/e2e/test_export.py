@@ -62,7 +62,7 @@ def test_what_lies_in_it(made):
     assert [value.shape for value in book.values()] == [(256, 4)] * 2
     assert zarr.open_group(folder / "codes.zarr", mode="r").attrs["ome"]["version"] == "0.5"
     page = (folder / "README.md").read_text()
-    for said in ("0.8, 0.1, 0.1", "`dsp`", "D/P@3", "every 1-th", "2 level(s) of 256 vectors of 4", "no encoder", "## Limits"):
+    for said in ("0.8, 0.1, 0.1", "`dsp`", "D/P@3", "dsp 1, usp 1.", "2 level(s) of 256 vectors of 4", "no encoder", "## Limits"):
         assert said in page, page
     assert str(folder.parent) not in page + (folder / "codes.zarr" / "zarr.json").read_text()
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=folder, check=True)

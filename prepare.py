@@ -5,14 +5,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training import MODEL_OPTIONS
 from utils.axes import exchanged
 from utils.command_line import Messages, Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
+from utils.files import read_mapping, write_json
 from utils.places import dataset_folder
-from utils.settings.reading import read_settings
+from utils.settings.reading import COMMAND_LINE, Experiment, known_experiments, read_settings
 from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -31,7 +33,7 @@ patches: without --patch every volume becomes one file. Training draws its crops
 dataset.json records sources, positions, intensity transforms, voxel sizes and settings."""
 
 CHECK = """All options of train.py (see python train.py --help) are read as a training would; --prj may be left out.
-  prepare.py check --jsn aisr
+  prepare.py check --jsn lateral --dataset brain --write brain       (then train.py --jsn brain --prj first)
   prepare.py check --jsn aisr --dataset brain --nm 11 --cropsize 64 --cropz 8"""
 
 log = logging.getLogger("isoscope")
@@ -48,6 +50,8 @@ def build_parser() -> Parser:
     text = "look at the data of an experiment: what is wrong, what would fit"
     look: Parser = commands.add_parser("check", help=text, description=text, epilog=CHECK, debug=False)  # as train.py has it
     look.add_argument("--report", metavar="DIR", help="folder for the pictures and check.json; default LOGS/{dataset}/check")
+    text = "also write env/jsn/NAME.json: the experiment --jsn (lateral) with what was found and what was given here"
+    look.add_argument("--write", metavar="NAME", help=text)
     return parser
 
 
@@ -142,33 +146,60 @@ def volumes(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Says what is wrong with the data of an experiment and what would fit; a UserError at the end if a training would stop."""
     from dataloader.check import report
-    from dataloader.data_multi import DataModule
     from dataloader.survey import survey
-    from training.requirements import training_requirements
+    from dataloader.template import template
 
     experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
     experiment.require_data()
+    written = options.write and new_experiment(options.write)
     settings = experiment.settings
     folder = experiment.data_root / settings["dataset"]
     for line in experiment.notes:
         log.info(line)
     uprate = settings.get("uprate")
     files, problems = survey(folder, settings["direction"].split("_"), settings["nm"], settings["nm_clip"], uprate)
-    needs: list[str] = []
+    needs = [] if written else training_needs(experiment, settings, files, problems)
+    place = Path(options.report or experiment.logs / settings["dataset"] / "check")
+    log.info("%s: %d files", folder, len(files))
+    for line in report(files, problems, settings, needs, place) if files else ():
+        log.info(line)
+    own = {name: settings[name] for name in experiment.given if name not in ("jsn", "prj")}
+    if written and files:
+        typed = {name: value for name, value in own.items() if experiment.given[name] == COMMAND_LINE}
+        own |= template(read_mapping(place / "check.json", "result of a check"), settings, typed)
+        for line in training_needs(experiment, {**settings, **own}, files, problems):
+            log.info(line)
+    if problems:
+        raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
+    if written:
+        write_json(written, {"train": own})
+        name = f"--jsn {options.write}"
+        log.info("written: %s (axial_sampling %s). Go on with train.py %s --prj NAME", written, settings["axial_sampling"], name)
+
+
+def new_experiment(name: str) -> Path:
+    """The file of an experiment that does not exist yet; else a UserError."""
+    path = REPOSITORY / "env" / "jsn" / f"{name}.json"
+    if Path(name).name != name:
+        raise UserError(f"--write {name} must be a name, which becomes env/jsn/NAME.json")
+    if name in known_experiments(REPOSITORY):
+        raise UserError(f"--write: there is an experiment {name} in env/jsn already, and it is left alone; choose another name")
+    return path
+
+
+def training_needs(experiment: Experiment, settings: dict[str, Any], files: Sequence[Any], problems: list[str]) -> list[str]:
+    """What a training with these settings takes, one line each; what train.py would refuse is added to the problems."""
+    from dataloader.data_multi import DataModule
+    from training.requirements import training_requirements
+
     try:  # the checks that train.py makes before a training
         complete = settings_to_train(settings, REPOSITORY)
         data = DataModule.from_settings({**settings, "preload": False}, experiment.data_root)
         data.check({file.volume.path: file.ends for file in files})
     except UserError as error:
         problems.append(str(error))
-    else:
-        needs = training_requirements(complete).lines(settings, sum(file.nbytes for file in files))
-    place = Path(options.report or experiment.logs / settings["dataset"] / "check")
-    log.info("%s: %d files", folder, len(files))
-    for line in report(files, problems, settings, needs, place) if files else ():
-        log.info(line)
-    if problems:
-        raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
+        return []
+    return list(training_requirements(complete).lines(settings, sum(file.nbytes for file in files)))
 
 
 def main(arguments: Sequence[str]) -> None:

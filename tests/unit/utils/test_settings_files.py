@@ -55,7 +55,8 @@ def test_two_files_of_one_name_are_not_guessed_between(tmp_path):
 
 @pytest.mark.parametrize("name", known_experiments(REPOSITORY))
 def test_published_experiments_parse_and_pass_every_check(name):
-    experiment = read_settings(["--jsn", name, "--prj", "p"], MODEL_OPTIONS, REPOSITORY)
+    open_ = ["--dataset", "X", "--uprate", "8"] if name == "lateral" else []  # what prepare.py check --write fills in
+    experiment = read_settings(["--jsn", name, "--prj", "p", *open_], MODEL_OPTIONS, REPOSITORY)
     settings = experiment.settings
     assert not [note for note in experiment.notes if "ignored" in note or "not used" in note]
     autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None

@@ -4,6 +4,7 @@
 # ./run.sh --jsn aisr --prj name  python train.py --jsn aisr --prj name in the project's environment
 # ./run.sh prepare …              the same for prepare.py; likewise train, infer, evaluate and import_reference
 # ./run.sh test [pytest options]  ruff, mypy and the tests; `./run.sh lint`, `type` and `test-slow` are parts of it
+# ./run.sh docs                   the pages of docs/ as a site, in site/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -57,6 +58,13 @@ lint() {
     "$python" -m ruff format --check .
 }
 
+docs() {
+    "$python" -c 'import mkdocs' 2>/dev/null || "$python" -m pip install --constraint constraints.txt --editable '.[docs]'
+    PYTHONPATH=. "$python" docs/settings.py
+    "$python" -m mkdocs build --quiet
+    echo "The pages: $PWD/site/index.html"
+}
+
 types() {
     echo "mypy … (half a minute to two the first time, then seconds)"
     "$python" -m mypy
@@ -73,6 +81,7 @@ case "$command" in
         ;;
     lint) lint ;;
     type) types ;;
+    docs) docs ;;
     test)
         lint
         types

@@ -98,7 +98,9 @@ def understood(words):
 
 
 def test_the_page_of_settings_is_what_the_tables_say():
-    assert (ROOT / "docs" / "settings.md").read_text() == runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"]()
+    assert (ROOT / "docs" / "settings.md").read_text() == runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"](), (
+        "./run.sh docs"
+    )
 
 
 def test_readme_is_short():

@@ -26,6 +26,8 @@ def model_of(settings):
     autoencoder = None
     if "ldmyaml" in settings:
         autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, settings["ldmyaml"]), settings)
+    if settings.get("from_teacher"):
+        settings = {**settings, "restorer": {"uprate": 8, "axial_sampling": "pick" if settings["l1how"] == "dsp" else "mean"}}
     with torch.device("meta"):
         return build_model({**settings, "autoencoder": autoencoder}, frozen=False)
 

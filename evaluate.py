@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evaluation.grid import Request
-from evaluation.measure import evaluate, results
-from evaluation.tradeoff import compare, said
 from utils.command_line import Messages, Parser, add_shared, chosen, parse_region, parse_slice, voxel_size
 from utils.errors import reported
+
+if TYPE_CHECKING:
+    from evaluation.grid import Request
 
 EPILOG = """examples:
   evaluate.py --reconstruction out.tif --truth truth.tif --thin 8 --output report
@@ -89,8 +89,10 @@ def _add_common(places: Any, how: Any, planes: str) -> None:
     how.add_argument("--sample", type=int, default=256, metavar="N", help=text)
 
 
-def request_of(options: argparse.Namespace) -> Request:
+def request_of(options: argparse.Namespace) -> "Request":
     """The request that the command line makes."""
+    from evaluation.grid import Request
+
     simulated = {"pick": options.thin, "average": options.average}
     read = {
         "reconstruction": options.reconstruction[0] if options.reconstruction else None,
@@ -104,6 +106,9 @@ def request_of(options: argparse.Namespace) -> Request:
 
 def evaluate_volume(options: argparse.Namespace) -> None:
     """A restored volume, several, or the baselines."""
+    from evaluation.measure import evaluate
+    from evaluation.tradeoff import compare, said
+
     if options.reconstruction and len(options.reconstruction) > 1:
         for line in said(compare(request_of(options), options.reconstruction, options.output, options.overwrite)):
             logging.info(line)
@@ -118,6 +123,7 @@ def compress(options: argparse.Namespace) -> None:
     """A run's codes beside standard codecs."""
     request = request_of(options)
     from evaluation.compression import OUTPUTS, RateDistortion, write_compression
+    from evaluation.measure import results
     from inference import Engine, Options, Run
     from inference.operating_points import KeptPlanes, operating_points
 

@@ -138,10 +138,12 @@ def main(arguments: Sequence[str]) -> None:
             logging.info(line)
         sys.exit(1 if damaged else 0)
     from inference import Engine, Options, Output, Processes, export
+    from utils.machine import keep_freed_memory
 
     if given.command == "export":
         export(given.path, given.output, run=given.run, epoch=given.epoch)
         return
+    keep_freed_memory()
     options = Options(**chosen(given, Options))
     processes = Processes.from_environment()
     try:
@@ -175,11 +177,8 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
 
 
 if __name__ == "__main__":
-    from utils.machine import keep_freed_memory
-
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[Messages(sys.stderr if "--json" in sys.argv else sys.stdout)]
     )
-    keep_freed_memory()
     with reported(debug="--debug" in sys.argv):
         main(sys.argv[1:])

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
 from training import MODEL_OPTIONS
 from utils.axes import exchanged
 from utils.command_line import Messages, Parser, add_shared, chosen, voxel_size
@@ -106,6 +105,8 @@ def _volume_options(parser: Parser) -> None:
 
 def phantom(options: argparse.Namespace) -> None:
     """Makes the phantom data set, or what is missing of it."""
+    from dataloader.phantom.phantom import ForwardModel, write_phantom_dataset
+
     folder = dataset_folder(REPOSITORY, options.dataset, options.env, options.data_root)
     written = write_phantom_dataset(
         folder,

@@ -42,6 +42,11 @@ class Step:
         self._descend(self.discriminator, lambda: model.weigh(model.discriminator_losses(out.detach())))
         return total
 
+    def contiguous(self) -> None:
+        """Weights in PyTorch's default order, as the research code had them; ours lays some otherwise (models.build)."""
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.contiguous()
+
     def reference(self) -> Tensor:
         """Two generations, seven calls of the discriminator of planes, LPIPS in both phases."""
         total = self._descend(self.generator, self._generator_phase)

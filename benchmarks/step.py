@@ -1,6 +1,6 @@
 """One training step of the primary model under two schedules, side by side: ``python benchmarks/step.py [--device cuda]``.
 
-The schedules are those of benchmarks/schedules.py, in one process on the same weights, in turn in each round; the result is the
+The schedules are those of benchmarks/schedules.py, in one process in turn in each round; the result is the
 median over rounds of the ratio to the first one of the same round. Ours: in 32 bits with all planes, with 16 planes per view, and
 that in bf16. Of each: seconds (median, least and most), FLOPs, the rate achieved, and the peak memory of a process that makes no
 other step. Then each part alone, forward and backward.
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,22 +64,25 @@ def main() -> None:
     write_result(results, {"sizes": sizes, "rounds": rounds, **found})
 
 
-def schedules(device: str, sizes: dict[str, Any]) -> dict[str, Call]:
-    """One step of each, on one model."""
+def schedules(device: str, sizes: dict[str, Any], names: Iterable[str] = SCHEDULES) -> dict[str, Call]:
+    """One step of each; the reference has a model of its own, as weights lie in memory otherwise."""
     import torch
 
     from benchmarks.schedules import Step
     from utils.machine import keep_freed_memory
 
     keep_freed_memory()
-    step = Step(device, **sizes)
+    steps = {of: Step(device, **sizes) for of in {str(SCHEDULES[name]["of"]) for name in names}}
+    if "reference" in steps:
+        steps["reference"].contiguous()
 
     def call(of: str, planes: int = 0, bf16: bool = False) -> None:
+        step = steps[of]
         step.model.settings["adv_planes"] = planes
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             getattr(step, of)()
 
-    return {name: lambda how=how: call(**how) for name, how in SCHEDULES.items()}  # type: ignore[misc]
+    return {name: lambda how=SCHEDULES[name]: call(**how) for name in names}  # type: ignore[misc]
 
 
 def side_by_side(device: str, sizes: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def peak_memory(device: str, sizes: dict[str, Any], variant: str) -> float:
     """GiB: of the device, on a CPU of the process."""
     import torch
 
-    call = schedules(device, sizes)[variant]
+    call = schedules(device, sizes, [variant])[variant]
     for _ in range(2):
         call()
     if device == "cuda":

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
+from networks.generators import VolumeDecoder
 from utils.errors import UserError
 from utils.norms import fold_batch_norm
 from utils.runs import RunFolder
@@ -38,6 +39,8 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
     model: BaseModel = importlib.import_module(f"models.{name}").Model(settings, for_training)
     if for_training and frozen:
         model.load_frozen()
+    if "net_g" in model.G and isinstance(model.G["net_g"], VolumeDecoder) and settings["norm"] != "instance":
+        model.G["net_g"].to(memory_format=torch.channels_last_3d)  # a fifth less time in 32 bits; more with instance norm
     return model
 
 

@@ -114,6 +114,7 @@ class CodebookLife(nn.Module):
         self.revive_after, self.from_data = revive_after, from_data
         self.register_buffer("unused_steps", torch.zeros(levels, n_embed, dtype=torch.int64))
         self.register_buffer("initialised", torch.tensor(False))
+        self._none_dead_for = 0  # calls of observe before which no code can have been unused for long enough
 
     @classmethod
     def from_settings(cls, quantizer: Quantizer, codebook: Mapping[str, Any], accumulate: int) -> Self:
@@ -163,6 +164,7 @@ class CodebookLife(nn.Module):
         per_level = indices.reshape(-1, levels).T
         counts = torch.stack([torch.bincount(level, minlength=n_embed) for level in per_level])
         summed(counts)
+        self._none_dead_for -= 1
         self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))
         return counts
 
@@ -195,9 +197,12 @@ class CodebookLife(nn.Module):
         Returns:
             How many codes were replaced.
         """
-        dead = self.unused_steps >= self.revive_after
-        if self.revive_after <= 0 or not bool(dead.any()):
+        if self.revive_after <= 0 or self._none_dead_for > 0:
             return 0
+        self._none_dead_for = self.revive_after - int(self.unused_steps.max())  # a GPU is waited for as rarely as that
+        if self._none_dead_for > 0:
+            return 0
+        dead = self.unused_steps >= self.revive_after
         vectors, replaced = gathered(vectors.detach().float()), 0
         averages = list(averaged.parameters()) if averaged is not None else []  # one codebook per level, as in the quantiser
         for level, (codebook, inputs) in enumerate(quantizer.stages(vectors)):

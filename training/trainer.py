@@ -21,7 +21,7 @@ from models.teacher import needs_teacher
 from training.callbacks import GO_ON, GivesWay, InPlace, PictureWriter, Progress, RunKeeper
 from utils.errors import UserError
 from utils.files import FULL
-from utils.machine import in_bf16, lacks_memory
+from utils.machine import in_bf16, lacks_memory, warn_of_cudnn
 from utils.runs import RunFolder
 
 
@@ -122,6 +122,7 @@ def require_devices(settings: Mapping[str, Any]) -> None:
     if torch.cuda.is_available() and wanted > there:
         raise UserError(f"devices={wanted}, but this machine has {there} GPUs; give --devices {there} or leave it out (auto)")
     precision_of(settings)
+    warn_of_cudnn()
 
 
 def precision_of(settings: Mapping[str, Any]) -> str:

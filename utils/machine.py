@@ -1,6 +1,7 @@
 """What commands ask of a machine: its device and arithmetic, how memory is kept, and whether it has ended."""
 
 import ctypes
+import logging
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,10 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from utils.errors import UserError
 from utils.threads import Threads
 
+log = logging.getLogger("isoscope")
+
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
+_CUDNN = 91500  # pytorch issues 166122, 166643 and 163539
 
 
 def keep_freed_memory() -> None:
@@ -43,6 +47,17 @@ def in_bf16(device: torch.device, wanted: bool | None = None) -> bool:
         if wanted and not native:
             raise UserError(f"{torch.cuda.get_device_name()} has no bf16 arithmetic; use --precision 32")
     return native if wanted is None else wanted
+
+
+def warn_of_cudnn() -> None:
+    """Says where a GPU computes by a cuDNN whose 3-D convolutions in bf16 are wrong on large inputs, or slow."""
+    version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    if version is not None and version < _CUDNN:
+        log.warning(
+            "cuDNN %d is older than 9.15, which mends wrong and slow 3-D convolutions in bf16; "
+            "pip install --upgrade 'nvidia-cudnn-cu12>=9.15' (or -cu13, as torch.version.cuda says), or use --precision 32",
+            version,
+        )
 
 
 def lacks_memory(error: Exception) -> bool:
@@ -86,6 +101,8 @@ class Engine:
             raise UserError(f"--device {device} is no device; use cpu, cuda or cuda:N") from error
         if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
             raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
+        if chosen.type == "cuda":
+            warn_of_cudnn()
         bf16 = in_bf16(chosen, None if precision is None else precision == "bf16")
         return cls(chosen, "bf16" if bf16 else "32", compile)
 

@@ -14,9 +14,10 @@ from utils.machine import Engine, in_bf16
 def gpu(monkeypatch):
     """A machine that says it has a GPU."""
 
-    def of(native):
+    def of(native, cudnn=91500):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
         monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
@@ -42,3 +43,11 @@ def test_an_older_gpu_computes_in_32_bits_and_refuses_bf16(gpu):
     for asked in (lambda: Engine.choose(precision="bf16"), lambda: require_devices({"devices": 1, "precision": "bf16-mixed"})):
         with pytest.raises(UserError, match="Tesla T4 has no bf16 arithmetic; use --precision 32"):
             asked()
+
+
+@pytest.mark.parametrize(("cudnn", "warned"), [(91002, True), (91500, False), (None, False)])
+def test_an_older_cudnn_is_named(gpu, cudnn, warned, caplog):
+    gpu(native=True, cudnn=cudnn)
+    require_devices({"devices": "auto", "precision": None})
+    Engine.choose()
+    assert len([line for line in caplog.messages if "is older than 9.15" in line]) == 2 * warned

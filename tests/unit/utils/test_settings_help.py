@@ -50,3 +50,17 @@ def test_settings_and_help_load_no_torch(argv):
     )
     done = subprocess.run([sys.executable, "-c", script, *argv], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["train", "infer", "prepare", "evaluate", "import_reference"])
+def test_the_help_of_every_script_loads_nothing_heavy(script):
+    code = (
+        "import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pytorch_lightning', 'scipy', 'skimage', 'matplotlib', 'zarr', 'tensorstore'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    command = [sys.executable, "-c", code, f"{script}.py"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout

@@ -45,17 +45,27 @@ def main() -> None:
     add("--cropsize", type=int, default=64, help="planes along every side; as many eighths are slices")
     add("--short", action="store_true", help="small widths, a crop of 32, two rounds: whether it runs")
     add("--busy", action="store_true")
+    add("--compile", action="store_true", help="also ours with torch.compile of net_g and net_d")
     add("--results", type=Path, help="JSON to write")
     add("--variant", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.busy:
         return beside_a_busy_processor(given)
     sizes: dict[str, Any] = {"cropsize": given.cropsize, "cropz": given.cropsize // 8, **(SHORT if given.short else {})}
+    if given.compile:
+        SCHEDULES["ours, 16 planes, bf16, compiled"] = {**SCHEDULES["ours, 16 planes, bf16"], "compiled": True}
     rounds = 2 if given.short else given.rounds
     if given.variant:
         return answer(peak_memory(given.device, sizes, given.variant))
     found = side_by_side(given.device, sizes, rounds) | {"parts": parts(given.device, sizes, rounds)}
-    words = ["--device", given.device, "--cropsize", given.cropsize, *(["--short"] if given.short else [])]
+    words = [
+        "--device",
+        given.device,
+        "--cropsize",
+        given.cropsize,
+        *(["--short"] if given.short else []),
+        *(["--compile"] if given.compile else []),
+    ]
     memory = in_turn(__file__, SCHEDULES, 1, *words)
     for name, schedule in found["schedules"].items():
         schedule["peak_gib"] = memory[name][0]
@@ -72,12 +82,16 @@ def schedules(device: str, sizes: dict[str, Any], names: Iterable[str] = SCHEDUL
     from utils.machine import keep_freed_memory
 
     keep_freed_memory()
-    steps = {of: Step(device, **sizes) for of in {str(SCHEDULES[name]["of"]) for name in names}}
-    if "reference" in steps:
-        steps["reference"].contiguous()
+    steps = {kind: Step(device, **sizes) for kind in {_model_of(name) for name in names}}
+    for (of, compiled), step in steps.items():
+        if of == "reference":
+            step.contiguous()
+        if compiled:
+            step.model.G["net_g"].compile()
+            step.model.D["net_d"].compile()
 
-    def call(of: str, planes: int = 0, bf16: bool = False) -> None:
-        step = steps[of]
+    def call(of: str, planes: int = 0, bf16: bool = False, compiled: bool = False) -> None:
+        step = steps[of, compiled]
         step.model.settings["adv_planes"] = planes
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             getattr(step, of)()
@@ -85,10 +99,19 @@ def schedules(device: str, sizes: dict[str, Any], names: Iterable[str] = SCHEDUL
     return {name: lambda how=SCHEDULES[name]: call(**how) for name in names}  # type: ignore[misc]
 
 
+def _model_of(name: str) -> tuple[str, bool]:
+    """Schedules of one kind share a model."""
+    return SCHEDULES[name]["of"], SCHEDULES[name].get("compiled", False)
+
+
 def side_by_side(device: str, sizes: dict[str, Any], rounds: int) -> dict[str, Any]:
     """Seconds, FLOPs and ratios of the schedules."""
     calls = schedules(device, sizes)
-    flops = {name: counted(call) for name, call in calls.items()}
+    compiled = {name: call for name, call in calls.items() if _model_of(name)[1]}  # whose FLOPs are those of before
+    flops = {name: counted(call) for name, call in calls.items() if name not in compiled}
+    flops |= dict.fromkeys(compiled, flops["ours, 16 planes, bf16"])
+    for call in compiled.values():
+        call()
     seconds = timed(calls, rounds, device)
     first = seconds["reference"]
     return {

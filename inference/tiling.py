@@ -73,10 +73,6 @@ class Axis:
     after: int = 0
     full: bool = False
 
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.core < 1 or min(self.before, self.after) < 0:
-            raise ValueError(f"no lattice: {self}")
-
     def __len__(self) -> int:
         if not self.full:
             return math.ceil(self.size / self.core)

@@ -26,7 +26,7 @@ from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
 from utils.files import write_json
 from volumes.target import VolumeTarget
-from volumes.target_plan import estimate_bytes, free_space, partial_path, plan_target, refuse_existing
+from volumes.target_plan import plan_target, refuse_existing, require_room
 from volumes.volume import Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
@@ -94,9 +94,8 @@ def write(job: Job, output: Output) -> None:
         return
     computing, job = job.field, job.as_filed()
     shape, field, processes = extent(job.region), job.field, output.processes
-    if processes.rank == 0 and not partial_path(output.path).exists():
-        needed = estimate_bytes(output.path, shape, field.dtype, field.channels)
-        free_space(output.path, needed // 4)  # compressed to a quarter at best
+    if processes.rank == 0:
+        require_room(output.path, shape, field.dtype, field.channels)
     plan = plan_target(
         output.path,
         shape=shape,

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -22,14 +23,14 @@ class Messages(logging.StreamHandler[TextIO]):
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of description and epilog, and says the default of every option that has one."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=118)
-
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default, text = action.default, action.help
         if default is None or default is False or default == argparse.SUPPRESS or not text or "default" in text:
             return text
         return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+_HELP = partial(_Help, max_help_position=34, width=118)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, debug: bool = True, **settings: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _Help, **settings})
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _HELP, **settings})
         if debug:
             self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

@@ -72,6 +72,12 @@ def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | s
     return math.ceil(raw * _PYRAMID) if output_format(output) == "zarr" else 2 * raw
 
 
+def require_room(output: Path, shape: Sequence[int], dtype: np.dtype, channels: int) -> None:
+    """Before an output is begun: a UserError says that it does not fit even if it compresses to a quarter."""
+    if not partial_path(output).exists():
+        free_space(output, estimate_bytes(output, shape, dtype, channels) // 4)
+
+
 @dataclass(frozen=True)
 class TargetPlan:
     """Everything that decides the bytes of an output; :func:`plan_target` says what the fields mean, and makes it."""

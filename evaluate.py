@@ -19,7 +19,7 @@ EPILOG = """examples:
   evaluate.py --reconstruction out.ome.tif --input raw.ome.tif --output report
   evaluate.py --reconstruction texture0.tif texture50.tif texture100.tif --truth truth.tif --thin 8 --output report
   evaluate.py --truth truth.tif --average 8 --output baselines        (interpolation alone: the bar to pass)
-rate and distortion of a run's codes beside JPEG2000, JPEG-XL and zstd: evaluate.py compress --help"""
+rate and distortion of a run's codes beside AVIF, JPEG2000, JPEG-XL and zstd: evaluate.py compress --help"""
 COMPRESS = """The input is encoded into OUTPUT/codes.codes.zarr and decoded. Every codec is held to the bytes of that store, and
 to half, twice, 4 and 8 times of them: on the slices, and with --truth on the isotropic grid, where a codec's slices are
 interpolated. Results: compression.json and compression.png. Memory does not depend on the size of the volumes.

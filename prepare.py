@@ -157,8 +157,7 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     folder = experiment.data_root / settings["dataset"]
     for line in experiment.notes:
         log.info(line)
-    uprate = settings.get("uprate")
-    files, problems = survey(folder, settings["direction"].split("_"), settings["nm"], settings["nm_clip"], uprate)
+    files, problems = survey(folder, settings)
     needs = [] if written else training_needs(experiment, settings, files, problems)
     place = Path(options.report or experiment.logs / settings["dataset"] / "check")
     log.info("%s: %d files", folder, len(files))

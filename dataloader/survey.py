@@ -1,7 +1,7 @@
 """What ``prepare.py check`` sees in the files of a data set, in one pass at constant memory, and draws on contact sheets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,21 +118,13 @@ class Surveyed:
         }
 
 
-def survey(
-    folder: Path,
-    directions: Sequence[str],
-    nm: str = "00",
-    nm_clip: Sequence[float] | None = None,
-    uprate: float | None = None,
-) -> tuple[list[Surveyed], list[str]]:
+def survey(folder: Path, settings: Mapping[str, Any]) -> tuple[list[Surveyed], list[str]]:
     """Looks at every file of a data set, once: what a training would scan it for is found as well.
 
     Args:
         folder: holds train/ and optionally val/.
-        directions: folders in these.
-        nm: of the training; the ranges that 01 and 11 ask for are those of all voxels, however many.
-        nm_clip: percentiles (LOW, HIGH) in place of smallest and largest value.
-        uprate: pixels between two sections; by default as the files' voxel sizes say, else 1.
+        settings: of the training; the ranges that nm 01 and 11 ask for are those of all voxels, however many. Without ``uprate``
+            sections lie apart as the files' voxel sizes say, else one pixel.
 
     Returns:
         The files that could be read, and one line for each that could not or that holds voxels that are no numbers.
@@ -140,6 +132,7 @@ def survey(
     Raises:
         UserError: folders are missing, empty or unpaired.
     """
+    directions, nm = settings["direction"].split("_"), settings["nm"]
     files, volumes, problems = [], [], []
     for split in SPLITS:
         if split == VAL and not any((folder / split / direction).is_dir() for direction in directions):
@@ -157,8 +150,8 @@ def survey(
     with tqdm(total=total, desc="looking at the data", unit="voxel", unit_scale=True, delay=1) as bar:
         for split, direction, watched in volumes:
             try:
-                ends = scan(watched, None if nm == "00" else nm_clip, bar.update)
-                files.append(watched.surveyed(split, direction, ends, uprate))
+                ends = scan(watched, None if nm == "00" else settings["nm_clip"], bar.update)
+                files.append(watched.surveyed(split, direction, ends, settings.get("uprate")))
             except UserError as error:
                 problems.append(str(error))
     problems += [f"{file.volume.path}: {file.faults()[0]}" for file in files if file.bad]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional
@@ -51,15 +50,10 @@ def measured_noise(images: Tensor) -> Noise:
     mask = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], dtype=torch.float64).view(1, 1, 3, 3) / 6
     noise = functional.avg_pool2d(functional.conv2d(stack, mask).square(), _PATCH)
     grey = functional.avg_pool2d(stack[:, :, 1:-1, 1:-1], _PATCH)
-    bins = np.array_split(grey.flatten().argsort().numpy(), _BINS)
-    centres = _per_bin(np.mean, grey, bins)
-    quiet = _per_bin(lambda values: np.quantile(values, _QUIET), noise, bins)
+    bins = [one for one in np.array_split(grey.flatten().argsort().numpy(), _BINS) if len(one)]
+    centres = np.array([grey.flatten().numpy()[one].mean() for one in bins])
+    quiet = np.array([np.quantile(noise.flatten().numpy()[one], _QUIET) for one in bins])
     weight = 1 / np.maximum(quiet, max(quiet.max(), 1e-12) * 1e-3)
     line = np.stack([np.ones_like(centres), centres - centres.min()], axis=1)
     (offset, gain), _ = nnls(line * weight[:, None], quiet * weight)
     return Noise(float(offset), float(gain), float(centres.min()))
-
-
-def _per_bin(of: object, values: Tensor, bins: list[NDArray[np.intp]]) -> NDArray[np.float64]:
-    flat = values.flatten().numpy()
-    return np.array([of(flat[one]) for one in bins if len(one)])  # type: ignore[operator]

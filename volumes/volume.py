@@ -1,4 +1,4 @@
-"""What every reader of a volume offers, a lazy (Z, Y, X) array with a path and voxel sizes; what readers share; boxes."""
+"""What every reader of a volume offers, a lazy (Z, Y, X) array with a path and voxel sizes; what readers share."""
 
 import importlib
 from abc import ABC, abstractmethod

@@ -107,7 +107,7 @@ def test_every_voxel_is_read_once(repository, monkeypatch, voxels_read, dtype, g
 def test_the_scan_finds_the_ranges_that_a_training_finds(repository, clip):
     place(repository, "float.tif", cells(7).astype(np.float32) / 3)
     root = repository / "data" / "X"
-    files, _ = survey(root, ["x3d0"], "11", clip)
+    files, _ = survey(root, {"direction": "x3d0", "nm": "11", "nm_clip": clip})
     data = PairedImageDataset(root / "train", ["x3d0"], cropsize=32, cropz=4, nm="11", nm_clip=clip)
     assert {file.volume.path.name: {"low": file.ends[0], "high": file.ends[1]} for file in files} == (
         data.intensity_record()["directions"]["x3d0"]["files"]
@@ -175,7 +175,7 @@ def test_the_survey_of_a_file_by_hand(tmp_path):
     values[0, 0, :4] = [np.nan, np.inf, -5, 2303]
     (tmp_path / "train" / "d").mkdir(parents=True)
     write_tiff(tmp_path / "train" / "d" / "v.tif", values)
-    (file,), problems = survey(tmp_path, ["d"])
+    (file,), problems = survey(tmp_path, {"direction": "d", "nm": "00"})
     assert (file.low, file.high, file.bad, file.looked_at) == (-5, 2303, 2, 1)
     assert file.saturated == pytest.approx(2 / 2302)
     assert file.percentiles[1] == pytest.approx(1152.5, abs=2)
@@ -189,7 +189,7 @@ def test_large_files_are_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr("volumes.volume.Volume.blocks", lambda self, voxels=0: boxes(self.shape, (1, 32, 32)))
     (tmp_path / "train" / "d").mkdir(parents=True)
     write_tiff(tmp_path / "train" / "d" / "v.tif", np.repeat(np.arange(16, dtype=np.uint8), 32 * 32).reshape(16, 32, 32))
-    (file,), _ = survey(tmp_path, ["d"])
+    (file,), _ = survey(tmp_path, {"direction": "d", "nm": "00"})
     assert (file.low, file.high, file.looked_at) == (0, 12, 5 / 16)  # every fourth, and planes 7 and 8 in the middle
     assert [plane.ravel().tolist() for plane in file.planes] == [[8] * 4, [7, 7, 8, 8], [7, 7, 8, 8]]
 

@@ -14,9 +14,7 @@ _cut = partial(Option, group="CUT")
 BRANCH = (
     _geometry("downbranch", int, 1, "max-pool the latent volume by this factor along z (2 for 4x)", ">=1"),
     _geometry("resizebranch", int, 1, "interpolate the latent volume by this factor along z", ">=1"),
-    _geometry(
-        "spread", ("slices", "codes"), "slices", "what usp interpolates: slices, or between the codes of the real ones alone"
-    ),
+    _geometry("spread", ("slices", "codes"), "slices", "what usp interpolates: slices, or between codes of the real ones alone"),
 )
 
 NETWORKS = (

@@ -104,9 +104,7 @@ def stored_settings(path: Path, models: Models) -> dict[str, Any]:
     block = read_mapping(path, "file of a run's settings")
     version = Option("settings_version", int).checked(block.pop("settings_version", 0), f"{path}: settings_version")
     newer = version > SETTINGS_VERSION
-    label = (
-        f"{path} (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" if newer else str(path)
-    )
+    label = f"{path}" + f" (settings version {version}, newer than this program's {SETTINGS_VERSION}: update it)" * newer
     given, autoencoder, restorer = block.pop("given", {}), block.pop("autoencoder", None), block.pop("restorer", None)
     for name, part in (("given", given), ("restorer", restorer or {})):
         if not isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info | verify``."""
+"""Applies a trained run to whole volumes: ``python infer.py enhance | encode | decode | export | info | verify | view``."""
 
 import argparse
 import json
@@ -19,6 +19,7 @@ EPILOG = """examples:
   infer.py decode  --codes scan.codes.zarr --output corner.ome.tif --region 0:128,0:512,0:512
   infer.py info    scan.codes.zarr
   infer.py verify  scan.codes.zarr       (exit code 1: something is damaged, and named)
+  infer.py view    scan.ome.zarr iso.ome.zarr scan.codes.zarr
   infer.py export  scan.codes.zarr --output scan_with_decoder     (decode --input scan_with_decoder needs nothing else)
 several GPUs or machines share one volume; each process takes whole shards, and the result is the same:
   torchrun --nproc_per_node 8 -- infer.py enhance --run RUN ...
@@ -40,6 +41,14 @@ def build_parser() -> Parser:
     for command in (info, verify):
         command.add_argument("path", type=Path)
     info.add_argument("--json", action="store_true", help="all of it as one line of JSON for programs; remarks go to stderr")
+    view = _command(commands, "view", "volumes and code stores on a page in the browser, decoded where one looks; Ctrl-C ends it")
+    text = "each with what enhance wrote beside it; the last ones lie on top"
+    view.add_argument("path", type=Path, nargs="+", help=text)
+    text = "the run that made the codes; by default the folder that they name"
+    add_shared(view, "--run", required=False, help=text)
+    add_shared(view, "--time", "--scene", "--device")
+    view.add_argument("--port", type=int, default=0, metavar="N", help="of the page; by default any that is free")
+    view.add_argument("--no-browser", action="store_false", dest="browser", help="only say the page's address")
     about = "a code store with what decodes it, or a run, as one folder that needs nothing else and holds no pickle"
     add = _command(commands, "export", about).add_argument
     add("path", type=Path, help="a code store, or a training's folder")
@@ -58,6 +67,8 @@ def build_parser() -> Parser:
     add("--levels", type=int, metavar="N", help=text)
     for command in (enhance, decode):
         _add_output(command)
+    for command in (enhance, decode, view):
+        _add_tiles(command)
     for command in (enhance, encode, decode):
         _add_engine(command)
     add = enhance.add_argument
@@ -96,11 +107,15 @@ def _add_output(parser: Parser) -> None:
     text = "compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:"
     add("--region", metavar="z0:z1,y0:y1,x0:x1", help=text)
     add("--dtype", help="of the output; by default the input's")
-    add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
-    add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
     add("--compression", choices=("zstd", "zlib", "none"), default="zstd", help="of a TIFF; zlib opens everywhere")
     text = "compute two tiles in the middle; say how many there are, how large the output is, how long it takes"
     add("--dry-run", action="store_true", help=text)
+
+
+def _add_tiles(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
+    add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
 
 
 def _add_engine(parser: Parser) -> None:
@@ -145,6 +160,13 @@ def main(arguments: Sequence[str]) -> None:
         return
     keep_freed_memory()
     options = Options(**chosen(given, Options))
+    if given.command == "view":
+        from inference.view import opened, view
+
+        which = {"time": given.time, "scene": given.scene}
+        layers = opened(given.path, given.run, options, Engine.choose(given.device), **which)
+        view(layers, port=given.port, browser=given.browser)
+        return
     processes = Processes.from_environment()
     try:
         engine = Engine.choose(given.device, given.precision, local_rank=processes.local_rank, compile=given.compile)

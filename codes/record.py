@@ -77,6 +77,11 @@ def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
+def holds_codes(folder: Path) -> bool:
+    """Whether a folder is a code store."""
+    return (folder / "zarr.json").is_file() and KEY in stored_attributes(folder)
+
+
 def stored_attributes(folder: Path) -> dict[str, Any]:
     """The attributes of a Zarr 3 group; a UserError: there is none."""
     check_inside(folder, folder / "zarr.json")

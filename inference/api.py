@@ -250,12 +250,21 @@ def decode(
     Raises:
         UserError: there is no such store or run, it has fewer levels, or the run's weights are not those of the codes.
     """
-    store = codes if isinstance(codes, CodeStore) else CodeStore.open(codes)
-    about, raw, output = store.about, grid == "raw", _output(output)
-    options = options or Options()
-    options = replace(options, region=options.region and exchanged(options.region, about.get("thick", "z")))
+    store, output = codes if isinstance(codes, CodeStore) else CodeStore.open(codes), _output(output)
     store = store if levels is None else store.first_levels(levels)
     run = Run.of_store(store, run, epoch, engine, weights)
+    job = decode_job(run, store, options or Options(), grid)
+    if output is None:
+        return compute(job, progress)
+    refuse_inputs([output], run, (), store.path)
+    write(job, output)
+    return None
+
+
+def decode_job(run: Run, store: CodeStore, options: Options, grid: str = "isotropic") -> Job:
+    """Codes → isotropic volume, or the slices (``grid`` raw)."""
+    about, raw = store.about, grid == "raw"
+    options = replace(options, region=options.region and exchanged(options.region, about.get("thick", "z")))
     dtype = checked_dtype(options.dtype or about["output_dtype"])
     if raw and run.channels > 1:
         log.info("the raw grid of a two-channel run shows channel 0")
@@ -263,13 +272,8 @@ def decode(
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
     record |= {key: about[key] for key in ("slices", "thick") if key in about}  # stores of older versions do not know the first
-    record |= {} if levels is None else {"levels": levels}
-    job = _job(run, field, voxel, translation, record, options)
-    if output is None:
-        return compute(job, progress)
-    refuse_inputs([output], run, (), store.path)
-    write(job, output)
-    return None
+    record |= {"levels": about["levels"]} if "of_levels" in about else {}
+    return _job(run, field, voxel, translation, record, options)
 
 
 def _told_apart(one: Given | Source | Run, other: Run | Path | str | Given | Source) -> tuple[Given | Source, Run | Path | str]:

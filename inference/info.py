@@ -1,13 +1,14 @@
 """What is in a run, a volume or a code store, in a few lines."""
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codes.record import KEY, stored_attributes
+from codes.record import holds_codes
 from codes.store import CodeStore
 from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
@@ -15,7 +16,8 @@ from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
 from utils.machine import Engine
 from utils.runs import CODES, RunFolder
-from volumes.open import open_volume
+from volumes.ome_zarr import is_zarr
+from volumes.open import open_volume, stem_of
 from volumes.volume import Volume
 
 
@@ -37,6 +39,8 @@ def describe(path: Path) -> Iterator[str]:
         yield from _store(found)
     else:
         yield from _volume(found)
+    if not isinstance(found, Run):
+        yield from _viewers(path)
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -62,12 +66,27 @@ def _opened(path: Path) -> Run | CodeStore | Volume:
         raise UserError(f"{path}: no such file or folder")
     if (path / "0.json").is_file():
         return Run.load(path, engine=Engine.choose("cpu"))
-    if (path / "zarr.json").is_file() and KEY in stored_attributes(path):
+    if holds_codes(path):
         return CodeStore.open(path)
     try:
         return open_volume(path)
     except UserError:
         return open_volume(path, channel=0)  # several channels: what one of them says holds for all
+
+
+def _viewers(path: Path) -> Iterator[str]:
+    """Commands that show a volume or a code store."""
+    file = shlex.quote(str(path))
+    yield f"look at it: python infer.py view {file}"
+    if holds_codes(path):
+        yield f"in other programs: after python infer.py decode --codes {file} --output {shlex.quote(stem_of(path))}.ome.zarr"
+    elif is_zarr(path):
+        yield f"napari: napari --plugin napari-ome-zarr {file}"
+        yield "Fiji: File > Import > HDF5/N5/Zarr/OME-NGFF, and this path"
+        yield f"a Zarr viewer: ome_zarr view {file} (of the package ome-zarr)"
+    else:
+        yield f"napari: napari {file}"
+        yield "Fiji: File > Import > Bio-Formats, and this path"
 
 
 def _run(run: Run) -> Iterator[str]:

@@ -178,15 +178,15 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def optional_package(name: str, path: Path) -> Any:
-    """Import a package of the extra ``formats``; a UserError says that ``path`` needs it, and how it is installed."""
+def optional_package(name: str, path: Path | str, extra: str = "formats", what: str = "this format") -> Any:
+    """Import a package of an extra; a UserError says that ``path`` needs it, what for, and how it is installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.split(".")[0]
         raise UserError(
-            f"{path}: this format needs the package {package}, which is not installed; run "
-            ".venv/bin/pip install -e '.[formats]' in the project's folder"
+            f"{path}: {what} needs the package {package}, which is not installed; run "
+            f".venv/bin/pip install -e '.[{extra}]' in the project's folder"
         ) from error
 
 

@@ -48,3 +48,21 @@ def test_remarks_go_elsewhere(tmp_path):
 
 def test_what_is_not_there(tmp_path):
     refused("no such file or folder", "info", "--json", tmp_path / "nothing")
+
+
+def test_other_programs_are_told(run, volume, tmp_path, caplog):
+    caplog.set_level("INFO")
+    command("encode", "--run", run, "--input", volume, "--output", tmp_path / "a b.codes.zarr")
+    command("decode", "--codes", tmp_path / "a b.codes.zarr", "--output", tmp_path / "a.ome.zarr")
+    told = {}
+    for path in (volume, tmp_path / "a.ome.zarr", tmp_path / "a b.codes.zarr", run):
+        caplog.clear()
+        command("info", path)
+        told[path] = caplog.text
+    assert f"napari: napari {volume}\n" in told[volume] and "Bio-Formats" in told[volume]
+    zarr = told[tmp_path / "a.ome.zarr"]
+    assert "--plugin napari-ome-zarr" in zarr and "OME-NGFF" in zarr and f"ome_zarr view {tmp_path / 'a.ome.zarr'} " in zarr
+    codes = told[tmp_path / "a b.codes.zarr"]
+    assert f"infer.py view '{tmp_path / 'a b.codes.zarr'}'" in codes and "napari" not in codes
+    assert f"decode --codes '{tmp_path / 'a b.codes.zarr'}' --output 'a b.codes'.ome.zarr" in codes
+    assert "view" not in told[run]

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_LONGEST, _LONGEST_WORD = 4000, 100  # letters of a message; of a word that is compared with known ones
+
 
 class UserError(ValueError):
     """A mistake in settings, files or folders.
@@ -13,6 +15,11 @@ class UserError(ValueError):
     The message gives the value, the rule and the remedy. The scripts print it without a traceback and exit with code 2;
     ``--debug`` shows the traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        """A value in the message may have any length; what is very long is cut in its middle."""
+        long = len(message) > _LONGEST
+        super().__init__(f"{message[: _LONGEST // 3]} … {message[-_LONGEST // 2 :]}" if long else message)
 
     shows_traceback = False  # whether ``reported`` shows the traceback in any case: ``debug`` of an experiment file
 
@@ -23,7 +30,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     Typing errors rarely change the first letter: a word that begins otherwise has to be very like the known one.
     """
     by_lower = {name.lower().lstrip("-"): name for name in known}
-    typed = word.lower().lstrip("-–—")
+    typed = word[:_LONGEST_WORD].lower().lstrip("-–—")
     for near in difflib.get_close_matches(typed, by_lower, n=3, cutoff=0.6):
         if near[:1] == typed[:1] or difflib.SequenceMatcher(None, typed, near).ratio() >= 0.8:
             return f"; did you mean {by_lower[near]}?"
@@ -47,6 +54,12 @@ def reported(debug: bool) -> Iterator[None]:
         if message.startswith("Caught "):  # torch wraps what a worker process raised: "Caught ... Original Traceback ..."
             message = message.rpartition(f"{UserError.__name__}: ")[2].rstrip()
         sys.stderr.write(f"error: {printable(message)}\n")
+        sys.exit(2)
+    except OSError as error:  # what the system refuses, such as a full disc or a name that is too long
+        if debug or UserError.shows_traceback:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(printable(f"error: {UserError(f'{where}{error.strerror or error}')} (--debug shows where)\n"))
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:

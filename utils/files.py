@@ -200,6 +200,11 @@ class _Loader(yaml.SafeLoader):
     # Spelled out instead of inherited: YAML 1.1 would read 01 in base 8, 1:00:00:00 in base 60, and 2e-4 as text.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own declaration)
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them may stand for more than any memory
+            raise yaml.YAMLError("it has an alias (*NAME); write out what it stands for")
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         _refuse_repeated(self.construct_object(key, deep=True) for key, _ in node.value)
         return super().construct_mapping(node, deep)
@@ -218,7 +223,7 @@ for _tag, _pattern, _first in (
 
 def _refuse_repeated(keys: Iterable[Any]) -> None:
     if repeated := sorted(key for key, count in Counter(map(str, keys)).items() if count > 1):
-        raise ValueError(f"given twice: {', '.join(repeated)}")
+        raise ValueError(f"given twice: {', '.join(repeated[:10])}" + f" and {len(repeated) - 10} more" * (len(repeated) > 10))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -238,7 +243,7 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
             found = yaml.load(text, _Loader)
         else:
             found = json.loads(text, object_pairs_hook=_unique)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: this {kind} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise UserError(f'{path}: the {kind} must be one object of named values, such as {{"name": value}}')

@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
 
+_LONGEST_NAME = 200  # bytes; file systems have 255, of which what is hidden beside it needs some
 PROFILE_KEYS = ("LOGS", "DATASET")
 
 
@@ -38,7 +39,7 @@ class Places:
         """
         profiles = read_profiles(repository)
         profile, own = profiles.get(name, {}), repository / "env" / f".{name}"
-        written = dotenv_values(own) if own.is_file() else {}
+        written = dotenv_values(own) if os.path.isfile(own) else {}
         if not all(profile.get(key) or written.get(key) for key in PROFILE_KEYS):
             raise UserError(
                 f"env={name}: no such machine profile{did_you_mean(name, profiles, '.')} Known in env/env: "
@@ -99,7 +100,9 @@ def dataset_folder(repository: Path, dataset: str, env: str | None, data_root: s
 
 
 def require_folder_name(option: str, text: str) -> None:
-    """Refuses, as a UserError, the name of a run or data set that would lead elsewhere."""
+    """Refuses, as a UserError, the name of a run or data set that would lead elsewhere, or that no folder can have."""
     if text.startswith(("/", "~")) or not set(text.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
         rule = "must be the name of a folder inside the run or data folder, without . or .. or a leading /"
         raise UserError(f"{option}={text} {rule}")
+    if not text.isprintable() or max(len(part.encode()) for part in text.split("/")) > _LONGEST_NAME:
+        raise UserError(f"{option}={text} must have printable letters only, and {_LONGEST_NAME} bytes at most between two /")

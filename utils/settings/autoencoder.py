@@ -1,6 +1,7 @@
 """Settings of autoencoders: ldm/*.yaml, checked and completed (torch-free)."""
 
 import math
+import os
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from pathlib import Path
@@ -17,16 +18,18 @@ def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None
     return Option("", kind, default, limits=limits, nargs=nargs)
 
 
+_WIDTH = ">=1 <=65536"
 # Every entry of ldm/*.yaml. The files themselves say what the entries mean; what older files and runs lack has a default here.
 _AUTOENCODER: dict[str, Any] = {
-    "embed_dim": _entry(int),
+    "embed_dim": _entry(int, limits=_WIDTH),
     "n_embed": _entry(int, None, ">=2 <=65536"),  # a code is stored in two bytes
     "start": _entry(("random", "linear"), "random"),
     "ddconfig": {
-        **dict.fromkeys(("z_channels", "resolution", "in_channels", "out_ch", "ch", "num_res_blocks"), _entry(int)),
-        **dict.fromkeys(("ch_mult", "attn_resolutions"), _entry(int, nargs="*")),
+        **dict.fromkeys(("z_channels", "resolution", "in_channels", "out_ch", "ch"), _entry(int, limits=_WIDTH)),
+        "num_res_blocks": _entry(int, limits=">=0 <=64"),
+        **dict.fromkeys(("ch_mult", "attn_resolutions"), _entry(int, limits=_WIDTH, nargs="*")),
         "double_z": _entry(bool),
-        "dropout": _entry(float),
+        "dropout": _entry(float, limits=">=0 <1"),
         "interpolator": _entry(str, "ed023e"),
         "branch_point": _entry(("mid", "z"), None),
         "norm": _entry(("group", "batch", "none"), "group"),
@@ -97,9 +100,9 @@ def _check_linear(made: Mapping[str, Any], path: str) -> None:
 def _read_extended(repository: Path, name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
     folder = repository / "ldm"
     path = folder / f"{name}.yaml"
-    if not path.is_file() and name.endswith(".yaml"):
+    if not os.path.isfile(path) and name.endswith(".yaml"):
         path = repository / name
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name may be longer than any file's
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise UserError(f"there are no autoencoder settings {folder / name}.yaml; known: {', '.join(known)}")
     if name in seen:

@@ -4,6 +4,7 @@ The models' own options are handed in, so that this module needs neither models 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from utils.settings.options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, a
 SUFFIXES = (".json", ".yaml", ".yml")
 COMMAND_LINE = "command line"
 SETTINGS_VERSION = 1  # of the settings that a run stores; raised where a key changes its meaning
+
+_SHOWN = 10  # unknown keys in a message
 
 Models = Mapping[str, tuple[Option, ...]]
 log = logging.getLogger("isoscope")
@@ -168,8 +171,10 @@ def _checked_keys(
         elif key in foreign:
             unknown.append(f"{key} (an option of {foreign[key]})")
         elif key not in ignored:
-            unknown.append(f"{key}{did_you_mean(key, by_key, ' (--help lists the known ones)')}")
+            near = did_you_mean(key, by_key, " (--help lists the known ones)") if len(unknown) < _SHOWN else ""
+            unknown.append(f"{key}{near}")
     if unknown:
+        unknown[_SHOWN:] = [f"and {more} more"] if (more := len(unknown) - _SHOWN) > 0 else []
         raise UserError(f"{label}: unknown key {', '.join(unknown)}")
     return values
 
@@ -199,9 +204,11 @@ def read_experiment(repository: Path, name: str) -> tuple[str, dict[str, Any]]:
     several, it is unreadable, or it is more or less than such a block.
     """
     folder = repository / "env" / "jsn"
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if os.path.isfile(folder / f"{name}{suffix}")]
     if not found and Path(name).suffix in SUFFIXES:
-        found = [path for path in (Path(name).expanduser().absolute(), repository / name, folder / name) if path.is_file()][:1]
+        found = [path for path in (Path(name).expanduser().absolute(), repository / name, folder / name) if os.path.isfile(path)][
+            :1
+        ]
     labels = [path.relative_to(repository).as_posix() if path.is_relative_to(repository) else str(path) for path in found]
     if len(found) > 1:
         raise UserError(f"--jsn {name} may be {' or '.join(labels)}; give the path")

@@ -150,16 +150,22 @@ def coded_bytes(codes: np.ndarray, book: np.ndarray) -> int:
 
 def blocks(slices: np.ndarray, side: int) -> np.ndarray:
     """(n, Y, X) → rows of side² pixels; the ends mirrored to whole blocks."""
+    import torch
+
+    from ldm.linear import blocks_of
+
     wide = np.pad(slices.astype(np.float64), [(0, 0), *((0, -size % side) for size in slices.shape[1:])], mode="symmetric")
-    n, height, width = wide.shape
-    return wide.reshape(n, height // side, side, width // side, side).swapaxes(2, 3).reshape(-1, side * side)
+    return blocks_of(torch.from_numpy(wide)[:, None], side).numpy()
 
 
 def image(rows: np.ndarray, like: np.ndarray, side: int) -> np.ndarray:
     """The inverse of :func:`blocks`, rounded to the type of slices."""
+    import torch
+    from torch.nn.functional import fold
+
     n, height, width = like.shape
-    down, across = -(-height // side), -(-width // side)
-    wide = rows.reshape(n, down, across, side, side).swapaxes(2, 3).reshape(n, down * side, across * side)
+    whole = [-(-size // side) * side for size in (height, width)]
+    wide = fold(torch.from_numpy(rows).unflatten(0, (n, -1)).mT, whole, side, stride=side)[:, 0].numpy()
     return np.rint(wide[:, :height, :width]).clip(0, np.iinfo(like.dtype).max).astype(like.dtype)
 
 

@@ -65,13 +65,13 @@ def build_parser() -> Parser:
     add("--grid", choices=("isotropic", "raw"), default="isotropic", help=text)
     text = "decode only the first N levels of a residual codebook; by default all"
     add("--levels", type=int, metavar="N", help=text)
-    for command in (enhance, decode):
-        _add_output(command)
-    for command in (enhance, decode, view):
-        _add_tiles(command)
     for command in (enhance, encode, decode):
-        _add_engine(command)
-    add = enhance.add_argument
+        output, computing = _add_engine(command)
+        if command is not encode:
+            _add_output(output)
+            _add_tiles(computing)
+    _add_tiles(view)
+    add = enhance.add_argument_group("beside the volume: how far to trust it, texture").add_argument
     add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
     add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")
     text = "share of learnt texture, 0 (the deterministic volume) to 1, of a fused run trained with --init RUN --adv 0.05"
@@ -88,22 +88,24 @@ def _command(commands: Any, name: str, text: str) -> Parser:
 
 
 def _add_input(parser: Parser) -> None:
-    add = parser.add_argument
     add_shared(parser, "--run")
+    files = parser.add_argument_group("input")
+    add = files.add_argument
     text = "files, OME-Zarr, folders of slices or of volumes; with a run of two channels two files are one volume"
     add("--input", type=Path, nargs="+", required=True, metavar="VOLUME", help=text)
-    add_shared(parser, "--channel", nargs="+")
-    add_shared(parser, "--time", "--scene")
+    add_shared(files, "--channel", nargs="+")
+    add_shared(files, "--time", "--scene")
     add("--level", type=int, default=0, metavar="N", help="level of a multiscale image; 0 is the finest")
-    add("--prepared", action="store_true", help="the input went through prepare.py like the training data")
-    add_shared(parser, "--normalise", "--dsp", "--ignore-voxels", "--force-range")
-    add_shared(parser, "--voxel", dest="voxel_um")
-    add_shared(parser, "--thick")
+    fit = parser.add_argument_group("how the input fits the run (grey values, sampling, axes)")
+    fit.add_argument("--prepared", action="store_true", help="the input went through prepare.py like the training data")
+    add_shared(fit, "--normalise", "--dsp", "--ignore-voxels", "--force-range")
+    add_shared(fit, "--voxel", dest="voxel_um")
+    add_shared(fit, "--thick")
     add("--format", default=".ome.zarr", metavar="SUFFIX", help="of the outputs of several inputs; --output is then their folder")
 
 
-def _add_output(parser: Parser) -> None:
-    add = parser.add_argument
+def _add_output(output: Any) -> None:
+    add = output.add_argument
     text = "compute this box of the output only, in its voxels; a number left out means the border: 0:128,:,:"
     add("--region", metavar="z0:z1,y0:y1,x0:x1", help=text)
     add("--dtype", help="of the output; by default the input's")
@@ -112,18 +114,20 @@ def _add_output(parser: Parser) -> None:
     add("--dry-run", action="store_true", help=text)
 
 
-def _add_tiles(parser: Parser) -> None:
-    add = parser.add_argument
+def _add_tiles(place: Any) -> None:
+    add = place.add_argument
     add("--tile", type=int, metavar="N", help="side of a decoding tile in voxels, a multiple of 8; by default as memory allows")
     add("--approximate", action="store_true", help="tiles although the run's norm (instance, group) sees the whole volume")
 
 
-def _add_engine(parser: Parser) -> None:
-    add = parser.add_argument
+def _add_engine(parser: Parser) -> tuple[Any, Any]:
+    output, computing = parser.add_argument_group("output"), parser.add_argument_group("computing")
+    add = output.add_argument
     text = "its ending says the format: .ome.zarr, .ome.tif, .tif, .nii.gz; codes: .codes.zarr"
     add("--output", type=Path, required=True, help=text)
     add("--overwrite", action="store_true", help="replace an existing output")
-    add_shared(parser, "--epoch", "--weights", "--device")
+    add_shared(computing, "--epoch", "--weights", "--device")
+    add = computing.add_argument
     add("--precision", choices=("32", "bf16"), help="by default bf16 on a GPU that has it (NVIDIA: since Ampere), else 32")
     add("--compile", action="store_true", help="let torch.compile make the volume generator; pays for long runs on a GPU")
     text = """tiles per pass of the networks, in encoding and decoding; by default 1 on a CPU, where more gain nothing, and 8 on a
@@ -131,6 +135,7 @@ def _add_engine(parser: Parser) -> None:
         same bit for bit at equal --batch and --tile; others round differently, in rare places to other codes"""
     add("--batch", type=int, metavar="N", help=text)
     add("--keep-background", action="store_false", dest="skip_empty", help="compute tiles of pure background too")
+    return output, computing
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default, text = action.default, action.help
-        if default is None or default is False or default == argparse.SUPPRESS or not text or "default" in text:
+        if isinstance(default, bool) or default in (None, argparse.SUPPRESS) or not text or "default" in text:
             return text
         return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 

@@ -19,6 +19,7 @@ def parser():
     commands = parser.add_subparsers(dest="command")
     group = commands.add_parser("go", help="goes").add_argument_group("places")
     group.add_argument("--ignore-voxels", action="store_true", help="whether it looks")
+    group.add_argument("--all", action="store_false", dest="some", help="nothing left out")
     group.add_argument("--voxel_um", type=float, default=0.25, help="side")
     return parser
 
@@ -53,6 +54,7 @@ def test_the_help_says_defaults(parser, capsys):
         parser.parse_args(["go", "--help"])
     text = capsys.readouterr().out
     assert "side (default: 0.25)" in text and "whether it looks\n" in text
+    assert "nothing left out\n" in text
 
 
 @pytest.mark.parametrize(

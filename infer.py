@@ -157,16 +157,18 @@ def main(arguments: Sequence[str]) -> None:
         for line in [*said, *damaged, f"{given.path}: {len(damaged) or 'nothing'} damaged or missing"]:
             logging.info(line)
         sys.exit(1 if damaged else 0)
-    from inference import Engine, Options, Output, Processes, export
+    from inference import Engine, Options, Output, Processes
     from utils.machine import keep_freed_memory
 
     if given.command == "export":
+        from sharing import export
+
         export(given.path, given.output, run=given.run, epoch=given.epoch)
         return
     keep_freed_memory()
     options = Options(**chosen(given, Options))
     if given.command == "view":
-        from inference.view import opened, view
+        from sharing.view import opened, view
 
         which = {"time": given.time, "scene": given.scene}
         layers = opened(given.path, given.run, options, Engine.choose(given.device), **which)

@@ -18,13 +18,10 @@ The path of one volume through ``infer.py enhance``::
       trust.py        what speaks for the result: seams, consistency with the input, a picture
 
 ``encode`` stops after encoding.py and writes a store (the room codes), from which ``decode`` goes on at decoding.py; info is
-info.py, view is view.py (layers in the browser, read and decoded where one looks), and operating_points.py decodes a store at
-every rate that it allows. ``export`` (exporting.py, with its page, card.py) makes of a store or a run one folder that needs
-nothing else.
+info.py, and operating_points.py decodes a store at every rate that it allows. What leaves the program is the room sharing.
 """
 
 from inference.api import decode, encode, enhance
-from inference.exporting import export
 from inference.outputs import Output, inputs_and_outputs, refuse_inputs
 from inference.run import Run
 from inference.source import Options
@@ -40,7 +37,6 @@ __all__ = [
     "decode",
     "encode",
     "enhance",
-    "export",
     "inputs_and_outputs",
     "refuse_inputs",
 ]

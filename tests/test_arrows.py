@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "reference": {"models", "utils"},
     "codes": {"intensity", "volumes", "utils"},
     "inference": {"intensity", "models", "codes", "volumes", "utils"},
+    "sharing": {"inference", "codes", "volumes", "utils"},
     "evaluation": {"intensity", "volumes", "taming", "utils"},
-    "scripts": {"inference", "training", "evaluation", "dataloader", "reference", "utils"},
+    "scripts": {"sharing", "inference", "training", "evaluation", "dataloader", "reference", "utils"},
 }
 
 

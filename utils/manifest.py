@@ -6,7 +6,7 @@
      "last": [of last.ckpt, of the one before it]}                 # [] before the first; absent in an imported run
 
 A set of component files that is not listed is not there. Of a folder without manifest, which an older version made, all counts.
-Component files of an exported run (inference/exporting.py) end in .safetensors.
+Component files of an exported run (sharing/exporting.py) end in .safetensors.
 """
 
 import re

@@ -10,7 +10,7 @@
         logs/                  TensorBoard
         pictures/              PNG
         checkpoints/           <component>_model_epoch_N.pth, last.ckpt, last.previous.ckpt, best.ckpt, manifest.json;
-                               of an exported run (inference/exporting.py) <component>_model_epoch_N.safetensors and manifest.json
+                               of an exported run (sharing/exporting.py) <component>_model_epoch_N.safetensors and manifest.json
         run.lock               host, process and start of the training that uses the folder
 """
 

@@ -13,7 +13,8 @@ from infer_runs import grey, make_run
 from safetensors.numpy import load_file
 
 from codes.store import CodeStore
-from inference import Run, decode, encode, enhance, export
+from inference import Run, decode, encode, enhance
+from sharing import export
 from utils.checksums import SUMS, write_checksums
 from utils.errors import UserError
 from utils.files import write_json
@@ -131,7 +132,7 @@ def test_it_appears_whole_or_not_at_all(made, tmp_path, monkeypatch):
         patch.setattr("utils.runs.check_checksums", lambda *_, **__: None)
         export(damaged, tmp_path / "o")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("inference.exporting.write_checksums", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("sharing.exporting.write_checksums", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         export(made[0], tmp_path / "o")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "there"]
     assert (tmp_path / "there" / "kept").read_text() == "precious"

@@ -22,7 +22,7 @@ from PIL import Image
 from codes.store import CodeStore
 from inference import Options, decode
 from inference.decoding import IsotropicField
-from inference.view import opened, page
+from sharing.view import opened, page
 from volumes.open import open_volume
 from volumes.write import write_tiff
 

@@ -23,8 +23,8 @@ from safetensors.torch import save
 
 from codes.record import KEY
 from codes.store import UNIT, CodeStore
-from inference.card import card
 from inference.run import Run
+from sharing.card import card
 from utils.boxes import boxes
 from utils.checksums import sealed, write_checksums
 from utils.errors import UserError

@@ -1,5 +1,7 @@
-"""What leaves the program: a store or run as one folder that needs nothing else (exporting.py, with its page, card.py), and
-volumes and stores as linked layers in a browser on this machine, read and decoded where one looks (view.py).
+"""What leaves the program.
+
+A store or run as one folder that needs nothing else (exporting.py, with its page, card.py); volumes and stores as linked layers
+in a browser on this machine, read and decoded where one looks (view.py).
 """
 
 from sharing.exporting import export

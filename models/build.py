@@ -40,7 +40,9 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
     if for_training and frozen:
         model.load_frozen()
     if "net_g" in model.G and isinstance(model.G["net_g"], VolumeDecoder) and settings["norm"] != "instance":
-        model.G["net_g"].to(memory_format=torch.channels_last_3d)  # a fifth less time in 32 bits; more with instance norm
+        for weight in model.G["net_g"].parameters():  # a fifth less time in 32 bits; more with instance norm
+            if weight.dim() == 5:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     return model
 
 

@@ -41,12 +41,12 @@ def killed_at(monkeypatch, count, epoch=None):
 
     original, seen = training.callbacks.replaced, []
 
-    def dying(path):
+    def dying(path, *how):
         if "_model_epoch_" in path.name and (epoch is None or path.name.endswith(f"_{epoch}.pth")):
             seen.append(path)
             if len(seen) == count:
                 raise Killed
-        return original(path)
+        return original(path, *how)
 
     monkeypatch.setattr("training.callbacks.replaced", dying)
 

@@ -105,10 +105,10 @@ def test_a_region_is_the_crop_and_reads_only_its_codes(opened, tmp_path, monkeyp
         if chunk.is_file() and (int(chunk.parts[-3]) > 7 or int(chunk.parts[-2]) > 2):
             chunk.write_bytes(b"damaged")
     region = (slice(3, 30), slice(10, 30), slice(0, 40))
-    part = decode(store, opened, options=Options(tile=16, region=region))
+    part = decode(store.path, opened, options=Options(tile=16, region=region))
     np.testing.assert_array_equal(part, whole[region])
     with pytest.raises(UserError, match="damaged"):
-        decode(store, opened, options=options)
+        decode(store.path, opened, options=options)
 
 
 def test_raw_grid(opened, volume, tmp_path):

@@ -151,7 +151,7 @@ def main(arguments: Sequence[str]) -> None:
             logging.info(line)
         return
     if given.command == "verify":
-        from inference.verify import verify
+        from sharing.verify import verify
 
         said, damaged = verify(given.path)
         for line in [*said, *damaged, f"{given.path}: {len(damaged) or 'nothing'} damaged or missing"]:

@@ -10,8 +10,6 @@ from models.linear_start import FIRST_BLOCKS, begin_linearly
 from models.slice2volume import SliceToVolume
 from utils.axes import channels_first, channels_last
 
-FIRST_LOGVAR = -9.0  # of a linear start: noise of a hundredth of the range
-
 
 class Model(SliceToVolume):
     """KL bottleneck; the isotropic branch leaves the encoder before its middle block (hbranch mid) or after it (z)."""
@@ -31,8 +29,6 @@ class Model(SliceToVolume):
         """With a linear start, principal components of the first training data."""
         if self.settings["autoencoder"]["start"] == "linear" and not self.weights_loaded:
             begin_linearly(self, FIRST_BLOCKS)
-            _, logvar = self.G["quant_conv"].bias.data.chunk(2)  # type: ignore[union-attr, operator]
-            logvar.fill_(FIRST_LOGVAR)
 
     def bottleneck(self, moments: Tensor) -> Code:
         """A sample of the posterior in training, its mean in use."""

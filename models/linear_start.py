@@ -11,6 +11,7 @@ from utils.errors import UserError
 from utils.processes import gathered, of_first
 
 FIRST_BLOCKS = 25_600  # of pixels, all ranks together, that a linear start is computed from at least
+FIRST_LOGVAR = -9.0  # of a Gaussian code: noise of a hundredth of the range
 GRID_REACH = 0.6  # a standard deviation of a component before the tanh of finite scalar quantisation: of 0.4 to 1 the best start
 
 
@@ -33,6 +34,8 @@ def begin_linearly(model: SliceToVolume, count: int) -> None:
     for layer in (model.G["quant_conv"], model.G["post_quant_conv"]):
         nn.init.dirac_(layer.weight)
         nn.init.zeros_(layer.bias)
+    with torch.no_grad():  # beyond the means, where the bottleneck is Gaussian
+        model.G["quant_conv"].bias[len(encoder.linear.weight) :] = FIRST_LOGVAR  # type: ignore[index, operator]
     if "quantize" in model.G and isinstance(model.G["quantize"], FiniteScalarQuantizer):
         vectors = model.first_rows(count, lambda slices: to_vectors(model.encode(slices)[0].moments))
         _fit_to_grid(model, gathered(vectors))

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "reference": {"models", "utils"},
     "codes": {"intensity", "volumes", "utils"},
     "inference": {"intensity", "models", "codes", "volumes", "utils"},
-    "sharing": {"inference", "codes", "volumes", "utils"},
+    "sharing": {"inference", "models", "codes", "volumes", "utils"},
     "evaluation": {"intensity", "volumes", "taming", "utils"},
     "scripts": {"sharing", "inference", "training", "evaluation", "dataloader", "reference", "utils"},
 }

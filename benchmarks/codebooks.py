@@ -38,7 +38,12 @@ VARIANTS = {
     UNTRAINED: {"extends": "vqlinear"},
     "linear start": {"extends": "vqlinear"},
     "linear start, twice the steps": {"extends": "vqlinear"},
-    "linear start, residual, 2 levels": {"extends": "vqlinear", "codebook": {"levels": 2}},
+    "linear start, residual, 2 levels": {
+        "extends": "vqlinear_residual",
+        "embed_dim": 16,
+        "ddconfig": {"z_channels": 16},
+        "codebook": {"levels": 2},
+    },
     "linear start, residual, 4 levels": {"extends": "vqlinear_residual"},
     "linear start, finite scalar 12x5x4": {"extends": "vqlinear_fsq"},
     "linear start, ladder of 16x16": {"extends": "vqlinear_ladder"},

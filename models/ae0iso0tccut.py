@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from ldm.bottleneck import Code, DiagonalGaussian
 from ldm.losses import kl_reconstruction
-from models.linear_start import FIRST_BLOCKS, begin_linearly
 from models.slice2volume import SliceToVolume
 from utils.axes import channels_first, channels_last
 
@@ -24,11 +23,6 @@ class Model(SliceToVolume):
         self.G["quant_conv"] = nn.Conv2d(given * z_channels, 2 * width, 1)
         self.G["post_quant_conv"] = nn.Conv2d(width, z_channels, 1)
         self.from_encoder = autoencoder["ddconfig"]["branch_point"] == "mid"
-
-    def initialise(self) -> None:
-        """With a linear start, principal components of the first training data."""
-        if self.settings["autoencoder"]["start"] == "linear" and not self.weights_loaded:
-            begin_linearly(self, FIRST_BLOCKS)
 
     def bottleneck(self, moments: Tensor) -> Code:
         """A sample of the posterior in training, its mean in use."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.bottleneck import Code
-from models.linear_start import FIRST_BLOCKS, begin_linearly
+from models.linear_start import FIRST_BLOCKS, begin_linearly, first_rows
 from models.slice2volume import Generated, SliceToVolume
 from taming.codebook import CodebookLife
 from taming.quantize import build_quantizer, to_vectors
@@ -40,7 +40,7 @@ class Model(SliceToVolume):
             count = max(count, FIRST_BLOCKS)
             begin_linearly(self, count)
         if self.revival.from_data:
-            vectors = self.first_rows(count, lambda slices: to_vectors(self.encode(slices)[0].moments))
+            vectors = first_rows(self, count, lambda slices: to_vectors(self.encode(slices)[0].moments))
             self.revival.initialise(self.G["quantize"], vectors, self._generator())
 
     def after_batch(self, out: Generated, stepped: bool) -> dict[str, Tensor | float]:

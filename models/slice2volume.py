@@ -8,15 +8,13 @@ any direction must look like slices (six-view adversarial term), slabs of it pro
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from ldm.autoencoder import FINISH_HALO
 from ldm.bottleneck import Code
@@ -25,6 +23,7 @@ from ldm.losses import RECONSTRUCTIONS, adaptive_weight
 from models.base import BaseModel, Terms
 from models.baseline import Baseline, InterpolatedSlices, RestoredSlices
 from models.CUT import PatchContrast
+from models.linear_start import FIRST_BLOCKS, begin_linearly
 from models.sampling import Sampling
 from models.teacher import Teacher
 from models.turned import TruthIn3d
@@ -122,6 +121,11 @@ class SliceToVolume(BaseModel):
     def add_bottleneck(self, autoencoder: dict[str, Any]) -> None:
         """Adds the bottleneck's components to ``G``."""
         raise NotImplementedError
+
+    def initialise(self) -> None:
+        """With a linear start, principal components of the first training data."""
+        if self.settings["autoencoder"]["start"] == "linear" and not self.weights_loaded:
+            begin_linearly(self, FIRST_BLOCKS)
 
     def add_losses(self, s: dict[str, Any], autoencoder: dict[str, Any]) -> None:
         """What only a training needs: the weights of the loss terms and the networks that learn for them."""
@@ -246,23 +250,6 @@ class SliceToVolume(BaseModel):
         if self.baseline:
             volume = volume + self.baseline(to_volume(recon.detach(), batch), range(volume.shape[-1]))
         return code, features.pyramid, recon, volume
-
-    @torch.no_grad()
-    def first_rows(self, count: int, rows: Callable[[Tensor], Tensor]) -> Tensor:
-        """This rank's share of what the first training samples hold.
-
-        Args:
-            count: rows wanted of all ranks together, at least.
-            rows: slices (N, C, X, Y) → (M, c), one row for each position for example.
-        """
-        dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
-        wanted, found, number = math.ceil(count / self.trainer.world_size), [], self.global_rank
-        while sum(map(len, found)) < wanted:
-            sample = default_collate([dataset[number // len(dataset), number % len(dataset)]])
-            original, _ = self.sources({"img": [image.to(self.device) for image in sample["img"]]})
-            found.append(rows(self.to_encode(original)))
-            number += self.trainer.world_size
-        return torch.cat(found)
 
     # In use: whole volumes in pieces (package inference) -------------------------------------------------------------
 

@@ -16,10 +16,9 @@ from workspace import write_volume
 
 import evaluate
 import infer
-import models.ae0iso0tccut as kl
 import models.ae0iso0tccutvqq as vq
 from inference import Options, Run, decode, encode, enhance
-from models import linear_start
+from models import linear_start, slice2volume
 from models.base import BaseModel
 from taming.codebook import kmeans
 from utils.boxes import whole_box
@@ -97,7 +96,7 @@ GAUSSIAN = "extends: kllinear\nembed_dim: 6\nddconfig: {ch: 4, z_channels: 6, nu
 
 
 def test_the_gaussian_model_starts_there_too(linear, monkeypatch):
-    monkeypatch.setattr(kl, "FIRST_BLOCKS", 1280)
+    monkeypatch.setattr(slice2volume, "FIRST_BLOCKS", 1280)
     (linear.root / "tiny.yaml").write_text(GAUSSIAN)
     options = ("--models", "ae0iso0tccut", "--lbNCE", 0)
     whole = linear.train("whole", *options)

@@ -96,9 +96,9 @@ def view(layers: Sequence[Layer], *, port: int = 0, browser: bool = True) -> Non
     with page(layers, port) as viewer:
         log.info("%s", viewer.get_viewer_url())
         log.info("for this computer alone, until Ctrl-C; keys 1 to 9 show and hide layers, h lists all keys")
-        if browser:
-            webbrowser.open(viewer.get_viewer_url())
         try:
+            if browser:
+                webbrowser.open(viewer.get_viewer_url())
             threading.Event().wait()
         except KeyboardInterrupt:
             log.info("closed")

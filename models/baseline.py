@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from models import lateral
 from models.options import MODEL_OPTIONS
 from models.sampling import Sampling
+from models.teacher import TAKEN, stored_lateral
 from networks.views import between_slices, to_slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.runs import RunFolder
 from utils.settings.reading import default_settings
 
-_TAKEN = ("cropsize", "input_nc", "output_nc", "ngf", "blocks", "uprate", "axial_sampling", "axial_sigma", "axial_taps")
 Range = tuple[int, int | None]
 WHOLE_PLANES: Sequence[Range] = ((0, None), (0, None))
 
@@ -122,7 +121,5 @@ class RestoredSlices:
 
 def restorer_of(run: Path) -> dict[str, Any]:
     """Of a lateral run's settings those that say how its network is built."""
-    stored = RunFolder(run).stored_settings(MODEL_OPTIONS)
-    if stored["models"] != "lateral":
-        raise UserError(f"teacher={run} is a run of {stored['models']}; from_teacher takes the network of a lateral run")
-    return {name: stored[name] for name in _TAKEN}
+    stored = stored_lateral(run)
+    return {name: stored[name] for name in (*TAKEN, "cropsize", "output_nc")}

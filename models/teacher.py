@@ -24,7 +24,25 @@ from utils.files import read_mapping
 from utils.frozen import Frozen
 from utils.runs import RunFolder
 
-_TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks")  # by the fused model
+TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks")  # with the very network
+
+
+def stored_lateral(folder: Path | str) -> dict[str, Any]:
+    """The complete settings of a teacher's run.
+
+    Raises:
+        UserError: no run, or not of the lateral model.
+    """
+    where = f"teacher={folder}"
+    if not Path(folder).is_dir():
+        raise UserError(f"{where}: there is no such folder; name a run of the lateral model, or leave teacher out")
+    stored = RunFolder(Path(folder)).stored_settings(MODEL_OPTIONS)
+    if stored["models"] != "lateral":
+        raise UserError(
+            f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "
+            "--models lateral (env/jsn/quickstart.json is an example)"
+        )
+    return stored
 
 
 class Teacher(Frozen):
@@ -45,16 +63,8 @@ class Teacher(Frozen):
     """
 
     def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
-        run = RunFolder(Path(folder))
-        where = f"teacher={folder}"
-        if not run.path.is_dir():
-            raise UserError(f"{where}: there is no such folder; name a run of the lateral model, or leave teacher out")
-        stored = run.stored_settings(MODEL_OPTIONS)
-        if stored["models"] != "lateral":
-            raise UserError(
-                f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "
-                "--models lateral (env/jsn/quickstart.json is an example)"
-            )
+        run, where = RunFolder(Path(folder)), f"teacher={folder}"
+        stored = stored_lateral(folder)
         model: Any = build_model(stored, for_training=False)
         sampling = Sampling.from_settings(settings, where)
         _check(where, stored, model.sections, settings, sampling)
@@ -154,7 +164,7 @@ def needs_teacher(settings: Mapping[str, Any]) -> bool:
 def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any], sampling: Sampling) -> None:
     """That both make the same planes of the same sections."""
     if "axial_sampling" in settings:  # the fused model takes the very network
-        for name in _TAKEN:
+        for name in TAKEN:
             if stored[name] != settings[name]:
                 raise UserError(
                     f"{where} was trained with {name}={stored[name]}, this training has {settings[name]}; give --{name} "

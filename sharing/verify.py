@@ -1,7 +1,5 @@
 """Whether what a path holds is as it was written: a volume, a code store, the weights of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product

@@ -10,11 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from codes.store import SUFFIX, CodeStore, CodeTarget
-from inference.decoding import SliceField, decoded_field
+from inference.decoding import SliceField, decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field
 from inference.outputs import Output, refuse_inputs
-from inference.restoring import isotropic_field
 from inference.run import Run
 from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview

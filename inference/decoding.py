@@ -1,4 +1,4 @@
-"""Output volumes that are decoded from codes: the isotropic one, and the encoded slices as the 2-D decoder has them."""
+"""Output volumes: what a run makes of a volume; of codes the isotropic one, and the slices as the 2-D decoder has them."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,18 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codes.store import Packed
-from inference.encoding import GROUP, LOCAL_CORE
-from inference.fields import Array, Codes, TiledField
-from inference.passes import to_tensor
+from codes.store import CodeStore, Packed
+from inference.encoding import GROUP, LOCAL_CORE, SliceEncoder
+from inference.fields import Array, Field
+from inference.passes import TiledField, to_tensor
+from inference.restoring import LateralField, RestoredField
 from inference.run import Run
-from inference.source import Options
+from inference.source import Options, Source
 from inference.tiling import Axis, Tile3, core_box, training_axis, window_box
 from intensity.transform import Intensity
 from utils.axes import to_file, to_memory
 from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
+
+Codes = SliceEncoder | CodeStore
 
 _BYTES_PER_VOXEL = 3  # values of the finest level that are in memory at once, per channel of its width
 _LOCAL_NORMS = ("batch", "none")  # without statistics of the whole volume
@@ -219,6 +222,25 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         stack = model.restack(latent)
         skip = window[0] - first * self.resizing
         return stack[..., skip : skip + window[1] - window[0]]
+
+
+def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
+    """What a run makes of a volume, as its model does it.
+
+    Raises:
+        UserError: texture is asked of a run that has none.
+    """
+    if options.texture and not run.has_texture:
+        raise UserError(
+            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train one from a "
+            "fused run with --init RUN --adv 0.05, or leave --texture out"
+        )
+    if hasattr(run.model, "restore_halo"):
+        return LateralField(run, source, dtype, options)
+    if run.restores:
+        return RestoredField(run, source, dtype, options.batch)
+    encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
+    return decoded_field(run, encoder, dtype, options)
 
 
 def decoded_field(run: Run, codes: Codes, dtype: np.dtype, options: Options, seed: int | None = None) -> IsotropicField:

@@ -40,8 +40,11 @@ class SliceEncoder(Tiled[Window, Packed]):
                 f"{run.path} holds what decodes its codes and no encoder; export the run itself for more: infer.py export RUN "
                 "--output FOLDER"
             )
-        super().__init__(run, source, batch, skip_empty=skip_empty)
-        self.source, self.inner, self.intensities = source, source.inner, source.intensities
+        kind = "float32" if run.model.from_encoder else "float16"
+        if "quantize" in run.model.G:
+            kind = "uint8" if run.settings["autoencoder"]["n_embed"] <= 256 else "uint16"
+        super().__init__(run, source, np.dtype(kind), batch, skip_empty=skip_empty)
+        self.source, self.inner = source, source.inner
         side = run.stride
         n, h, w = self.shape = (source.count, source.shape[1] // side, source.shape[2] // side)
         halo = run.model.slice_halo("encoder")
@@ -52,10 +55,6 @@ class SliceEncoder(Tiled[Window, Packed]):
             rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))
         self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
         self._blank: NDArray[Any] | None = None
-        kind = "float32" if run.model.from_encoder else "float16"
-        if "quantize" in run.model.G:
-            kind = "uint8" if run.settings["autoencoder"]["n_embed"] <= 256 else "uint16"
-        self.dtype = np.dtype(kind)
 
     def lattice(self) -> dict[str, Any]:
         """Slices that are encoded at once, core and window of a tile."""
@@ -81,20 +80,22 @@ class SliceEncoder(Tiled[Window, Packed]):
 
     def see(self, tile: Tile3, given: NDArray[np.float32]) -> Window | None:
         """The pixels of a tile, and which of its blocks are background."""
-        pixels, (start, stop), group = given, tile[0].window, self.axes[0].core
-        if stop == self.axes[0].size and start % group == 0:  # so that the network sees one shape only
-            missing = group - len(pixels)
-            pixels = np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
-        empty = _blocks_empty(pixels, self.source.floors, self.run.stride)
-        return None if self.skip_empty and empty.all() else (pixels, empty)
+        empty = _blocks_empty(given, self.source.floors, self.run.stride)
+        return None if self.skip_empty and empty.all() else (given, empty)
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Window]) -> list[Packed]:
         """The codes of cores."""
-        slices = to_tensor(np.concatenate([pixels for pixels, _ in seen]), self.run.engine.device)
-        packed: Tensor = self.run.model.pack(slices)
+        pixels = np.concatenate([self._whole_group(tile, pixels) for tile, (pixels, _) in zip(tiles, seen, strict=True)])
+        packed: Tensor = self.run.model.pack(to_tensor(pixels, self.run.engine.device))
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
         codes = codes.astype(self.dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
         return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]
+
+    def _whole_group(self, tile: Tile3, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The last group of slices filled up with its last one, so that the network sees one shape only."""
+        (start, stop), group = tile[0].window, self.axes[0].core
+        missing = group - len(pixels) if stop == self.axes[0].size and start % group == 0 else 0
+        return np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
 
     def blank(self, tile: Tile3) -> Packed:
         """The codes of pure background, computed once, for one slice."""

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.fields import Array, Field, Part, parts_of
 from inference.run import Run
-from inference.tiling import Axis, Tile3, core_box, meet
-from utils.boxes import Box
+from inference.tiling import Axis, Tile3, core_box, meet, window_box
+from utils.boxes import Box, extent, overlap, relative
 from utils.errors import UserError
 from utils.machine import lacks_memory
+from utils.recent import Recent
 
 log = logging.getLogger("isoscope")
 
@@ -44,8 +46,9 @@ class Tiled(ABC, Generic[Seen, Made]):
         smallest: what a tile that cannot be divided is, and what helps; for a message.
         skip_empty: fill tiles that see nothing but background instead of computing them.
         skipped: how many were filled.
-        origin: what its tiles are made of: the source, or codes of it; it knows the tiles that were computed lately (``recent``),
-            shared by all networks of a command.
+        origin: what its tiles are made of: the source, or codes of it.
+        intensities: of the channels, those of ``origin``.
+        dtype: of what it makes.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -56,11 +59,17 @@ class Tiled(ABC, Generic[Seen, Made]):
     divisible: tuple[int, ...] = (0,)
     smallest = ("one slice of a tile", "--batch 1")
 
-    def __init__(self, run: Run, origin: Any, batch: int | None, *, skip_empty: bool = True) -> None:
-        self.run, self.origin, self.recent, self.batch = run, origin, origin.recent, batch or run.engine.batch
-        self.skip_empty, self.skipped = skip_empty, 0
+    def __init__(self, run: Run, origin: Any, dtype: np.dtype, batch: int | None, *, skip_empty: bool = True) -> None:
+        self.run, self.origin, self.intensities, self.dtype = run, origin, origin.intensities, dtype
+        self.batch, self.skip_empty, self.skipped = batch or run.engine.batch, skip_empty, 0
         self._ahead: dict[Tile3, Future[Any]] = {}
         self._largest: int | None = None  # side of a core that fitted into memory, after one did not
+
+    @property
+    def recent(self) -> Recent:
+        """The tiles that were computed lately, shared by all networks of a command: the origin knows them."""
+        recent: Recent = self.origin.recent
+        return recent
 
     # What a network is -----------------------------------------------------------------------------------------------
 
@@ -203,6 +212,94 @@ class Tiled(ABC, Generic[Seen, Made]):
             z, y, x = (self.axes[n].around(core) if n == axis else side for n, side in enumerate(tile))
             parts += self._through_network([(z, y, x)]).values()
         return self.join(parts, axis)
+
+
+class TiledField(Tiled[Seen, Array], Field):
+    """A field whose tiles a network computes; a place of the lattice has ``scale`` voxels.
+
+    Exact tiles are what the network makes of the whole volume at once: their windows hold all that their cores depend on. They
+    are kept as grey values of their cores. Where a network's result depends on the whole window (``blends``), windows overlap;
+    they are kept as the network's values, and summed with weights, tile by tile in the lattice's order.
+    """
+
+    @property
+    def unit(self) -> tuple[int, int, int]:  # type: ignore[override]
+        """Voxels of the cores of a block."""
+        z, y, x = (s * axis.core * n for s, axis, n in zip(self.scale, self.axes, self.block, strict=True))
+        return z, y, x
+
+    def lattice(self) -> dict[str, Any]:
+        """Cores and overlaps in voxels."""
+        axes = list(zip(self.scale, self.axes, strict=True))
+        overlaps = [s * (axis.before + axis.after) if self.blends else 0 for s, axis in axes]
+        return {"decoding": {"core": [s * axis.core for s, axis in axes], "overlap": overlaps, "exact": not self.blends}}
+
+    def kept(self, tile: Tile3) -> Box:
+        """The voxels that are kept of a tile: its core, or its window where windows are blended."""
+        return (window_box if self.blends else core_box)(tile, self.scale)
+
+    def inside(self, tile: Tile3) -> Box:
+        """These in the tile's window."""
+        return relative(self.kept(tile), window_box(tile, self.scale))
+
+    def kind(self, tile: Tile3) -> Hashable:
+        """Places of core and margins; of the window, where the core in it makes no difference."""
+        return extent(window_box(tile)) if self.blends else tuple(side.kind for side in tile)
+
+    def arrays(self, volumes: Tensor) -> list[Array]:
+        """What is kept of the network's values (B, C, z, y, x) of tiles."""
+        return [to_array(volume.float() if self.blends else self.to_grey(volume)) for volume in volumes]
+
+    def blank(self, tile: Tile3) -> Array:
+        """The grey value of empty background."""
+        floors = [self.intensities[min(c, len(self.intensities) - 1)].floor for c in range(self.channels)]
+        grey = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
+        return np.broadcast_to(grey, (self.channels, *extent(self.kept(tile))))
+
+    def join(self, parts: Sequence[Array], axis: int) -> Array:
+        """A tile from its parts."""
+        self.run.engine.record()()
+        return np.concatenate(parts, axis=axis + 1)
+
+    def begin(self, box: Box) -> Part:
+        """The box, from the tiles that meet it; they are remembered where another box may meet them, too."""
+        sides = zip(box, self.unit, self.shape, strict=True)
+        aligned = all(b.start % u == 0 and (b.stop % u == 0 or b.stop == s) for b, u, s in sides)
+        made = self.computed(self.tiles(box), keep=self.blends or not aligned)
+        arrived = self.run.engine.record()
+        if self.blends:
+            arrived()
+            return parts_of(self._blended(box, made), box)
+        tiles = [(self.kept(tile), values) for tile, values in made.items()]
+
+        def part(box: Box) -> Array:
+            arrived()
+            out = np.empty((self.channels, *extent(box)), self.dtype)
+            for core, values in tiles:
+                if meet(core, box):
+                    inside, source = _common(box, core)
+                    out[inside] = values[source]
+            return out
+
+        # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
+        return part if self.run.engine.device.type == "cuda" else parts_of(part(box), box)
+
+    def _blended(self, box: Box, made: Mapping[Tile3, Array]) -> Array:
+        total, weight = np.zeros((self.channels, *extent(box)), np.float32), np.zeros((1, *extent(box)), np.float32)
+        for tile, values in made.items():
+            ramp = np.ones(1, np.float32)
+            for axis, side, scale in zip(self.axes, tile, self.scale, strict=True):
+                ramp = ramp[..., None] * axis.weights(side.core[0] // axis.core, scale)
+            inside, source = _common(box, self.kept(tile))
+            total[inside] += (values * ramp)[source]
+            weight[inside] += ramp[source]
+        return self.to_grey(torch.from_numpy(total / weight[0])).numpy()
+
+
+def _common(box: Box, other: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where two boxes meet, in the arrays (C, ...) of the one and of the other."""
+    met = overlap(box, other)
+    return (slice(None), *relative(met, box)), (slice(None), *relative(met, other))
 
 
 def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:

@@ -1,20 +1,16 @@
-"""Output volumes of the models that make a volume of a volume, without codes; and which field a run's model has."""
+"""Output volumes of the models that make a volume of a volume, without codes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.decoding import decoded_field
-from inference.encoding import SliceEncoder
-from inference.fields import Field, TiledField
-from inference.passes import to_tensor
+from inference.passes import TiledField, to_tensor
 from inference.run import Run
 from inference.source import Options, Source, between
 from inference.tiling import Axis, Tile3, training_axis, window_box
 from utils.axes import to_file
 from utils.boxes import Box, reflected, sample
-from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 
 _LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
@@ -91,22 +87,3 @@ class LateralField(TiledField[Values]):
         z, y, x = self.inside(tiles[0])
         parts = [(side.start, side.stop) for side in (y, x, z)]
         return self.arrays(to_file(self.run.model.restore(slices, len(seen), parts, **self._how)))
-
-
-def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
-    """What a run makes of a volume, as its model does it.
-
-    Raises:
-        UserError: texture is asked of a run that has none.
-    """
-    if options.texture and not run.has_texture:
-        raise UserError(
-            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train one from a "
-            "fused run with --init RUN --adv 0.05, or leave --texture out"
-        )
-    if hasattr(run.model, "restore_halo"):
-        return LateralField(run, source, dtype, options)
-    if run.restores:
-        return RestoredField(run, source, dtype, options.batch)
-    encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
-    return decoded_field(run, encoder, dtype, options)

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from inference.decoding import decoded_field
+from inference.decoding import decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field, Part, parts_of
-from inference.restoring import isotropic_field
 from inference.run import Run
 from inference.source import Options, Source
 from utils.axes import transposed

@@ -201,5 +201,5 @@ def test_few_steps_to_the_first_network(run, volume, tmp_path):
         return walk(lambda: infer.main(list(map(str, words))), "SliceEncoder.compute", **how)
 
     calls, visited = steps("a.ome.zarr", chain=True), steps("b.ome.zarr")
-    assert len(calls) <= 8 and max(Counter(step.split()[0] for step in calls).values()) <= 2, "\n".join(calls)
-    assert len(visited) <= 75, "\n".join(visited)
+    assert len(calls) <= 6 and max(Counter(step.split()[0] for step in calls).values()) <= 2, "\n".join(calls)
+    assert len(visited) <= 70, "\n".join(visited)

@@ -8,7 +8,7 @@ from infer_commands import command, read
 from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
-from inference.restoring import isotropic_field
+from inference.decoding import isotropic_field
 from inference.source import Source
 from inference.uncertainty import Turned, spread_field
 from volumes.volume import ArrayVolume

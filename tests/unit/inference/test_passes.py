@@ -20,7 +20,8 @@ class Toy(Tiled):
     see = join = needed = None
 
     def __init__(self, network, batch):
-        super().__init__(SimpleNamespace(engine=Engine(torch.device("cpu"))), SimpleNamespace(recent=Recent(), intensities=()), None, batch)
+        origin = SimpleNamespace(recent=Recent(), intensities=())
+        super().__init__(SimpleNamespace(engine=Engine(torch.device("cpu"))), origin, None, batch)
         self.network, self.fill = network, False
 
     def compute(self, tiles, seen):

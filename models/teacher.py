@@ -17,6 +17,7 @@ from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from models.sampling import OPERATORS, PROJECTIONS, Sampling, shifted
 from networks.sections import Sections
+from networks.sides import mean_of_sides
 from networks.views import X_AXIS, Y_AXIS, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
 from utils.checksums import sha256
 from utils.errors import UserError
@@ -129,9 +130,8 @@ class Teacher(Frozen):
         return self.sections.centre - self.sampling.centre
 
     def forward(self, slices: Tensor, batch: int) -> Tensor:
-        """The mean of both :meth:`views`, (B, C, X, Y, n·planes per slice)."""
-        across_y, across_x = self.views(slices, batch)
-        return (across_y + across_x) / 2
+        """The volume that the teacher itself makes of the slices, (B, C, X, Y, n·planes per slice), float32, without gradient."""
+        return mean_of_sides(*self.views(slices, batch))
 
     def error(self, volume: Tensor, slices: Tensor, planes: int = 0) -> Tensor:
         """Mean absolute difference of a volume from the teacher's.
@@ -139,8 +139,9 @@ class Teacher(Frozen):
         Args:
             volume: (B, C, X, Y, n·planes per slice).
             slices: what it was made of, (B·n, C, X, Y).
-            planes: with 0 the volume is compared with the mean of both views; else so many planes, drawn from torch's global
-                generator, with what each view gives: on average over steps they draw it to the same place, at less cost.
+            planes: with 0 the volume is compared with the teacher's; else so many planes, drawn from torch's global generator,
+                with what each view gives: on average over steps they draw it to between the two, at less cost. The weights by
+                frequency (networks.sides) need whole neighbourhoods of planes, and are left out there.
         """
         batch = len(volume)
         if not 0 < planes < min(volume.shape[X_AXIS : Y_AXIS + 1]):

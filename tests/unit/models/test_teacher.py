@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from inference import Run, enhance
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from models.teacher import Teacher
@@ -123,12 +125,16 @@ def test_its_planes_lie_where_those_of_the_model_do(tmp_path, model, changes, sa
     torch.testing.assert_close(made[0, 0, 3, 5, inner], expected[inner], atol=2e-6, rtol=0)
 
 
-def test_both_views_are_there_and_the_volume_is_their_mean(tmp_path):
-    teacher = Teacher(lateral(tmp_path), guided())
-    slices = torch.rand(2 * 8, 1, 32, 48) * 2 - 1
+def test_it_shows_the_volume_that_enhance_makes_with_its_run(tmp_path):
+    path, slices = lateral(tmp_path), torch.rand(2 * 8, 1, 32, 48) * 2 - 1
+    teacher = Teacher(path, guided())
     one, other = teacher.views(slices, 2)
     assert one.shape == (2, 1, 32, 48, 64) and not torch.allclose(one, other)
-    torch.testing.assert_close(teacher(slices, 2), (one + other) / 2)
+    made, run = teacher(slices, 2), Run.load(path)
+    assert torch.equal(made, run.model.restore(slices, 2)) and not torch.allclose(made, (one + other) / 2, atol=1e-3)
+    grey = (slices[:8, 0].mT.numpy() + 1) * 500  # (Z, Y, X); the run's range is 0 to 1000
+    shown = (teacher(slices[:8], 1)[0, 0].permute(2, 1, 0).numpy() + 1) * 500
+    np.testing.assert_allclose(enhance(run, grey), shown.clip(0, 1000), atol=0.01)
     swapped, _ = teacher.views(slices.mT, 2)
     torch.testing.assert_close(swapped.movedim(3, 2), other)
 
@@ -148,7 +154,8 @@ def test_some_planes_are_compared_with_what_each_view_makes_of_them(tmp_path, sa
     expected = [F.l1_loss(volume[:, :, :, columns], views[0][:, :, :, columns])]
     expected += [F.l1_loss(volume[:, :, rows], views[1][:, :, rows])]
     torch.testing.assert_close(found, (expected[0] + expected[1]) / 2)
-    assert found > 1e-3 and teacher.error(volume, slices) < 1e-6 and teacher.error(volume, slices, 32) < 1e-6
+    whole = teacher(slices, 2)
+    assert found > 1e-3 and teacher.error(whole, slices) < 1e-6 and teacher.error(whole, slices, 32) < 1e-6
 
 
 @pytest.mark.parametrize("model", [name for name in MODEL_OPTIONS if name not in ("lateral", "fused")])

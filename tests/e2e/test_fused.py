@@ -120,6 +120,7 @@ def test_texture_by_command_and_what_was_invented(tmp_path):
         ("--teacher {lateral} --blocks 2", "give --blocks 1"),
         ("--teacher {lateral} --nm 01", "nm=11"),
         ("--teacher {lateral} --axial_sigma 2", "raise it to at least 5"),
+        ("--teacher {lateral} --cropsize 48 --cropz 12", "smaller in-plane than cropsize=48"),
         ("--teacher nowhere", "neither nowhere nor"),
     ],
 )

@@ -14,6 +14,7 @@ from utils.errors import UserError
 from volumes.open import open_volume
 
 SMALL = ("--cropsize", 40, "--ngf", 8)
+TWO = "--tc --direction x3d0_x3d1 --input_nc 2 --output_nc 2".split()
 GUIDED = "--l1how dsp --downbranch 2 --cropz 8 --adv 0 --lbteach 3 --ema 0".split()
 
 
@@ -68,10 +69,16 @@ def test_a_teacher_that_changed_is_named_before_a_training_goes_on(workspace, te
 
 
 def test_a_teacher_that_does_not_fit_stops_before_anything_is_made(workspace, teacher):
+    shutil.copytree(workspace.data / "train" / "x3d0", workspace.data / "train" / "x3d1")
     for options, rule in [
         (["--teacher", "nobody"], "neither nobody nor"),
         (["--teacher", "tiny/lateral", "--nm", "01"], "nm=11, this training has 01"),
-        (["--teacher", "tiny/lateral", "--l1how", "mean"], "axial_sampling"),
+        (["--teacher", "tiny/lateral", "--l1how", "mean"], "the pick of its planes .*--l1how dsp"),
+        (
+            ["--teacher", "tiny/lateral", "--cropz", 4, "--downbranch", 1],
+            "4 planes of a section .*a teacher with --uprate 8",
+        ),
+        (["--teacher", "tiny/lateral", *TWO], "has 1 channel.*this training 2"),
         (["--from_teacher"], "none is named; give --teacher RUN"),
         (
             ["--from_teacher", "--from_interpolation", "--teacher", "tiny/lateral"],

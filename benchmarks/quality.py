@@ -9,7 +9,7 @@ is a row: experiment files, one after the other, each with options; {lateral} in
 cell. The opponents, nearest, linear and cubic interpolation and cubic with data consistency, get the true operator as well.
 
 ``fib25-aside`` is for choosing settings: trained and judged on two parts of the training volume; ``--row "wide = fib25_lateral
---ngf 96"`` adds a row to try. Budgets are in optimiser steps: small for 10 minutes of one CPU thread, full for an hour.
+--ngf 96"`` adds a row to try. Budgets are in optimiser steps: short for 3 minutes of one CPU thread, small for 10, full for 60.
 ``--minutes`` ends a call; the next one goes on, and finished cells are not redone (a row that changed needs another name).
 Writes benchmarks/results/quality.json, quality.md (the table) and a picture of each volume and degradation.
 """
@@ -49,7 +49,7 @@ from utils.settings.reading import read_settings
 from volumes.open import open_volume
 from volumes.write import write_tiff
 
-BUDGETS = {"small": 1, "full": 6}  # times the steps of a row
+BUDGETS = {"short": 0.25, "small": 1, "full": 6}  # times the steps of a row
 EPOCHS, SHOWN = 10, 112  # of a training; voxels along a side of what pictures show
 EVERY = slice(None, None, 4)  # planes that SSIM sees
 PHANTOM_KINDS = {"phantom": (PhantomScene, None), "nuclei": (PhantomScene, 0), "neurites": (Sparse, None)}
@@ -151,7 +151,7 @@ class Bench:
         settings = read_settings([*map(str, words), *given], MODEL_OPTIONS, ROOT).settings
         batch = settings["batch_size"] * settings["accumulate_grad_batches"]
         samples = len(list((folder / "data" / way / "train" / "x3d0").iterdir())) * EPOCHS
-        every = ROWS[row][1] * BUDGETS[self.budget] * batch // samples
+        every = max(1, round(ROWS[row][1] * BUDGETS[self.budget] * batch / samples))
         if EPOCHS not in run.epochs():
             length = ["--crops_per_volume", every, "--n_epochs", EPOCHS, "--epoch_save", EPOCHS, "--picture_epochs", EPOCHS]
             more = ["--resume"] if (run.checkpoints / "last.ckpt").exists() else [*length, *geometry(settings, how), *given]

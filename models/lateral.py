@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import BaseModel, Terms
-from networks.losses import psnr
+from networks.losses import octave_power, psnr
 from networks.noise import Noise, measured_noise
 from networks.plane_restorer import PlaneRestorer
 from networks.sections import Sections, profile_of
@@ -32,6 +32,7 @@ log = logging.getLogger("isoscope")
 Parts = Sequence[tuple[int, int | None]]
 WHOLE: Parts = ((0, None), (0, None), (0, None))
 _LEAST_SECTIONS = 4  # of a patch, for the network to have something to learn from
+_LEAST_PERIOD = 2  # pixels: the finest that there is
 _MEASURED = 32  # samples in which noise is measured
 
 
@@ -74,6 +75,13 @@ class Model(BaseModel):
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)  # a sixth less time on a CPU
         self.G["net_g"] = network
         self.loss_weights = {"lateral": 1.0} if for_training else {}
+        if for_training and s.get("lbpower"):
+            if s["uprate"] < _LEAST_PERIOD:
+                raise UserError(
+                    f"lbpower={s['lbpower']:g} asks for an octave beyond the sections', and uprate={s['uprate']:g} leaves none; "
+                    f"set lbpower 0, or an uprate of {_LEAST_PERIOD} or more"
+                )
+            self.loss_weights["power"] = s["lbpower"]
 
     def initialise(self) -> None:
         """Measures the noise of the training's first slices, the same on every process."""
@@ -122,8 +130,12 @@ class Model(BaseModel):
         return (torch.rand(3) < 0.5).tolist()
 
     def generator_losses(self, out: Restored) -> Terms:
-        """Mean absolute error of the restored rows."""
-        return {"lateral": F.l1_loss(out.planes, out.truth)}
+        """Mean absolute error of the restored rows; how far their power is from that wanted, as the logarithm of a ratio."""
+        terms = {"lateral": F.l1_loss(out.planes, out.truth)}
+        if self.wants("power"):
+            share = octave_power(out.planes, out.truth, self.sections.planes)
+            terms["power"] = (share / self.settings["power"]).clamp_min(1e-6).log().abs()
+        return terms
 
     def discriminator_losses(self, out: Any) -> Terms:
         """There is no discriminator."""

@@ -111,7 +111,7 @@ SECTIONS = (
     _geometry("axial_taps", float, None, "the same, measured: an odd number of taps one pixel apart", ">=0", nargs="+"),
     _geometry("axial_noise", bool, True, "give degraded slices the noise again that blur and mean remove, as measured"),
 )
-LATERAL = _with(
+PLANES = _with(
     SECTIONS + tuple(option for option in NETWORKS + AUTOENCODER if option.name in ("ngf", "input_nc", "output_nc", "tc")),
     cropz={"default": 2},
     draw={"default": "content"},
@@ -124,9 +124,14 @@ LATERAL = _with(
     monitor={"default": "val/lateral"},
     ngf={"default": 64, "help": "features of the 2-D network"},
 )
+LATERAL = (
+    *PLANES,
+    _loss("lbpower", float, 0.0, "weight of the power restored at periods of one to two sections", ">=0"),
+    _loss("power", float, 0.7, "of the slices' power there, the share that lbpower asks for", ">0 <=1"),
+)
 
 FUSED = _with(
-    LATERAL
+    PLANES
     + ADVERSARIAL
     + tuple(option for option in NETWORKS if option.name in ("netD", "ndf"))
     + (

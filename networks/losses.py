@@ -101,6 +101,35 @@ def gradient_ratio(volume: Tensor) -> Tensor:
     return (z / ((x + y) / 2).clamp_min(1e-12)).sqrt()
 
 
+def octave_power(made: Tensor, truth: Tensor, period: float) -> Tensor:
+    """Power of rows over the truth's at periods of ``period`` to twice as many rows.
+
+    With the distance of two sections this is the octave that the sections just cannot hold: what is in it was restored.
+
+    Args:
+        made, truth: images (N, C, H, W); columns are taken minus their means and under a Hann window.
+        period: in rows, at least 2.
+
+    Returns:
+        A scalar, 1 where both have as much.
+
+    Raises:
+        ValueError: the rows are too few to tell.
+    """
+    frequencies = torch.fft.rfftfreq(made.shape[2], device=made.device)
+    band = (frequencies > 0.5 / period) & (frequencies < 1 / period + 1e-6)
+    if not band.any():
+        raise ValueError(f"{made.shape[2]} rows hold no period between {period:g} and {2 * period:g}")
+    window = torch.hann_window(made.shape[2], device=made.device)[:, None]
+
+    def power(images: Tensor) -> Tensor:
+        rows = full_precision(images)
+        return torch.fft.rfft((rows - rows.mean(2, keepdim=True)) * window, dim=2)[:, :, band].abs().square().mean()
+
+    with torch.autocast(made.device.type, enabled=False):
+        return power(made) / power(truth).clamp_min(1e-12)
+
+
 def psnr(made: Tensor, truth: Tensor) -> Tensor:
     """In dB; the peak is 2, the range of [-1, 1]."""
     return -10 * torch.log10(functional.mse_loss(made, truth) / 4)

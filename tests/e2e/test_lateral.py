@@ -16,6 +16,7 @@ from evaluation.measure import evaluate
 from inference import Options, Run, enhance
 from inference.api import enhance_job
 from inference.source import Source
+from networks.losses import octave_power
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
@@ -42,6 +43,22 @@ def test_it_learns_to_undo_what_the_microscope_did(workspace):
     inner = (slice(4, -4),) * 3
     errors = [np.mean((values - truth)[inner] ** 2) for values in (made, start)]
     assert errors[0] < 0.8 * errors[1]
+
+
+def test_it_restores_the_power_that_it_is_asked_for(workspace):
+    """Grain that sections hardly tell: the mean absolute error alone leaves less than half of its power."""
+    grain = [gaussian_filter(np.random.default_rng(seed).standard_normal((8, 80, 80)), (0, 1.2, 1.2)) for seed in range(3)]
+    for values, name in zip(grain, ("a.tif", "b.tif"), strict=False):
+        tifffile.imwrite(workspace.data / "train" / "x3d0" / name, (2000 + 2000 * values).astype(np.uint16))
+    workspace.settings(ngf=8, lr=3e-3, n_epochs=4, epoch_save=4)
+    unseen = torch.from_numpy(grain[2][:, None].astype(np.float32))
+    shares = []
+    for weight in (0, 0.1):
+        run = workspace.train(f"run{weight}", *OPTIONS, "--lbpower", weight, "--power", 0.8, "--ema", 0)
+        model = Run.load(run.path).model
+        sections, truth = model.sections.pair(unseen)
+        shares.append(octave_power(model.restorer(sections), truth, 4).item())
+    assert shares[0] < 0.5 and shares[1] == pytest.approx(0.8, abs=0.15)
 
 
 def interpolated(run):
@@ -100,6 +117,8 @@ def test_background_is_filled_and_codes_are_refused(tmp_path):
         ("--axial_sigma 6", "raise it to at least"),
         ("--uprate 20", "<=16"),
         ("--cropsize 60", "multiple of 8"),
+        ("--uprate 1 --axial_sigma 1 --lbpower 0.1", "octave beyond .*set lbpower 0"),
+        ("--cropsize 80", "smaller in-plane than cropsize=80; lower cropsize"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_made(workspace, options, rule):

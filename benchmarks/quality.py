@@ -187,7 +187,7 @@ class Bench:
         middle = [slice((size - SHOWN) // 2, (size + SHOWN) // 2) for size in open_volume(folder / "truth.tif").shape]
         panels = {label: to_memory(open_volume(path)[tuple(middle)]) for label, path in shown.items()}
         picture = orthogonal_planes(panels, title=f"{name}, {how.name}, budget {self.budget}")
-        Image.fromarray(picture).save(self.output / f"quality_{name}_{how.name}.jpg", quality=80)
+        Image.fromarray(picture).save(self.output / f"quality_{name}_{how.name}_{self.budget}.jpg", quality=80)
 
 
 def command(script: str, *words: Any) -> float:

@@ -66,7 +66,7 @@ GUIDED = (
     _network("from_interpolation", bool, False, "the volume generator adds to interpolated slices, with which it then starts"),
     _loss("lblateral", float, 0.0, "weight of truth in 3-D: X or Y of the volume plays Z, judged on acquired slices", ">=0"),
     _loss("teacher", str, None, "run of the lateral model whose volume guides this one: a path, or a folder under LOGS"),
-    _loss("teacher_planes", int, 0, "planes of each view that the teacher makes per step; 0 = all, and the mean of both", ">=0"),
+    _loss("teacher_planes", int, 0, "planes of each view that the teacher makes per step; 0 = all, and its whole volume", ">=0"),
     _loss("lbteach", float, 10.0, "weight of the L1 to the teacher's volume", ">=0"),
 )
 

@@ -77,7 +77,7 @@ def test_one_run_trains_judges_and_goes_on(truth, tmp_path):
     assert cells["cube mean4 others tiny small"]["steps"] == 20
     assert cells["cube mean4 - cubic -"]["psnr_db"] < cells["cube mean4 - cubic + consistency -"]["psnr_db"]
     assert "| tiny | itself | small | 20 |" in (tmp_path / "quality.md").read_text()
-    assert (tmp_path / "quality_cube_mean4.jpg").stat().st_size > 10_000
+    assert (tmp_path / "quality_cube_mean4_small.jpg").stat().st_size > 10_000
     made = [path.stat().st_mtime_ns for path in sorted((tmp_path / "work").rglob("*.tif"))]
     assert call() == cells
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "work").rglob("*.tif"))] == made

@@ -42,7 +42,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
-    from training.record import start_record
+    from training.record import start_record, warn_of_changed_data
     from training.requirements import require_room
     from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary, with_restorer
     from utils.machine import keep_freed_memory
@@ -65,7 +65,10 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     with run.locked() if first else nullcontext(), explained(settings, run):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
-            run.write_settings(settings, start_record(data.files(), REPOSITORY))
+            start = start_record(data.files(), REPOSITORY)
+            if checkpoint is not None:
+                warn_of_changed_data(run.last_start(), start)
+            run.write_settings(settings, start)
             write_json(run.dataset_record, record)
             if model.teacher is not None:
                 write_json(run.teacher_record, model.teacher.record)

@@ -10,12 +10,14 @@ from typing import Any, Self
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from dataloader.batches import Batches
 from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
 from dataloader.dataset_folders import paired_names
 from dataloader.sampler import CropSampler, done_so_far
+from dataloader.steady import DataLost, LeftOut, SteadyVolume
 from intensity.statistics import Normalisation, pooled, scan, transform_of
 from intensity.transform import IntensityTransform, check_finite, share_outside
 from utils.errors import UserError
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = (
     *("cropsize", "cropz", "dsp", "dsp_how", "usp", "precrop", "resize", "rotate", "nm", "nm_clip", "seed"),
-    *("crops_per_volume", "preload", "draw", "batch_size", "workers"),
+    *("crops_per_volume", "preload", "draw", "batch_size", "workers", "unreadable_files"),
 )
 _DRAWN_AGAIN, _TRIED = 8, 64  # places in search of content; crops that say how strong a file's content is
 _SAMPLED_FILES = 16  # files whose values are tried under nm 00 before a training starts
@@ -54,6 +56,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         draw: ``uniform``, all places are equally likely; ``content``: a place that shows little but background is drawn again,
             up to 8 times, so that sparse volumes train as well.
         preload: ``check`` decodes the volumes into memory (worker processes that are forked share them).
+        unreadable_files: how many files may become unreadable; crops of the files after them, at the places that the same draw
+            gives there, then stand in for theirs.
         **crop: size and sampling of a crop, see ``dataloader.crops.CropSettings``.
 
     Raises:
@@ -72,6 +76,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         crops_per_volume: int = 1,
         preload: bool = False,
         draw: str = "uniform",
+        unreadable_files: int = 0,
         **crop: Any,
     ):
         self.root, self.directions, self.train = Path(root), tuple(directions), train
@@ -85,6 +90,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self._volumes: dict[tuple[str, str], Volume] = {}
         self._transforms: dict[tuple[str, str], IntensityTransform] = {}
         self.draw, self._contrasts = draw, dict[int, float]()
+        self._left_out = LeftOut(len(self.names), unreadable_files)
 
     def __len__(self) -> int:
         return len(self.names) * self.crops_per_volume
@@ -93,10 +99,14 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        label = index % len(self.names)
-        if not self.train:
-            return self.centre(label)
-        rng = np.random.default_rng([self.seed, epoch, index])
+        while True:
+            label = self._left_out.stand_in(index % len(self.names))
+            try:
+                return self._sample(label, np.random.default_rng([self.seed, epoch, index])) if self.train else self.centre(label)
+            except DataLost as error:
+                self._left_out.add(label, error)
+
+    def _sample(self, label: int, rng: np.random.Generator) -> dict[str, Any]:
         sample = self._drawn(label, rng)
         if self.draw == "content":
             if label not in self._contrasts:  # less than a quarter of the strongest contrast among some crops is background
@@ -198,7 +208,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         """A volume; kept, since one without its values is small and holds no file open."""
         key = direction, name
         if key not in self._volumes:
-            self._volumes[key] = open_volume(self.root / direction / name)
+            self._volumes[key] = SteadyVolume(open_volume(self.root / direction / name))
         return self._volumes[key]
 
     def _transform(self, direction: str, name: str, advance: Callable[[int], object] = int) -> IntensityTransform:
@@ -266,28 +276,21 @@ class DataModule(pl.LightningDataModule):
         for dataset in filter(None, (self.train_set, self.val_set)):
             dataset.check(ends)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> Batches:
         """Batches of this process, in the order of the epoch that the trainer is about to run or to continue."""
         return self._loader(self.train_set, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+    def val_dataloader(self) -> Batches | list[Any]:
         """Centre crops in file order; an empty list without validation data."""
         return [] if self.val_set is None else self._loader(self.val_set, shuffle=False)
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, dataset: PairedImageDataset, shuffle: bool) -> DataLoader[dict[str, Any]]:
+    def _loader(self, dataset: PairedImageDataset, shuffle: bool) -> Batches:
         rank, world = self._place()
         sampler = CropSampler(len(dataset), self.batch_size, seed=dataset.seed, rank=rank, world=world, shuffle=shuffle)
         if shuffle and self.trainer is not None:  # Lightning asks before it tells a resumed run's epoch, and skips nothing
             epochs, batches = done_so_far(self.trainer)
             sampler.continue_at(epochs, batches * self.batch_size)
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return Batches(dataset, sampler, self.batch_size, self.workers)

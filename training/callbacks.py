@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from dataloader.sampler import done_so_far
+from dataloader.steady import DataLost
+from utils.errors import CTRL_C, SCHEDULERS
 from utils.files import replaced
 from utils.pictures import keep_newest, orthogonal_planes, save_png
 from utils.runs import RunFolder, higher_is_better
@@ -30,7 +33,7 @@ from utils.threads import Threads
 log = logging.getLogger(__name__)
 
 GO_ON = "what was saved before is as it was: make room and go on with --resume"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, *SCHEDULERS)
 
 
 class InPlace(TorchCheckpointIO):
@@ -49,7 +52,7 @@ class RunKeeper(Checkpoint):
     A set of component files after every `epoch_save` epochs, after the last epoch and at a stop, never over a finished one;
     ``last.ckpt`` then too, and at any epoch end when `save_minutes` have passed; ``best.ckpt`` when the watched validation metric
     improves. A stop waits for the end of the accumulation window, because gradients are not saved; the first signal stops
-    gracefully, the second at once.
+    gracefully, a Ctrl-C after it at once (schedulers send several, none of which may break off a save).
     """
 
     def __init__(self, run: RunFolder, settings: Mapping[str, Any]) -> None:
@@ -79,10 +82,11 @@ class RunKeeper(Checkpoint):
         self._handlers = {}
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if self.reason:
-            raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
-        log.info("%s: stopping after this step; once more to stop at once", self.reason)
+        if self.reason and number == signal.SIGINT:
+            sys.exit(CTRL_C)
+        if not self.reason:
+            self.reason = signal.Signals(number).name
+            log.info("%s: stopping after this step; Ctrl-C to stop at once", self.reason)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Saves and stops in the middle of an epoch if asked to; at its end on_train_epoch_end does."""
@@ -94,6 +98,13 @@ class RunKeeper(Checkpoint):
         self.stopped = trainer.should_stop = True
         self._write_components(trainer, pl_module, trainer.current_epoch)
         self._write_last(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Saves what was trained before data were lost, between two steps; several processes cannot save where one has gone."""
+        batches: int = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        between = trainer.training and batches % pl_module.settings["accumulate_grad_batches"] == 0
+        if isinstance(exception, DataLost) and between and trainer.world_size == 1:
+            self._write_last(trainer, pl_module)
 
     def _stop_wanted(self, trainer: pl.Trainer) -> bool:
         if trainer.world_size == 1:

@@ -2,11 +2,12 @@
 
 import datetime
 import hashlib
+import logging
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 
 from utils.checksums import sha256
 
+log = logging.getLogger("isoscope")
 _WHOLE = 2**32  # bytes of a file up to which its checksum is that of the whole
+_SHOWN = 5  # names in a message
 _END = 2**26  # of larger ones, of the first and last so many bytes
 
 
@@ -41,6 +44,17 @@ def start_record(files: Iterable[Path], repository: Path) -> dict[str, Any]:
         },
         "data": [{"file": str(file), "bytes": file.stat().st_size, **_checksum(file)} for file in files],
     }
+
+
+def warn_of_changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Says which files are not those of the start before, by two records of starts; data may lie in another folder since."""
+    was, known = ({tuple(Path(one["file"]).parts[-3:]): one for one in start.get("data", ())} for start in (before, now))
+    missing = [str(Path(*name)) for name in was.keys() - known.keys()]
+    other = [str(Path(*name)) for name, one in known.items() if was and {**one, "file": ""} != {**was.get(name, {}), "file": ""}]
+    for what, names in (("missing", missing), ("new or of other contents", other)):
+        if names:
+            shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            log.warning("data are not those that this training had: %s %s; what it becomes differs from now on", what, shown)
 
 
 def _git(repository: Path, *words: str) -> str | None:

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from models.baseline import restorer_of
 from models.build import build_model, load_components
 from models.teacher import needs_teacher
 from training.callbacks import GO_ON, GivesWay, InPlace, PictureWriter, Progress, RunKeeper
-from utils.errors import UserError
+from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN, UserError
 from utils.files import FULL
 from utils.machine import in_bf16, lacks_memory, warn_of_cudnn
 from utils.runs import RunFolder
@@ -197,7 +198,7 @@ def closing(trainer: pl.Trainer, run: RunFolder) -> tuple[str, int]:
     keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
     if not keeper.reason:
         return f"done: {epochs}", 0
-    code = {"SIGINT": 130, "SIGTERM": 75, "SIGUSR1": 75}.get(keeper.reason, 0)  # 75: EX_TEMPFAIL of sysexits.h, try again
+    code = {signal.SIGINT.name: CTRL_C, **{number.name: TRY_AGAIN for number in SCHEDULERS}}.get(keeper.reason, 0)
     return f"stopped by {keeper.reason}: {epochs}; go on with --resume", code
 
 

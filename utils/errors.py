@@ -2,10 +2,15 @@
 
 import difflib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
+CTRL_C, TRY_AGAIN = 130, 75  # codes to leave with: of shells after SIGINT; EX_TEMPFAIL of sysexits.h after a scheduler's signal
+SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)  # who asks for the place of a command
 _LONGEST, _LONGEST_WORD = 4000, 100  # letters of a message; of a word that is compared with known ones
 
 
@@ -44,16 +49,17 @@ def printable(text: str) -> str:
 
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
-    """Ends the program with the message of a UserError and code 2, or after Ctrl-C with 130; debug: with the traceback."""
+    """Ends the program with the message of a UserError and code 2, after Ctrl-C with 130, after a scheduler's signal with 75.
+
+    debug: with the traceback.
+    """
     try:
-        yield
+        with _giving_way():
+            yield
     except UserError as error:
         if debug or error.shows_traceback:
             raise
-        message = str(error)
-        if message.startswith("Caught "):  # torch wraps what a worker process raised: "Caught ... Original Traceback ..."
-            message = message.rpartition(f"{UserError.__name__}: ")[2].rstrip()
-        sys.stderr.write(f"error: {printable(message)}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(2)
     except OSError as error:  # what the system refuses, such as a full disc or a name that is too long
         if debug or UserError.shows_traceback:
@@ -65,4 +71,21 @@ def reported(debug: bool) -> Iterator[None]:
         if debug:
             raise
         sys.stderr.write("stopped by Ctrl-C\n")
-        sys.exit(130)
+        sys.exit(CTRL_C)
+
+
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """A scheduler's signal ends the program as Ctrl-C does: what is half-written is removed, what is kept is kept."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
+        sys.exit(TRY_AGAIN)
+
+    mine = threading.current_thread() is threading.main_thread()  # no other thread hears signals
+    before = {number: signal.signal(number, leave) for number in SCHEDULERS} if mine else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

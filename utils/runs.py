@@ -39,7 +39,7 @@ CODES = "codes.zarr"  # a code store inside such a folder
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
     picture_epochs keep_pictures val_epochs log_steps monitor max_time resume overwrite strict debug env logs data_root
-    preload jsn prj""".split()
+    preload unreadable_files jsn prj""".split()
 )
 
 
@@ -199,6 +199,11 @@ class RunFolder:
         if start is not None:
             write_json(self.path / f"start_{number}.json", start)
         write_json(self.path / f"{number}.json", {"settings_version": SETTINGS_VERSION, **settings})
+
+    def last_start(self) -> dict[str, Any]:
+        """What there is to say of the latest start; nothing where an older version has made it."""
+        path = self.path / f"start_{self._starts()}.json"
+        return read_mapping(path, "record of a start") if path.is_file() else {}
 
     def _starts(self) -> int:
         """The number of the latest start; -1: none."""

@@ -61,7 +61,7 @@ def test_what_a_worker_process_raises_is_told_without_its_traceback(workspace, c
             raised.append(str(error))
             raise
     message = capsys.readouterr().err.rpartition("error: ")[2]
-    assert raised[0].startswith("Caught UserError in DataLoader worker process 0") and end.value.code == 2
+    assert raised[0] == message.rstrip("\n") and end.value.code == 2
     assert message.startswith(str(volume(workspace))) and "--nm 11" in message and "Traceback" not in message
 
 

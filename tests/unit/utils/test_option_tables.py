@@ -74,6 +74,7 @@ SHARED = {
     "strategy": "auto",
     "save_d": False,
     "on_nan": "stop",
+    "unreadable_files": 0,
     "save_minutes": 10.0,
 }
 SLICES = SHARED | {

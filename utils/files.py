@@ -76,6 +76,13 @@ def beside(folder: Path, what: str) -> Path:
     return folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{what}")
 
 
+def discard(folder: Path) -> None:
+    """Deletes a folder; of one that is killed meanwhile :func:`remove_left_overs` finds the rest."""
+    aside = beside(folder, "discarded")
+    os.rename(folder, aside)
+    shutil.rmtree(aside)
+
+
 def remove_left_overs(folder: Path) -> None:
     """Deletes what processes of this host that were killed have left :func:`beside` a folder."""
     for stale in folder.parent.glob(f".{glob.escape(f'{folder.name}.{socket.gethostname()}')}-*-*.*"):

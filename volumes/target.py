@@ -22,7 +22,7 @@ from tqdm import tqdm
 from utils.boxes import Box, voxels_of
 from utils.checksums import sealed
 from utils.errors import UserError
-from utils.files import CONTINUES, beside, new_folder, put_folder, write_json, writing
+from utils.files import CONTINUES, discard, new_folder, put_folder, write_json, writing
 from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
 from volumes.pyramid import reduced
@@ -63,9 +63,7 @@ class Target:
         self._journal = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.done"
         refuse_existing(output, overwrite)
         if self.partial.exists() and overwrite and _stored_plan(self.partial) != plan:
-            discarded = beside(self.partial, "discarded")
-            os.rename(self.partial, discarded)
-            shutil.rmtree(discarded)
+            discard(self.partial)
         if not self.partial.exists():
             try:
                 with new_folder(self.partial) as folder:
@@ -293,7 +291,7 @@ class VolumeTarget(Target):
         else:
             channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
             write_single_file(self.output, plan, channels, attributes)
-            shutil.rmtree(self.partial)
+            discard(self.partial)
 
     def volume(self, channel: int = 0) -> Volume:
         """A channel of the output as far as it is written, 0 elsewhere."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import remove_left_overs
 from volumes.block_array import BlockArray, sharded
 from volumes.pyramid import Level, plan_levels
 from volumes.volume import READABLE, Triple, as_sides, optional_package, triple
@@ -41,8 +42,12 @@ def partial_path(output: Path | str) -> Path:
 
 
 def refuse_existing(output: Path | str, overwrite: bool) -> None:
-    """A UserError says that an output exists (unless ``overwrite`` allows to replace it), or cannot be put there at all."""
+    """A UserError says that an output exists (unless ``overwrite`` allows to replace it), or cannot be put there at all.
+
+    What a command that was killed as it finished has left beside it is removed.
+    """
     output = Path(output)
+    remove_left_overs(partial_path(output))
     folder = output_format(output) == "zarr"
     if not output.parent.is_dir():
         raise UserError(f"{output}: the folder {output.parent} does not exist; create it first")

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-PHASES = ("elsewhere", "step", "validation", "checkpoint", "picture", "writing", "finishing")
+PHASES = ("elsewhere", "started", "step", "validation", "checkpoint", "picture", "writing", "finishing")
 MARKED = (
+    ("utils.errors", "reported", "started"),
     ("models.base", "BaseModel.training_step", "step"),
     ("models.base", "BaseModel.validation_step", "validation"),
     ("training.callbacks", "RunKeeper._write_components", "checkpoint"),
@@ -118,7 +119,7 @@ class Victim:
 
     def end(self) -> int:
         """The code that it leaves with; of a signal that it died of, minus its number."""
-        self.process.join(300)
+        self.process.join(600)
         assert self.process.exitcode is not None, f"it hangs: {self.log.read_text()[-2000:]}"
         self.groups.add(self.process.pid)
         return self.process.exitcode
@@ -165,8 +166,8 @@ def _groups():
 def drawn(rng: random.Random, usual: Marks, started: float, phases: Sequence[str], signals: Sequence[int], most: int):
     """A moment and a signal: phase, its n-th time, seconds after its beginning, signal."""
     phase, number = rng.choice(phases), rng.choice(signals)
-    if phase == "elsewhere":
-        return phase, 0, rng.uniform(0, started), number
+    if phase == "started":
+        return phase, 1, rng.uniform(0, started), number
     times = rng.randint(1, max(1, min(most, usual.begun(phase))))
     return phase, times, rng.uniform(0, usual.mean(phase)), number
 

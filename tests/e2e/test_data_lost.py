@@ -25,6 +25,11 @@ def same(*runs):
     return states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def quickly(name, *first, slowly):
+    """Some values always, the others among the slow tests."""
+    return pytest.mark.parametrize(name, [*first, *(pytest.param(other, marks=pytest.mark.slow) for other in slowly)])
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A training that nothing disturbs."""
@@ -86,7 +91,7 @@ def no_file_any_more(path):
     return "a.tif cannot be read"
 
 
-@pytest.mark.parametrize("spoil", [deleted, other_shape, cut_short, emptied, no_file_any_more])
+@quickly("spoil", deleted, other_shape, cut_short, slowly=[emptied, no_file_any_more])
 def test_a_lost_file_is_named_and_the_training_goes_on_from_the_very_step(workspace, whole, at_batch, capsys, spoil):
     """To the weights of an undisturbed one, once the file is back."""
     path, kept = volume(workspace), workspace.root / "kept.tif"
@@ -173,12 +178,7 @@ def kill_worker(number=signal.SIGKILL):
     os.kill(multiprocessing.active_children()[0].pid, number)
 
 
-def quickly(first, *others):
-    """The first of some signals always, the others among the slow tests: five seconds pass until a process is missed."""
-    return pytest.mark.parametrize("number", [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)])
-
-
-@quickly(signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
+@quickly("number", signal.SIGKILL, slowly=[signal.SIGTERM, signal.SIGSEGV])
 def test_a_killed_worker_is_replaced_and_changes_nothing(workspace, whole, at_batch, caplog, number):
     at_batch(lambda: kill_worker(number), batch=1)
     assert same(whole, workspace.train("broken", *OPTIONS, 2))
@@ -197,7 +197,7 @@ def test_workers_that_are_killed_again_and_again_are_named_and_nothing_is_lost(w
     assert same(whole, workspace.train("broken", "--resume"))
 
 
-@quickly(signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
+@quickly("number", signal.SIGUSR1, slowly=[signal.SIGINT, signal.SIGTERM])
 def test_signals_go_to_all_processes_of_a_job(workspace, whole, at_batch, number):
     """As Ctrl-C in a terminal and schedulers have it: the first process stops, saves and says so."""
     at_batch(lambda: [os.kill(pid, number) for pid in (os.getpid(), *(w.pid for w in multiprocessing.active_children()))])

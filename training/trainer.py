@@ -23,6 +23,7 @@ from training.callbacks import GO_ON, GivesWay, InPlace, PictureWriter, Progress
 from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN, UserError
 from utils.files import FULL
 from utils.machine import in_bf16, lacks_memory, warn_of_cudnn
+from utils.processes import several
 from utils.runs import RunFolder
 
 
@@ -204,7 +205,7 @@ def closing(trainer: pl.Trainer, run: RunFolder) -> tuple[str, int]:
 
 @contextmanager
 def explained(settings: Mapping[str, Any], run: RunFolder) -> Iterator[None]:
-    """Says what a training can do about it: a UserError in place of errors that say that memory or disc do not suffice."""
+    """Says what a training can do about it: a UserError where memory or disc do not suffice, or another process has gone."""
     try:
         yield
     except OSError as error:
@@ -212,6 +213,11 @@ def explained(settings: Mapping[str, Any], run: RunFolder) -> Iterator[None]:
             raise
         raise UserError(f"{error.filename or run.path}: the disc is full; {GO_ON}") from error
     except (RuntimeError, MemoryError) as error:
+        if several() and "by peer" in str(error):
+            raise UserError(
+                "another process of this training has ended: what it said stands above, or the system has killed it, as where "
+                "memory ends; what was saved before is as it was: go on with --resume"
+            ) from error
         if not lacks_memory(error):
             raise
         size = {name: settings[name] for name in ("batch_size", "cropsize", "ngf", "adv_planes")}

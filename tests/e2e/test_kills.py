@@ -27,7 +27,7 @@ SEED = 16
 TRAINING = ("started", "step", "validation", "checkpoint", "checkpoint", "picture")
 COMMAND = ("started", "writing", "writing", "finishing")
 AT_ONCE = {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
-OPTIONS = {"ngf": 1, "ndf": 2, "save_minutes": 0, "crops_per_volume": 2, "picture_epochs": 3, "epoch_save": 2, "ema": 0.9}
+OPTIONS = {"save_minutes": 0, "crops_per_volume": 2, "picture_epochs": 3, "epoch_save": 2, "ema": 0.9}
 log = logging.getLogger("isoscope")
 
 

@@ -79,8 +79,7 @@ ROWS = {  # experiment file and options, steps of the small budget
     ),
     "Gaussian": ("fib25 --models ae0iso0tccut --ldmyaml kllinear --lbNCE 0 --teacher {lateral}", 600),
     "IsoREF": ("fib25 --models IsoREF --from_interpolation --nocyc --lbNCE 0 --teacher {lateral}", 600),
-    "fused": ("fib25_fused --teacher {lateral}", 200),
-    "texture": ("fib25_fused --init {fused} --adv 0.05", 600),
+    "texture": ("fib25_fused --teacher {lateral}", 600),
 }
 
 

@@ -232,8 +232,8 @@ def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype)
     """
     if options.texture and not run.has_texture:
         raise UserError(
-            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train one from a "
-            "fused run with --init RUN --adv 0.05, or leave --texture out"
+            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train a "
+            "fused one with --teacher RUN --adv 0.05, or leave --texture out"
         )
     if hasattr(run.model, "restore_halo"):
         return LateralField(run, source, dtype, options)

@@ -184,8 +184,8 @@ class Run:
 
     @property
     def has_texture(self) -> bool:
-        """Fused, trained with an adversary: a deterministic network, and one that it became."""
-        return "net_s" in self.model.G
+        """Fused, trained with an adversary: what it adds to its lateral run's volume is texture."""
+        return self.settings["models"] == "fused" and bool(self.settings["adv"])
 
     @property
     def channels(self) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -60,7 +60,6 @@ class BaseModel(pl.LightningModule):
     """
 
     betas = (0.5, 0.999)
-    copies: ClassVar[Mapping[str, str]] = {}  # components that keep what another one was when ``--init`` loaded it, averaged
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
         """Builds what the model is made of, and the losses where it is for training.

@@ -5,7 +5,6 @@ import logging
 import pickle
 from collections.abc import Container, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,7 +52,6 @@ def load_components(
     *,
     ema: bool = False,
     dispensable: Container[str] = (),
-    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Loads component files of a run into a model of the same shape.
 
@@ -61,7 +59,6 @@ def load_components(
         epoch: completed epochs of the checkpoint; None is the latest.
         ema: take averaged weights for the components that have them.
         dispensable: components that keep their fresh weights, with a warning, where the run has no file of them.
-        copies: components that take the weights of another one where the run has no file of them.
 
     Returns:
         The epoch loaded.
@@ -79,8 +76,6 @@ def load_components(
     averaged = ema and any(run.component(name, chosen, ema=True).is_file() for name in model.G)
     for name, component in model.components().items():
         path = run.component(name, chosen, ema=averaged and name in model.G)
-        if not path.is_file() and name in copies:
-            path = run.component(copies[name], chosen, ema=averaged)
         if not path.is_file() and name in dispensable:
             log.warning("%s was trained without %s, which starts with fresh weights", run.path, name)
             continue

@@ -5,14 +5,13 @@ of this run and stay as they are. A 3-D network reads both results beside the in
 weighted mean (networks.sides). It learns from truth in 3-D (networks.turned): the volume is turned so that X plays the part of Z,
 made coarse, restored, and compared with the slices that were acquired.
 
-Texture (``adv``): planes of the volume in six views must look like slices (networks.losses). Such a training starts from a
-finished run without it (``--init``), whose network it keeps as it is beside the one that learns: what is in the volume of the one
-and not in that of the other was invented, and in use any share of it can be left out.
+Texture (``adv``): planes of the volume in six views must look like slices (networks.losses). What is then in the volume and not
+in the mean of both results was invented, and in use any share of it can be left out.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,39 +53,26 @@ class Fused:
 class Model(lateral.Model):
     """The 2-D network of a lateral run, frozen, and a 3-D network on its results."""
 
-    copies: ClassVar[Mapping[str, str]] = {"net_s": "net_g"}
-
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
         """As BaseModel.
 
         Raises:
-            UserError: texture without a run to start from, neither a lateral run nor one of this model to take weights from, or
-                crops too shallow for the profile.
+            UserError: neither a lateral run nor one of this model to take weights from, or crops too shallow for the profile.
         """
         super().__init__(settings, for_training)
         s = self.settings
-        if for_training and not s["init"] and not s["resume"] and (s["adv"] or not s["teacher"]):
-            raise UserError(
-                f"adv={s['adv']:g} is trained from a finished run without it; name that run with --init RUN, or set adv 0"
-                if s["adv"]
-                else "teacher is not set: the fused model reads what a lateral run gives; name that run with --teacher RUN"
-            )
+        if for_training and not (s["init"] or s["resume"] or s["teacher"]):
+            raise UserError("teacher is not set: the fused model reads what a lateral run gives; name it with --teacher RUN")
         if s["cropz"] <= 2 * self.sections.lost:
             raise UserError(
                 f"cropz={s['cropz']} slices are too few for the profile along z, which needs {self.sections.lost} at both ends; "
                 f"raise it to at least {2 * self.sections.lost + 1}"
             )
         self.G["net_t"] = self.G["net_g"].requires_grad_(False)
-        self.G["net_g"] = self._network()
-        if s["adv"]:
-            self.G["net_s"] = self._network().requires_grad_(False)
+        self.G["net_g"] = VolumeFuser(self.sections, channels=s["input_nc"], width=s["fuse_width"], blocks=s["fuse_blocks"])
         if s["adv"] and for_training:
             self.D["net_d"] = PatchDiscriminator(s["output_nc"], s["ndf"], s["netD"])
             self.loss_weights |= dict.fromkeys(("views", "views_fake", "views_real"), s["adv"])
-
-    def _network(self) -> VolumeFuser:
-        s = self.settings
-        return VolumeFuser(self.sections, channels=s["input_nc"], width=s["fuse_width"], blocks=s["fuse_blocks"])
 
     @property
     def restorer(self) -> nn.Module:
@@ -156,7 +142,7 @@ class Model(lateral.Model):
             slices: (B·n, C, X, Y), X and Y even.
             batch: B.
             parts: start and stop along X, Y and Z of what is wanted; the rest is only looked at.
-            texture: α in S + α·(X - S), where texture was trained: S is what its start makes of the slices, X what it makes.
+            texture: α in S + α·(X - S), where texture was trained: S is the volume of the lateral run, X what this model makes.
 
         Returns:
             (B, C, part of X, part of Y, part of n·planes).
@@ -164,8 +150,10 @@ class Model(lateral.Model):
         planes, pixels = self.G["net_g"].halo  # type: ignore[misc]
         wide, inner = self.widened(slices, batch, parts, (pixels, pixels, planes))
         seen, first = self.seen_planes(slices, batch, wide), int(wide[2][0]) % self.sections.planes
-        made = self.G["net_s" if "net_s" in self.G else "net_g"](*seen, first)[inner]
-        return torch.lerp(made, self.G["net_g"](*seen, first)[inner], texture) if texture else made
+        if not self.settings["adv"]:
+            return self.G["net_g"](*seen, first)[inner]
+        start = mean_of_sides(*seen[1:])[inner]
+        return torch.lerp(start, self.G["net_g"](*seen, first)[inner], texture) if texture else start
 
     @property
     def restore_halo(self) -> tuple[int, int, int]:

@@ -77,8 +77,7 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     model.weights_loaded = True
     # of what is lacking because that run's losses did not need it
     lacking = {*model.D, "netF"} | ({"net_g", "net_t"} if "encoder" in model.G else set())
-    how: dict[str, Any] = {"ema": bool(model.copies), "copies": model.copies, "dispensable": lacking}
-    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, **how)
+    return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=lacking)
 
 
 def folder_of_run(option: str, name: str, logs: Path) -> Path:

@@ -64,7 +64,7 @@ def _lively(model):
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.3, 0.6)
-    for name in ("net_g", "net_t", "net_s"):
+    for name in ("net_g", "net_t"):
         if name in model.G and "last" in dict(model.G[name].named_children()):
             model.G[name].last.weight.normal_(0, 0.1)  # of an untrained lateral or fused model it is zero
     if model.settings.get("from_interpolation") or model.settings.get("from_teacher"):

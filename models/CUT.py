@@ -79,7 +79,7 @@ class PatchContrast(nn.Module):
         for level, weight in enumerate(self.level_weights):
             if not weight:
                 continue
-            ids = draw(query[level].shape[2:].numel())[: self.num_patches].to(query[level].device)
+            ids = draw(query[level].shape[2:].numel())[: self.num_patches].to(query[level].device, non_blocking=True)
             vectors = self.sample(level, query[level], ids)
             with torch.no_grad():
                 targets = self.sample(level, key[level], ids)

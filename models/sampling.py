@@ -73,7 +73,7 @@ class Sampling:
         """
         if self.usp == 1:
             return slices
-        inverse = _undo_interpolation(slices.shape[-1], self.usp).to(slices.device)
+        inverse = _undo_interpolation(slices.shape[-1], self.usp).to(slices.device, non_blocking=True)
         with torch.autocast(slices.device.type, enabled=False):
             return slices.float() @ inverse
 

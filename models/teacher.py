@@ -149,7 +149,7 @@ class Teacher(Frozen):
         sections = self.sampling.sections(to_volume(slices, batch))
         errors = []
         for axis, seen, stacked in ((Y_AXIS, xz_planes, xz_volume), (X_AXIS, yz_planes, yz_volume)):
-            some = torch.randperm(volume.shape[axis])[:planes].to(volume.device)
+            some = torch.randperm(volume.shape[axis])[:planes].to(volume.device, non_blocking=True)
             with torch.no_grad():
                 made = shifted(stacked(self.network.restorer(seen(sections.index_select(axis, some))), batch), self._offset)
             errors.append(functional.l1_loss(volume.index_select(axis, some), made))

@@ -135,7 +135,7 @@ class Sections:
         """Sections (N, C, n, W) → planes (N, C, n·planes, W) by cubic convolution (Keys 1981), the ends repeated."""
         n, c = sections.shape[:2]
         padded = functional.pad(sections, (0, 0, 2, 2), mode="replicate").flatten(0, 1).unsqueeze(1)
-        made = functional.conv2d(padded, self._weights.to(sections).view(self.planes, 1, 5, 1))
+        made = functional.conv2d(padded, self._weights.to(sections, non_blocking=True).view(self.planes, 1, 5, 1))
         return spread_pixels(made, self.planes, 1).unflatten(0, (n, c)).squeeze(2)
 
     @cached_property
@@ -173,8 +173,8 @@ def rows_at(images: Tensor, places: Tensor) -> Tensor:
     low = places.floor().long()
     made = torch.zeros(*images.shape[:2], len(places), images.shape[3], dtype=images.dtype, device=images.device)
     for tap in range(-1, 3):
-        weight = cubic_convolution(places - low - tap).to(images).view(-1, 1)
-        made += weight * images[:, :, (low + tap).clamp(0, images.shape[2] - 1).to(images.device)]
+        weight = cubic_convolution(places - low - tap).to(images, non_blocking=True).view(-1, 1)
+        made += weight * images[:, :, (low + tap).clamp(0, images.shape[2] - 1).to(images.device, non_blocking=True)]
     return made
 
 

@@ -190,8 +190,8 @@ def between_slices(volume: Tensor, places: Tensor, first: int = 0) -> Tensor:
         (B, C, X, Y, P).
     """
     low = places.floor()
-    weight = (places - low).to(volume)
-    low = (low.long() - first).to(volume.device)
+    weight = (places - low).to(volume, non_blocking=True)
+    low = (low.long() - first).to(volume.device, non_blocking=True)
     return torch.lerp(volume[..., low], volume[..., (low + 1).clamp(max=volume.shape[-1] - 1)], weight)
 
 
@@ -220,8 +220,8 @@ def gather_voxels(volume: Tensor, ids: Tensor) -> Tensor:
 def _view(volume: Tensor, plane: _Plane, planes: int) -> Tensor:
     count = volume.shape[plane.stacked]
     if 0 < planes < count:
-        chosen = torch.randperm(count)[:planes].to(volume.device)  # drawn on the CPU: the same planes on every device
-        volume = volume.index_select(plane.stacked, chosen)
+        drawn = torch.randperm(count)[:planes]  # on the CPU: the same planes on every device
+        volume = volume.index_select(plane.stacked, drawn.to(volume.device, non_blocking=True))
     return rearrange(volume, plane.layout)
 
 

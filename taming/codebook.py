@@ -160,9 +160,9 @@ class CodebookLife(nn.Module):
         Returns:
             How often each code was chosen, (levels, n_embed) int64.
         """
-        levels, n_embed = self.unused_steps.shape
+        levels = len(self.unused_steps)
         per_level = indices.reshape(-1, levels).T
-        counts = torch.stack([torch.bincount(level, minlength=n_embed) for level in per_level])
+        counts = torch.zeros_like(self.unused_steps).scatter_add_(1, per_level, torch.ones_like(per_level))
         summed(counts)
         self._none_dead_for -= 1
         self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))

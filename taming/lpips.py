@@ -76,6 +76,9 @@ class PerceptualLoss(Frozen):
             warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
             warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
             super().__init__(lpips.LPIPS(net="vgg", pnet_rand=random_weights, verbose=False))
+        for weight in self.network.parameters():  # a tenth less time on a CPU
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Images (N, 1 or 3, H, W), H and W at least 16 → distances (N, 1, 1, 1); one channel is taken as grey."""

@@ -65,7 +65,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from inference import Engine, Options, Run, decode, encode, enhance
+    from utils.machine import keep_freed_memory
 
+    keep_freed_memory()  # as infer.py
     if given.limit:
         resource.setrlimit(resource.RLIMIT_DATA, (int(given.limit * 2**30),) * 2)
     engine = Engine.choose(given.device, given.precision)

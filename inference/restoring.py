@@ -13,7 +13,7 @@ from utils.axes import to_file
 from utils.boxes import Box, reflected, sample
 from utils.geometry import LATENT_STRIDE
 
-_LATERAL_CORE = 128  # voxels along each side of a tile of the lateral model
+_LATERAL_CORE = 256  # voxels along each side of a tile of the lateral model
 
 Values = NDArray[np.float32]  # of the network, (slices of the window, C, y, x)
 

@@ -31,6 +31,7 @@ log = logging.getLogger("isoscope")
 
 Parts = Sequence[tuple[int, int | None]]
 WHOLE: Parts = ((0, None), (0, None), (0, None))
+_AT_ONCE = {"cpu": 32}  # planes in use that go through the network together
 _LEAST_SECTIONS = 4  # of a patch, for the network to have something to learn from
 _LEAST_PERIOD = 2  # pixels: the finest that there is
 _MEASURED = 32  # samples in which noise is measured
@@ -187,9 +188,14 @@ class Model(BaseModel):
         """What XZ and what YZ planes give, each (B, C, part of X, part of Y, part of n·planes)."""
         volume = to_volume(slices, batch)
         x, y, z = (slice(*part) for part in parts)
-        across_y = xz_volume(self.restorer(xz_planes(volume[:, :, :, y])), batch)[:, :, x, :, z]
-        across_x = yz_volume(self.restorer(yz_planes(volume[:, :, x])), batch)[:, :, :, y, z]
+        across_y = xz_volume(self._restored(xz_planes(volume[:, :, :, y]), z, x), batch)
+        across_x = yz_volume(self._restored(yz_planes(volume[:, :, x]), z, y), batch)
         return across_y, across_x
+
+    def _restored(self, planes: Tensor, rows: slice, columns: slice) -> Tensor:
+        """A part of all restored planes, of a few at a time: as many as a cache holds, or to bound a GPU's memory."""
+        few = planes.split(_AT_ONCE.get(planes.device.type, 512))
+        return torch.cat([self.restorer(some)[:, :, rows, columns] for some in few])
 
     @property
     def restore_halo(self) -> tuple[int, int, int]:

@@ -11,9 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-
-from networks.views import to_slices, to_volume
 
 REACH = 16  # pixels, along X and Y, that a voxel depends on
 _ALIKE = 0.02  # cycles per pixel below which both sides count alike
@@ -30,12 +27,13 @@ def mean_of_sides(across_y: Tensor, across_x: Tensor) -> Tensor:
         Of the same shape, in float32. Beyond the borders both sides count as equal.
     """
     one, other = across_y.float(), across_x.float()
-    batch, channels = one.shape[:2]
-    difference = to_slices((one - other).flatten(0, 1).unsqueeze(1))
-    with torch.autocast(one.device.type, enabled=False):
-        taps = torch.tensor(_surplus(), device=one.device)[None, None]
-        more = functional.conv2d(difference, taps, padding=REACH)
-    return (one + other) / 2 + to_volume(more, batch * channels).unflatten(0, (batch, channels)).squeeze(2)
+    sides = one.shape[2:4]
+    padded = [size + REACH + -(size + REACH) % 16 for size in sides]  # what leaves at one border must not enter at the other
+    taps = torch.from_numpy(_surplus()).to(one.device, non_blocking=True)
+    plane = {"s": padded, "dim": (2, 3)}
+    more = torch.fft.irfft2(torch.fft.rfft2(one - other, **plane) * torch.fft.rfft2(taps, s=padded)[..., None], **plane)
+    x, y = (slice(REACH, REACH + size) for size in sides)
+    return (one + other) / 2 + more[:, :, x, y]
 
 
 @lru_cache

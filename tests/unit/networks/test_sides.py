@@ -37,7 +37,7 @@ def test_sides_that_agree_are_not_touched_and_a_voxel_reaches_no_further_than_it
     torch.testing.assert_close(mean_of_sides(one, one), one)
     changed = one.clone()
     changed[:, :, 2 * REACH, 2 * REACH, 1] += 5
-    moved = (mean_of_sides(changed, one) - mean_of_sides(one, one)).abs().amax((0, 1)) > 1e-7
+    moved = (mean_of_sides(changed, one) - mean_of_sides(one, one)).abs().amax((0, 1)) > 1e-5
     places = moved.nonzero()
     assert places[:, 2].unique().tolist() == [1]
     assert (places[:, :2] - 2 * REACH).abs().max() <= REACH

@@ -25,11 +25,13 @@ from inference.source import Options
 from utils.axes import exchanged
 from utils.boxes import Box
 from utils.errors import UserError
+from utils.far import path_of
 from utils.geometry import LATENT_STRIDE
 from utils.machine import Engine
+from utils.packages import optional_package
 from utils.runs import CODES
 from volumes.open import open_volume, stem_of
-from volumes.volume import Triple, optional_package
+from volumes.volume import Triple
 
 log = logging.getLogger("isoscope")
 
@@ -124,7 +126,7 @@ def opened(
         UserError: a path is neither a volume nor a code store.
     """
     layers: list[Layer] = []
-    for path in paths:
+    for path in map(path_of, paths):
         beside = [Output(path).beside(what) for what in _BESIDE]
         for one in [path, *(other for other in beside if other.exists() and other not in paths)]:
             if (one / CODES).is_dir() or holds_codes(one):

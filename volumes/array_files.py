@@ -8,9 +8,10 @@ import numpy as np
 
 from utils.axes import as_planes
 from utils.errors import UserError
+from utils.packages import optional_package
 from volumes.contiguous import flat_volume
 from volumes.stated import Choice, Layout, choose, length_um, plain_axes
-from volumes.volume import Volume, all_three, check_dtype, optional_package, reading
+from volumes.volume import Volume, all_three, check_dtype, reading
 
 
 def open_npy(path: Path, choice: Choice) -> Volume:

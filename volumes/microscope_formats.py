@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.packages import optional_package
 from volumes.stated import Choice, choose, length_um
-from volumes.volume import PlaneVolume, all_three, check_dtype, optional_package, reading
+from volumes.volume import PlaneVolume, all_three, check_dtype, reading
 
 log = logging.getLogger("isoscope")
 

@@ -13,10 +13,11 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
+from utils.packages import optional_package
 from volumes.contiguous import MOST_PACKED, flat_volume, is_packed
 from volumes.stated import Choice, Layout, length_um, micrometres
 from volumes.target_plan import TargetPlan
-from volumes.volume import Volume, all_three, optional_package, reading, triple
+from volumes.volume import Volume, all_three, reading, triple
 
 log = logging.getLogger("isoscope")
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import remove_left_overs
+from utils.far import refuse_far
+from utils.packages import optional_package
 from volumes.block_array import BlockArray, sharded
 from volumes.pyramid import Level, plan_levels
-from volumes.volume import READABLE, Triple, as_sides, optional_package, triple
+from volumes.volume import READABLE, Triple, as_sides, triple
 
 _SHARD = 256  # voxels along each side
 
@@ -46,6 +48,7 @@ def refuse_existing(output: Path | str, overwrite: bool) -> None:
 
     What a command that was killed as it finished has left beside it is removed.
     """
+    refuse_far(output)
     output = Path(output)
     remove_left_overs(partial_path(output))
     folder = output_format(output) == "zarr"

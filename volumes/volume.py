@@ -1,6 +1,5 @@
 """What every reader of a volume offers, a lazy (Z, Y, X) array with a path and voxel sizes; what readers share."""
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -176,18 +175,6 @@ def reading(path: Path, what: str, remedy: str = "copy it again") -> Iterator[No
 def reason(error: Exception) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def optional_package(name: str, path: Path | str, extra: str = "formats", what: str = "this format") -> Any:
-    """Import a package of an extra; a UserError says that ``path`` needs it, what for, and how it is installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise UserError(
-            f"{path}: {what} needs the package {package}, which is not installed; run "
-            f".venv/bin/pip install -e '.[{extra}]' in the project's folder"
-        ) from error
 
 
 def all_three(sizes: Sequence[float | None]) -> Triple | None:

@@ -55,6 +55,8 @@ def build_parser() -> Parser:
     add("--output", type=Path, required=True, metavar="FOLDER", help="what decode, enhance --run and train.py --init then take")
     add("--run", type=Path, help="the run that made the codes; by default the folder that they name")
     add("--epoch", type=int, metavar="N", help="completed epochs of the weights; by default the store's, or the latest")
+    text = "what evaluate.py wrote about volumes that these weights made, for the page"
+    add("--evaluation", type=Path, nargs="+", default=(), metavar="FOLDER", help=text)
     for command in (enhance, encode):
         _add_input(command)
     add = decode.add_argument
@@ -163,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.command == "export":
         from sharing import export
 
-        export(given.path, given.output, run=given.run, epoch=given.epoch)
+        export(given.path, given.output, run=given.run, epoch=given.epoch, evaluations=given.evaluation)
         return
     keep_freed_memory()
     options = Options(**chosen(given, Options))

@@ -115,6 +115,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     found.alignment["grid"] = f"voxels of {reference.path.name}"
     for name, file in files.items():
         about = {"path": str(file.path), "shape": list(file.shape), "dtype": str(file.dtype)}
+        about |= {key: file.attributes[key] for key in ("run", "weights") if key in file.attributes}
         found.files[name] = about | {"voxel_um": file.voxel_um, "translation_um": file.translation_um}
     if truth is not None:
         found.truth = Candidate(Sections(truth, 0, 1))

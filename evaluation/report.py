@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from utils.pages import page
 
 FIDELITY_DB, STRUCTURE, ISOTROPY_DB = 0.1, 0.005, 0.5  # differences below these count as a tie
 ERRORS = 2  # standard errors, of a difference of resolutions that is significant
@@ -21,13 +21,6 @@ PROJECTED = {
 }
 
 Numbers = dict[str, Any]  # of one volume, as in metrics.json
-PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def plain(value: Any) -> Any:
@@ -49,7 +42,8 @@ def render(document: dict[str, Any], figures: dict[str, Path]) -> str:
 
     Whatever stems from files and users is escaped.
     """
-    return PAGES.get_template("report.html").render(
+    return page(
+        Path(__file__).with_name("report.html"),
         document=document,
         figures={name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()},
         cells_of=partial(table_line, document["volumes"]),

@@ -37,7 +37,9 @@ def stored_lateral(folder: Path | str) -> dict[str, Any]:
     where = f"teacher={folder}"
     if not Path(folder).is_dir():
         raise UserError(f"{where}: there is no such folder; name a run of the lateral model, or leave teacher out")
-    stored = RunFolder(Path(folder)).stored_settings(MODEL_OPTIONS)
+    run = RunFolder(Path(folder))
+    run.exported()  # whole, where it is such a folder
+    stored = run.stored_settings(MODEL_OPTIONS)
     if stored["models"] != "lateral":
         raise UserError(
             f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "

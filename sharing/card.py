@@ -1,39 +1,32 @@
 """README.md of an exported folder, by the template card.md: what it holds, how to read it, its training, what it cannot do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from codes.store import CodeStore
 from inference.run import Run
 from utils.errors import UserError
 from utils.files import read_mapping
+from utils.pages import page
 from utils.runs import CODES
 
-_PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 
-
-def card(run: Run, export: Mapping[str, Any], store: CodeStore | None) -> str:
+def card(run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: Sequence[Mapping[str, Any]] = ()) -> str:
     """The page as Markdown.
 
     Args:
         run: what was exported.
         export: what export.json says of it.
         store: the codes, where there are any.
+        judged: of what it made, see :func:`evaluation`.
     """
     about = {} if store is None else store.about
     voxel, place = (about.get(key) and tuple(about[key]) for key in ("slice_voxel_um", "slice_translation_um"))
     size = "" if store is None else store.sizes()[0]
-    return _PAGES.get_template("card.md").render(
+    return page(
+        Path(__file__).with_name("card.md"),
         run=run,
         export=export,
         store=store,
@@ -48,8 +41,32 @@ def card(run: Run, export: Mapping[str, Any], store: CodeStore | None) -> str:
         directions=(run.record or {}).get("directions", {}),
         taps=json.dumps([round(tap, 4) for tap in run.axial_taps]),
         measured=_measured(store),
+        judged=judged,
         short="{:g}".format,
     )
+
+
+def evaluation(folder: Path, run: Run) -> dict[str, Any]:
+    """What evaluate.py found of a volume that a run made: ``files`` by their names, ``headline`` and ``sentences``.
+
+    Raises:
+        UserError: there is no evaluation, or it is of another run's volume.
+    """
+    path = folder / "metrics.json"
+    found = read_mapping(path, "evaluation")
+    try:
+        files, verdict = found["files"], found["verdict"]
+        made_by = files["reconstruction"].get("weights")
+        names = {role: Path(file["path"]).name for role, file in files.items()}
+        said = {"files": names, "headline": str(verdict["headline"]), "sentences": [str(text) for text in verdict["sentences"]]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no evaluation of a reconstruction; name a folder that evaluate.py --output wrote") from error
+    if made_by != run.weight_hash:
+        raise UserError(
+            f"{path} judges {names['reconstruction']}, which {run.name} with these weights has not made; enhance with this run, "
+            "and evaluate that"
+        )
+    return said
 
 
 def _measured(store: CodeStore | None) -> Mapping[str, Any] | None:

@@ -17,14 +17,16 @@ store come the components that decode it alone.
 import json
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 
 from codes.record import KEY
 from codes.store import UNIT, CodeStore
 from inference.run import Run
-from sharing.card import card
+from sharing.card import card, evaluation
 from utils.boxes import boxes
 from utils.checksums import sealed, write_checksums
 from utils.errors import UserError
@@ -36,7 +38,14 @@ from utils.runs import CODES, EXPORT, EXPORT_VERSION, RunFolder, program_version
 log = logging.getLogger("isoscope")
 
 
-def export(what: Path | str, output: Path | str, *, run: Path | str | None = None, epoch: int | None = None) -> Path:
+def export(
+    what: Path | str,
+    output: Path | str,
+    *,
+    run: Path | str | None = None,
+    epoch: int | None = None,
+    evaluations: Sequence[Path | str] = (),
+) -> Path:
     """Makes the folder of a finished code store, with what decodes it, or of a run with all that applies it or trains on.
 
     Averaged weights are taken where there are any; discriminators are left out.
@@ -46,12 +55,14 @@ def export(what: Path | str, output: Path | str, *, run: Path | str | None = Non
         output: the folder; it appears whole or not at all.
         run: that made the store; by default the folder that the store names.
         epoch: completed epochs of the weights; by default the store's, or the latest.
+        evaluations: folders that evaluate.py wrote about outputs of these weights; the page says what they found.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: there is something at that place; a store that is damaged, or not of that run; as of :meth:`Run.load`.
+        UserError: there is something at that place; a store that is damaged, or not of that run; an evaluation
+            of other weights; as of :meth:`Run.load`.
     """
     what, output = Path(what), Path(output)
     if output.exists() or output.is_symlink():
@@ -67,13 +78,14 @@ def export(what: Path | str, output: Path | str, *, run: Path | str | None = Non
         opened = Run.of_store(store, run, epoch, engine, as_trained=True)
         for box in boxes(store.shape, UNIT):  # no damage gets a checksum
             store.read(box)
+    judged = [evaluation(Path(folder), opened) for folder in evaluations]
     with new_folder(output) as folder:
-        _write(folder, opened, store)
+        _write(folder, opened, store, judged)
     log.info("%s: exported %s; README.md says how to read it", output, opened.name if store is None else store.path)
     return output
 
 
-def _write(folder: Path, run: Run, store: CodeStore | None) -> None:
+def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Mapping[str, Any]]) -> None:
     """All files; of a run that was exported before, all that it still has."""
     made, source = RunFolder(folder), RunFolder(run.path)
     made.checkpoints.mkdir()
@@ -93,5 +105,5 @@ def _write(folder: Path, run: Run, store: CodeStore | None) -> None:
         group = json.loads((folder / CODES / "zarr.json").read_text(encoding="utf-8"))
         group["attributes"][KEY]["run_path"] = ".."
         write_json(folder / CODES / "zarr.json", {**group, "attributes": sealed(folder / CODES, group["attributes"])})
-    write_text(folder / "README.md", card(run, about, store))
+    write_text(folder / "README.md", card(run, about, store, judged))
     write_checksums(folder)

@@ -12,6 +12,7 @@ from infer_commands import VOXEL, command, read, refused
 from infer_runs import grey, make_run
 from safetensors.numpy import load_file
 
+import evaluate
 from codes.store import CodeStore
 from inference import Run, decode, encode, enhance
 from sharing import export
@@ -179,6 +180,27 @@ def test_a_run_alone(tmp_path, model, settings):
     assert (opened.name, opened.ema, opened.weight_hash) == (known.name, True, known.weight_hash)
     shutil.rmtree(run)
     np.testing.assert_array_equal(enhance(tmp_path / "alone", volume), wanted)
+
+
+def test_the_page_says_how_good_it_is(tmp_path):
+    run, other = (
+        make_run(tmp_path / "D" / name, "lateral", uprate=4.0, blocks=1, ngf=width) for name, width in (("P", 4), ("O", 8))
+    )
+    write_tiff(tmp_path / "truth.tif", grey((32, 40, 40)))
+    write_tiff(tmp_path / "in.tif", grey((32, 40, 40))[2::4])
+    command("enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", tmp_path / "out.tif")
+    judged = ["--truth", tmp_path / "truth.tif", "--input", tmp_path / "in.tif", "--output", tmp_path / "report"]
+    evaluate.main([str(word) for word in ["--reconstruction", tmp_path / "out.tif", *judged]])
+    command("export", run, "--output", tmp_path / "alone", "--evaluation", tmp_path / "report")
+    page = (tmp_path / "alone" / "README.md").read_text()
+    verdict = json.loads((tmp_path / "report" / "metrics.json").read_text())["verdict"]
+    assert f"`evaluate.py` on out.tif, made of in.tif, beside the truth truth.tif: **{verdict['headline']}**" in page
+    assert all(f"* {sentence}" in page for sentence in verdict["sentences"]) and "Not measured" not in page
+    wanted = ("--output", tmp_path / "o", "--evaluation", tmp_path / "report")
+    refused("which D/O@3 with these weights has not made", "export", other, *wanted)
+    (tmp_path / "report" / "metrics.json").write_text("{}")
+    refused("is no evaluation", "export", run, *wanted)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_training_starts_from_an_exported_run(workspace, tmp_path):

@@ -10,6 +10,7 @@ from test_lateral import OPTIONS as LATERAL
 from test_training import same
 
 from inference import enhance
+from sharing import export
 from utils.errors import UserError
 from volumes.open import open_volume
 
@@ -51,14 +52,23 @@ def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher, 
         workspace.train("whole", "--resume", "--n_epochs", 3)
 
 
+def test_an_exported_teacher_guides_alike(workspace, teacher, tmp_path):
+    folder = export(teacher.path, tmp_path / "shared")
+    options = (*GUIDED, "--from_teacher", "--n_epochs", 1)
+    made = [workspace.train(name, *options, "--teacher", place) for name, place in (("a", teacher.path), ("b", folder))]
+    assert same(*(weights_of(run, ("encoder", "net_g", "net_t"), 1) for run in made))
+    (folder / "0.json").write_text((folder / "0.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"0\.json is damaged"):
+        workspace.train("c", *options, "--teacher", folder)
+
+
 def named_weights(teacher):
     return teacher.component("net_g", 2, ema=True)
 
 
-def weights_of(run, parts):
-    return {
-        f"{part}.{key}": value for part in parts for key, value in torch.load(run.component(part, 2), weights_only=True).items()
-    }
+def weights_of(run, parts, epoch=2):
+    states = {part: torch.load(run.component(part, epoch), weights_only=True) for part in parts}
+    return {f"{part}.{key}": value for part, state in states.items() for key, value in state.items()}
 
 
 def test_a_teacher_that_changed_is_named_before_a_training_goes_on(workspace, teacher):

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.far import LINK
 from utils.files import put_folder, read_mapping, refuse_overlap, write_json
 
 VERSION = 1
 TRAIN, VAL = SPLITS = "train", "val"
-SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".tif", ".tiff", LINK)
 _SHOWN = 5  # names listed in a message
 
 

@@ -12,7 +12,7 @@ Everything grows in a hidden folder and is moved into place when it is complete.
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,10 @@ from intensity.statistics import Normalisation, pooled, transform_of
 from intensity.transform import IntensityTransform, check_finite
 from utils.boxes import Box, extent, voxels_of
 from utils.errors import UserError
+from utils.far import LINK, FarPath, write_link
 from utils.files import writing
 from volumes.target_plan import free_space
-from volumes.volume import Triple
+from volumes.volume import Triple, Volume
 from volumes.write import write_tiff
 
 _DEFAULT_FRACTION = 0.1
@@ -90,8 +91,8 @@ def prepare_volumes(plan: Plan, sources: list[Source], settings: dict[str, Any])
     """
     volumes = [volume for source in sources for volume in source.volumes]
     for volume in volumes if plan.link else ():
-        if volume.path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{volume.path}: only TIFF files can be linked; leave out --link, and it is converted")
+        if volume.path.suffix.lower() not in SUFFIXES and not isinstance(volume.path, FarPath):
+            raise UserError(f"{volume.path}: only TIFF files and far volumes are linked; leave out --link, and it is converted")
         if volume.channels > 1 or volume.times > 1:
             raise UserError(f"{volume.path} has several channels or time points; leave out --link, and the chosen one is copied")
     notes = _split(plan, sources)
@@ -178,7 +179,7 @@ def _pooled(sources: list[Source], direction: int) -> IntensityTransform:
 def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> list[str]:
     """Write the patches of a source that are not background, or link it; returns what was done where links cannot be made."""
     windows = [Window(volume) for volume in source.volumes]
-    notes = []
+    suffix, notes = LINK if _is_far(source.volumes) and plan.link else ".tif", []
 
     def planes(window: Window, box: Box, transform: IntensityTransform) -> Iterator[NDArray]:
         for piece in window.pieces(box):
@@ -192,7 +193,7 @@ def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> list[str]:
                 source.skipped[split] += 1
             else:
                 for window, transform, direction in zip(windows, source.transforms, plan.directions, strict=True):
-                    volume, path = window.volume, partial / split / direction / f"{source.name}{place}.tif"
+                    volume, path = window.volume, partial / split / direction / f"{source.name}{place}{suffix}"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     if plan.link:
                         notes += _linked(volume.path.absolute(), path)
@@ -204,8 +205,19 @@ def _cut(plan: Plan, source: Source, partial: Path, bar: tqdm) -> list[str]:
     return notes
 
 
+def _is_far(volumes: Sequence[Volume]) -> bool:
+    """Whether the volumes of a source lie on other machines: all, or none."""
+    far = [volume.path for volume in volumes if isinstance(volume.path, FarPath)]
+    if 0 < len(far) < len(volumes):
+        raise UserError(f"{far[0]}: --link pairs far volumes with far ones only; leave it out, and both are copied")
+    return bool(far)
+
+
 def _linked(original: Path, place: Path) -> list[str]:
-    """Make a file appear in another place: by symbolic link; else a note says how."""
+    """Make a file appear in another place: by symbolic link, a far one by its address; else a note says how."""
+    if isinstance(original, FarPath):
+        write_link(place, original)
+        return []
     with suppress(OSError, NotImplementedError):
         os.symlink(original, place)
         return []

@@ -14,6 +14,7 @@ from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
+from utils.far import path_of
 from utils.machine import Engine
 from utils.runs import CODES, RunFolder
 from volumes.ome_zarr import is_zarr
@@ -27,7 +28,7 @@ def describe(path: Path) -> Iterator[str]:
     Raises:
         UserError: it is none of the three.
     """
-    found = _opened(path)
+    found = _opened(path := path_of(path))
     if isinstance(found, Run):
         yield from _run(found)
         if (path / SUMS).is_file():
@@ -48,7 +49,7 @@ def facts(path: Path) -> dict[str, Any]:
 
     Sizes are (z, y, x), voxels and positions in µm; null: not stated. Raises as :func:`describe` does.
     """
-    found = _opened(path)
+    found = _opened(path := path_of(path))
     if isinstance(found, Run):
         parts = {name: sum(p.numel() for p in part.parameters()) for name, part in found.model.G.items()}
         about = {**found.record_of_outputs(), "epochs": RunFolder(path).epochs(), "parameters": parts, "dataset": found.record}

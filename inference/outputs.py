@@ -9,6 +9,7 @@ from typing import Any
 
 from inference.run import Run
 from utils.errors import UserError
+from utils.far import refuse_far
 from utils.files import refuse_overlap
 from utils.processes import Processes
 from volumes.open import expand_inputs, open_volume
@@ -117,6 +118,7 @@ def inputs_and_outputs(
     Raises:
         UserError: an input cannot be opened, has other channels than the run, or several outputs need a folder.
     """
+    refuse_far(output)
     paths = expand_inputs(inputs)
     if run.channels == 2 and len(paths) == 2 and channel is None:
         return [([open_volume(path, **which) for path in paths], output)]

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UserError
+from utils.far import FarPath, refuse_far
 
 MAKE_ROOM = "make room and run the command again"
 CONTINUES = "make room and run the same command again, it continues"
@@ -66,9 +67,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write a JSON object that is never seen half-written; without ``indent`` in as few bytes as it takes."""
+    """Write a JSON object that is never seen half-written; without ``indent`` in as few bytes as it takes.
+
+    A list of numbers is one line.
+    """
     separators = (",", ":") if indent is None else None
-    write_text(path, json.dumps(content, indent=indent, separators=separators, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
+    text = re.sub(r"\[\n[^\[\]{}\"]+\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
+    write_text(path, text + "\n")
 
 
 def beside(folder: Path, what: str) -> Path:
@@ -163,9 +169,14 @@ def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     Raises:
         UserError: an output is an input, lies in one or holds one.
     """
+    outputs = list(outputs)
+    for output in outputs:
+        refuse_far(output)
     read: dict[Path, Path] = {}
     known: dict[tuple[int, int], Path] = {}
     for given in inputs:
+        if isinstance(given, FarPath):
+            continue
         read |= dict.fromkeys(_names_of(given), given)
         for file in (given, *(given.iterdir() if given.is_dir() else ())):
             if file.is_symlink():

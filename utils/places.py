@@ -9,6 +9,7 @@ from typing import Self
 from dotenv import dotenv_values
 
 from utils.errors import UserError, did_you_mean
+from utils.far import refuse_far
 from utils.files import read_mapping
 
 _LONGEST_NAME = 200  # bytes; file systems have 255, of which what is hidden beside it needs some
@@ -54,6 +55,7 @@ class Places:
                 (profile.get(key), f"env/env, profile {name}"),
             )
             text, source = next((text, source) for text, source in said if text)
+            refuse_far(text)
             paths.append(Path(os.path.normpath(repository / Path(text).expanduser())))
             notes.append(f"{what}: {paths[-1]} (from {source})")
         others = "; ".join(f"{other}: {its['DATASET']}" for other, its in sorted(profiles.items()) if other != name)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from utils.axes import as_planes
 from utils.checksums import unsealed
 from utils.errors import UserError
+from utils.far import FarPath
 from volumes.block_array import blocks_under, require_blocks
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
 from volumes.target_plan import PARTIAL
@@ -44,16 +45,25 @@ def _opened(folder: Folder) -> Iterator[Any]:
     """The Zarr group or array of a folder; a zip file is open only meanwhile."""
     import zarr  # half a second, only where it is read
 
-    if isinstance(folder, Path):
+    if isinstance(folder, FarPath):
+        from volumes.far import FarStore
+
+        yield zarr.open(FarStore(folder), mode="r")
+    elif isinstance(folder, Path):
         yield zarr.open(str(folder), mode="r")
     else:
         with zarr.storage.ZipStore(str(folder.root.filename), read_only=True) as store:
             yield zarr.open(store, path=folder.at.strip("/"), mode="r")
 
 
+def _path(folder: Folder) -> Path:
+    """A folder's name for messages."""
+    return folder if isinstance(folder, Path) else Path(str(folder))
+
+
 def _root(path: Path) -> Folder:
     """A folder itself; of a zip file its top, or the only Zarr folder in it."""
-    if path.is_dir():
+    if isinstance(path, FarPath) or path.is_dir():
         return path
     try:
         with zipfile.ZipFile(path) as file:
@@ -96,11 +106,11 @@ class ZarrVolume(Volume):
             folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
-        with reading(Path(str(folder)), "not a readable Zarr array"), _opened(folder) as array:
+        with reading(_path(folder), "not a readable Zarr array"), _opened(folder) as array:
             chunks = array.chunks
         if len(axes) != array.ndim:
             raise UserError(f"{path}: axes {axes!r} contradict the array {folder.name} of shape {array.shape}")
-        self._folder, self._layout = Path(str(folder)), Layout(path, axes, array.shape, choice)
+        self._folder, self._layout = _path(folder), Layout(path, axes, array.shape, choice)
         self._array = array if isinstance(folder, Path) else None
         self._at = "" if isinstance(folder, Path) else folder.at
         self.shape, self.channels, self.times = self._layout.shape, self._layout.channels, self._layout.times
@@ -130,7 +140,7 @@ class ZarrVolume(Volume):
             try:
                 require_blocks(folder, array, key)
                 values = np.asarray(array[key])
-            except MemoryError:
+            except (MemoryError, UserError):
                 raise
             except Exception as error:  # every codec fails in its own way
                 raise UserError(self._damage(folder, array, key, error)) from error
@@ -220,7 +230,8 @@ def _multiscale(path: Folder, attributes: Mapping[str, Any]) -> Mapping[str, Any
     ome = attributes.get("ome", attributes)
     found = ome.get("multiscales") if isinstance(ome, Mapping) else None
     if found is None:
-        inside = sorted(child.name for child in path.iterdir() if child.is_dir() and is_zarr(child))
+        children = () if isinstance(path, FarPath) else path.iterdir()
+        inside = sorted(child.name for child in children if child.is_dir() and is_zarr(child))
         raise UserError(
             f"{path}: a Zarr group without an image (OME metadata named multiscales); name an image or array inside it"
             + (f": {', '.join(inside[:8])}{' …' if len(inside) > 8 else ''}" if inside else "")
@@ -281,7 +292,9 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
 
 def _inside(folder: Folder, name: Folder) -> bool:
     """Whether a name is no link that leads out of a folder."""
-    return not isinstance(folder, Path) or Path(str(name)).resolve().is_relative_to(folder.resolve())
+    return (
+        isinstance(folder, FarPath) or not isinstance(folder, Path) or Path(str(name)).resolve().is_relative_to(folder.resolve())
+    )
 
 
 def _composed(path: Folder, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.far import LINK, FarPath, linked, path_of
 from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
@@ -26,6 +27,7 @@ FORMATS: Mapping[str, Opener] = {
     **dict.fromkeys((".ims", ".h5", ".hdf5"), Hdf5Volume),
     **dict.fromkeys((".zarr.zip", ".ozx"), ZarrVolume),
     ".npy": open_npy,
+    LINK: lambda file, choice: ZarrVolume(linked(file), choice),
     ".czi": CziVolume,
     ".lif": LifVolume,
     ".nd2": Nd2Volume,
@@ -53,6 +55,13 @@ _FIRST_BYTES = (
 
 def _opener(file: Path) -> Opener:
     """What opens a file or folder; a UserError says what a file of a format that is not read is, and how it is converted."""
+    if isinstance(file, FarPath):
+        if not is_zarr(file):
+            raise UserError(
+                f"{file}: no OME-Zarr image or Zarr array is there (it has no zarr.json, .zattrs or .zarray); volumes of other "
+                "formats are not read from afar, copy them to this machine"
+            )
+        return ZarrVolume
     if file.is_dir():
         return ZarrVolume if is_zarr(file) else SliceFolder
     with file.open("rb") as opened:
@@ -78,7 +87,8 @@ def open_volume(
     Args:
         path: one greyscale volume. A TIFF file: contiguous, stripped or tiled, any compression that imagecodecs knows, ImageJ
             hyperstack, OME-TIFF, one page per plane; any multi-frame file that Pillow reads; a folder of 2-D slices (TIFF or
-            PNG, sorted naturally); an OME-Zarr image (0.4 to 0.6) or a Zarr array, zipped too; .npy; with the extra
+            PNG, sorted naturally); an OME-Zarr image (0.4 to 0.6) or a Zarr array, zipped too, or at an http://, https:// or
+            s3:// address (or a .url file that names one); .npy; with the extra
             ``formats`` NIfTI, MRC, Imaris, HDF5, CZI, LIF and ND2.
         channel: which channel of a multi-channel file, counted from 0.
         time: which time point of a time series, counted from 0.
@@ -92,7 +102,7 @@ def open_volume(
         UserError: the file is missing, empty, truncated, unreadable, 2-D, RGB, of an unsupported dtype, an output that is not
             finished, or has several channels, time points or scenes and none was chosen, or contradicts itself.
     """
-    file = Path(path)
+    file = path_of(path)
     if not file.exists():
         link = f" (a link to {os.readlink(file)}, which is not there)" if file.is_symlink() else ""
         raise UserError(f"{file}: no such file or folder{link}")
@@ -128,7 +138,7 @@ def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:
     if not paths:
         raise UserError("no input: name a volume file, a folder of slices, or a folder of volumes")
     found: dict[Path, Path] = {}
-    for path in map(Path, paths):
+    for path in map(path_of, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         for volume in _inside(path) if path.is_dir() and not is_zarr(path) else [path]:

@@ -174,7 +174,12 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     if written:
         write_json(written, {"train": own})
         name = f"--jsn {options.write}"
-        log.info("written: %s (axial_sampling %s). Go on with train.py %s --prj NAME", written, settings["axial_sampling"], name)
+        log.info("written: %s. Go on with train.py %s --prj NAME", written, name)
+        log.info(
+            "it takes a section for %s: where that is not so, delete the file and check again with --axial_sampling %s%s",
+            *(("one plane", "mean") if settings["axial_sampling"] == "pick" else ("the mean of its planes", "pick")),
+            ", which also changes the blur that is left (axial_taps)" if "axial_taps" in own else "",
+        )
 
 
 def new_experiment(name: str) -> Path:

@@ -179,14 +179,17 @@ def _checked_keys(
     return values
 
 
-def _remarks(settings: Mapping[str, Any], given: Container[str]) -> list[str]:
+def _remarks(settings: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
     """What has no effect, or another one than its name says."""
     final, cut = settings.get("final", "tanh"), not settings.get("nocut", True)
     unguided = "lbteach" in given and not settings["teacher"]
+    otherwise = given.get("axial_sampling") == COMMAND_LINE != given.get("axial_taps", COMMAND_LINE)
     remarks = {
         f"final={final} is overridden: the last activation is tanh": final != "tanh",
         "save_d=false is overridden: discriminators are always saved": "save_d" in given and not settings["save_d"],
         "lbteach is the weight of a teacher, but none is named (--teacher RUN), so it has no effect": unguided,
+        f"axial_taps of {given.get('axial_taps')} are the blur beside the axial_sampling that was said then; where it was "
+        "another one, measure it anew: prepare.py check --axial_sampling …": otherwise,
         "the contrastive term is on (nocut false) but its weight lbNCE is 0, so it has no effect": cut and not settings["lbNCE"],
     }
     return [text for text, holds in remarks.items() if holds]

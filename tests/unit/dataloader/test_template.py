@@ -69,6 +69,11 @@ def test_a_blur_that_can_be_trusted_is_written(repository):
     place(repository, gaussian_filter1d(specimen, 2.5, axis=0).astype(np.float32), (0.25,) * 3)
     write("--axial_sampling", "mean")
     taps = written(repository)["axial_taps"]
+    assert f'"axial_taps": [{", ".join(map(str, taps))}]' in (repository / "env" / "jsn" / "mine.json").read_text()
+    notes = read_settings(["--jsn", "mine", "--prj", "x", "--axial_sampling", "pick"], MODEL_OPTIONS, repository).notes
+    assert sum("env/jsn/mine.json are the blur beside the axial_sampling" in note for note in notes) == 1
+    as_measured = read_settings(["--jsn", "mine", "--prj", "x"], MODEL_OPTIONS, repository).notes
+    assert not any("axial_taps" in note for note in as_measured)
     assert written(repository)["uprate"] == 1 and max(taps) == pytest.approx(0.16, rel=0.05)
 
 

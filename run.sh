@@ -5,11 +5,15 @@
 # ./run.sh prepare …              the same for prepare.py; likewise train, infer, evaluate and import_reference
 # ./run.sh test [pytest options]  ruff, mypy and the tests; `./run.sh lint`, `type` and `test-slow` are parts of it
 # ./run.sh docs                   the pages of docs/ as a site, in site/
+# ./run.sh setup                  the installation alone
+# ./run.sh --cpu …                any of these; PyTorch is installed without CUDA (docs/install.md says where from)
+# The environment is .venv, or the folder that ISOSCOPE_VENV names.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-python=.venv/bin/python
-stamp=.venv/installed
+venv=${ISOSCOPE_VENV:-.venv}
+python=$venv/bin/python
+stamp=$venv/installed
 
 set_up() {
     local base
@@ -22,16 +26,39 @@ set_up() {
     fi
     # A half-made or outdated .venv (no python3-venv, another Python since) is made anew, and installed into again.
     if ! "$python" -m pip --version >/dev/null 2>&1; then
-        "$base" -m venv --clear .venv || {
+        "$base" -m venv --clear "$venv" || {
             echo "error: $base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
             exit 2
         }
     fi
-    if ! cmp -s <(cat pyproject.toml constraints.txt) "$stamp"; then
-        echo "Installing into .venv (several GB; once) …"
-        "$python" -m pip install --constraint constraints.txt --editable '.[test]'
-        cat pyproject.toml constraints.txt > "$stamp"
+    [ "$cpu" = no ] || touch "$venv/cpu"
+    if ! cmp -s <(wanted) "$stamp"; then
+        echo "Installing into $venv (several GB; once) …"
+        wanted > "$venv/wanted"
+        sed '1,/^# constraints$/d' "$venv/wanted" > "$venv/constraints.txt"
+        "$python" -m pip install --constraint "$venv/constraints.txt" --editable '.[test]' || {
+            [ ! -e "$venv/cpu" ] || no_cpu_build
+            exit 2
+        }
+        mv "$venv/wanted" "$stamp"
     fi
+}
+
+# What the environment is to be: without CUDA, PyTorch's own builds for a CPU, where they are not the only ones there are.
+wanted() {
+    cat pyproject.toml
+    echo "# constraints"
+    if [ -e "$venv/cpu" ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
+        sed -e 's/^\(torch\|torchvision\)==[0-9.]*$/&+cpu/' -e '/^\(nvidia-\|cuda-\|triton\)/d' constraints.txt
+    else
+        cat constraints.txt
+    fi
+}
+
+no_cpu_build() {
+    rm -f "$venv/cpu"
+    echo "error: nothing that pip asks here has PyTorch's builds for a CPU (torch==…+cpu). PyTorch's page 'Start Locally' names the" >&2
+    echo "index that has them: PIP_EXTRA_INDEX_URL=ITS_ADDRESS ./run.sh --cpu. Without --cpu the usual build runs on a CPU, too." >&2
 }
 
 quickstart() {
@@ -48,7 +75,7 @@ quickstart() {
     "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif" --overwrite
     "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
         --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report" --overwrite
-    echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$PWD/.venv/bin/tensorboard' --logdir '$PWD/$run/logs')"
+    echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$(cd "$venv" && pwd)/bin/tensorboard' --logdir '$PWD/$run/logs')"
     echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
 }
 
@@ -70,6 +97,11 @@ types() {
     "$python" -m mypy
 }
 
+cpu=no
+if [ "${1:-}" = --cpu ]; then
+    cpu=yes
+    shift
+fi
 set_up
 command=${1:-quickstart}
 case "$command" in
@@ -79,6 +111,7 @@ case "$command" in
     prepare | train | infer | evaluate | import_reference)
         exec "$python" "$command.py" "${@:2}"
         ;;
+    setup) ;;
     lint) lint ;;
     type) types ;;
     docs) docs ;;

@@ -88,7 +88,8 @@ def stored_attributes(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder} is not a code store ({error})") from error
+        far = "; codes are decoded on the machine where they lie: copy the folder to this one" if ":/" in str(folder) else ""
+        raise UserError(f"{folder} is not a code store ({error}){far}") from error
     if not isinstance(found, dict):
         raise UserError(f"{folder} is not a code store (its attributes are no object)")
     return found

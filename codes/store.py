@@ -35,7 +35,6 @@ from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes, extent, overlap, parts, relative
 from utils.checksums import unsealed
 from utils.errors import UserError
-from utils.far import FarPath, path_of
 from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
@@ -118,8 +117,6 @@ class CodeStore:
         Raises:
             UserError: there is none, it is unfinished or damaged, or of a newer version.
         """
-        if isinstance(path_of(path), FarPath):
-            raise UserError(f"{path_of(path)}: codes are decoded on the machine where they lie; copy the folder to this one")
         folder = inside if (inside := Path(path, CODES)).is_dir() else Path(path)
         if folder.name.endswith(PARTIAL):
             raise UserError(f"{folder} is not finished; run the encode command again, it continues")

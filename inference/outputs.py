@@ -9,8 +9,7 @@ from typing import Any
 
 from inference.run import Run
 from utils.errors import UserError
-from utils.far import refuse_far
-from utils.files import refuse_overlap
+from utils.files import refuse_far, refuse_overlap
 from utils.processes import Processes
 from volumes.open import expand_inputs, open_volume
 from volumes.target_plan import SUFFIXES, refuse_existing

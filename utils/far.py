@@ -19,7 +19,7 @@ LINK = ".url"  # of small files that stand for a far volume
 SCHEMES = ("http", "https", "s3")
 TRIES, FIRST_WAIT = 5, 0.5  # seconds; each wait is twice as long as the one before
 CONNECT, SILENT = 10, 60  # seconds within which a server has to answer, and to go on
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _AGAIN = (408, 425, 429)  # HTTP's states of the 400s that pass; those of the 500s do, too
 _systems: dict[tuple[int, str], Any] = {}  # by process: connections do not survive a fork
 
@@ -114,7 +114,7 @@ def path_of(given: Path | str) -> Path:
     Raises:
         UserError: an address that cannot be read by.
     """
-    if isinstance(given, FarPath) or not (found := _ADDRESS.fullmatch(str(given))):
+    if isinstance(given, FarPath) or not (found := ADDRESS.fullmatch(str(given))):
         return Path(given)
     scheme, rest = found[1].lower(), found[2].rstrip("/")
     if scheme not in SCHEMES:
@@ -126,12 +126,6 @@ def path_of(given: Path | str) -> Path:
             "such as https://host/folder/scan.ome.zarr; accounts belong into ~/.netrc, or the variables of AWS"
         )
     return FarPath(f"{scheme}:/{rest}")
-
-
-def refuse_far(output: Path | str) -> None:
-    """A UserError says that an output is an address."""
-    if found := _ADDRESS.fullmatch(str(output)):
-        raise UserError(f"{found[1]}://{found[2]}: far places are only read; write into a folder here, and copy it there")
 
 
 def write_link(place: Path, to: FarPath) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UserError
-from utils.far import FarPath, refuse_far
+from utils.far import ADDRESS, FarPath
 
 MAKE_ROOM = "make room and run the command again"
 CONTINUES = "make room and run the same command again, it continues"
@@ -159,6 +159,12 @@ def put_files(scratch: Path, output: Path, names: Sequence[str]) -> None:
             else:
                 (output / name).unlink(missing_ok=True)
         sync(output)
+
+
+def refuse_far(output: Path | str) -> None:
+    """A UserError says that an output is an address."""
+    if found := ADDRESS.fullmatch(str(output)):
+        raise UserError(f"{found[1]}://{found[2]}: far places are only read; write into a folder here, and copy it there")
 
 
 def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

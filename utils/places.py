@@ -9,8 +9,7 @@ from typing import Self
 from dotenv import dotenv_values
 
 from utils.errors import UserError, did_you_mean
-from utils.far import refuse_far
-from utils.files import read_mapping
+from utils.files import read_mapping, refuse_far
 
 _LONGEST_NAME = 200  # bytes; file systems have 255, of which what is hidden beside it needs some
 PROFILE_KEYS = ("LOGS", "DATASET")

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import remove_left_overs
-from utils.far import refuse_far
+from utils.files import refuse_far, remove_left_overs
 from utils.packages import optional_package
 from volumes.block_array import BlockArray, sharded
 from volumes.pyramid import Level, plan_levels

@@ -168,16 +168,16 @@ def test_from_s3(tmp_path, monkeypatch):
         import boto3
 
         client = boto3.client("s3")
-        client.create_bucket(Bucket="b")
+        client.create_bucket(Bucket="bucket")
         for file in tmp_path.rglob("*"):
             if file.is_file():
-                client.upload_file(str(file), "b", file.relative_to(tmp_path).as_posix())
+                client.upload_file(str(file), "bucket", file.relative_to(tmp_path).as_posix())
         for name in ("x.zarr", "two.zarr", "ours.ome.zarr"):
-            np.testing.assert_array_equal(open_volume(f"s3://b/{name}")[BOX], VALUES[BOX])
-        with pytest.raises(UserError, match=r"s3://b/none.zarr: no OME-Zarr"):
-            open_volume("s3://b/none.zarr")
-        client.delete_object(Bucket="b", Key="ours.ome.zarr/0/c/0/0/0")
-        with pytest.raises(UserError, match=r"s3://b/ours.ome.zarr/0/c/0/0/0.*missing"):
-            open_volume("s3://b/ours.ome.zarr")[BOX]
+            np.testing.assert_array_equal(open_volume(f"s3://bucket/{name}")[BOX], VALUES[BOX])
+        with pytest.raises(UserError, match=r"s3://bucket/none.zarr: no OME-Zarr"):
+            open_volume("s3://bucket/none.zarr")
+        client.delete_object(Bucket="bucket", Key="ours.ome.zarr/0/c/0/0/0")
+        with pytest.raises(UserError, match=r"s3://bucket/ours.ome.zarr/0/c/0/0/0.*missing"):
+            open_volume("s3://bucket/ours.ome.zarr")[BOX]
     finally:
         server.stop()

@@ -31,8 +31,8 @@ class FarPath(PosixPath):
     """
 
     def __str__(self) -> str:
-        scheme, rest = _parts(super().__str__())
-        return f"{scheme}://{rest}"
+        found = ADDRESS.fullmatch(text := super().__str__())
+        return f"{found[1]}://{found[2]}" if found else text
 
     def __fspath__(self) -> str:
         return str(self)
@@ -147,14 +147,9 @@ def _say_whole(server: str) -> None:
     log.warning("%s gives whole files where parts are asked for, so that reading takes longer", server)
 
 
-def _parts(text: str) -> tuple[str, str]:
-    scheme, _, rest = text.partition(":")
-    return scheme, rest.lstrip("/")
-
-
 def _system(path: FarPath) -> Any:
     """The connections of this process to the servers of a scheme."""
-    scheme = _parts(str(path))[0]
+    scheme = str(path).partition(":")[0]
     if (key := (os.getpid(), scheme)) not in _systems:
         fsspec = optional_package("fsspec", path, "cloud", "reading from afar")
         _systems[key] = fsspec.filesystem(scheme, skip_instance_cache=True, **(_s3(path) if scheme == "s3" else _http(path)))

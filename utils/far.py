@@ -79,7 +79,7 @@ class FarPath(PosixPath):
                 log.info("%s: %s; asking again in %g s", self, said, wait)
                 time.sleep(wait)
             try:
-                return self._cut(_system(self).cat_file(str(self), start, stop), start, stop)
+                return self._cut(_system(self).cat_file(str(self), start=start, end=stop), start, stop)
             except FileNotFoundError:
                 return None
             except (UserError, MemoryError):
@@ -114,7 +114,9 @@ def path_of(given: Path | str) -> Path:
     Raises:
         UserError: an address that cannot be read by.
     """
-    if isinstance(given, FarPath) or not (found := ADDRESS.fullmatch(str(given))):
+    if isinstance(given, FarPath):
+        return given
+    if not (found := ADDRESS.fullmatch(str(given))):
         return Path(given)
     scheme, rest = found[1].lower(), found[2].rstrip("/")
     if scheme not in SCHEMES:

@@ -32,7 +32,7 @@ def served(tmp_path, monkeypatch):
 
 def put(served, name, values, **stated):
     path = served.folder / name
-    target = VolumeTarget(path, plan_target(path, values.shape, values.dtype, **stated), overwrite=False)
+    target = VolumeTarget(path, plan_target(path, shape=values.shape, dtype=values.dtype, **stated), overwrite=False)
     for box in target.boxes:
         target.write_region(box, values[box])
     target.finish()

@@ -14,7 +14,7 @@ from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
-from utils.far import path_of
+from utils.far import FarPath, path_of
 from utils.machine import Engine
 from utils.runs import CODES, RunFolder
 from volumes.ome_zarr import is_zarr
@@ -63,7 +63,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> Run | CodeStore | Volume:
-    if not path.exists():
+    if not isinstance(path, FarPath) and not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if (path / "0.json").is_file():
         return Run.load(path, engine=Engine.choose("cpu"))

@@ -117,7 +117,6 @@ def inputs_and_outputs(
     Raises:
         UserError: an input cannot be opened, has other channels than the run, or several outputs need a folder.
     """
-    refuse_far(output)
     paths = expand_inputs(inputs)
     if run.channels == 2 and len(paths) == 2 and channel is None:
         return [([open_volume(path, **which) for path in paths], output)]
@@ -125,6 +124,7 @@ def inputs_and_outputs(
     found = [[open_volume(path, channel=c, **which) for c in channels] for path in paths]
     if len(paths) == 1:
         return [(found[0], output)]
+    refuse_far(output)
     output.mkdir(parents=True, exist_ok=True)
     outputs = []
     for path in paths:

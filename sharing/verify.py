@@ -12,7 +12,7 @@ from models.options import MODEL_OPTIONS
 from utils.boxes import Box, boxes, voxels_of
 from utils.checksums import SUMS, check_checksums, unsealed
 from utils.errors import UserError
-from utils.far import path_of
+from utils.far import FarPath, path_of
 from utils.files import read_mapping
 from utils.runs import RunFolder
 from volumes.open import open_volume
@@ -30,7 +30,7 @@ def verify(path: Path) -> tuple[list[str], list[str]]:
         UserError: there is nothing.
     """
     path = path_of(path)
-    if not path.exists():
+    if not isinstance(path, FarPath) and not path.exists():
         raise UserError(f"{path}: no such file or folder")
     try:
         return _run(RunFolder(path)) if (path / "0.json").is_file() else _arrays(path)

@@ -45,10 +45,6 @@ class FarPath(PosixPath):
         """Itself."""
         return self
 
-    def exists(self, **_: Any) -> bool:
-        """Taken for true; what reads it says what is missing."""
-        return True
-
     def is_file(self, **_: Any) -> bool:
         """Whether its server has a file there."""
         return self.fetch(0, 1) is not None

@@ -103,10 +103,11 @@ def open_volume(
             finished, or has several channels, time points or scenes and none was chosen, or contradicts itself.
     """
     file = path_of(path)
-    if not file.exists():
+    far = isinstance(file, FarPath)
+    if not far and not file.exists():
         link = f" (a link to {os.readlink(file)}, which is not there)" if file.is_symlink() else ""
         raise UserError(f"{file}: no such file or folder{link}")
-    if file.is_file() and file.stat().st_size == 0:
+    if not far and file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
     volume = _opener(file)(file, Choice(channel, time, scene, level))
     for what, number, count in (
@@ -139,7 +140,7 @@ def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:
         raise UserError("no input: name a volume file, a folder of slices, or a folder of volumes")
     found: dict[Path, Path] = {}
     for path in map(path_of, paths):
-        if not path.exists():
+        if not isinstance(path, FarPath) and not path.exists():
             raise UserError(f"{path}: no such file or folder")
         for volume in _inside(path) if path.is_dir() and not is_zarr(path) else [path]:
             found.setdefault(volume.resolve(), volume)

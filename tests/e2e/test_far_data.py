@@ -66,11 +66,11 @@ def test_a_region_reads_only_what_it_needs(served, tmp_path):
 def test_a_server_that_goes_away_stops_the_command_and_the_same_goes_on(served, tmp_path):
     run, values = make_run(tmp_path / "D" / "P", "lateral", uprate=4.0, blocks=1), grey((6, 37, 43))
     address = put(served, "in.ome.zarr", values, voxel_um=VOXEL)
-    (served.folder / "in.ome.zarr" / "0").rename(tmp_path / "away")
+    (served.folder / "in.ome.zarr" / "zarr.json").rename(tmp_path / "away")
     words = ("enhance", "--run", run, "--input", address, "--output", tmp_path / "out.ome.zarr")
-    with pytest.raises(UserError, match="an array '0' that does not exist"):
+    with pytest.raises(UserError, match="no OME-Zarr image or Zarr array is there"):
         command(*words)
-    (tmp_path / "away").rename(served.folder / "in.ome.zarr" / "0")
+    (tmp_path / "away").rename(served.folder / "in.ome.zarr" / "zarr.json")
     served.failing.update({f"in.ome.zarr/0/c/{z}/0/0": 99 for z in range(3)})
     with pytest.raises(UserError, match=r"asked 5 times .*run the same command again"):
         command(*words)

@@ -21,7 +21,7 @@ def test_an_address_is_a_path(monkeypatch):
     again = pickle.loads(pickle.dumps(file))
     assert again == file and isinstance(again, FarPath)
     assert path_of(Path("https://host/a/x.zarr")) == path and path_of(path) is path
-    assert path.absolute() is path.resolve() is path and path.exists() and not path.is_dir() and not path.is_symlink()
+    assert path.absolute() is path.resolve() is path and not path.exists() and not path.is_dir() and not path.is_symlink()
     monkeypatch.setattr(FarPath, "fetch", lambda self, *part: b'{"a": 1}')
     assert file.is_file() and file.read_bytes() == b'{"a": 1}' and json.loads(file.read_text()) == {"a": 1}
 

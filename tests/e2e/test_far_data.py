@@ -45,7 +45,8 @@ def test_enhance_info_and_evaluate(served, tmp_path, caplog):
     command("enhance", "--run", run, "--input", address, "--output", tmp_path / "out.ome.zarr")
     np.testing.assert_array_equal(read(tmp_path / "out.ome.zarr"), enhance(values, run))
     np.testing.assert_array_equal(enhance(address, run), enhance(values, run))
-    command("enhance", "--run", run, "--input", address, f"{address}/", "--output", tmp_path / "folder")
+    second = put(served, "more.ome.zarr", values[:3], voxel_um=VOXEL)
+    command("enhance", "--run", run, "--input", address, second, "--output", tmp_path / "folder")
     assert open_volume(tmp_path / "folder" / "in.ome.zarr").attributes["input"]["files"] == ["in.ome.zarr"]
     evaluate.main(["--reconstruction", str(tmp_path / "out.ome.zarr"), "--input", address, "--output", str(tmp_path / "report")])
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["files"]["input"]["path"] == address

@@ -55,15 +55,6 @@ def test_enhance_info_and_evaluate(served, tmp_path, caplog):
     assert f"{address}: (6, 37, 43) uint16 (Z, Y, X)" in caplog.text
 
 
-def test_a_region_reads_only_what_it_needs(served, tmp_path):
-    run, values = make_run(tmp_path / "D" / "P", "lateral", uprate=4.0, blocks=1), grey((6, 300, 300))
-    address = put(served, "in.ome.zarr", values, voxel_um=VOXEL, shard=(6, 32, 32))
-    served.asked.clear()
-    command("enhance", "--run", run, "--input", address, "--output", tmp_path / "a.tif", "--region", "0:24,0:32,0:32")
-    blocks = {name for name in served.asked if "/0/c/" in name}
-    assert 0 < len(blocks) < 60  # of 100
-
-
 def test_a_server_that_goes_away_stops_the_command_and_the_same_goes_on(served, tmp_path):
     run, values = make_run(tmp_path / "D" / "P", "lateral", uprate=4.0, blocks=1), grey((6, 37, 43))
     address = put(served, "in.ome.zarr", values, voxel_um=VOXEL)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.far import FarPath
 from volumes.open import open_volume
 from volumes.volume import Volume, reason
 
@@ -34,8 +35,9 @@ class SteadyVolume(Volume):
         self._state: list[tuple[int, int]] | None = self._on_disc()
 
     def _on_disc(self) -> list[tuple[int, int]]:
-        """What changes with every file that is written: bytes and time of its files."""
-        return [(found.st_size, found.st_mtime_ns) for found in (file.stat() for file in self.files or (self.path,))]
+        """What changes with every file that is written: bytes and time of its files; of far ones nothing is known."""
+        near = [file for file in self.files or (self.path,) if not isinstance(file, FarPath)]
+        return [(found.st_size, found.st_mtime_ns) for found in (file.stat() for file in near)]
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         problem = ""

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,10 @@ def measure(given: argparse.Namespace, verb: str, scale: str) -> dict[str, Any]:
     shape = (given.shape[0], given.shape[1] * side, given.shape[2] * side)
     run = Run.load(given.run, engine=Engine.choose("cpu", "32"))
     cpu = dict.fromkeys(("networks", "coding"), 0.0)
-    with spent(cpu, "networks", run.model, "pack", "slices", "expand"):
+    with ExitStack() as watched:
+        watched.enter_context(spent(cpu, "networks", run.model, "pack", "slices", "expand"))
+        if run.model.baseline is not None:  # what the volume decoder adds to
+            watched.enter_context(spent(cpu, "networks", type(run.model.baseline), "__call__"))
         started, began = time.process_time(), time.perf_counter()
         more = VERBS[verb](given, run, shape, given.folder / f"{scale}x", cpu)
         cpu["whole"], wall = time.process_time() - started, time.perf_counter() - began

@@ -1,12 +1,12 @@
 """``python benchmarks/rates.py --case NAME VOLUME [RUN ...] [--case ...]``: rate and distortion of slices, beside other codecs.
 
-Of each volume, 8 or 16 bit, every 16th XY slice is judged. Runs (their codes, ``encode`` and ``decode --grid raw`` at every
-number of levels; bytes of the store on disc without the levels that were not decoded) stand beside JPEG2000, JPEG-XL, AVIF
-and zstd on coarser grey values, each one stream for all slices, at four rates and at those of the codes; no library here
-codes one frame by another (x265). The floor that no learned codec may fall below is no network at all: principal components
-of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged, their codes coded as those
-of a store are. PSNR over all pixels, peak 255, or of 16 bit the range of the slices. Every point is written as it is
-measured; a comparison that was interrupted goes on. Writes the JSON, and a table beside it.
+Of each volume, 8 or 16 bit, every 16th XY slice is judged (``--stride``). Runs (their codes, ``encode`` and ``decode --grid
+raw`` at every number of levels; bytes of the store on disc without the levels that were not decoded) stand beside JPEG2000,
+JPEG-XL, AVIF and zstd on coarser grey values, each one stream for all slices, at four rates and at those of the codes; no
+library here codes one frame by another (x265). The floor that no learned codec may fall below is no network at all:
+principal components of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged, their
+codes coded as those of a store are. PSNR over all pixels, peak 255, or of 16 bit the range of the slices. Every point is
+written as it is measured; a comparison that was interrupted goes on. Writes the JSON, and a table beside it.
 """
 
 import json
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import RESULTS, command_line, machine, write_result
 
 RATES = (0.0625, 0.125, 0.25, 0.5)
-STRIDE, FITTED = 16, 40_000  # slices from one that is judged to the next; blocks at most that the floor is fitted on
+FITTED = 40_000  # blocks at most that the floor is fitted on
 FLOOR = ((16, 24), (8, 12))  # pixels along a side of a block, principal components
 LEVELS, CODES = (1, 2, 4), 256
 
@@ -35,11 +35,14 @@ def main() -> None:
     add = parser.add_argument
     add("--case", nargs="+", action="append", required=True, metavar="NAME VOLUME RUN", help="a volume and runs that code it")
     add("--rates", type=float, nargs="+", default=RATES, help="bits per pixel of the other codecs")
+    add("--stride", type=int, default=16, metavar="N", help="slices from one that is judged to the next")
     add("--output", type=Path, default=RESULTS / "rates.json")
     given = parser.parse_args()
     result = json.loads(given.output.read_text()) if given.output.exists() else {"cases": {}}
     for name, volume, *runs in given.case:
         case = result["cases"].setdefault(name, {"volume": Path(volume).name, "points": {}})
+        if case.setdefault("stride", given.stride) != given.stride:
+            raise SystemExit(f"{given.output}: {name} was judged with --stride {case['stride']}; take that, or another name")
         judge(case, Path(volume), [Path(run) for run in runs], given.rates, lambda: write_result(given.output, result))
     given.output.with_suffix(".md").write_text("\n".join(table(result["cases"])) + "\n")
 
@@ -49,7 +52,8 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float]
     from volumes.open import open_volume
 
     volume = open_volume(path)[:]
-    judged = volume[STRIDE // 2 :: STRIDE]
+    chosen = np.s_[case["stride"] // 2 :: case["stride"]]
+    judged = volume[chosen]
     peak = 255.0 if volume.dtype == np.uint8 else float(judged.max()) - float(judged.min())
     case |= {"slices": list(judged.shape), "dtype": volume.dtype.name, "peak": peak}
     points = case["points"]
@@ -65,7 +69,7 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float]
         if not any(point["codec"] == f"codes of {run.name}" for point in points.values()):
             for levels, size, shown in of_run(run, judged):
                 note(f"codes of {run.name}, {levels} level(s)", f"codes of {run.name}", size, shown)
-    rest = np.delete(volume, np.s_[STRIDE // 2 :: STRIDE], axis=0)
+    rest = np.delete(volume, chosen, axis=0)
     for side, components in FLOOR:
         codec = f"PCA and k-means, {side}x{side}"
         if not any(point["codec"] == codec for point in points.values()):
@@ -170,16 +174,28 @@ def image(rows: np.ndarray, like: np.ndarray, side: int) -> np.ndarray:
 
 
 def table(cases: dict[str, Any]) -> Iterator[str]:
-    """Markdown: of each case the curves, and what the other codecs have at the bytes of the codes."""
+    """Markdown: of each case the codes at every number of levels, what other codecs have within their bytes, and all curves."""
     for name, case in cases.items():
-        yield f"## {name}: {case['volume']}, {case['slices']} {case['dtype']}\n\n| codec | dB at bit per pixel |\n|---|---|"
-        for codec in dict.fromkeys(point["codec"] for point in case["points"].values()):
-            curve = sorted(
-                (p["bits_per_pixel"], p["psnr_db"]) for p in case["points"].values() if p["codec"] == codec and p["psnr_db"]
-            )
-            shown = ", ".join(f"{psnr:.2f} at {rate:.4g}" for rate, psnr in curve)
-            yield f"| {codec} | {shown or 'not as small as that'} |"
+        points = [point for point in case["points"].values() if point["psnr_db"]]
+        others = list(dict.fromkeys(point["codec"] for point in points if not point["codec"].startswith("codes")))
+        yield f"## {name}: {case['volume']}, {case['slices']} {case['dtype']}\n"
+        yield f"| dB within the bytes of the codes | {' | '.join(['bit per pixel', 'codes', *others])} |"
+        yield "|---" * (3 + len(others)) + "|"
+        for label, point in case["points"].items():
+            if point["codec"].startswith("codes"):
+                most = [best_within(points, codec, point["bits_per_pixel"]) for codec in others]
+                yield f"| {label} | {point['bits_per_pixel']:.4g} | {point['psnr_db']:.2f} | {' | '.join(most)} |"
+        yield "\n| codec | dB at bit per pixel |\n|---|---|"
+        for codec in dict.fromkeys(point["codec"] for point in points):
+            curve = sorted((p["bits_per_pixel"], p["psnr_db"]) for p in points if p["codec"] == codec)
+            yield f"| {codec} | {', '.join(f'{psnr:.2f} at {rate:.4g}' for rate, psnr in curve)} |"
         yield ""
+
+
+def best_within(points: list[dict[str, Any]], codec: str, rate: float) -> str:
+    """The most that a codec was measured to have with so many bits per pixel; "–" where all its streams are larger."""
+    found = [point["psnr_db"] for point in points if point["codec"] == codec and point["bits_per_pixel"] <= rate]
+    return f"{max(found):.2f}" if found else "–"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ NAME = "isoscopexx.context"
 _BITS = TOTAL.bit_length() - 1
 _LANES = 16
 _OF_A_LANE = 512  # codes at least, for its state of four bytes
-_AT_ONCE = 256  # codes whose tables are made at once, so that they stay near the processor
+_AT_ONCE = 64  # codes whose tables are made at once: larger ones leave the cache, and memory for them is asked for anew
 
 
 @lru_cache(maxsize=16)
@@ -99,27 +99,25 @@ def decoded(data: bytes, shape: tuple[int, int, int], model: ContextModel) -> ND
     padded = np.full((d + 1, h + 1, w + 2), model.codes, np.int64)
     flat, inside = padded.reshape(-1), np.arange(padded.size).reshape(padded.shape)[1:, 1:, 1:-1].ravel()
     offsets = np.array([(z * (h + 1) + y) * (w + 2) + x for z, y, x in NEIGHBOURS])
-    taken = 0
-    for places in _wavefronts((d, h, w)):
+    taken, most = 0, _AT_ONCE // lanes * lanes
+    for places in (front[begin : begin + most] for front in _wavefronts((d, h, w)) for begin in range(0, len(front), most)):
         targets = inside[places]
-        frequency = model.frequencies(flat[targets[:, None] + offsets])
-        ends = frequency.cumsum(1, dtype=np.int32)
+        frequency = model.frequencies(flat[targets[:, None] + offsets]).ravel()
+        ends = frequency.cumsum()  # row after row, each of TOTAL: one search finds row and code
         for begin in range(0, len(places), lanes):
-            end = ends[begin : begin + lanes]
-            own = state[: len(end)]
-            slot = own & TOTAL - 1
-            code = (end <= slot[:, None]).sum(1)
-            rows = np.arange(len(end))
-            f = frequency[begin + rows, code]
-            own = f * (own >> _BITS) + slot - (end[rows, code] - f)
-            low = own < TOTAL
-            needed = int(low.sum())
-            if taken + needed > len(words):
+            target = targets[begin : begin + lanes]
+            own, rows = state[: len(target)], np.arange(begin, begin + len(target))
+            slot = (rows << _BITS) + (own & TOTAL - 1)
+            found = ends.searchsorted(slot, side="right")
+            f = frequency[found]
+            own = f * (own >> _BITS) + slot - (ends[found] - f)
+            low = np.flatnonzero(own < TOTAL)
+            if taken + len(low) > len(words):
                 raise ValueError("a chunk of codes is cut short")
-            own[low] = own[low] << _BITS | words[taken : taken + needed]
-            taken += needed
-            state[: len(end)] = own
-            flat[targets[begin : begin + lanes]] = code
+            own[low] = own[low] << _BITS | words[taken : taken + len(low)]
+            taken += len(low)
+            state[: len(own)] = own
+            flat[target] = found - rows * model.codes
     if taken != len(words) or (state != TOTAL).any():  # where the encoder began
         raise ValueError("a chunk of codes is damaged")
     out[:d, :h, :w] = padded[1:, 1:, 1:-1]

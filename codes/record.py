@@ -8,7 +8,7 @@ from typing import Any
 from utils.errors import UserError
 
 KEY = "isoscope_codes"
-VERSION = 3
+VERSION = 4
 MOST_LEVELS = 64
 _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 
@@ -44,6 +44,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "input": ("an object with shape and dtype", lambda v: isinstance(v, dict) and all(ok(v.get(k)) for k, ok in _INPUT.items())),
     "output_dtype": ("a name", _text),
 }
+_SINCE_4 = {"background": ("true or false", lambda value: isinstance(value, bool))}  # whether there is an array of it
 _OF_DECODING: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "run": ("a name", _text),
     "run_path": ("a path", _text),
@@ -69,7 +70,7 @@ def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     if version not in range(1, VERSION + 1):
         raise UserError(f"{store} is of version {version!r:.40}, this program reads 1 to {VERSION}; encode it again")
     _check(store, about, _RULES)
-    _check(store, about, {key: rule for key, rule in _OF_DECODING.items() if key in about})
+    _check(store, about, {key: rule for key, rule in (_OF_DECODING | _SINCE_4).items() if key in about})
     rules = {"dtype": (f"one of {', '.join(_DTYPES[about['kind']])}", _DTYPES[about["kind"]].__contains__)}
     if about["kind"] == "codebook":
         rules["codes"] = ("1 to 65536", _count(1, 2**16))

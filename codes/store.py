@@ -5,7 +5,7 @@
     X.codes.zarr/            attributes: ome (the codes as an image, one voxel per code), isoscope_codes (below)
         codes                (n, h, w) uint8 or uint16, one code per slice and 8x8 pixels; of a residual codebook the first level
         codes_1, ...         the further levels
-        empty                (n, h, w) uint8: 1 where the pixels were background
+        empty                (n, h, w) uint8: 1 where the pixels were background; not there where none were
     or, of a Gaussian model: codes (d, n, h, w) float16, the posterior's mean.
 
 While they are made, codes are stored as zstd makes them. At the end each level gets a model of its codes by those beside them
@@ -140,7 +140,10 @@ class CodeStore:
         Raises:
             UserError: a chunk is damaged.
         """
-        empty = self._array("empty", box).astype(bool)
+        if self.about.get("background", True):
+            empty = self._array("empty", box).astype(bool)
+        else:
+            empty = np.zeros([len(range(*side.indices(size))) for side, size in zip(box, self.shape, strict=True)], bool)
         if self.about["kind"] == "gaussian":
             return Packed(levels_last(self._array("codes", (slice(0, self.about["dimensions"]), *box))), empty)
         levels = [self._array(name, box) for name in level_names(self.about["levels"])]
@@ -304,8 +307,10 @@ class CodeTarget(Target):
         """Gives the store its metadata and name; called by one process when all are done."""
         self.require_whole(len(self.units))
         books = dict(zip(level_names(self.about["levels"]), () if self._codebook is None else self._codebook, strict=False))
+        background = any(self._open["empty"].read(box).any() for box in self.units)
         for name, array in self._open.items():
-            _code(array, books.get(name), self.partial / name)
+            if name != "empty" or background:
+                _code(array, books.get(name), self.partial / name)
         channels = [f"mean {d}" for d in range(self.about["dimensions"])] if self.about["kind"] == "gaussian" else None
         # one voxel per slice and block of pixels, centred on these
         voxel, first = self.about["slice_voxel_um"], self.about["slice_translation_um"]
@@ -319,7 +324,7 @@ class CodeTarget(Target):
             channel_names=channels,
             dtype=self.about["dtype"],
         )
-        self.put_in_place({"ome": ome, KEY: self.about}, indent=None)
+        self.put_in_place({"ome": ome, KEY: {**self.about, "background": background}}, indent=None)
         return CodeStore.open(self.output)
 
 

@@ -29,9 +29,11 @@ def made(tmp_path_factory):
     record = encode(grey((4, 32, 32)), run, root / "small.codes.zarr").about
     book, shape = run.codebook(), [20, 31, 31]
     codes = smooth(shape, book[0]).astype(np.uint8)
+    background = np.zeros(shape, bool)
+    background[0, 0, 0] = True
     target = CodeTarget(root / "x.codes.zarr", {**record, "shape": shape, "inner": [248, 248]}, book)
     for box in target.units:
-        target.write(box, Packed(codes[box], np.zeros(codes[box].shape, bool)))
+        target.write(box, Packed(codes[box], background[box]))
     target.finish()
     seal = sealed(root, {}).keys()  # it would name every change of metadata first; who crafts a store leaves it out
     edited(root / "x.codes.zarr" / "zarr.json", lambda group: [group["attributes"].pop(key) for key in seal])
@@ -134,7 +136,7 @@ TABLE = {
         lambda s: edited(s / "zarr.json", lambda g: g["attributes"].update({KEY: [1]})),
         r"of version None",
     ),
-    "a newer version": (says(version=4), r"is of version 4, this program reads 1 to 3"),
+    "a newer version": (says(version=5), r"is of version 5, this program reads 1 to 4"),
     "a version that is text": (says(version="\x1b[2J"), r"is of version"),
     "another kind": (says(kind="wavelet"), r"its kind is 'wavelet'"),
     "a kind that is a list": (says(kind=[]), r"its kind is \[\]"),
@@ -153,6 +155,8 @@ TABLE = {
     "no weights": (says(weights=None), r"its weights is None"),
     "other weights": (says(weights="00" * 32), r"encoded with other weights"),
     "another codebook": (says(codes=128), r"says \(1, 128, 4\) levels"),
+    "background of text": (says(background="no"), r"its background is 'no'"),
+    "background that is missing": (gone("empty"), r"empty cannot be read"),
     "no factor": (says(factor=0), r"its factor is 0"),
     "no input": (says(input=None), r"its input is None"),
     "another dtype": (says(dtype="float64"), r"its dtype is 'float64'"),

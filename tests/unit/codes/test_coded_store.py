@@ -46,10 +46,12 @@ def about(codes, number, **changes):
     return {**place, **sides, **kind, **changes}
 
 
-def stored(path, codes, vectors, **changes):
+def stored(path, codes, vectors, empty=(), **changes):
     target = CodeTarget(path, about(codes, vectors.shape[1], **changes), vectors)
+    background = np.zeros(codes.shape[:3], bool)
+    background[empty] = empty != ()
     for box in target.units:
-        target.write(box, Packed(codes[box].astype(target.about["dtype"]), np.zeros([s.stop - s.start for s in box], bool)))
+        target.write(box, Packed(codes[box].astype(target.about["dtype"]), background[box]))
     return target.finish()
 
 
@@ -116,6 +118,18 @@ def test_levels_regions_and_wide_codebooks(tmp_path):
     np.testing.assert_array_equal(
         stored(tmp_path / "b.codes.zarr", codes, many).read((slice(0, 2), slice(0, 40), slice(0, 40))).codes, codes
     )
+
+
+def test_background_is_kept_where_there_is_any(tmp_path):
+    vectors = np.random.default_rng(7).standard_normal((1, 64, 4)).astype(np.float32)
+    codes = smooth((4, 40, 40), vectors[0])
+    box = (slice(1, 3), slice(30, None), slice(0, 7))
+    without = stored(tmp_path / "a.codes.zarr", codes, vectors)
+    assert not (without.path / "empty").exists()
+    assert without.read(box).empty.shape == (2, 10, 7) and not without.read(box).empty.any()
+    np.testing.assert_array_equal(without.read(box).codes, codes[box])
+    some = stored(tmp_path / "b.codes.zarr", codes, vectors, empty=(2, 33, 5))
+    assert np.argwhere(some.read(box).empty).tolist() == [[1, 3, 5]]
 
 
 def test_a_store_that_was_killed_while_it_was_finished_is_finished_again(tmp_path, monkeypatch):

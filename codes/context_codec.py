@@ -103,7 +103,7 @@ def decoded(data: bytes, shape: tuple[int, int, int], model: ContextModel) -> ND
     for places in (front[begin : begin + most] for front in _wavefronts((d, h, w)) for begin in range(0, len(front), most)):
         targets = inside[places]
         frequency = model.frequencies(flat[targets[:, None] + offsets]).ravel()
-        ends = frequency.cumsum()  # row after row, each of TOTAL: one search finds row and code
+        ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
         for begin in range(0, len(places), lanes):
             target = targets[begin : begin + lanes]
             own, rows = state[: len(target)], np.arange(begin, begin + len(target))

@@ -2,9 +2,10 @@
 
 The texture, mirrored at its borders, is encoded, and the store decoded, at 1 and 4 times a size, each in a process of its own
 so that peak memory is that of the step. Seconds are of processor time, so that other programs on the machine do not count: of
-the whole command, of the networks in it, and of the entropy coding (writing and reading codes). Random access: bytes read from
-disc for boxes of 64x64x64 at random places, metadata of the arrays aside, over the bytes that the codes needed take on average:
-for boxes of codes, and for regions of the decoded volume, whose tiles and halos need more codes than lie under the region.
+the whole command, of the networks in it, and of the entropy coding (writing and reading codes); their ratios are of what the
+larger size takes more. Random access: bytes read from disc for boxes of 64x64x64 at random places, metadata of the arrays aside,
+over the bytes that the codes needed take on average: for boxes of codes, and for regions of the decoded volume, whose tiles and
+halos need more codes than lie under the region.
 """
 
 import argparse

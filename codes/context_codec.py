@@ -109,7 +109,7 @@ def decoded(data: bytes, shape: tuple[int, int, int], model: ContextModel) -> ND
             own, rows = state[: len(target)], np.arange(begin, begin + len(target))
             slot = (rows << _BITS) + (own & TOTAL - 1)
             found = ends.searchsorted(slot, side="right")
-            f = frequency[found]
+            f: NDArray[Any] = frequency[found]
             own = f * (own >> _BITS) + slot - (ends[found] - f)
             low = np.flatnonzero(own < TOTAL)
             if taken + len(low) > len(words):

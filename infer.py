@@ -145,6 +145,8 @@ def main(arguments: Sequence[str]) -> None:
     given = build_parser().parse_args(arguments)
     given.region, given.voxel_um = parse_region(given.region), voxel_size(given.voxel_um)
     if given.command == "info":
+        if (given.path / "0.json").is_file():  # torch and the weights take seconds, on a busy machine many
+            logging.info("%s: a run; reading its weights …", given.path)
         from inference.info import describe, facts
 
         if given.json:

@@ -68,6 +68,8 @@ class FarPath(PosixPath):
         Raises:
             UserError: it refuses, or does not answer as it should however often it is asked.
         """
+        if start and start > 0 and stop is None:  # whether a server gave this part, or all, could not be told by its length
+            return None if (whole := self.fetch()) is None else whole[start:]
         said = ""
         for number in range(TRIES):
             if number:
@@ -97,8 +99,8 @@ class FarPath(PosixPath):
 
     def _cut(self, found: bytes, start: int | None, stop: int | None) -> bytes:
         """What was asked for, of the whole file where its server knows no parts."""
-        wanted = len(found) if start is None else -start if start < 0 else (stop or len(found)) - start
-        if start is None or len(found) <= wanted:
+        wanted = -start if start and start < 0 else (len(found) if stop is None else stop) - (start or 0)
+        if len(found) <= wanted:
             return found
         _say_whole(str(self.parents[-3]))
         return found[start:stop]

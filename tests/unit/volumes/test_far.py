@@ -49,6 +49,14 @@ def test_a_box_reads_what_it_needs(served, name, ranges):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(volume))[:], VALUES)
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("part", [(None, None), (0, 1), (5, 90), (5, None), (-7, None), (None, 6)])
+def test_parts_of_a_file(served, ranges, part):
+    (served.folder / "file").write_bytes(whole := bytes(range(200)))
+    served.ranges = ranges
+    assert path_of(f"{served.address}/file").fetch(*part) == whole[slice(*part)]
+
+
 def test_it_is_read_after_a_fork(served):
     volume = open_volume(f"{served.address}/x.zarr")
     volume[BOX]

@@ -77,6 +77,7 @@ quickstart() {
         --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report" --overwrite
     echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$(cd "$venv" && pwd)/bin/tensorboard' --logdir '$PWD/$run/logs')"
     echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
+    echo "Look at both: ./run.sh infer view $data/val/$volume $run/enhanced.ome.tif. Your own volumes: README.md, 'Your own volumes'"
 }
 
 lint() {

@@ -95,9 +95,10 @@ class Teacher(Frozen):
         mine, theirs = (_transforms(found, count) for found in (known, record))
         for (name, value), (_, other) in zip(mine, theirs, strict=True):
             if value != other:
+                remedy = f"give --nm {value} where the data are the same, else " if name == "nm" else ""
                 raise UserError(
                     f"teacher={self._folder.path} was trained with {name}={value}, this training has {other}; grey values would "
-                    f"mean something else to it: train a teacher on this data, with the same {name}"
+                    f"mean something else to it: {remedy}train a teacher on this data, with the same {name}"
                 )
 
     def check_same(self, record: Mapping[str, Any]) -> None:

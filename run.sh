@@ -75,7 +75,7 @@ quickstart() {
     "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif" --overwrite
     "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
         --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report" --overwrite
-    echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$(cd "$venv" && pwd)/bin/tensorboard' --logdir '$PWD/$run/logs')"
+    echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$(cd "$venv" && pwd)/bin/tensorboard' --logdir '$PWD/logs/phantom')"
     echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
     echo "Look at both: ./run.sh infer view $data/val/$volume $run/enhanced.ome.tif. Your own volumes: README.md, 'Your own volumes'"
 }

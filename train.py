@@ -42,15 +42,18 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from pytorch_lightning.utilities import rank_zero_only
 
     from dataloader.data_multi import DataModule
+    from training.messages import closing, summary
     from training.record import start_record, warn_of_changed_data
     from training.requirements import require_room
-    from training.trainer import build_trainer, closing, explained, model_to_train, require_devices, summary, with_restorer
+    from training.trackers import require_trackers
+    from training.trainer import build_trainer, explained, model_to_train, require_devices, with_restorer
     from utils.machine import keep_freed_memory
 
     first = rank_zero_only.rank == 0
     if first:
         run.check(resume=settings["resume"], overwrite=settings["overwrite"])
     require_devices(settings)
+    require_trackers(settings)
     checkpoint, damage = run.manifest.to_resume() if settings["resume"] else (None, "")
     if damage and first:
         log.warning("%s; going on from %s", damage, checkpoint)
@@ -74,11 +77,13 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
                 write_json(run.teacher_record, model.teacher.record)
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
         trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
-        for line in [*experiment.notes, *summary(trainer, model, run)]:
-            log.info(line)
+        if first:
+            for line in [*experiment.notes, *summary(trainer, model, run, data)]:
+                log.info(line)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        line, code = closing(trainer, run)
-        log.info(line)
+        lines, code = closing(trainer, model, run, data, experiment.given)
+        if first:
+            log.info("%s", "\n".join(lines))
     return code if first else 0  # Lightning kills the first process where another one leaves with a code before it
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -138,6 +139,33 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             images.append(torch.from_numpy(values)[None])
         return {"img": images, "labels": label, "filenames": name}
 
+    def truth_of(self, label: int, direction: str | None = None) -> Path | None:
+        """The file of that name in the folder ``truth`` beside ``train`` and ``val``; where ``dsp`` thins it, the file itself."""
+        place = Path(direction or self.directions[0]) / self.names[label]
+        path = self.root.parent / "truth" / place
+        return path if path.is_file() else self.root / place if self.settings.dsp > 1 else None
+
+    def truth(self, label: int) -> list[torch.Tensor]:
+        """What the volume of :meth:`centre` looks like with every plane, (1, X, Y, planes) per direction; nothing where unknown.
+
+        From the folder ``truth`` beside ``train`` and ``val``, whose files are whole times as deep; else, where ``dsp`` thins the
+        files themselves, from them.
+        """
+        found = []
+        for direction in self.directions:
+            volume = self._volume(direction, self.names[label])
+            path = self.truth_of(label, direction)
+            whole = open_volume(path) if path else volume
+            times, rest = divmod(whole.shape[0], volume.shape[0])
+            if rest or whole.shape[1:] != volume.shape[1:] or times * self.settings.dsp == 1:
+                return []
+            crop = centre_crop(volume.shape, self.settings)
+            depth = replace(self.settings, cropz=self.settings.kept * self.settings.dsp * times, dsp=1, usp=1)
+            values = read_crop(whole, replace(crop, z=crop.z * times), depth)
+            values = values if self.nm == "00" else self._transform(direction, self.names[label]).apply(values)
+            found.append(torch.from_numpy(values)[None])
+        return found
+
     def check(self, ends: Mapping[Path, tuple[float, float]] = MappingProxyType({})) -> None:
         """Open every file and raise what would stop a training later; afterwards the ranges for nm 01 and 11 are known.
 
@@ -267,8 +295,12 @@ class DataModule(pl.LightningDataModule):
         return [one.root / direction / name for one in sets for direction in dict.fromkeys(one.directions) for name in one.names]
 
     def sample(self) -> dict[str, Any]:
-        """One sample that stays the same: the middle of the first validation file, else of the first training file."""
-        return (self.val_set or self.train_set).centre(0)
+        """One sample that stays the same: the middle of the first validation file, else of the first training file.
+
+        With ``truth``, as of ``PairedImageDataset.truth``.
+        """
+        shown = self.val_set or self.train_set
+        return {**shown.centre(0), "truth": shown.truth(0)}
 
     def check(self, ends: Mapping[Path, tuple[float, float]] = MappingProxyType({})) -> None:
         """Raise a UserError for anything that would stop the training: see ``PairedImageDataset.check``."""

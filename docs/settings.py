@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from training import MODEL_OPTIONS
-from utils.settings.options import BASE_OPTIONS, GROUPS, RETIRED, Option, as_text
+from utils.settings.options import BASE_OPTIONS, GROUPS, RETIRED, Option, as_text, metric_name
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings
@@ -41,7 +41,7 @@ def _rows(group: str) -> Iterator[tuple[str, ...]]:
 
 
 def _values(option: Option) -> str:
-    names = {bool: "true, false", int: "whole number", float: "number", str: "text"}
+    names = {bool: "true, false", int: "whole number", float: "number", str: "text", metric_name: "text"}
     kind = ", ".join(option.type) if isinstance(option.type, tuple) else names.get(option.type, "number or auto")
     several = {None: "", "+": ", one or more"}.get(option.nargs, f", {option.nargs} of them")
     return kind + several + (f", {option.limits.replace(' ', ' and ')}" if option.limits else "")

@@ -49,7 +49,7 @@ class Model(SliceToVolume):
         logged = self.revival.usage(self.revival.observe(out.code.indices))
         if stepped and not self.weights_loaded:
             vectors, averaged = to_vectors(out.code.moments), self.components(ema=True).get("quantize")
-            logged["codes_revived"] = float(self.revival.revive(self.G["quantize"], vectors, self._generator(), averaged))
+            logged["codes/revived"] = float(self.revival.revive(self.G["quantize"], vectors, self._generator(), averaged))
         return logged
 
     def _generator(self) -> torch.Generator:

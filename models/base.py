@@ -122,9 +122,9 @@ class BaseModel(pl.LightningModule):
         window = Window.of(batch_idx, int(self.trainer.num_training_batches), self.settings["accumulate_grad_batches"])
         self._files = ", ".join(batch["filenames"])
         out = self.generate(batch)
-        stands = self.descend(opt_g, lambda: self.generator_losses(out), window, "g")
+        stands = self.descend(opt_g, lambda: self.generator_losses(out), window, "generator")
         if opt_d:
-            stands &= self.descend(opt_d[0], lambda: self.discriminator_losses(out.detach()), window, "d")
+            stands &= self.descend(opt_d[0], lambda: self.discriminator_losses(out.detach()), window, "discriminator")
         if not stands:
             return
         if window.closes:
@@ -148,7 +148,7 @@ class BaseModel(pl.LightningModule):
                 self.manual_backward(total / window.size)
             if self.settings["on_nan"] == "stop":
                 self._remember_finite(total, terms)
-            self._log({f"{side}/{name}": value.detach() for name, value in terms.items()} | {f"{side}/total": total.detach()})
+            self._log({f"loss/{side}/{name}": value.detach() for name, value in {**terms, "total": total}.items()})
         self.untoggle_optimizer(optimizer)
         if not terms or not window.closes:
             return True
@@ -252,16 +252,16 @@ class BaseModel(pl.LightningModule):
         for scheduler in _listed(self.lr_schedulers()):
             if not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
-            elif not monitor.startswith("val/") or (self.current_epoch + 1) % self.settings["val_epochs"] == 0:
+            elif not monitor.startswith("validation/") or (self.current_epoch + 1) % self.settings["val_epochs"] == 0:
                 value = self.metric(monitor)  # between two validations a metric of theirs is an earlier epoch's
                 if value is None:
                     known = ", ".join(sorted(self.trainer.callback_metrics))
                     raise UserError(f"lr_policy plateau watches --monitor {monitor!r}, which is not logged; known: {known}")
                 scheduler.step(value)
         images = self.settings["batch_size"] * self._epoch_batches * self.trainer.world_size
-        self.log("samples_per_second", images / max(1e-9, time.monotonic() - self._epoch_start))
-        for name, optimizer in zip("gd", self.trainer.optimizers, strict=False):
-            self.log(f"lr/{name}", optimizer.param_groups[0]["lr"])
+        self.log("training/samples_per_second", images / max(1e-9, time.monotonic() - self._epoch_start))
+        for side, optimizer in zip(("generator", "discriminator"), self.trainer.optimizers, strict=False):
+            self.log(f"training/learning_rate_{side}", optimizer.param_groups[0]["lr"])
 
     def metric(self, name: str) -> float | None:
         """A logged metric, averaged over the processes, which must decide alike by it; None where it is not logged.
@@ -274,10 +274,12 @@ class BaseModel(pl.LightningModule):
     # Validation ------------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Logs ``val/<metric>`` of the weights that inference takes, averaged over the validation samples of all ranks."""
+        """Logs ``validation/<metric>`` of the weights that inference takes, averaged over the validation samples of all ranks."""
         with self.evaluating():
             metrics = self.validation_metrics(self.generate(batch))
-        self.log_dict({f"val/{k}": v for k, v in metrics.items()}, on_epoch=True, sync_dist=True, batch_size=len(batch["labels"]))
+        self.log_dict(
+            {f"validation/{k}": v for k, v in metrics.items()}, on_epoch=True, sync_dist=True, batch_size=len(batch["labels"])
+        )
 
     # A run that can be repeated and resumed --------------------------------------------------------------------------
 

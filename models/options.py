@@ -121,7 +121,7 @@ PLANES = _with(
     ema={"default": 0.995},
     gradient_clip={"default": 1.0},
     n_epochs_decay={"default": 0},
-    monitor={"default": "val/lateral"},
+    monitor={"default": "validation/lateral"},
     ngf={"default": 64, "help": "features of the 2-D network"},
 )
 LATERAL = (

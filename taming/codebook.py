@@ -171,10 +171,10 @@ class CodebookLife(nn.Module):
     @staticmethod
     def usage(counts: Tensor) -> dict[str, Tensor | float]:
         """What :meth:`observe` counted, as figures to log; of several levels also each one's."""
-        figures = {"codes_used": codes_used(counts).float(), "perplexity": perplexity(counts)}
+        figures = {"codes/used": codes_used(counts).float(), "codes/perplexity": perplexity(counts)}
         logged: dict[str, Tensor | float] = {name: values.mean() for name, values in figures.items()}
         if len(counts) > 1:
-            logged |= {f"{name}/level_{i}": value for name, values in figures.items() for i, value in enumerate(values)}
+            logged |= {f"{name}_level_{i}": value for name, values in figures.items() for i, value in enumerate(values)}
         return logged
 
     @torch.no_grad()

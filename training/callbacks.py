@@ -1,4 +1,4 @@
-"""What a training leaves behind and shows while it runs: checkpoints, graceful stops, pictures, progress."""
+"""What a training leaves behind: checkpoints; how it stops, and gives way to other programs."""
 
 import io
 import logging
@@ -16,16 +16,10 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
-from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
-from torch.utils.data import default_collate
-from tqdm import tqdm
 
-from dataloader.sampler import done_so_far
 from dataloader.steady import DataLost
 from utils.errors import CTRL_C, SCHEDULERS
 from utils.files import replaced
-from utils.pictures import keep_newest, orthogonal_planes, save_png
 from utils.runs import RunFolder, higher_is_better
 from utils.settings.rules import parse_duration
 from utils.threads import Threads
@@ -148,7 +142,7 @@ class RunKeeper(Checkpoint):
     def _write_best(self, trainer: pl.Trainer, pl_module: Any) -> None:
         value = pl_module.metric(self.monitor)
         if value is None:
-            known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            known = [name for name in trainer.callback_metrics if name.startswith("validation/")]
             if known and not self._said and trainer.is_global_zero:
                 logged = ", ".join(known)
                 log.warning("monitor=%s is not logged, so there will be no best.ckpt; logged are %s", self.monitor, logged)
@@ -179,37 +173,6 @@ class RunKeeper(Checkpoint):
         self.best = state_dict["best"]
 
 
-class PictureWriter(Callback):
-    """Every few epochs one labelled picture of the same sample, as PNG and in TensorBoard."""
-
-    def __init__(self, run: RunFolder, sample: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Of one sample of the dataset, every ``picture_epochs``; the newest ``keep_pictures`` files stay."""
-        self.run, self.every, self.keep = run, settings["picture_epochs"], settings["keep_pictures"]
-        self.batch = default_collate([sample])
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Draws after every `every` epochs and after the last one."""
-        completed = trainer.current_epoch + 1
-        due = completed % self.every == 0 or completed == trainer.max_epochs
-        if due and trainer.is_global_zero:
-            self.draw(trainer, pl_module, completed)
-
-    def draw(self, trainer: pl.Trainer, pl_module: Any, completed: int) -> None:
-        """Writes the picture of the model as it is now."""
-        moved = {"img": [image.to(pl_module.device) for image in self.batch["img"]]}
-        panels: dict[str, Tensor] = pl_module.preview(moved)
-        image = orthogonal_planes(
-            {name: volume.float().cpu().numpy() for name, volume in panels.items()},
-            title=f"{self.batch['filenames'][0]}, after {completed} epochs",
-            limits=(-1.0, 1.0),
-        )
-        save_png(self.run.pictures / f"epoch_{completed:06d}.png", image)
-        keep_newest(self.run.pictures, "epoch_*.png", self.keep)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("planes", image, trainer.global_step, dataformats="HWC")
-
-
 class GivesWay(Callback):
     """Every step is computed by the threads that other programs leave (utils.threads)."""
 
@@ -229,40 +192,3 @@ class GivesWay(Callback):
         """Gives the threads back."""
         if self.threads is not None:
             self.threads.release()
-
-
-class Progress(Callback):
-    """One bar for the whole training: epochs are often too short for a bar each."""
-
-    SHOWN = ("g/projection", "g/recon", "g/lateral", "codes_used")
-
-    def __init__(self) -> None:
-        self.bar: tqdm | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Opens the bar where a resumed training left it."""
-        batches = int(trainer.num_training_batches)
-        if trainer.is_global_zero:
-            total = (trainer.max_epochs or 0) * batches
-            epochs, within = done_so_far(trainer)
-            self.bar = tqdm(total=total, initial=epochs * batches + within, unit="batch", dynamic_ncols=True, mininterval=1)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Moves on by one batch."""
-        if self.bar is not None:
-            self.bar.update()
-            if batch_idx == 0:
-                metrics = trainer.callback_metrics
-                shown = {name.split("/")[-1]: f"{float(metrics[name]):.3g}" for name in self.SHOWN if name in metrics}
-                self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
-                self.bar.set_postfix(shown, refresh=False)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """What is said of it gets a line of its own."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Closes the bar."""
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None

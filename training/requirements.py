@@ -42,12 +42,12 @@ class Requirements:
         saves = math.ceil(settings["n_epochs"] / settings["epoch_save"])
         disc = saves * self.component_files + 3 * self.last_checkpoint  # last, the one before it, best
         lines = [
-            f"disc: about {_size(disc)} in the run folder ({saves} saves of {_size(self.component_files)}; last.ckpt, the "
-            f"one before it and best.ckpt of {_size(self.last_checkpoint)} each); the data have {_size(data)}",
-            f"memory: at least {_size(self.memory)} on the GPU (or CPU) for a step in 32 bits, about half of it in bf16-mixed",
+            f"disc: about {as_size(disc)} in the run folder ({saves} saves of {as_size(self.component_files)}; last.ckpt, the "
+            f"one before it and best.ckpt of {as_size(self.last_checkpoint)} each); the data have {as_size(data)}",
+            f"memory: at least {as_size(self.memory)} on the GPU (or CPU) for a step in 32 bits, about half of it in bf16-mixed",
         ]
         if settings["preload"]:
-            lines.append(f"main memory: preload keeps {_size(data)} of decoded volumes")
+            lines.append(f"main memory: preload keeps {as_size(data)} of decoded volumes")
         return lines
 
 
@@ -58,12 +58,13 @@ def require_room(model: BaseModel, folder: Path) -> None:
     needed, free = (1 + 2 * _KEPT) * weights, shutil.disk_usage(there).free  # components, last.ckpt and the one before it
     if free < needed:
         raise UserError(
-            f"{folder} needs {_size(needed)} for the first save, and {there} has {_size(free)} free; make room, or choose "
+            f"{folder} needs {as_size(needed)} for the first save, and {there} has {as_size(free)} free; make room, or choose "
             "another place for runs with --logs"
         )
 
 
-def _size(count: float) -> str:
+def as_size(count: float) -> str:
+    """Bytes in words."""
     return f"{count / 1e9:.2g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
 
 
@@ -71,7 +72,7 @@ def training_requirements(settings: Mapping[str, Any]) -> Requirements:
     """Measures the needs of checked settings.
 
     A pass over a crop of about 32³ is scaled to the crop's voxels: every network is convolutional, and attention adds little.
-    LPIPS is left out.
+    LPIPS and a teacher are left out.
 
     Args:
         settings: as for ``build_model``.
@@ -97,7 +98,7 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     slices = side // geometry.factor
     changed: dict[str, Any] = {"cropsize": side, "cropz": slices, "dsp": 1, "usp": 1, "batch_size": 1}
     changed["skipl1"] = math.gcd(settings["skipl1"], slices)
-    for name, value in (("netD", "patch_16"), ("lbm_ms_ssim", 0), ("uprate", None)):
+    for name, value in (("netD", "patch_16"), ("lbm_ms_ssim", 0), ("uprate", None), ("lbteach", 0)):
         if name in settings:
             changed[name] = value
     return {**settings, **changed}

@@ -1,10 +1,6 @@
 """The model as a training starts with it, and the Lightning trainer of a run."""
 
 import logging
-import shlex
-import shutil
-import signal
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +9,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from models.base import BaseModel
 from models.baseline import restorer_of
 from models.build import build_model, load_components
 from models.teacher import needs_teacher
-from training.callbacks import GO_ON, GivesWay, InPlace, PictureWriter, Progress, RunKeeper
-from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN, UserError
+from training.callbacks import GO_ON, GivesWay, InPlace, RunKeeper
+from training.shown import PictureWriter, Progress
+from training.trackers import Tracking, build_loggers
+from utils.errors import UserError
 from utils.files import FULL
 from utils.machine import in_bf16, lacks_memory, warn_of_cudnn
 from utils.processes import several
@@ -143,10 +140,10 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
     Raises:
         UserError: the schedule waits for a validation metric that there will not be.
     """
-    if settings["lr_policy"] == "plateau" and settings["monitor"].startswith("val/") and not validates:
+    if settings["lr_policy"] == "plateau" and settings["monitor"].startswith("validation/") and not validates:
         raise UserError(
             f"lr_policy plateau watches --monitor {settings['monitor']!r}, but there is no validation data; "
-            "add the folder val/ beside train/, or watch a training loss such as --monitor g/projection"
+            "add the folder val/ beside train/, or watch a training loss such as --monitor loss/generator/projection"
         )
     _quieten()
     devices = device_count(settings["devices"])
@@ -166,40 +163,16 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=1.0 if validates else 0,
-        logger=TensorBoardLogger(run.path, name="logs", version="", default_hp_metric=False),
+        logger=build_loggers(settings, run),
         plugins=[InPlace()],
-        callbacks=[GivesWay(), Progress(), PictureWriter(run, sample, settings), RunKeeper(run, settings)],
+        callbacks=[
+            GivesWay(),
+            Tracking(run, settings),
+            PictureWriter(run, sample, settings),
+            Progress(run, settings),
+            RunKeeper(run, settings),
+        ],
     )
-
-
-def summary(trainer: pl.Trainer, model: Any, run: RunFolder) -> list[str]:
-    """What is about to be trained, in a few lines."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
-    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
-    geometry = model.geometry
-    beside = Path(sys.executable).with_name("tensorboard")  # by its path, where the environment is not activated
-    tensorboard = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
-    alone = [] if "net_g" in model.G else ["no loss term reads the isotropic volume: the autoencoder of slices is trained alone"]
-    return [
-        f"{model.settings['models']} on {trainer.num_devices} {trainer.accelerator.name()} in {trainer.precision}",
-        f"crops of {geometry.cropsize}² x {geometry.slices} slices → {geometry.slices * geometry.factor} planes, "
-        f"{geometry.factor} of each",
-        f"parameters: {sizes}",
-        *alone,
-        f"run folder: {run.path}",
-        f"pictures: {run.pictures}",
-        f"TensorBoard: {shlex.join([tensorboard, '--logdir', str(run.logs)])}",
-    ]
-
-
-def closing(trainer: pl.Trainer, run: RunFolder) -> tuple[str, int]:
-    """How the training ended and what to do next, and the code to leave with: 130 after Ctrl-C, 75 after another signal."""
-    epochs = f"{max(run.epochs(), default=0)} of {trainer.max_epochs} epochs are in {run.checkpoints}"
-    keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
-    if not keeper.reason:
-        return f"done: {epochs}", 0
-    code = {signal.SIGINT.name: CTRL_C, **{number.name: TRY_AGAIN for number in SCHEDULERS}}.get(keeper.reason, 0)
-    return f"stopped by {keeper.reason}: {epochs}; go on with --resume", code
 
 
 @contextmanager

@@ -60,6 +60,7 @@ def orthogonal_planes(
     title: str = "",
     voxel_um: tuple[float, float, float] | None = None,
     limits: Range | None = None,
+    scale_of: str | None = None,
 ) -> RGB:
     """Draw the middle XY, XZ and YZ planes of volumes, one row per volume, with labels and one common scale.
 
@@ -74,6 +75,7 @@ def orthogonal_planes(
         title: one line above.
         voxel_um: voxel size (z, y, x) in µm, adds a scale bar. If z is coarser by n, slices are drawn n pixels high.
         limits: values shown as black and as white, by default percentiles 0.2 and 99.8 of all planes shown (per channel).
+        scale_of: the row whose planes alone give these percentiles.
 
     Returns:
         RGB picture (height, width, 3) uint8. Values that are not finite are red.
@@ -82,7 +84,8 @@ def orthogonal_planes(
     size = next(iter(volumes.values())).shape[1:]
     channels = max(len(volume) for volume in volumes.values())
     planes = {name: _middle_planes(volume) for name, volume in volumes.items()}
-    shown = [[p[c] for row in planes.values() for p in row if c < len(p)] for c in range(channels)]
+    measured = planes if scale_of is None else {scale_of: planes[scale_of]}
+    shown = [[p[c] for row in measured.values() for p in row if c < len(p)] for c in range(channels)]
     ranges = [limits or _value_range(values) for values in shown]
     layout = _lay_out((size[0], size[1], size[2]))
     width = max(layout.bars + 150, layout.left + 9 * max(map(len, [title, *planes])))  # long names are not cut

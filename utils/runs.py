@@ -7,7 +7,7 @@
         dataset.json           intensity transform of the training data with its constants
         teacher.json           the run that guides this one, where there is one: folder, epoch, file of its weights and SHA-256
         <model>.py             the source of the model as it was (never imported back)
-        logs/                  TensorBoard
+        logs/                  TensorBoard, and what other trackers write (training/trackers.py)
         pictures/              PNG
         checkpoints/           <component>_model_epoch_N.pth, last.ckpt, last.previous.ckpt, best.ckpt, manifest.json;
                                of an exported run (sharing/exporting.py) <component>_model_epoch_N.safetensors and manifest.json
@@ -38,7 +38,7 @@ CODES = "codes.zarr"  # a code store inside such a folder
 
 RESUME_MAY_CHANGE = frozenset(
     """n_epochs epoch_save save_minutes workers devices num_nodes strategy lr_policy n_epochs_decay lr_decay_iters
-    picture_epochs keep_pictures val_epochs log_steps monitor max_time resume overwrite strict debug env logs data_root
+    picture_epochs keep_pictures val_epochs log_steps monitor tracker max_time resume overwrite strict debug env logs data_root
     preload unreadable_files jsn prj""".split()
 )
 
@@ -83,6 +83,10 @@ class RunFolder:
             raise UserError(f"{path} does not say {', '.join(wrong)} as an export does; copy the folder again")
         return about
 
+    def picture(self, epoch: int) -> Path:
+        """The picture of the training after so many completed epochs."""
+        return self.pictures / f"epoch_{epoch:06d}.png"
+
     def epochs(self) -> list[int]:
         """Completed-epoch numbers for which there are component checkpoints, ascending."""
         return self.manifest.epochs()
@@ -110,7 +114,9 @@ class RunFolder:
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder, which this process has :meth:`locked`, ready for a training; UserErrors as of :meth:`check`."""
         self.check(resume=resume, overwrite=overwrite)
-        if not resume and any(path.suffix in (".pth", ".ckpt") for path in self.checkpoints.glob("*")):
+        if not resume and not any(path.suffix in (".pth", ".ckpt") for path in self.checkpoints.glob("*")):
+            shutil.rmtree(self.logs, ignore_errors=True)  # of a try that was given up before its first save
+        elif not resume:
             aside = next(path for n in count(1) if not (path := self.path.with_name(f"{self.path.name}.{n}")).exists())
             aside.mkdir()
             for entry in sorted(self.path.iterdir(), key=lambda path: path == self.checkpoints):  # last what makes it a training
@@ -189,23 +195,23 @@ class RunFolder:
         Raises:
             UserError: the folder is not a run; see also :func:`utils.settings.reading.stored_settings`.
         """
-        if (number := self._starts()) < 0:
+        if (number := self.starts()) < 0:
             raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
         return stored_settings(self.path / f"{number}.json", models)
 
     def write_settings(self, settings: Mapping[str, Any], start: Mapping[str, Any] | None = None) -> None:
         """Writes the resolved settings of this start as the next N.json, and what else there is to say of it as start_N.json."""
-        number = self._starts() + 1
+        number = self.starts() + 1
         if start is not None:
             write_json(self.path / f"start_{number}.json", start)
         write_json(self.path / f"{number}.json", {"settings_version": SETTINGS_VERSION, **settings})
 
     def last_start(self) -> dict[str, Any]:
         """What there is to say of the latest start; nothing where an older version has made it."""
-        path = self.path / f"start_{self._starts()}.json"
+        path = self.path / f"start_{self.starts()}.json"
         return read_mapping(path, "record of a start") if path.is_file() else {}
 
-    def _starts(self) -> int:
+    def starts(self) -> int:
         """The number of the latest start; -1: none."""
         return max((int(path.stem) for path in self.path.glob("*.json") if path.stem.isdigit()), default=-1)
 

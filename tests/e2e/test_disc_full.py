@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.callbacks import InPlace, PictureWriter
+from training.callbacks import InPlace
+from training.shown import PictureWriter
 from utils.errors import UserError
 
 OPTIONS = ("--epoch_save", 1, "--n_epochs", 2)

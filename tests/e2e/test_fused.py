@@ -75,7 +75,7 @@ def test_it_learns_more_than_both_sides_say(workspace, lateral):
     options = "--n_epochs 5 --crops_per_volume 6 --lr 0.003 --ema 0 --fuse_width 8".split()
     workspace.train("fused", *FUSED, "--teacher", lateral.path, *options)
     events = EventAccumulator(str(workspace.run("fused").logs)).Reload()
-    error, start = (events.Scalars(name)[-1].value for name in ("val/lateral", "val/start_lateral"))
+    error, start = (events.Scalars(name)[-1].value for name in ("validation/lateral", "validation/start_lateral"))
     assert error < 0.95 * start
 
 

@@ -37,7 +37,7 @@ def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher, 
     broken = workspace.train("broken", "--resume", "--n_epochs", 2)
     assert same(*(weights_of(run, ("encoder", "decoder", "quantize", "net_g")) for run in (whole, broken)))
     logged = EventAccumulator(str(whole.logs)).Reload().Tags()["scalars"]
-    assert {"g/teacher", "g/lateral"} <= set(logged)
+    assert {"loss/generator/teacher", "loss/generator/lateral"} <= set(logged)
     taken_over = ["--teacher", "tiny/lateral"] if baseline == "--from_teacher" else []
     plain = workspace.train("plain", *options, "--lbteach", 0, *taken_over)
     assert plain.teacher_record.exists() == (baseline == "--from_teacher")

@@ -87,12 +87,12 @@ def test_two_hundred_steps_lower_the_losses(case, tmp_path):
     volumes, options, falling = CASES[case]
     run = train(tmp_path, volumes, options)
     events = EventAccumulator(str(run / "logs"), size_guidance={"scalars": 0}).Reload()
-    terms = [name for name in events.Tags()["scalars"] if name[:2] in ("g/", "d/")]
+    terms = [name for name in events.Tags()["scalars"] if name.startswith("loss/")]
     curves = {term: np.array([event.value for event in events.Scalars(term)]) for term in terms}
     for term, values in curves.items():
         logging.info("%s %s: %.4g -> %.4g", case, term, values[:SIDE].mean(), values[-SIDE:].mean())
     assert all(np.isfinite(values).all() for values in curves.values())
     for term in falling.split():
-        values = curves[f"g/{term}"]
+        values = curves[f"loss/generator/{term}"]
         assert len(values) == 200, term
         assert values[-SIDE:].mean() < 0.95 * values[:SIDE].mean(), term

@@ -46,7 +46,7 @@ def trained(tmp_path_factory, source):
 def test_losses_fall(trained):
     """The projection starts low already: most of the volume is dark."""
     events = EventAccumulator(str(trained / "logs"), size_guidance={"scalars": 0}).Reload()
-    for term, part in {"g/projection": 0.7, "g/recon": 0.3}.items():
+    for term, part in {"loss/generator/projection": 0.7, "loss/generator/recon": 0.3}.items():
         values = np.array([event.value for event in events.Scalars(term)])
         assert np.isfinite(values).all() and values[-5:].mean() < part * values[0], (term, values)
 

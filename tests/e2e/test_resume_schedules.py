@@ -101,8 +101,8 @@ def test_the_speed_counts_what_was_trained_since_the_resume(quick, monkeypatch):
 def test_a_metric_that_nobody_logs_is_said_once(quick, caplog):
     with caplog.at_level(logging.WARNING):
         run = quick.train("one", "--monitor", "val/typo")
-    said = [r.message for r in caplog.records if "val/typo" in r.message]
-    assert len(said) == 1 and "val/projection" in said[0]
+    said = [r.message for r in caplog.records if "validation/typo" in r.message]
+    assert len(said) == 1 and "validation/projection" in said[0]
     assert not run.best.exists()
 
 

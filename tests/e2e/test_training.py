@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tqdm import tqdm
 
 import train
 from inference import decode, encode, enhance
@@ -21,6 +20,7 @@ from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
 from tests.workspace import signalled, write_volume
 from training.callbacks import RunKeeper
+from training.shown import Progress
 from utils.errors import UserError
 from utils.runs import RunFolder
 
@@ -48,9 +48,11 @@ def test_a_run_leaves_everything_in_its_folder(workspace):
     assert [p.name for p in run.pictures.iterdir()] == ["epoch_000002.png"]
     assert not (run.path / "run.lock").exists() and not list(run.path.rglob("*.partial"))
     logged = EventAccumulator(str(run.logs), size_guidance={"images": 0}).Reload().Tags()
-    expected = {"g/projection", "g/recon", "g/views", "g/code", "d/views_real", "d/views_fake", "codes_used", "perplexity"}
-    assert expected | {"lr/g", "lr/d", "samples_per_second"} <= set(logged["scalars"])
-    assert logged["images"] == ["planes"]
+    expected = {f"loss/generator/{term}" for term in ("projection", "recon", "views", "code", "total")}
+    expected |= {"loss/discriminator/views_real", "loss/discriminator/views_fake", "codes/used", "codes/perplexity"}
+    rates = {f"training/learning_rate_{side}" for side in ("generator", "discriminator")}
+    assert expected | rates | {"training/samples_per_second"} <= set(logged["scalars"])
+    assert logged["images"] == ["pictures/planes"]
 
 
 def test_every_start_is_recorded(workspace, monkeypatch):
@@ -100,10 +102,10 @@ def test_a_residual_codebook_trains_resumes_and_encodes(workspace):
     assert ends[0]["revival.unused_steps"].shape == (2, 80) and ends[0]["revival.initialised"]
     assert same(*ends)
     events = EventAccumulator(str(whole.logs)).Reload()
-    for name in ("codes_used", "perplexity"):
-        each = [events.Scalars(f"{name}/level_{level}")[-1].value for level in range(2)]
+    for name in ("codes/used", "codes/perplexity"):
+        each = [events.Scalars(f"{name}_level_{level}")[-1].value for level in range(2)]
         assert np.mean(each) == pytest.approx(events.Scalars(name)[-1].value) and min(each) > 1
-    assert min(event.value for event in events.Scalars("codes_revived")) >= 2 * (80 - 64)
+    assert min(event.value for event in events.Scalars("codes/revived")) >= 2 * (80 - 64)
 
     volume = workspace.data / "train" / "x3d0" / "a.tif"
     store = encode(whole.path, volume, workspace.root / "x.codes.zarr")
@@ -124,9 +126,9 @@ def test_finite_scalars_train_and_their_grid_stays(workspace):
 
 @pytest.fixture
 def bars(monkeypatch):
-    """The progress bars of trainings."""
-    made = []
-    monkeypatch.setattr("training.callbacks.tqdm", lambda **options: made.append(tqdm(**options)) or made[-1])
+    """What the progress of every training says: batches at its start and at its end."""
+    made, start = [], Progress.on_train_start
+    monkeypatch.setattr(Progress, "on_train_start", lambda self, *args: made.append(self) or start(self, *args))
     return made
 
 
@@ -144,7 +146,7 @@ def test_resume_after_an_epoch_is_bit_identical(workspace, bars, workers):
     workspace.train("broken", *options, "--n_epochs", 4, "--resume")
     assert same(weights(whole, 4), weights(broken, 4))
     assert (broken.path / "1.json").is_file()
-    assert [(bar.initial, bar.n) for bar in bars] == [(0, 24), (0, 12), (12, 24)]
+    assert [(bar.first, bar.done) for bar in bars] == [(0, 24), (0, 12), (12, 24)]
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(0, 3), (2, 0)])
@@ -158,7 +160,7 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, w
     assert broken.epochs() == [1] and broken.last.is_file()
     workspace.train("broken", "--resume")
     stopped = 6 + batch + 1
-    assert [(bar.initial, bar.n) for bar in bars] == [(0, 18), (0, stopped), (stopped, 18)]
+    assert [(bar.first, bar.done) for bar in bars] == [(0, 18), (0, stopped), (stopped, 18)]
     assert same(weights(whole, 3), weights(broken, 3))
     ends = [torch.load(run.last, weights_only=True) for run in (whole, broken)]
     assert same(*(end["state_dict"] for end in ends))
@@ -320,13 +322,13 @@ def test_validation_logs_metrics_and_keeps_the_best(workspace):
     run = workspace.train("one", "--lr_policy", "plateau")
     assert run.best.is_file()
     logged = EventAccumulator(str(run.logs)).Reload().Tags()["scalars"]
-    assert {"val/recon", "val/recon_psnr", "val/projection", "val/gradient_ratio"} <= set(logged)
+    assert {"validation/recon", "validation/recon_psnr", "validation/projection", "validation/gradient_ratio"} <= set(logged)
 
 
 def test_plateau_names_a_metric_that_is_not_logged(workspace):
-    with pytest.raises(UserError, match=r"no validation data; add the folder val/.*--monitor g/projection"):
+    with pytest.raises(UserError, match=r"no validation data; add the folder val/.*--monitor loss/generator/projection"):
         workspace.train("one", "--lr_policy", "plateau")
-    with pytest.raises(UserError, match=r"--monitor 'g/projections', which is not logged; known: .*g/projection"):
+    with pytest.raises(UserError, match=r"--monitor 'loss/generator/projections', which is not logged; known: .*r/projection"):
         workspace.train("one", "--lr_policy", "plateau", "--monitor", "g/projections")
 
 

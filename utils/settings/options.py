@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.errors import UserError, did_you_mean
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "csv")
 GROUPS = ("run", "data", "geometry", "networks", "losses", "CUT", "optimisation")
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 REASONS = {  # why an option takes no other choice, for messages
@@ -17,6 +18,13 @@ REASONS = {  # why an option takes no other choice, for messages
     "strategy": "fsdp and deepspeed shard the weights, which gains nothing for 20 M parameters and does not allow two optimisers",
     "gdim": "each half is 1d (along z) or 3d; 2d is not supported",
     "gan_mode": "the Wasserstein modes would need a gradient penalty, which is not supported",
+}
+_FORMER_METRICS = {
+    "g/": "loss/generator/",
+    "d/": "loss/discriminator/",
+    "val/": "validation/",
+    "codes_used": "codes/used",
+    "perplexity": "codes/perplexity",
 }
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -106,6 +114,13 @@ def count_or_auto(value: Any) -> int | str:
     return int(value)
 
 
+def metric_name(value: Any) -> str:
+    """The name of a logged metric; the names that metrics had before 2026-11-28 are read as today's."""
+    name = str(value)
+    former = next((old for old in _FORMER_METRICS if name == old or (old.endswith("/") and name.startswith(old))), "")
+    return _FORMER_METRICS.get(former, "") + name.removeprefix(former)
+
+
 _run = partial(Option, group="run")
 _data = partial(Option, group="data")
 _optimise = partial(Option, group="optimisation")
@@ -129,7 +144,8 @@ BASE_OPTIONS: tuple[Option, ...] = (
     _run("keep_pictures", int, 50, "pictures kept in pictures/", ">=1"),
     _run("val_epochs", int, 1, "epochs between two validations", ">=1"),
     _run("log_steps", int, 10, "steps between two logged values", ">=1"),
-    _run("monitor", str, "val/projection", "logged metric that `best` and lr_policy plateau follow"),
+    _run("monitor", metric_name, "validation/projection", "logged metric that `best` and lr_policy plateau follow"),
+    _run("tracker", TRACKERS, None, "where curves, settings and pictures go, one or more; unset: tensorboard", nargs="+"),
     _data("dataset", str, None, "data set: folder under the data folder (required)"),
     _data("direction", str, "x3d0", "folder of volumes, or several joined by _ (tc: two channels, else a_b translates a to b)"),
     _data("nm", ("00", "01", "11"), "00", "intensities: 00 as they are (in [-1, 1]), 01 or 11 scaled from each file's range"),

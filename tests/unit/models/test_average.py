@@ -32,6 +32,6 @@ def test_training_passes_its_average_on(request):
     out = model.generate(crop(4))
     logged = model.after_batch(out, stepped=True)
     dead = (raw != old).any(dim=1)
-    assert logged["codes_revived"] == dead.sum() > 0 and not dead.all()
+    assert logged["codes/revived"] == dead.sum() > 0 and not dead.all()
     assert torch.equal(average, raw)
     model.after_batch(out, stepped=False)

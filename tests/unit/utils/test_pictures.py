@@ -57,6 +57,17 @@ def test_one_scale_for_all_panels():
     assert dim[0, 0].max() == 0
 
 
+def test_one_panel_may_set_the_scale_of_all():
+    panels = {"input": np.linspace(0, 10, 16**3).reshape(16, 16, 16), "output": np.full((16, 16, 16), 10.0)}
+    panels["output"][8] = 1000.0
+    image = orthogonal_planes(panels, scale_of="input")
+    output = drawn(image, (16, 16, 16), 1, 0)
+    assert output.min() == 255
+    assert np.array_equal(
+        drawn(image, (16, 16, 16), 0, 0), drawn(orthogonal_planes({"input": panels["input"]}), (16, 16, 16), 0, 0)
+    )
+
+
 def test_labels_are_drawn(volume, picture):
     plain = orthogonal_planes({"": volume, " ": volume / 2}, limits=(-1, 1))
     layout = _lay_out(SIZE)

@@ -18,6 +18,7 @@ STORED = json.loads((RUN / "0.json").read_text())
 # Options that came after that version, with the defaults that they get.
 SINCE = {
     "draw": "uniform",
+    "tracker": None,
     "unreadable_files": 0,
     "spread": "slices",
     "from_interpolation": False,

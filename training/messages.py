@@ -1,0 +1,108 @@
+"""What a training says at its beginning and at its end."""
+
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from dataloader.data_multi import DataModule
+from models.base import BaseModel
+from training.callbacks import RunKeeper
+from training.requirements import as_size, training_requirements
+from training.trackers import where_to_look
+from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN
+from utils.runs import RunFolder
+from utils.settings.reading import COMMAND_LINE
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataModule) -> list[str]:
+    """What is about to be trained, in a few lines."""
+    s = model.settings
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
+    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    reads_volume = "net_g" in model.G
+    alone = [] if reads_volume else ["no loss term reads the isotropic volume: the autoencoder of slices is trained alone"]
+    return [
+        f"model: {s['models']}, {sum(counts.values()) / 1e6:.2f} M parameters ({sizes})",
+        f"geometry: {_geometry(s, model.geometry)}",
+        *alone,
+        *_data(s, data, trainer.world_size),
+        f"device: {trainer.num_devices} x {trainer.accelerator.name()}, {trainer.precision}; a step needs "
+        f"{as_size(training_requirements(s).memory)} of memory or more in 32 bits, about half of it in bf16-mixed",
+        f"run folder: {run.path}",
+        f"pictures: {run.pictures}",
+        *where_to_look(s, run),
+    ]
+
+
+def _geometry(s: Mapping[str, Any], geometry: Any) -> str:
+    """The arithmetic of a crop."""
+    side, slices = geometry.cropsize, geometry.slices
+    taken = "".join(f" {sign} {key} {s[key]:g}" for sign, key in (("·", "usp"), ("/", "dsp")) if s[key] != 1)
+    read = f"{s['cropz']} planes{taken} = {slices} slices of {side}² pixels" if taken else f"{slices} slices of {side}² pixels"
+    if "axial_sampling" in s:
+        how = f"sections {s['uprate']:g} pixels apart ({s['axial_sampling']}), of which each becomes {geometry.factor} planes"
+        return f"{read}; their rows play {how}"
+    how = f"{side}/{slices}" if "uprate" in s else f"8·{geometry.resizebranch}/{geometry.downbranch}"
+    return f"{read}; {slices} · {geometry.factor} planes each ({how}) = a cube of {slices * geometry.factor}³ voxels"
+
+
+def _data(s: Mapping[str, Any], data: DataModule, world: int) -> list[str]:
+    files = data.files()
+    train, val = data.train_set, data.val_set
+    steps = len(train) // (world * s["batch_size"])
+    return [
+        f"data: {len(train.names)} volumes in {train.root / s['direction']}, {len(val.names) if val else 'none'} for validation, "
+        f"{as_size(sum(file.stat().st_size for file in files))}",
+        f"{train.crops_per_volume} crops of each volume in batches of {s['batch_size'] * world} = {steps} steps an epoch, "
+        f"{steps * s['n_epochs']} in {s['n_epochs']} epochs",
+    ]
+
+
+def closing(
+    trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataModule, given: Mapping[str, str]
+) -> tuple[list[str], int]:
+    """How the training ended and what to do next, and the code to leave with: 130 after Ctrl-C, 75 after another signal."""
+    epochs = f"{max(run.epochs(), default=0)} of {trainer.max_epochs} epochs are in {run.checkpoints}"
+    keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
+    if not keeper.reason:
+        return [f"done: {epochs}", *_next_steps(model, run, data)], 0
+    code = {signal.SIGINT.name: CTRL_C, **{number.name: TRY_AGAIN for number in SCHEDULERS}}.get(keeper.reason, 0)
+    typed = [name for name in ("jsn", "prj", "env", "logs", "data_root") if given.get(name) == COMMAND_LINE]
+    words = [word for name in typed for word in (f"--{name}", str(model.settings[name]))]
+    return [f"stopped by {keeper.reason}: {epochs}; go on with", f"  {command('train', *words, '--resume')}"], code
+
+
+def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[str]:
+    """The commands that apply the run to a volume of its data, and judge the result."""
+    shown = data.val_set or data.train_set
+    volume, truth = shown.root / shown.directions[0] / shown.names[0], shown.truth_of(0)
+    if "net_g" not in model.G:
+        words = ("infer", "encode", "--run", run.path, "--input", volume, "--output", run.path / "scan.codes.zarr")
+        return ["encode a volume:", f"  {command(*words)}"]
+    made = run.path / "enhanced.ome.tif"
+    known = ["--truth", truth] if truth else []
+    return [
+        "make a volume isotropic, and see how good it is:",
+        f"  {command('infer', 'enhance', '--run', run.path, '--input', volume, '--output', made)}",
+        f"  {command('evaluate', '--reconstruction', made, '--input', volume, *known, '--output', run.path / 'report')}",
+    ]
+
+
+def command(script: str, *words: Any) -> str:
+    """A script's command line as one types it here: by python, where that is this one, else by run.sh or by its path."""
+    here = Path(sys.executable)
+    if (found := shutil.which("python")) and Path(found).absolute() == here.absolute():
+        door = ["python", f"{script}.py"]
+    elif here.is_relative_to(REPOSITORY / ".venv"):
+        door = ["./run.sh", script]
+    else:
+        door = [str(here), f"{script}.py"]
+    return shlex.join([*door, *map(str, words)])

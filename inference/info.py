@@ -80,6 +80,7 @@ def _viewers(path: Path) -> Iterator[str]:
     file = shlex.quote(str(path))
     yield f"look at it: python infer.py view {file}"
     if holds_codes(path):
+        yield f"napari, decoded where one looks: napari --plugin isoscopexx {file} (extra napari)"
         yield f"in other programs: after python infer.py decode --codes {file} --output {shlex.quote(stem_of(path))}.ome.zarr"
     elif is_zarr(path):
         yield f"napari: napari --plugin napari-ome-zarr {file}"

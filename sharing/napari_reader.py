@@ -110,7 +110,7 @@ class LazyArray:
         own: Box = tuple(box[self.order.index(axis)] for axis in range(self.ndim))  # type: ignore[assignment]
         return np.transpose(self.layer[own], self.order)
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 

@@ -223,7 +223,8 @@ def _csv(settings: Mapping[str, Any], run: RunFolder) -> Logger:
 def _wandb(settings: Mapping[str, Any], run: RunFolder) -> Logger:
     """Where one has logged in, online; else offline, or what WANDB_MODE says."""
     place = {"project": settings["dataset"], "save_dir": run.logs}
-    if rank_zero_only.rank == 0 and not os.environ.get("WANDB_MODE") and not import_module("wandb").login(prompt=False):
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if first and not os.environ.get("WANDB_MODE") and not import_module("wandb").login(prompt=False):
         place["mode"] = "offline"
         log.info("wandb: not logged in, so it is kept in %s; wandb sync sends it", run.logs / "wandb")
     return WandbLogger(name=settings["prj"], id=_known_as(run, "wandb"), **place)

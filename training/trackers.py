@@ -21,8 +21,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.image import metadata as picture
-from tensorboard.plugins.scalar import metadata as scalar
+from tensorboard.data_compat import migrate_value
 from torch.utils.tensorboard.summary import hparams
 
 from models.options import MODEL_OPTIONS
@@ -37,7 +36,7 @@ PICTURE = "pictures/planes"
 DESCRIPTIONS = {  # of tags, by their beginning
     "loss/generator/total": "what the generator side descends: its terms, each times its weight",
     "loss/discriminator/total": "what the discriminators descend: their terms, each times its weight",
-    "loss/generator/": "a term of the generator side, before its weight; every option's page says what it compares",
+    "loss/generator/": "a term of the generator side, before its weight",
     "loss/discriminator/": "a term of the discriminators, before its weight",
     "codes/used": "codes that a step chose at least once; those of the codebook that are never used are lost bits",
     "codes/perplexity": "2 to the entropy of the codes of a step: as many equally likely codes would carry as much",
@@ -100,10 +99,12 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds a point to each curve."""
-        for name, value in metrics.items():
-            tag = "training/epoch" if name == "epoch" else name
-            self._add(Summary.Value(tag=tag, simple_value=float(value)), scalar.create_summary_metadata, step)
+        """Adds a point to each curve; the first one twice, because TensorBoard keeps descriptions of tensors alone."""
+        for name, number in metrics.items():
+            value = Summary.Value(tag="training/epoch" if name == "epoch" else name, simple_value=float(number))
+            described = [] if value.tag in self._described else [_described(value)]
+            self._described.add(value.tag)
+            self.experiment.file_writer.add_summary(Summary(value=[*described, value]), step)
 
     @rank_zero_only
     def log_picture(self, file: Path, step: int) -> None:
@@ -111,14 +112,7 @@ class TensorBoard(TensorBoardLogger):
         with Image.open(file) as opened:
             width, height = opened.size
         shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes())
-        self._add(Summary.Value(tag=PICTURE, image=shown), picture.create_summary_metadata, step)
-
-    def _add(self, value: Any, kind: Callable[[str, str], Any], step: int | None) -> None:
-        if value.tag not in self._described:  # TensorBoard keeps what the first event says
-            self._described.add(value.tag)
-            text = next((text for tag, text in DESCRIPTIONS.items() if value.tag.startswith(tag)), "")
-            value.metadata.CopyFrom(kind(value.tag, text))
-        self.experiment.file_writer.add_summary(Summary(value=[value]), step)
+        self.experiment.file_writer.add_summary(Summary(value=[_described(Summary.Value(tag=PICTURE, image=shown))]), step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
@@ -131,6 +125,14 @@ class TensorBoard(TensorBoardLogger):
     def forget_from(self, step: int) -> None:
         """What was logged of this step and later ones is not shown: a try that went on after the last checkpoint."""
         self.experiment.file_writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+
+def _described(value: Any) -> Any:
+    """A number or picture as a tensor, with the description of its tag."""
+    about = Summary.Value()
+    about.CopyFrom(value)
+    about.metadata.summary_description = next((text for tag, text in DESCRIPTIONS.items() if value.tag.startswith(tag)), "")
+    return migrate_value(about)
 
 
 class Tracking(Callback):

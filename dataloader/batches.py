@@ -40,7 +40,7 @@ class Batches(DataLoader[dict[str, Any]]):
             worker_init_fn=_leave_stops_to_the_first_process,
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         skip, given, killed = self.sampler.skip, 0, 0
         while True:
             try:

@@ -1,5 +1,6 @@
 """napari's reader: its manifest as npe2 takes it, and layers that are decoded only where one looks."""
 
+import json
 import shutil
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 from infer_commands import VOXEL, command
 from infer_runs import ROOT, grey
 
+from codes.record import KEY
 from codes.store import CodeStore
 from inference import decode
 from inference.decoding import IsotropicField
 from sharing.napari_reader import LazyArray, layers_of, reader_of
 from sharing.view import Layer, Place
+from utils.checksums import sealed
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.write import write_tiff
@@ -33,6 +36,7 @@ def stores(run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore")  # npe2's own
 def test_the_manifest_is_valid_and_its_command_reads_a_store(stores):
     npe2 = pytest.importorskip("npe2")
     manifest = npe2.PluginManifest.from_file(MANIFEST)
@@ -102,13 +106,14 @@ def test_codes_of_another_thick_axis_are_turned(stores):
 
 
 def test_a_store_without_its_run_says_so(stores, tmp_path):
-    path = tmp_path / "x.codes.zarr"
-    shutil.copytree(stores / "in.codes.zarr", path)
-    named = str(CodeStore.open(path).about["run_path"])
-    file = path / "zarr.json"
-    file.write_text(file.read_text().replace(named, "/no/such/run"))
-    with pytest.raises(UserError, match="/no/such/run"):
-        layers_of(str(path))
+    shutil.copytree(stores / "in.codes.zarr", tmp_path / "x.codes.zarr")
+    file = tmp_path / "x.codes.zarr" / "zarr.json"
+    found = json.loads(file.read_text())
+    found["attributes"][KEY]["run_path"] = "/no/such/run"
+    found["attributes"] = sealed(tmp_path / "x.codes.zarr", found["attributes"])
+    file.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="made by /no/such/run, which is not there"):
+        layers_of(str(tmp_path / "x.codes.zarr"))
 
 
 INDICES = [

@@ -79,7 +79,7 @@ def test_the_speed_counts_what_was_trained_since_the_resume(quick, monkeypatch):
     log, original = BaseModel.log, RunKeeper.on_train_batch_end
 
     def logged(model, name, value, **options):
-        if name == "samples_per_second":
+        if name == "training/samples_per_second":
             speeds.append(value)
         log(model, name, value, **options)
 

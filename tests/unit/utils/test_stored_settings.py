@@ -17,8 +17,8 @@ RUN = Path(__file__).parents[2] / "data" / "made_by_6ea4a28" / "run"
 STORED = json.loads((RUN / "0.json").read_text())
 # Options that came after that version, with the defaults that they get.
 SINCE = {
-    "draw": "uniform",
     "tracker": None,
+    "draw": "uniform",
     "unreadable_files": 0,
     "spread": "slices",
     "from_interpolation": False,
@@ -30,7 +30,12 @@ SINCE = {
 }
 _AUTOENCODER = STORED["autoencoder"]
 _LOSS = {**_AUTOENCODER["loss"], "reconstruction": "absolute"}
-COMPLETE = {**STORED, **SINCE, "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS}}
+COMPLETE = {
+    **STORED,
+    **SINCE,
+    "monitor": "validation/projection",
+    "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS},
+}
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]
 

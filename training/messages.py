@@ -1,5 +1,6 @@
 """What a training says at its beginning and at its end."""
 
+import os
 import shlex
 import shutil
 import signal
@@ -101,7 +102,7 @@ def command(script: str, *words: Any) -> str:
     here = Path(sys.executable)
     if (found := shutil.which("python")) and Path(found).absolute() == here.absolute():
         door = ["python", f"{script}.py"]
-    elif here.is_relative_to(REPOSITORY / ".venv"):
+    elif here.is_relative_to(REPOSITORY / os.environ.get("ISOSCOPE_VENV", ".venv")):
         door = ["./run.sh", script]
     else:
         door = [str(here), f"{script}.py"]

@@ -156,6 +156,7 @@ def test_a_command_is_written_as_one_types_it_here(monkeypatch, tmp_path):
     assert messages.command("infer", "enhance", "--run", "a b") == "python infer.py enhance --run 'a b'"
     monkeypatch.setattr(messages.shutil, "which", lambda name: None)
     monkeypatch.setattr(messages, "REPOSITORY", tmp_path)
+    monkeypatch.delenv("ISOSCOPE_VENV", raising=False)
     assert messages.command("train") == f"{shlex.quote(sys.executable)} train.py"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     assert messages.command("train", "--resume") == "./run.sh train --resume"

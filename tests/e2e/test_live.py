@@ -36,8 +36,8 @@ def validated(workspace):
         ("vq", "--n_epochs 1", "4 slices of 32² pixels; 4 · 8 planes each (8·1/1) = a cube of 32³ voxels"),
         ("isoref_nocyc", "--n_epochs 1", "4 slices of 32² pixels; 4 · 8 planes each (32/4) = a cube of 32³ voxels"),
         (
-            "isoref",
-            "--n_epochs 1 --dsp 2",
+            "isoref_nocyc",
+            "--n_epochs 1 --cropz 8 --usp 2 --dsp 2",
             "8 planes · usp 2 / dsp 2 = 8 slices of 32² pixels; 8 · 4 planes each (32/8) = a cube of",
         ),
         (

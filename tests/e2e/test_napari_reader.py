@@ -48,7 +48,7 @@ def test_the_manifest_is_valid_and_its_command_reads_a_store(stores):
     (data, about, kind), (codes, _, codes_kind) = npe2.io_utils._read([path], stack=False, _pm=manager)
     assert about["name"] == "in.codes decoded" and (kind, codes_kind) == ("image", "labels")
     assert data.shape == decode(CodeStore.open(path)).shape and codes.shape == (6, 9, 10)
-    with pytest.raises(ValueError, match="No (compatible )?readers"):
+    with pytest.raises(ValueError, match=r"No (compatible )?readers"):
         npe2.io_utils._read([str(stores / "in.tif")], stack=False, _pm=manager)
 
 

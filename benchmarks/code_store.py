@@ -1,11 +1,11 @@
 """``python benchmarks/code_store.py --run RUN --texture VOLUME``: what the code store costs beside the networks.
 
-The texture, mirrored at its borders, is encoded, and the store decoded, at 1 and 4 times a size, each in a process of its own
-so that peak memory is that of the step. Seconds are of processor time, so that other programs on the machine do not count: of
-the whole command, of the networks in it, and of the entropy coding (writing and reading codes); their ratios are of what the
-larger size takes more. Random access: bytes read from disc for boxes of 64x64x64 at random places, metadata of the arrays aside,
-over the bytes that the codes needed take on average: for boxes of codes, and for regions of the decoded volume, whose tiles and
-halos need more codes than lie under the region.
+The texture, mirrored at its borders, is encoded, and the store decoded, at 1 and 4 times a size, each in a process of its
+own so that peak memory is that of the step. Seconds are of processor time, so that other programs on the machine do not
+count: of the whole command, of the networks in it, and of the entropy coding (fitting its model, and the codec, in whichever
+thread); their ratios are of what the larger size takes more. Random access: bytes read from disc for boxes of 64x64x64 at
+random places, metadata of the arrays aside, over the bytes that the codes needed take on average: for boxes of codes, and
+for regions of the decoded volume, whose tiles and halos need more codes than lie under the region.
 """
 
 import argparse
@@ -95,6 +95,7 @@ def textured(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
 
 
 def encoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], place: Path, cpu: dict[str, float]) -> Any:
+    import codes.context_codec
     import codes.store
     from inference import Options, encode
     from volumes.write import write_tiff
@@ -102,19 +103,20 @@ def encoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], pl
     source, path = place.with_suffix(".tif"), place.with_suffix(".codes.zarr")
     if not source.exists():
         write_tiff(source, textured(given.texture, shape), shape=shape, dtype="uint16")
-    with spent(cpu, "coding", codes.store, "_code"):
+    with spent(cpu, "coding", codes.store, "_fitted"), spent(cpu, "coding", codes.context_codec, "encoded"):
         store = encode(source, run, path, Options(normalise="volume"), overwrite=True)
     assert store is not None
     return lambda: {"codes": int(np.prod(store.shape)), "levels": store.about["levels"], "bytes": store.bytes_of()}
 
 
 def decoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], place: Path, cpu: dict[str, float]) -> Any:
+    import codes.context_codec
     from codes.store import CodeStore
     from inference import Output, decode
 
     store = CodeStore.open(place.with_suffix(".codes.zarr"))
     output = Output(place.with_suffix(".ome.zarr"), overwrite=True)
-    with spent(cpu, "coding", CodeStore, "read"):
+    with spent(cpu, "coding", codes.context_codec, "decoded"):
         decode(store, run, grid=given.grid, output=output)
     return lambda: {"random_access": random_access(store, run, given.grid)}
 
@@ -168,10 +170,10 @@ def random_access(store: Any, run: Any, grid: str) -> dict[str, Any]:
         read.append(0 if found is None or "zarr.json" in key or self.root.name == "empty" else len(found))
         return found
 
-    def needed(box: Any) -> set[Any]:
+    def needed(box: Any) -> list[Any]:
         kind = np.dtype(np.float32)
         field = SliceField(run, store, kind) if grid == "raw" else decoded_field(run, store, kind, Options(region=box))
-        return {field.needed(tile) for tile in field.tiles(box)}
+        return [field.needed(tile) for tile in field.tiles(box)]  # the store keeps chunks that it has read
 
     def ratio(boxes_under: Any, shape: Any) -> float | None:
         if min(shape) < SIDE:
@@ -192,7 +194,7 @@ def random_access(store: Any, run: Any, grid: str) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     LocalStore.get = counted  # type: ignore[method-assign]
     try:
-        of_codes = ratio(lambda box: {box}, store.shape)
+        of_codes = ratio(lambda box: [box], store.shape)
         volume = ratio(needed, (store.shape[0] * (1 if grid == "raw" else run.factor), *store.inner))
     finally:
         LocalStore.get = get  # type: ignore[method-assign]

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import RESULTS, command_line, machine, write_result
 
+OTHERS = ("jpeg2000", "jpegxl", "avif", "zstd")
 RATES = (0.0625, 0.125, 0.25, 0.5)
 FITTED = 40_000  # blocks at most that the floor is fitted on
 FLOOR = ((16, 24), (8, 12))  # pixels along a side of a block, principal components
@@ -76,7 +77,7 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float]
             for levels, size, shown in floor(rest, judged, side, components):
                 note(f"{codec}, {levels} level(s)", codec, size, shown)
     own = {point["bits_per_pixel"] for point in points.values() if point["codec"].startswith("codes")}
-    for name, rate in product(("jpeg2000", "jpegxl", "avif", "zstd"), sorted({*rates, *own})):
+    for name, rate in product(OTHERS, sorted({*rates, *own})):
         if (label := f"{name} within {rate:.4g}") not in points:
             size, shown = of_codec(name, rate, judged)
             if shown is None:
@@ -176,26 +177,22 @@ def image(rows: np.ndarray, like: np.ndarray, side: int) -> np.ndarray:
 def table(cases: dict[str, Any]) -> Iterator[str]:
     """Markdown: of each case the codes at every number of levels, what other codecs have within their bytes, and all curves."""
     for name, case in cases.items():
-        points = [point for point in case["points"].values() if point["psnr_db"]]
-        others = list(dict.fromkeys(point["codec"] for point in points if not point["codec"].startswith("codes")))
+        points = case["points"]
         yield f"## {name}: {case['volume']}, {case['slices']} {case['dtype']}\n"
-        yield f"| dB within the bytes of the codes | {' | '.join(['bit per pixel', 'codes', *others])} |"
-        yield "|---" * (3 + len(others)) + "|"
-        for label, point in case["points"].items():
+        yield f"| dB within the bytes of the codes | bit per pixel | codes | {' | '.join(OTHERS)} |"
+        yield "|---" * (3 + len(OTHERS)) + "|"
+        for label, point in points.items():
             if point["codec"].startswith("codes"):
-                most = [best_within(points, codec, point["bits_per_pixel"]) for codec in others]
-                yield f"| {label} | {point['bits_per_pixel']:.4g} | {point['psnr_db']:.2f} | {' | '.join(most)} |"
+                rate = point["bits_per_pixel"]
+                found = [points.get(f"{other} within {rate:.4g}") for other in OTHERS]
+                shown = ["not measured" if one is None else f"{one['psnr_db'] or math.nan:.2f}" for one in found]
+                yield f"| {label} | {rate:.4g} | {point['psnr_db']:.2f} | {' | '.join(shown)} |"
         yield "\n| codec | dB at bit per pixel |\n|---|---|"
-        for codec in dict.fromkeys(point["codec"] for point in points):
-            curve = sorted((p["bits_per_pixel"], p["psnr_db"]) for p in points if p["codec"] == codec)
-            yield f"| {codec} | {', '.join(f'{psnr:.2f} at {rate:.4g}' for rate, psnr in curve)} |"
+        for codec in dict.fromkeys(point["codec"] for point in points.values()):
+            curve = sorted((p["bits_per_pixel"], p["psnr_db"]) for p in points.values() if p["codec"] == codec and p["psnr_db"])
+            shown = ", ".join(f"{psnr:.2f} at {rate:.4g}" for rate, psnr in curve)
+            yield f"| {codec} | {shown or 'not as small as that'} |"
         yield ""
-
-
-def best_within(points: list[dict[str, Any]], codec: str, rate: float) -> str:
-    """The most that a codec was measured to have with so many bits per pixel; "–" where all its streams are larger."""
-    found = [point["psnr_db"] for point in points if point["codec"] == codec and point["bits_per_pixel"] <= rate]
-    return f"{max(found):.2f}" if found else "–"
 
 
 if __name__ == "__main__":

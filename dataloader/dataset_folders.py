@@ -10,7 +10,8 @@ What it has made may be replaced, nothing else.
         "sources": [{"name", "path", "shape": [Z, Y, X], "dtype", "voxel_um": [z, y, x] | null, "transform": {...},
                      "parts": {"train": [[z0, z1], [y0, y1], [x0, x1]], "val": ...},      # voxels of the source
                      "files": {"train": N, "val": N}, "skipped": {"train": N, "val": N}}],
-        "settings": {...}}}}            # the options of the call
+        "settings": {...},              # the options of the call
+        "unfinished": true}}}           # while its folders are being put in place
 """
 
 import shutil
@@ -25,12 +26,14 @@ from utils.files import put_folder, read_mapping, refuse_overlap, write_json
 VERSION = 1
 TRAIN, VAL = SPLITS = "train", "val"
 SUFFIXES = (".tif", ".tiff", LINK)
+_UNFINISHED = "unfinished"
+_RECORD = "dataset.json"
 _SHOWN = 5  # names listed in a message
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """dataset.json of a data set, an empty one where there is none; a UserError: unreadable, or written by a newer version."""
-    path = folder / "dataset.json"
+    path = folder / _RECORD
     if not path.is_file():
         return {"version": VERSION, "directions": {}}
     record = dict(read_mapping(path, "record of a data set"))
@@ -51,7 +54,7 @@ def claim_directions(folder: Path, directions: Sequence[str], overwrite: bool, i
             raise UserError(
                 f"{place} exists and prepare.py has not made it; move it away or choose another --direction or --dataset"
             )
-        if not overwrite:
+        if not overwrite and not _broken_off(ours[place.name]):
             raise UserError(f"{place} exists; replace it with --overwrite, or choose another --direction or --dataset")
 
 
@@ -59,6 +62,9 @@ def merge_record(folder: Path, finished: Path, records: Mapping[str, dict[str, A
     """Move finished directions from ``finished/{train,val}`` into the data set and write dataset.json."""
     record = read_record(folder)
     for direction, content in records.items():
+        record["directions"][direction] = {**content, "settings": dict(settings), _UNFINISHED: True}
+    write_json(folder / _RECORD, record)
+    for direction in records:
         for split in SPLITS:
             place, made = folder / split / direction, finished / split / direction
             if made.is_dir() and any(made.iterdir()):
@@ -66,18 +72,27 @@ def merge_record(folder: Path, finished: Path, records: Mapping[str, dict[str, A
                 put_folder(made, place)
             elif place.exists():
                 shutil.rmtree(place)
-        record["directions"][direction] = {**content, "settings": dict(settings)}
-    write_json(folder / "dataset.json", record)
+        del record["directions"][direction][_UNFINISHED]
+    write_json(folder / _RECORD, record)
+
+
+def _broken_off(direction: object) -> bool:
+    """Whether the making of a direction was, by its record: of train/ and val/ one may be missing, or older than the other."""
+    return isinstance(direction, dict) and bool(direction.get(_UNFINISHED))
 
 
 def paired_names(root: Path, directions: Sequence[str]) -> list[str]:
     """Sorted names of the files that every folder ``root/direction`` holds.
 
     Raises:
-        UserError: a folder is missing or empty, or a file has no partner; the message says what is missing where.
+        UserError: a folder is missing, empty or unfinished, or a file has no partner; the message says what is missing where.
     """
     if not directions:
         raise UserError("direction is empty; name at least one folder, for example --direction x3d0")
+    path = root.parent / _RECORD
+    known = read_mapping(path, "record of a data set").get("directions") if path.is_file() else None
+    if isinstance(known, dict) and any(_broken_off(known.get(direction)) for direction in directions):
+        raise UserError(f"{root.parent}: prepare.py was stopped as it put its folders in place; run the same command again")
     found = {direction: _volume_names(root, direction) for direction in directions}
     every = set().union(*found.values())
     gaps = [f"{root / direction} lacks {_listed(sorted(every - names))}" for direction, names in found.items() if every - names]

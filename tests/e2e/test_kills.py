@@ -118,9 +118,9 @@ def same_run(whole, broken):
 @pytest.mark.parametrize(
     ("family", "wanted", "options", "phases"),
     [
-        ("vq", 32, "--n_epochs 30", TRAINING),
-        ("isoref_two_workers", 20, "--n_epochs 24 --models IsoREF --nocyc --workers 2", TRAINING),
-        ("lateral", 22, "--n_epochs 24", TRAINING),
+        ("vq", 32, "--n_epochs 20", TRAINING),
+        ("isoref_two_workers", 20, "--n_epochs 16 --models IsoREF --nocyc --workers 2", TRAINING),
+        ("lateral", 22, "--n_epochs 16", TRAINING),
         ("two_processes", 6, "--n_epochs 6 --devices 2 --strategy ddp --epoch_save 1", ("checkpoint",)),
     ],
 )

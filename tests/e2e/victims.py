@@ -119,7 +119,7 @@ class Victim:
 
     def end(self) -> int:
         """The code that it leaves with; of a signal that it died of, minus its number."""
-        self.process.join(600)
+        self.process.join(3000)
         assert self.process.exitcode is not None, f"it hangs: {self.log.read_text()[-2000:]}"
         self.groups.add(self.process.pid)
         return self.process.exitcode

@@ -9,9 +9,10 @@ import pytest
 import tifffile
 
 import prepare
-from dataloader import preparation
+from dataloader import dataset_folders, preparation
 from dataloader.data_multi import DataModule
 from intensity.transform import IntensityTransform
+from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.write import write_tiff
 
@@ -222,6 +223,31 @@ def test_an_interrupted_call_leaves_the_data_set_as_it_was(raw, tmp_path, monkey
         run(tmp_path, "--input", raw / "b", "--overwrite")
     assert end.value.code == 130
     assert {path: path.read_bytes() for path in (tmp_path / "X").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_call_that_is_killed_between_its_folders_is_run_again(raw, tmp_path, monkeypatch, overwrite):
+    """No training begins with the new train/ beside the old val/, or beside none."""
+    if overwrite:
+        run(tmp_path, "--input", raw / "a")
+    prepare.main(["volumes", "--data_root", str(tmp_path), "--dataset", "Y", "--input", str(raw / "b")])
+    put, places = dataset_folders.put_folder, []
+
+    def killed(made, place):
+        if places:
+            raise KeyboardInterrupt
+        places.append(place)
+        put(made, place)
+
+    monkeypatch.setattr(dataset_folders, "put_folder", killed)
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--input", raw / "b", *overwrite)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="stopped as it put its folders in place; run the same command again"):
+        dataset_folders.paired_names(tmp_path / "X" / "train", ["x3d0"])
+    run(tmp_path, "--input", raw / "b")
+    whole, again = ({p.relative_to(d): p.read_bytes() for p in d.rglob("*.tif")} for d in (tmp_path / "Y", tmp_path / "X"))
+    assert whole == again and "unfinished" not in (tmp_path / "X" / "dataset.json").read_text()
 
 
 def test_same_names_from_several_folders_are_kept_apart(raw, tmp_path):

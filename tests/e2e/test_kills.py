@@ -187,7 +187,7 @@ def test_inference(context, run, tmp_path, command, output):
 
 
 def test_preparing(context, tmp_path):
-    write_tiff(tmp_path / "in.tif", grey((24, 120, 400)), voxel_um=(0.8, 0.1, 0.1))
+    write_tiff(tmp_path / "in.tif", grey((16, 100, 200)), voxel_um=(0.8, 0.1, 0.1))
     words = ["volumes", "--input", tmp_path / "in.tif", "--patch", 8, 32, 32, "--percentile", 1, 99]
 
     def place(name):

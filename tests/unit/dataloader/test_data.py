@@ -252,7 +252,7 @@ BAD = {
         lambda p: (p / "b" / "good.tif").rename(p / "b" / "other.tif"),
         r"train/a lacks other\.tif; .*b lacks good\.tif",
     ),
-    "empty": (lambda p: (p / "b" / "good.tif").unlink(), r"train/b holds no \*\.tif or \*\.tiff file"),
+    "empty": (lambda p: (p / "b" / "good.tif").unlink(), r"train/b holds no \*\.tif or \*\.tiff or \*\.url file"),
     "wrong suffix": (lambda p: (p / "b" / "good.tif").rename(p / "b" / "good.png"), r"1 other files, for example good\.png"),
     "no folder": (lambda p: (p / "b").rename(p / "c"), r"train/b is not a folder \(folders there: a, c\)"),
     "unequal": (lambda p: spoil(p, value(0, (9, 41, 30))), r"a/good\.tif is \(9, 41, 30\).*b/good\.tif is \(9, 30, 41\)"),

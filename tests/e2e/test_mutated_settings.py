@@ -6,14 +6,13 @@
 import json
 import random
 import shutil
-import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import train
 from models.options import MODEL_OPTIONS
+from tests.outcomes import MOST_LETTERS, Outcomes
 from utils.errors import UserError
 from utils.runs import RunFolder
 from utils.settings.reading import read_settings
@@ -21,7 +20,6 @@ from utils.settings.rules import settings_to_train
 
 ROOT = Path(train.__file__).parent
 DATA = ROOT / "tests" / "data"
-MOST_SECONDS, MOST_LETTERS = 2.0, 5000
 
 NESTED: list = []
 for _ in range(400):
@@ -59,34 +57,6 @@ def mutant(rng, block):
             holder[key] = odd
         done.append(f"{how} {key}")
     return block, done
-
-
-class Outcomes:
-    """What became of mutants: a table, and those that are no outcome."""
-
-    def __init__(self):
-        self.table, self.wrong = Counter(), []
-
-    def judge(self, kind, done, call):
-        started = time.process_time()
-        try:
-            call()
-            outcome = "taken"
-        except UserError as error:
-            message, outcome = str(error), "refused"
-            if len(message) > MOST_LETTERS:
-                self.wrong.append(f"{kind}: {done}: a message of {len(message)} letters: {message[:200]}")
-        except Exception as error:
-            outcome = type(error).__name__
-            self.wrong.append(f"{kind}: {done}: {type(error).__name__}: {str(error)[:200]}")
-        if (seconds := time.process_time() - started) > MOST_SECONDS:
-            self.wrong.append(f"{kind}: {done}: {seconds:.1f} s")
-        self.table[kind, outcome] += 1
-
-    def show(self):
-        for (kind, outcome), count in sorted(self.table.items()):
-            print(f"{kind:12} {outcome:12} {count}")
-        assert not self.wrong, f"{len(self.wrong)} wrong:\n" + "\n".join(self.wrong[:40])
 
 
 def experiment(folder, content):

@@ -1,6 +1,9 @@
 """Arrays of numpy (.npy), and those of HDF5: Imaris files and others (package h5py of the extra ``formats``)."""
 
+import io
 import json
+import operator
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,19 @@ from volumes.contiguous import flat_volume
 from volumes.stated import Choice, Layout, choose, length_um, plain_axes
 from volumes.volume import Volume, all_three, check_dtype, reading
 
+_LONGEST_HEADER = 2**16 + 16  # bytes, of a .npy file
+
 
 def open_npy(path: Path, choice: Choice) -> Volume:
     """An array as numpy.save writes it, (Z, Y, X) or with axes of one entry before; a UserError says that it is none."""
-    with reading(path, "not a readable .npy file", "save it again with numpy.save"), path.open("rb") as file:
+    with reading(path, "not a readable .npy file", "save it again with numpy.save"), path.open("rb") as opened:
+        file = io.BytesIO(opened.read(_LONGEST_HEADER))  # its length is what the file says it is
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, stored = read(file)
-        start = file.tell()
+        start, sizes = file.tell(), tuple(map(int, shape))
     turn = slice(None, None, -1 if fortran else 1)  # Fortran's order: the last axis is the slowest
-    return flat_volume(path, Layout(path, plain_axes(path, None, shape)[turn], shape[turn], choice), stored, start)
+    return flat_volume(path, Layout(path, plain_axes(path, None, sizes)[turn], sizes[turn], choice), stored, start)
 
 
 class Hdf5Volume(Volume):
@@ -37,6 +43,10 @@ class Hdf5Volume(Volume):
             imaris = "DataSet" in file and "DataSetInfo/Image" in file
             self._name, self._layout = (self._imaris if imaris else self._plain)(file, choice)
             found = file[self._name]
+            if len(found.shape or ()) != len(self._layout.sizes) or any(map(operator.lt, found.shape, self._layout.sizes)):
+                raise ValueError(f"{self._name} has the shape {found.shape}, {self._layout.sizes} is stated")
+            if found.external or found.is_virtual or not os.path.samefile(found.file.filename, path):
+                raise UserError(f"{path}: {self._name} lies in other files, which are not followed; copy it into one (h5repack)")
             self.dtype, chunks = check_dtype(path, found.dtype), found.chunks or (1,) * found.ndim
         self.shape = self._layout.shape
         grain = dict(zip(self._layout.axes, chunks, strict=True))

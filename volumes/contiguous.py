@@ -44,7 +44,7 @@ def flat_volume(
     """
     size, (height, width) = check_dtype(path, stored).itemsize, (layout.sizes[axis] for axis in layout.page)
     end = start + math.prod(layout.sizes) * size
-    refuse_truncated([path], [end // MOST_PACKED if packed else end])  # before anything of that size is made
+    refuse_truncated([path], [end // MOST_PACKED if packed else end], start)  # before anything of that size is made
     starts = start + layout.planes() * height * width * size
     volume: Volume = ContiguousVolume(path, (len(starts), height, width), stored, starts, packed=packed)
     volume = in_order(volume if scale == (1, 0) else ScaledVolume(volume, *scale), layout.order)
@@ -82,7 +82,7 @@ class ContiguousVolume(Volume):
         self._packed = GzipBytes(path) if packed else None
         if not packed:
             plane = shape[1] * shape[2] * self.dtype.itemsize
-            refuse_truncated(self._files, [start + plane for start in self._starts])
+            refuse_truncated(self._files, [start + plane for start in self._starts], min(self._starts))
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         out = np.empty((len(planes), *extent((rows, columns))), self.dtype)
@@ -149,8 +149,13 @@ def each_plane(files: Sequence[Path], planes: range) -> Iterator[tuple[int, int,
             os.close(handle)
 
 
-def refuse_truncated(files: Sequence[Path], ends: Sequence[int]) -> None:
-    """A truncated file is found when it is opened: the file of every plane must be as long as to where that plane ends."""
+def refuse_truncated(files: Sequence[Path], ends: Sequence[int], first: int = 0) -> None:
+    """A truncated file is found when it is opened: the file of every plane must be as long as to where that plane ends.
+
+    ``first`` is the least place or length of all that is to be read.
+    """
+    if first < 0:
+        raise UserError(f"{files[0]}: states the place or length {first} of a part of it; damaged, copy it again")
     sizes = {file: file.stat().st_size for file in set(files)}
     for file, end in sorted(zip(files, ends, strict=True), key=lambda item: -item[1]):
         size = sizes[file]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.boxes import extent
 from utils.errors import UserError
 from utils.packages import optional_package
 from volumes.stated import Choice, choose, length_um
@@ -74,7 +75,10 @@ class MicroscopeVolume(PlaneVolume):
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with self._open() as file:
             for z in planes:
-                yield self._window(file, z, rows, columns)
+                window = self._window(file, z, rows, columns)
+                if window.shape != extent((rows, columns)):
+                    raise ValueError(f"plane {z} has {window.shape} pixels where {extent((rows, columns))} are stated")
+                yield window
 
     @abstractmethod
     def _scenes(self, file: Any) -> Sequence[str]:

@@ -17,12 +17,13 @@ from utils.packages import optional_package
 from volumes.contiguous import MOST_PACKED, flat_volume, is_packed
 from volumes.stated import Choice, Layout, length_um, micrometres
 from volumes.target_plan import TargetPlan
-from volumes.volume import Volume, all_three, reading, triple
+from volumes.volume import Volume, all_three, reading
 
 log = logging.getLogger("isoscope")
 
 _COMMENT = 6  # code of an extension that holds text
 _UM_PER_MM = 1000.0
+_UNITS = {1: "m", 2: "mm", 3: "µm"}  # by code
 _NIFTI1_LIMIT = 2**15 - 1  # voxels along an axis
 _GZIP_LEVEL = 1  # microscopy gains 3 % from level 6, at a third of the speed
 _MRC_HEADER = 1024  # bytes
@@ -40,6 +41,7 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
         UserError: the file cannot be read, is truncated, or holds no volume.
     """
     nibabel = optional_package("nibabel", path)
+    nibabel.imageglobals.logger.handlers.clear()  # its own, which writes what a file says to the terminal as it is
     packed = is_packed(path)
     with reading(path, "not a readable NIfTI file"):
         with gzip.open(path) if packed else path.open("rb") as file:
@@ -51,17 +53,18 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
     layout = Layout(path, names[::-1], sizes[::-1], choice)
     scale = (1, 0) if slope is None else (float(slope), float(intercept))
     volume = flat_volume(path, layout, stored, first, packed, scale)
-    _place(volume, header)
+    with reading(path, "its header cannot be followed", "correct it"):
+        _place(volume, header)
     volume.attributes = _attributes(header)
     return volume
 
 
 def _place(volume: Volume, header: Any) -> None:
     """Voxel size, position (µm) and directions of the axes; where pixdim and affine contradict each other, that is the doubt."""
-    unit = header.get_xyzt_units()[0]
-    if unit == "unknown":
+    unit = _UNITS.get(int(header["xyzt_units"]) & 7)
+    if unit is None:
         log.warning("%s: states no unit of length; it is read as mm, as NIfTI programs do", volume.path)
-    factor = micrometres("mm" if unit == "unknown" else unit) or 1.0
+    factor = micrometres(unit or "mm") or 1.0
     zooms = np.array(header.get_zooms()[:3], float)
     volume.voxel_um = all_three([length_um(volume.path, "pixdim", size * factor, "µm", 0) for size in zooms[::-1]])
     affines = {"sform": header.get_sform(coded=True), "qform": header.get_qform(coded=True)}
@@ -75,7 +78,10 @@ def _place(volume: Volume, header: Any) -> None:
         pair = f"{both[0]} µm (x, y, z) by pixdim and {both[1]} by the affine"
         volume.voxel_um, volume.doubt = None, f"voxel sizes of {pair} contradict each other; correct the header"
         return
-    volume.translation_um = triple(np.linalg.solve(affine[:3, :3] / lengths, affine[:3, 3])[::-1])
+    place = np.linalg.solve(affine[:3, :3] / lengths, affine[:3, 3])[::-1]
+    volume.translation_um = all_three([length_um(volume.path, "offset", float(along), "µm") for along in place])
+    if volume.translation_um is None:
+        return
     stated = {name: {"code": code, "affine_um": affine[:3].tolist()} for name, (affine, code) in forms.items()}
     volume.space = {**stated, "voxel_um": list(volume.voxel_um), "translation_um": list(volume.translation_um)}
 
@@ -183,7 +189,7 @@ def open_mrc(path: Path, choice: Choice) -> Volume:
     volume = flat_volume(path, layout, stored, header.nbytes + int(header["nsymbt"]), is_packed(path))
     volume.voxel_um = all_three([length_um(path, "cell", float(voxel[a]) or None, "Å", 0) for a in "zyx"])
     sign = -1 if by_imod and not flags & 4 else 1  # IMOD states where the origin lies, others where the first voxel does
-    origin = [sign * float(header["origin"][axis]) * 1e-4 for axis in "zyx"]
+    origin = [sign * float(header["origin"][axis]) for axis in "zyx"]
     if volume.voxel_um and any(origin):  # zeros are what programs write that know no origin
-        volume.translation_um = triple(origin)
+        volume.translation_um = all_three([length_um(path, "origin", place, "Å") for place in origin])
     return volume

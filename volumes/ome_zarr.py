@@ -6,8 +6,10 @@ Positions are those of voxel centres: a point of index i along an axis lies at `
 from __future__ import annotations
 
 import logging
+import math
+import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ log = logging.getLogger("isoscope")
 
 RUN_KEY = "isoscope"  # attribute under which our own files say how they were made
 UNFINISHED = "isoscope_unfinished"
+_MOST_PER_VALUE, _MOST_BESIDE = 2, 2**16  # bytes of a stored chunk, per byte of its values and beside them
+_MOST_METADATA = 2**26  # bytes
 _MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -70,8 +74,11 @@ def _root(path: Path) -> Folder:
             top = zipfile.Path(file)
             inside = [top, *(child for child in top.iterdir() if child.is_dir())]
             found = [folder.at for folder in inside if is_zarr(folder)]
+            entries = [(info.filename, info.file_size) for info in file.infolist() if info.filename.endswith(_MARKERS)]
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: not a readable zip file ({error}); copy it again") from error
+    if large := [name for name, size in entries if size > _MOST_METADATA]:
+        raise UserError(f"{path}: the metadata {large[0]} have more than {_MOST_METADATA} bytes; no program writes such")
     return zipfile.Path(path, found[0] if found else "")
 
 
@@ -139,12 +146,36 @@ class ZarrVolume(Volume):
         with nullcontext(self._array) if self._array is not None else _opened(folder) as array:
             try:
                 require_blocks(folder, array, key)
+                self._check_chunks(array, key)
                 values = np.asarray(array[key])
             except (MemoryError, UserError):
                 raise
             except Exception as error:  # every codec fails in its own way
                 raise UserError(self._damage(folder, array, key, error)) from error
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
+
+    def _check_chunks(self, array: Any, key: Iterable[slice | int]) -> None:
+        """A ValueError: a chunk under the key is a link out of the folder, or has more bytes than values can make."""
+        if isinstance(self._folder, FarPath):
+            return  # a server follows its own links
+        grain = array.shards or array.chunks
+        most = _MOST_PER_VALUE * math.prod(grain) * array.dtype.itemsize + _MOST_BESIDE
+        names = [self._folder / array.metadata.encode_chunk_key(place) for place in blocks_under(key, grain)]
+        if self._array is None:
+            with zipfile.ZipFile(self.path) as file:
+                known = {self.path / info.filename: info.file_size for info in file.infolist()}
+            sizes = {name: known.get(name, 0) for name in names}
+        else:
+            root, sizes = os.path.realpath(self.path) + os.sep, {}
+            for name in names:
+                if not (leads := os.path.realpath(name)).startswith(root):
+                    raise ValueError(f"{name.name} is a link out of the folder, to {leads}, which is not followed")
+                if os.path.lexists(name):
+                    if not name.is_file():  # Zarr would take it for a chunk of zeros
+                        raise ValueError(f"{name.name} is no file, or a link to nothing")
+                    sizes[name] = name.stat().st_size
+        if large := [name for name, size in sizes.items() if size > most]:
+            raise ValueError(f"it has {sizes[large[0]]} bytes where {most} are the most")
 
     def _damage(self, folder: Folder, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
@@ -153,6 +184,7 @@ class ZarrVolume(Volume):
             try:
                 box = tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))
                 require_blocks(folder, array, box)
+                self._check_chunks(array, box)
                 array[box]
             except Exception as error:
                 name = self._folder / array.metadata.encode_chunk_key(position)

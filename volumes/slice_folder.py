@@ -1,5 +1,6 @@
 """A folder of 2-D greyscale images, one for each plane, as a volume; and images that only Pillow reads: PNG, stacks of frames."""
 
+import math
 import re
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import UserError
+from volumes.contiguous import MOST_PACKED
 from volumes.stated import Choice
 from volumes.tiff_reader import open_tiff
 from volumes.volume import PlaneVolume, Volume, check_dtype, reading
@@ -47,6 +49,8 @@ class PillowVolume(PlaneVolume):
         if frames < 2 and not flat:
             raise UserError(f"{path}: a 2-D image; a volume is a stack of planes (Z, Y, X) in one file")
         self.dtype = check_dtype(path, np.dtype(_DTYPES[self._mode]))
+        if kind == "PNG" and math.prod(self.shape) // 8 > MOST_PACKED * path.stat().st_size:  # 1 bit per pixel at least
+            raise UserError(f"{path}: truncated: its {self.shape} pixels cannot be in so few bytes; copy it again")
         self.block_rows = self.shape[1]
         if reason:
             self[frames - 1 :]  # the last frame is where a truncated file fails

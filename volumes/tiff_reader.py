@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -92,6 +93,9 @@ def _volume(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries,
     else:
         pages = _pages(path, series, numbers)
         files = [Path(page.parent.filehandle.path) for page in pages]
+        folder = os.path.abspath(path.parent)
+        if outside := [file for file in set(files) if not Path(os.path.abspath(file)).is_relative_to(folder)]:
+            raise UserError(f"{path}: its description names {outside[0]}, outside of its folder, which is not followed")
         ends = (np.add(page.dataoffsets, page.databytecounts)[:-1] for page in pages)
         follow = (np.array_equal(end, page.dataoffsets[1:]) for end, page in zip(ends, pages, strict=True))  # of all strips
         if all(page.is_final for page in pages) and all(follow):
@@ -138,7 +142,8 @@ class SegmentedVolume(Volume):
         self._starts = np.array([page.dataoffsets for page in pages], np.int64)
         self._counts = np.array([page.databytecounts for page in pages], np.int64)
         self._files, self.files = files, tuple(sorted(set(files)))
-        refuse_truncated(self._files, (self._starts + self._counts).max(axis=1).tolist())
+        least = int(min(self._starts.min(), self._counts.min()))
+        refuse_truncated(self._files, (self._starts + self._counts).max(axis=1).tolist(), least)
         self._keyframe = (Path(key.parent.filehandle.path), key.offset)  # the page that knows how to decode
         self._decode: Any = None
         with reading(path, "cannot be decoded", "save it uncompressed or with LZW"):
@@ -235,7 +240,7 @@ def _described(tif: tifffile.TiffFile) -> str:
 def _not_followed(path: Path, tif: tifffile.TiffFile, said: Sequence[str]) -> UserError:
     return UserError(
         f"{path}: its description ({_described(tif)}) cannot be followed, so that channels and planes are not told apart: "
-        f"{'; '.join(said) or 'it is cut off'}; truncated or damaged: copy it again, or correct it (tifffile's tiffcomment)"
+        f"{'; '.join(said) or 'cut off, or without planes'}; truncated or damaged: copy it again, or correct it (tiffcomment)"
     )
 
 

@@ -34,7 +34,7 @@ from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes, extent, overlap, parts, relative
 from utils.checksums import unsealed
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import CONTINUES, writing
 from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
@@ -359,7 +359,7 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
         metadata = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
         (folder / "zarr.json").write_text(json.dumps(metadata, separators=(",", ":")), encoding="utf-8")
         pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
-        for box in tqdm(pieces, desc=f"{folder.parent.name}: {folder.name}", unit="shard", leave=False):
+        for box in tqdm(pieces, desc=printable(f"{folder.parent.name}: {folder.name}"), unit="shard", leave=False):
             coded[box] = codes.read(box)
 
 

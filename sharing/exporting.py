@@ -23,7 +23,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from codes.record import KEY
+from codes.record import KEY, check_inside
 from codes.store import UNIT, CodeStore
 from inference.run import Run
 from sharing.card import card, evaluation
@@ -101,7 +101,12 @@ def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Map
     about = {"version": EXPORT_VERSION, **whose, "components": sorted(wanted), "isoscope_version": program_version()}
     write_json(folder / EXPORT, about)
     if store is not None:
-        shutil.copytree(store.path, folder / CODES)
+        for file in sorted(store.path.rglob("*")):
+            check_inside(store.path, file)
+            if file.is_file():
+                copy = folder / CODES / file.relative_to(store.path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         group = json.loads((folder / CODES / "zarr.json").read_text(encoding="utf-8"))
         group["attributes"][KEY]["run_path"] = ".."
         write_json(folder / CODES / "zarr.json", {**group, "attributes": sealed(folder / CODES, group["attributes"])})

@@ -11,7 +11,7 @@ from codes.store import KEY, UNIT, CodeStore, stored_attributes
 from models.options import MODEL_OPTIONS
 from utils.boxes import Box, boxes, voxels_of
 from utils.checksums import SUMS, check_checksums, unsealed
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.far import FarPath, path_of
 from utils.files import read_mapping
 from utils.runs import RunFolder
@@ -72,7 +72,7 @@ def _failing(parts: Iterable[Box], read: Callable[[Box], object], title: str) ->
     """What is said of boxes that cannot be read, each once."""
     parts = list(parts)
     found: dict[str, None] = {}
-    with tqdm(total=sum(map(voxels_of, parts)), desc=title, unit="voxel", unit_scale=True, delay=1) as bar:
+    with tqdm(total=sum(map(voxels_of, parts)), desc=printable(title), unit="voxel", unit_scale=True, delay=1) as bar:
         for box in parts:
             if problem := _problem(partial(read, box)):
                 found[problem] = None

@@ -14,6 +14,7 @@ from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
 from volumes.ome_zarr import ZarrVolume, is_zarr
+from volumes.run_record import run_record
 from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_image
 from volumes.stated import Choice, choose
 from volumes.target_plan import PARTIAL
@@ -110,6 +111,7 @@ def open_volume(
     if not far and file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
     volume = _opener(file)(file, Choice(channel, time, scene, level))
+    volume.attributes = run_record(file, volume.attributes)
     for what, number, count in (
         ("channel", channel, volume.channels),
         ("time point", time, volume.times),

@@ -15,6 +15,7 @@ import tifffile
 from tqdm import tqdm
 
 from utils.boxes import boxes
+from utils.errors import printable
 from utils.files import replaced
 from volumes.nifti_mrc import write_nifti
 from volumes.target_plan import TargetPlan
@@ -96,7 +97,7 @@ def write_single_file(output: Path, plan: TargetPlan, channels: Sequence[Volume]
     _, height, width = plan.shape
     rows, most = (1, _MEMBER) if plan.kind == "nifti" else (_TILE, 2**24)  # of a band, a multiple; voxels of a block
     total = len(channels) * math.prod(plan.shape)
-    with replaced(output) as file, tqdm(total=total, desc=output.name, unit="voxel", unit_scale=True) as bar:
+    with replaced(output) as file, tqdm(total=total, desc=printable(output.name), unit="voxel", unit_scale=True) as bar:
 
         def blocks() -> Blocks:
             """Plane after plane, each from the top: whole planes, else bands of rows."""

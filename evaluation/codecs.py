@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.sections import HALO, Sections
+from evaluation.sections import HALO, Sections, scratch_array
 from utils.boxes import Box, boxes, extent
 from utils.errors import UserError
 from volumes.volume import ArrayVolume, Volume
@@ -176,7 +176,7 @@ def code(planes: Volume, codec: Codec, stream: str, bits_per_pixel: float | None
     check_codable(planes.dtype)
     decoded: Any = np.broadcast_to(np.zeros((), planes.dtype), planes.shape)
     if bits_per_pixel is not None:
-        decoded = np.memmap(scratch, planes.dtype, "w+", shape=planes.shape)
+        decoded = scratch_array(scratch, planes.dtype, planes.shape)
     size = 0
     together = 1 if stream == "slice" else max(1, min(LARGEST // (height * width), codec.side // height))
     groups = boxes(planes.shape, (together, height, width))
@@ -215,7 +215,7 @@ def coded_sections(
     begin -= begin % 2  # nearest's ties go by even and odd
     own = sections.copied(begin, end, rows, columns, folder / "sections.raw")
     first, last = (number - begin for number in sections.span(depth.start, depth.stop - 1, 1))
-    rounded = np.memmap(folder / "rounded.raw", dtype, "w+", shape=(last - first, height, width))
+    rounded = scratch_array(folder / "rounded.raw", dtype, (last - first, height, width))
     for k in range(first, last):
         rounded[k - first] = np.clip(np.rint(own.source[k : k + 1][0]), 0, np.iinfo(dtype).max)
     coded = code(ArrayVolume(rounded), JPEG2000, "slice", bits_per_pixel, folder / "coded.raw")

@@ -19,8 +19,8 @@ from evaluation.report import plain, render, slice_text, verdict
 from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra, detail_shape
 from evaluation.sweep import REFERENCE, sweep
 from utils.boxes import Box, extent
-from utils.errors import UserError
-from utils.files import put_files, refuse_overlap, write_json
+from utils.errors import UserError, is_full
+from utils.files import MAKE_ROOM, put_files, refuse_overlap, write_json
 from utils.runs import program_version
 
 SCHEMA = "isoscopexx.evaluation/1"
@@ -69,6 +69,10 @@ def results(output: Path, names: Sequence[str], overwrite: bool, inputs: Iterabl
         with tempfile.TemporaryDirectory(prefix=".measuring-", dir=output) as scratch:
             yield Path(scratch)
             put_files(Path(scratch), output, names)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise UserError(f"{output}: the disc is full; {MAKE_ROOM}") from error
     finally:
         if not any(output.iterdir()):  # nothing came of it
             output.rmdir()

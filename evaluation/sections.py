@@ -7,6 +7,8 @@ block is asked for, so that nothing has to fit in memory.
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,7 @@ class Sections:
 
     def copied(self, begin: int, end: int, rows: slice, columns: slice, path: Path, dtype: Any = np.float32) -> Sections:
         """Sections [begin, end) of a reference window, from an uncompressed file that is written here."""
-        copy = np.memmap(path, dtype, "w+", shape=(end - begin, rows.stop - rows.start, columns.stop - columns.start))
+        copy = scratch_array(path, dtype, (end - begin, rows.stop - rows.start, columns.stop - columns.start))
         step = max(1, 2**24 // copy[0].size)
         for start in range(begin, end, step):
             self.forget(start)
@@ -114,6 +116,17 @@ class Sections:
     def _load(self, begin: int, end: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         rows, columns = moved((rows, columns), (-self.row, -self.column))
         return np.asarray(self.source[slice(begin, max(begin, end)), rows, columns], np.float32)
+
+
+def scratch_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A new array in a file whose room on disc is taken at once: a page that found none later would end the process."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS
+            file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def sweep(comparison: Comparison, side: int, folder: Path, known: Mapping[str, S
         if name in known:
             swept[name] = known[name]
             continue
-        central = np.asarray(np.memmap(folder / f"box_{len(swept)}", np.float32, "w+", shape=extent(box)))
+        file = folder / f"box_{len(swept)}"
+        np.zeros(extent(box), np.float32).tofile(file)  # takes its room on disc: a page that found none would end the process
+        central = np.asarray(np.memmap(file, np.float32, "r+", shape=extent(box)))
         consistency = None
         if comparison.sections is not None and name != REFERENCE:
             consistency = Consistency(comparison.sections, comparison.region, comparison.taps)

@@ -1,6 +1,8 @@
 """The one exception for mistakes that a user can mend."""
 
 import difflib
+import errno
+import logging
 import re
 import signal
 import sys
@@ -47,12 +49,19 @@ def printable(text: str) -> str:
     return re.sub(r"[^\n\t -~\xa0-\U0010ffff]", lambda found: repr(found[0])[1:-1], text)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disc is full; numpy forgets why it wrote less than it should."""
+    forgotten = error.errno is None and "requested and" in str(error)
+    return forgotten or error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Ends the program with the message of a UserError and code 2, after Ctrl-C with 130, after a scheduler's signal with 75.
 
-    debug: with the traceback.
+    debug: with the traceback. What packages warn of is logged.
     """
+    logging.captureWarnings(True)
     try:
         with _giving_way():
             yield
@@ -65,7 +74,10 @@ def reported(debug: bool) -> Iterator[None]:
         if debug or UserError.shows_traceback:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(printable(f"error: {UserError(f'{where}{error.strerror or error}')} (--debug shows where)\n"))
+        what = f"{error.strerror or error} (--debug shows where)"
+        if is_full(error):
+            what = "the disc is full; make room and run the command again"
+        sys.stderr.write(printable(f"error: {UserError(where + what)}\n"))
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:

@@ -16,13 +16,12 @@ from typing import Any
 
 import yaml
 
-from utils.errors import UserError
+from utils.errors import UserError, is_full
 from utils.far import ADDRESS, FarPath
 
 MAKE_ROOM = "make room and run the command again"
 CONTINUES = "make room and run the same command again, it continues"
 _CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
-FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
@@ -34,7 +33,7 @@ def writing(output: Path | str, remedy: str = MAKE_ROOM) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if is_full(error):
             raise UserError(f"{output}: the disc is full; {remedy}") from error
         raise UserError(f"{output} cannot be written ({error})") from error
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from utils.boxes import Box, voxels_of
 from utils.checksums import sealed
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import CONTINUES, discard, new_folder, put_folder, write_json, writing
 from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
@@ -259,7 +259,8 @@ class VolumeTarget(Target):
         wait()
         mine = {level: [n for n in self.missing(len(self._arrays[level].boxes), level) if n % world == rank] for level in levels}
         total = sum(voxels_of(self._arrays[level].boxes[n]) for level, numbers in mine.items() for n in numbers)
-        bar = tqdm(total=total, desc=f"{self.output.name}: pyramid", unit="voxel", unit_scale=True, disable=rank > 0 or not total)
+        title = printable(f"{self.output.name}: pyramid")
+        bar = tqdm(total=total, desc=title, unit="voxel", unit_scale=True, disable=rank > 0 or not total)
 
         def build(level: int, box: tuple[slice, ...]) -> int:
             self._write(level, box, reduced(self._arrays[level - 1], box, self.plan.pyramid[level].step, self.plan.chunk))

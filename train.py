@@ -44,7 +44,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from dataloader.data_multi import DataModule
     from training.messages import closing, summary
     from training.record import start_record, warn_of_changed_data
-    from training.requirements import require_room
+    from training.requirements import predicted, require_room
     from training.trackers import require_trackers
     from training.trainer import build_trainer, explained, model_to_train, require_devices, with_restorer
     from utils.machine import keep_freed_memory
@@ -65,6 +65,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     settings = with_restorer(settings, experiment.logs)
     model = model_to_train(settings, experiment.logs, record)
     require_room(model, run.path)
+    needs = predicted(settings, sum(file.stat().st_size for file in data.files()))
     with run.locked() if first else nullcontext(), explained(settings, run):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
@@ -78,7 +79,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
         trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
         if first:
-            for line in [*experiment.notes, *summary(trainer, model, run, data)]:
+            for line in [*experiment.notes, *needs, *summary(trainer, model, run, data)]:
                 log.info(line)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         lines, code = closing(trainer, model, run, data, experiment.given)

@@ -1,6 +1,7 @@
 """What a run does: one verb each for arrays and files, for notebooks and for infer.py."""
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -24,7 +25,7 @@ from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
-from volumes.target_plan import refuse_existing
+from volumes.target_plan import refuse_existing, require_room
 from volumes.volume import Triple, seen_along, triple
 
 log = logging.getLogger("isoscope")
@@ -213,6 +214,11 @@ def encode(
             "input": source.record(),
             **_thick(source),
         }
+        if target.processes.rank == 0:
+            of_place = (
+                encoder.dtype.itemsize * kind["levels" if book is not None else "dimensions"] + 1
+            )  # and whether it is empty
+            log.info(require_room(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
         mine = codes.pending(target.processes.share(len(codes.units)))

@@ -24,9 +24,11 @@ from inference.tiling import meet
 from inference.trust import projected, said_of_place, said_of_seams, seam
 from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
+from utils.errors import printable
 from utils.files import write_json
+from utils.machine import peak_memory
 from volumes.target import VolumeTarget
-from volumes.target_plan import plan_target, refuse_existing, require_room
+from volumes.target_plan import estimate_bytes, plan_target, refuse_existing, require_room
 from volumes.volume import Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
@@ -95,7 +97,7 @@ def write(job: Job, output: Output) -> None:
     computing, job = job.field, job.as_filed()
     shape, field, processes = extent(job.region), job.field, output.processes
     if processes.rank == 0:
-        require_room(output.path, shape, field.dtype, field.channels)
+        log.info(require_room(output.path, estimate_bytes(output.path, shape, field.dtype, field.channels)))
     plan = plan_target(
         output.path,
         shape=shape,
@@ -139,6 +141,8 @@ def write(job: Job, output: Output) -> None:
 
 def _dry_run(job: Job, path: Path) -> None:
     field, shape, voxels = job.field, extent(job.region), voxels_of(job.region)
+    filed = extent(job.as_filed().region)
+    room = require_room(path, estimate_bytes(path, filed, field.dtype, field.channels))
     field.skip_empty = False  # background in the middle would seem to take no time
     pieces = parts(job.region, field.unit)
     middle = len(pieces) // 2
@@ -148,9 +152,10 @@ def _dry_run(job: Job, path: Path) -> None:
         minutes = (time.monotonic() - started) * voxels / voxels_of(piece) / 60
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     gigabytes = voxels * field.channels * field.dtype.itemsize / 1e9
-    filed = extent(job.as_filed().region)
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, filed, field.dtype, gigabytes)
     log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
+    log.info(room)
+    log.info("memory so far: %s", peak_memory())
     log.info("computing them takes about %.2g minutes for one process, if all take as long as those in the middle", minutes)
 
 
@@ -237,7 +242,7 @@ def work_through(
     sizes = [math.prod(extent(box)) for box in pieces]
     writing: deque[list[Future[None]]] = deque()
     with (
-        tqdm(total=sum(sizes), desc=title, unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,
+        tqdm(total=sum(sizes), desc=printable(title), unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,
         ThreadPoolExecutor(_WRITERS, "write") as writers,
     ):
         for number, (box, size) in enumerate(zip(pieces, sizes, strict=True)):

@@ -1,6 +1,7 @@
 """What a training needs: parameters, memory of a step, size of its checkpoints; measured on a small crop."""
 
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from utils.geometry import LATENT_STRIDE, Geometry, block_side
 
 _SIDE = 32  # of the crop that is measured, at least
 _STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
+_MEASURED = 2**20  # voxels of a step's crops from which on its memory is measured before a training
 _KEPT = 3  # of a parameter in last.ckpt: value, two moments
 
 
@@ -49,6 +51,35 @@ class Requirements:
         if settings["preload"]:
             lines.append(f"main memory: preload keeps {as_size(data)} of decoded volumes")
         return lines
+
+
+def predicted(settings: Mapping[str, Any], data: int) -> list[str]:
+    """What a training that is about to start takes of disc and memory, with so many bytes of data; a line each.
+
+    Nothing is measured for crops that any machine holds.
+
+    Raises:
+        UserError: a step does not fit into the memory of this machine; the message says what to lower.
+    """
+    if settings["batch_size"] * settings["cropsize"] ** 3 < _MEASURED:
+        return []
+    needs, there = training_requirements(settings), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if torch.cuda.is_available():
+        there = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    least = needs.memory * (1 if settings["precision"] == "32" else 0.5)
+    if least > there:
+        raise UserError(
+            f"a step needs at least {_size(least)} of memory, of which this machine has {_size(there)}; use {smaller(settings)}"
+        )
+    return needs.lines({**settings, "preload": False}, data)
+
+
+def smaller(settings: Mapping[str, Any]) -> str:
+    """What to lower for a step that takes less memory."""
+    found = [f"--batch_size {settings['batch_size'] // 2}"] if settings["batch_size"] > 1 else []
+    found += ["--adv_planes 16"] if settings["adv"] and not 0 < settings["adv_planes"] <= 16 else []
+    found += ["--precision bf16-mixed"] if settings["precision"] == "32" else []
+    return " or ".join([*found, "a smaller --cropsize and --cropz"])
 
 
 def require_room(model: BaseModel, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The model as a training starts with it, and the Lightning trainer of a run."""
 
 import logging
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +16,10 @@ from models.baseline import restorer_of
 from models.build import build_model, load_components
 from models.teacher import needs_teacher
 from training.callbacks import GO_ON, GivesWay, InPlace, RunKeeper
+from training.requirements import smaller
 from training.shown import PictureWriter, Progress
 from training.trackers import Tracking, build_loggers
-from utils.errors import UserError
-from utils.files import FULL
+from utils.errors import UserError, is_full
 from utils.machine import in_bf16, lacks_memory, warn_of_cudnn
 from utils.processes import several
 from utils.runs import RunFolder
@@ -177,13 +178,18 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
 
 @contextmanager
 def explained(settings: Mapping[str, Any], run: RunFolder) -> Iterator[None]:
-    """Says what a training can do about it: a UserError where memory or disc do not suffice, or another process has gone."""
+    """A UserError that says what can be done: memory, disc, another process that has gone, a checkpoint that is none."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if not is_full(error):
             raise
         raise UserError(f"{error.filename or run.path}: the disc is full; {GO_ON}") from error
+    except pickle.UnpicklingError as error:  # torch's words advise to execute what a stranger wrote
+        raise UserError(
+            f"{run.last} is no checkpoint of a training: it holds more than numbers and names, which is not executed; copy it "
+            "again, or start anew with --overwrite"
+        ) from error
     except (RuntimeError, MemoryError) as error:
         if several() and "by peer" in str(error):
             raise UserError(
@@ -193,11 +199,8 @@ def explained(settings: Mapping[str, Any], run: RunFolder) -> Iterator[None]:
         if not lacks_memory(error):
             raise
         size = {name: settings[name] for name in ("batch_size", "cropsize", "ngf", "adv_planes")}
-        smaller = [f"--batch_size {settings['batch_size'] // 2}"] if settings["batch_size"] > 1 else []
-        smaller += ["--adv_planes 16"] if settings["adv"] and not 0 < settings["adv_planes"] <= 16 else []
-        smaller += ["--precision bf16-mixed"] if settings["precision"] == "32" else []
         raise UserError(
             f"memory does not suffice for a step with {', '.join(f'{name} {value}' for name, value in size.items())}; "
-            f"use {' or '.join([*smaller, 'a smaller --cropsize and --cropz'])} (prepare.py check says what a step needs). "
+            f"use {smaller(settings)} (prepare.py check says what a step needs). "
             "What was saved before is as it was"
         ) from error

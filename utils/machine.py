@@ -3,6 +3,8 @@
 import ctypes
 import logging
 import platform
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,6 +66,13 @@ def lacks_memory(error: Exception) -> bool:
     """Whether it says that a GPU or this machine has no memory left: PyTorch has no type of its own for some of these."""
     of_onednn = "could not create a primitive" in str(error)  # all that a convolution on a CPU says then
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error) or of_onednn
+
+
+def peak_memory() -> str:
+    """The most memory that this process has had, of the machine and of a GPU."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return f"{own / 1e9:.3g} GB" + (f", {gpu / 1e9:.3g} GB on the GPU" if gpu else "")
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def refuse_existing(output: Path | str, overwrite: bool) -> None:
         raise UserError(f"{output} exists; choose another name, or replace it with --overwrite")
 
 
-def free_space(path: Path | str, needed: int) -> None:
-    """Make sure that ``needed`` bytes fit where ``path`` is to be; a UserError says that the file system has less free."""
+def free_space(path: Path | str, needed: int) -> int:
+    """The bytes that are free where ``path`` is to be; a UserError says that they are fewer than ``needed``."""
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -71,6 +71,7 @@ def free_space(path: Path | str, needed: int) -> None:
         raise UserError(
             f"{path} needs up to {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; make room or write elsewhere"
         )
+    return free
 
 
 def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | str, channels: int = 1) -> int:
@@ -79,10 +80,14 @@ def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | s
     return math.ceil(raw * _PYRAMID) if output_format(output) == "zarr" else 2 * raw
 
 
-def require_room(output: Path, shape: Sequence[int], dtype: np.dtype, channels: int) -> None:
-    """Before an output is begun: a UserError says that it does not fit even if it compresses to a quarter."""
-    if not partial_path(output).exists():
-        free_space(output, estimate_bytes(output, shape, dtype, channels) // 4)
+def require_room(output: Path, needed: int) -> str:
+    """Before an output of up to so many bytes is begun: a UserError says that it does not fit even if it compresses to a quarter.
+
+    Returns:
+        What it needs and what is free, for a message.
+    """
+    free = free_space(output, 0 if partial_path(output).exists() else needed // 4)
+    return f"{output}: up to {needed / 1e9:.3g} GB on disc, {free / 1e9:.3g} GB are free"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from training import requirements
 from training.callbacks import InPlace
 from training.shown import PictureWriter
 from utils.errors import UserError
@@ -65,3 +66,14 @@ def test_a_training_whose_first_save_does_not_fit_is_refused(workspace, monkeypa
     with pytest.raises(UserError, match=r"one needs \d\.\d MB for the first save, and .* has 1 MB free; make room, or .*--logs"):
         workspace.train("one")
     assert not workspace.run("one").path.exists()
+
+
+def test_a_training_says_what_it_takes_and_a_step_that_does_not_fit_is_refused(workspace, monkeypatch, caplog):
+    monkeypatch.setattr(requirements, "_MEASURED", 0)
+    caplog.set_level("INFO")
+    workspace.train("one")
+    assert "disc: about" in caplog.text and "memory: at least" in caplog.text
+    monkeypatch.setattr(requirements.os, "sysconf", lambda _: 1000)
+    with pytest.raises(UserError, match=r"a step needs at least .* of memory, of which this machine has 1 MB; use .*--cropsize"):
+        workspace.train("two", "--precision", "32")
+    assert not workspace.run("two").path.exists()

@@ -215,9 +215,8 @@ def encode(
             **_thick(source),
         }
         if target.processes.rank == 0:
-            of_place = (
-                encoder.dtype.itemsize * kind["levels" if book is not None else "dimensions"] + 1
-            )  # and whether it is empty
+            numbers: Any = kind["dimensions" if book is None else "levels"]
+            of_place = encoder.dtype.itemsize * numbers + 1  # a byte says whether it is empty
             log.info(require_room(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)

@@ -111,7 +111,8 @@ def open_volume(
     if not far and file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
     volume = _opener(file)(file, Choice(channel, time, scene, level))
-    volume.attributes = run_record(file, volume.attributes)
+    if volume.attributes:
+        volume.attributes = run_record(file, volume.attributes)
     for what, number, count in (
         ("channel", channel, volume.channels),
         ("time point", time, volume.times),

@@ -48,7 +48,7 @@ _ENCODING = _object({"core": _count}, stride=_count)
 _RULES: Mapping[str, Rule] = {
     "run": _text,
     "weights": _text,
-    "input": _object({"files": _each(_text), "shape": _each(_count, 3), "dtype": _text}, space=_SPACE),
+    "input": _object({}, files=_each(_text), shape=_each(_count, 3), dtype=_text, space=_SPACE),
     "place": _object({"origin": _each(_number, 3), "step": _steps}),
     "slices": _object(
         {"first": _number, "spacing": _number, "thinned": _count, "how": ("pick", "mean").__contains__, "first_kept": _number}
@@ -60,13 +60,16 @@ _RULES: Mapping[str, Rule] = {
     "region": _each(_each(lambda value: value == 0 or _count(value), 2), 3),
     "seams": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
 }
-_OF_A_RUN = ("weights", "input")  # what a file that names a run says besides
+_OF_A_RUN = ("weights", "input")  # what a file that names a run says besides,
+_OF_ITS_INPUT = {"files", "shape", "dtype"}  # and of its input
 
 
 def run_record(path: Path, found: Mapping[str, Any]) -> Mapping[str, Any]:
     """The record if a command can have written it; else nothing, and a warning names the first entry that is wrong."""
     wrong = [key for key, rule in _RULES.items() if key in found and not rule(found[key])]
-    wrong += [key for key in _OF_A_RUN if "run" in found and key not in found]
+    if "run" in found or "place" in found:
+        wrong += [key for key in _OF_A_RUN if key not in found]
+        wrong += ["input"] if not wrong and _OF_ITS_INPUT - found["input"].keys() else []
     if wrong:
         log.warning("%s: what it records of the run that made it (%s) is damaged, and is not used", path, wrong[0])
     return {} if wrong else found

@@ -13,7 +13,7 @@ import zarr
 from format_volumes import VALUES, nifti
 from target_volumes import write_volume
 
-import volumes.volume
+import utils.packages
 from utils.errors import UserError
 from volumes.open import open_volume
 
@@ -37,7 +37,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(volumes.volume.importlib, "import_module", absent)
+    monkeypatch.setattr(utils.packages.importlib, "import_module", absent)
     for name in ("v.nii", "v.mrc"):
         with pytest.raises(UserError, match=INSTALL):
             open_volume(tmp_path / name)

@@ -26,7 +26,7 @@ OUTPUTS = ["v.ome.zarr", "v.zarr", "v.ome.tif", "v.tif", "v.nii", "v.nii.gz"]
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_every_format_comes_back_with_voxel_size_position_and_attributes(name, tmp_path):
     values = random_values()
-    target = begin(tmp_path / name, attributes={"run": "a/b", "lattice": [1, 2], "factor": 8.0})
+    target = begin(tmp_path / name, attributes={"made": "a/b", "sides": [1, 2], "factor": 8.0})
     fill(target, values)
     assert target.finish(extra={"skipped": 3, "name": "µ"}) == tmp_path / name
     volume = open_volume(tmp_path / name)
@@ -36,7 +36,7 @@ def test_every_format_comes_back_with_voxel_size_position_and_attributes(name, t
     assert (volume.dtype, volume.shape) == (np.uint16, SHAPE)
     assert volume.voxel_um == pytest.approx(VOXEL)
     assert volume.translation_um == pytest.approx(PLACE)
-    assert volume.attributes == {"run": "a/b", "lattice": [1, 2], "factor": 8.0, "skipped": 3, "name": "µ"}
+    assert volume.attributes == {"made": "a/b", "sides": [1, 2], "factor": 8.0, "skipped": 3, "name": "µ"}
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 

@@ -25,7 +25,7 @@ from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
-from volumes.target_plan import refuse_existing, require_room
+from volumes.target_plan import refuse_existing, room_for
 from volumes.volume import Triple, seen_along, triple
 
 log = logging.getLogger("isoscope")
@@ -217,7 +217,7 @@ def encode(
         if target.processes.rank == 0:
             numbers: Any = kind["dimensions" if book is None else "levels"]
             of_place = encoder.dtype.itemsize * numbers + 1  # a byte says whether it is empty
-            log.info(require_room(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
+            log.info(room_for(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
         mine = codes.pending(target.processes.share(len(codes.units)))

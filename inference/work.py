@@ -24,11 +24,10 @@ from inference.tiling import meet
 from inference.trust import projected, said_of_place, said_of_seams, seam
 from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
-from utils.errors import printable
 from utils.files import write_json
 from utils.machine import peak_memory
 from volumes.target import VolumeTarget
-from volumes.target_plan import estimate_bytes, plan_target, refuse_existing, require_room
+from volumes.target_plan import plan_target, refuse_existing, require_room
 from volumes.volume import Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
@@ -97,7 +96,7 @@ def write(job: Job, output: Output) -> None:
     computing, job = job.field, job.as_filed()
     shape, field, processes = extent(job.region), job.field, output.processes
     if processes.rank == 0:
-        log.info(require_room(output.path, estimate_bytes(output.path, shape, field.dtype, field.channels)))
+        log.info(require_room(output.path, shape, field.dtype, field.channels))
     plan = plan_target(
         output.path,
         shape=shape,
@@ -142,7 +141,7 @@ def write(job: Job, output: Output) -> None:
 def _dry_run(job: Job, path: Path) -> None:
     field, shape, voxels = job.field, extent(job.region), voxels_of(job.region)
     filed = extent(job.as_filed().region)
-    room = require_room(path, estimate_bytes(path, filed, field.dtype, field.channels))
+    room = require_room(path, filed, field.dtype, field.channels)
     field.skip_empty = False  # background in the middle would seem to take no time
     pieces = parts(job.region, field.unit)
     middle = len(pieces) // 2
@@ -240,9 +239,10 @@ def work_through(
         Voxels done.
     """
     sizes = [math.prod(extent(box)) for box in pieces]
+    said = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in title)  # a terminal may obey others
     writing: deque[list[Future[None]]] = deque()
     with (
-        tqdm(total=sum(sizes), desc=printable(title), unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,
+        tqdm(total=sum(sizes), desc=said, unit="voxel", unit_scale=True, disable=not show, mininterval=1) as bar,
         ThreadPoolExecutor(_WRITERS, "write") as writers,
     ):
         for number, (box, size) in enumerate(zip(pieces, sizes, strict=True)):

@@ -80,7 +80,12 @@ def estimate_bytes(output: Path | str, shape: Sequence[int], dtype: np.dtype | s
     return math.ceil(raw * _PYRAMID) if output_format(output) == "zarr" else 2 * raw
 
 
-def require_room(output: Path, needed: int) -> str:
+def require_room(output: Path, shape: Sequence[int], dtype: np.dtype, channels: int) -> str:
+    """:func:`room_for` of a volume (Z, Y, X)."""
+    return room_for(output, estimate_bytes(output, shape, dtype, channels))
+
+
+def room_for(output: Path, needed: int) -> str:
     """Before an output of up to so many bytes is begun: a UserError says that it does not fit even if it compresses to a quarter.
 
     Returns:

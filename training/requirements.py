@@ -54,7 +54,7 @@ class Requirements:
 
 
 def predicted(settings: Mapping[str, Any], data: int) -> list[str]:
-    """What a training that is about to start takes of disc and memory, with so many bytes of data; a line each.
+    """A line on the disc that a training which is about to start takes, with so many bytes of data.
 
     Nothing is measured for crops that any machine holds.
 
@@ -69,9 +69,9 @@ def predicted(settings: Mapping[str, Any], data: int) -> list[str]:
     least = needs.memory * (1 if settings["precision"] == "32" else 0.5)
     if least > there:
         raise UserError(
-            f"a step needs at least {_size(least)} of memory, of which this machine has {_size(there)}; use {smaller(settings)}"
+            f"a step needs at least {as_size(least)} of memory, of which this machine has {as_size(there)}; use {smaller(settings)}"
         )
-    return needs.lines({**settings, "preload": False}, data)
+    return needs.lines(settings, data)[:1]
 
 
 def smaller(settings: Mapping[str, Any]) -> str:

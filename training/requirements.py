@@ -68,9 +68,8 @@ def predicted(settings: Mapping[str, Any], data: int) -> list[str]:
         there = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     least = needs.memory * (1 if settings["precision"] == "32" else 0.5)
     if least > there:
-        raise UserError(
-            f"a step needs at least {as_size(least)} of memory, of which this machine has {as_size(there)}; use {smaller(settings)}"
-        )
+        needed = f"a step needs at least {as_size(least)} of memory, of which this machine has {as_size(there)}"
+        raise UserError(f"{needed}; use {smaller(settings)}")
     return needs.lines(settings, data)[:1]
 
 

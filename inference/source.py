@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.blocks import RecentBlocks
 from inference.run import Run
 from intensity.statistics import Normalisation, looked_at, transform_of
 from intensity.transform import Intensity, IntensityTransform
@@ -159,6 +160,7 @@ class Source(AbstractContextManager["Source"]):
                 _check_range(run, direction, volume, intensity)
         self.floors = np.array([intensity.floor for intensity in self.intensities], np.float32)[:, None, None]
         self.recent, self.reader = Recent(), ThreadPoolExecutor(1, "read")
+        self._blocks = {v: RecentBlocks(v) if v.block_columns > 1 else v for v in self.volumes}
 
     def __exit__(self, *_: object) -> None:
         self.reader.shutdown(cancel_futures=True)
@@ -264,8 +266,8 @@ class Source(AbstractContextManager["Source"]):
         """Some of the planes that thinning leaves, in grey values; means of several planes are float32."""
         start, stop = kept.start * self.dsp, min(kept.stop * self.dsp, volume.shape[0])
         if not self.mean or self.dsp == 1:
-            return volume[start + int(self.first_kept) : stop : self.dsp, box[0], box[1]]
-        planes = volume[start:stop, box[0], box[1]]
+            return self._blocks[volume][start + int(self.first_kept) : stop : self.dsp, box[0], box[1]]
+        planes = self._blocks[volume][start:stop, box[0], box[1]]
         groups = [planes[n : n + self.dsp].mean(axis=0, dtype=np.float32) for n in range(0, len(planes), self.dsp)]
         return np.stack(groups)
 

@@ -85,7 +85,7 @@ def _root(path: Path) -> Folder:
 class ZarrVolume(Volume):
     """One (Z, Y, X) volume of an image or array: a level, channel and time point of it.
 
-    ``block_planes`` and ``block_rows`` are those of the chunks that are decompressed together (inside shards too).
+    ``block_planes``, ``block_rows``, ``block_columns`` are those of chunks that are decompressed together (inside shards too).
     """
 
     def __init__(self, path: Path, choice: Choice):
@@ -123,7 +123,7 @@ class ZarrVolume(Volume):
         self.shape, self.channels, self.times = self._layout.shape, self._layout.channels, self._layout.times
         self.dtype = check_dtype(path, np.dtype(array.dtype))
         grain = dict(zip(self._layout.axes, chunks, strict=True))
-        self.block_planes, self.block_rows = grain["z"], grain["y"]
+        self.block_planes, self.block_rows, self.block_columns = grain["z"], grain["y"], grain["x"]
         if choice.level:
             self._check_extent(image, _read_level(root, multiscale, 0), choice.level)
 

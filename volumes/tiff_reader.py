@@ -134,7 +134,7 @@ class SegmentedVolume(Volume):
         self._options = {} if table is None else {"jpegtables": table}
         rows = key.tilelength if key.is_tiled else min(key.rowsperstrip, key.imagelength)
         self._segment = (rows, key.tilewidth if key.is_tiled else key.imagewidth)
-        self.block_rows = rows
+        self.block_rows, self.block_columns = self._segment
         number = math.prod(key.chunked)
         for k, page in enumerate(pages):
             if len(page.dataoffsets) != number or len(page.databytecounts) != number:

@@ -33,7 +33,7 @@ class Volume(ABC):
         translation_um: position (z, y, x) in µm of the centre of the first voxel along the file's own axes, or None where the
             file does not say.
         block_rows: rows that the file stores together; reading fewer costs as much.
-        block_planes: likewise for planes.
+        block_planes, block_columns: likewise for planes and columns.
         channels: how many channels the file has; this volume is one of them.
         times: likewise for time points.
         scenes: likewise for scenes, positions or series.
@@ -51,6 +51,7 @@ class Volume(ABC):
     translation_um: Triple | None = None
     block_rows: int = 1
     block_planes: int = 1
+    block_columns: int = 1
     channels: int = 1
     times: int = 1
     scenes: int = 1

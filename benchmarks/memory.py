@@ -3,7 +3,7 @@
 Nothing is computed: tensors have a shape only, and their bytes are counted while they are alive (weights, gradients, Adam's
 moments, activations; not what a convolution needs for itself, nor Python: the process of the first row has a peak of 3.5 GiB on a
 CPU, benchmarks/results/step_cpu.json). Widths are those of aisr.json; 16 planes per view or all; 32 bits or bf16. ``recomputed``:
-the three decoders and discriminators keep no activations (torch.utils.checkpoint). Writes benchmarks/results/memory.json.
+encoder, decoders and the discriminator of planes keep no activations (torch.utils.checkpoint; no option does that yet). Writes benchmarks/results/memory.json.
 """
 
 import sys

@@ -3,12 +3,11 @@
 Nothing is computed: tensors have a shape only, and their bytes are counted while they are alive (weights, gradients, Adam's
 moments, activations; not what a convolution needs for itself, nor Python: the process of the first row has a peak of 3.5 GiB on a
 CPU, benchmarks/results/step_cpu.json). Widths are those of aisr.json; 16 planes per view or all; 32 bits or bf16. ``recomputed``:
-encoder, decoders and the discriminator of planes keep no activations (torch.utils.checkpoint; no option does that yet). Writes benchmarks/results/memory.json.
+with ``--recompute``. Writes benchmarks/results/memory.json.
 """
 
 import sys
 import weakref
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 
 from benchmarks.machine import RESULTS, command_line, write_result
 from benchmarks.schedules import Step
@@ -62,10 +60,7 @@ class Alive(TorchDispatchMode):
 def step_gib(crop: int, batch: int, planes: int, bf16: bool, recomputed: bool) -> float:
     """GiB at the most during the second step of the published widths."""
     with FakeTensorMode(), Alive() as alive:
-        step = Step("cpu", cropsize=crop, cropz=crop // 8, batch_size=batch, adv_planes=planes)
-        if recomputed:
-            for network in (step.model.G["encoder"], step.model.G["decoder"], step.model.G["net_g"], step.model.D["net_d"]):
-                network.forward = partial(checkpoint, network.forward, use_reentrant=False)
+        step = Step("cpu", cropsize=crop, cropz=crop // 8, batch_size=batch, adv_planes=planes, recompute=recomputed)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             step.ours()
             step.ours()

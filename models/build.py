@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
+from models.recomputing import RECOMPUTED, recompute
 from networks.generators import VolumeDecoder
 from utils.errors import UserError
 from utils.norms import fold_batch_norm
@@ -42,6 +43,10 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
         for weight in model.G["net_g"].parameters():  # a fifth less time in 32 bits; more with instance norm
             if weight.dim() == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    if for_training and settings["recompute"]:
+        for name, network in (*model.G.items(), *model.D.items()):
+            if name in RECOMPUTED:
+                recompute(network)
     return model
 
 

@@ -176,6 +176,7 @@ BASE_OPTIONS: tuple[Option, ...] = (
     _optimise("gradient_clip", float, 0.0, "largest gradient norm; 0 = off", ">=0"),
     _optimise("ema", float, 0.0, "decay of averaged weights, such as 0.999; 0 = off", ">=0 <1", aliases=("--use_ema",)),
     _optimise("precision", ("32", "bf16-mixed"), None, "unset: bf16-mixed on a GPU that has it (NVIDIA: since Ampere), else 32"),
+    _optimise("recompute", bool, False, "compute activations again in the backward pass: less than half the memory, more time"),
     _optimise("devices", count_or_auto, "auto", "processes per machine: a number, or auto for all GPUs"),
     _optimise("num_nodes", int, 1, "machines", ">=1"),
     _optimise("strategy", ("auto", "ddp"), "auto", "how several processes work together"),

@@ -69,6 +69,7 @@ SHARED = {
     "gradient_clip": 0.0,
     "ema": 0.0,
     "precision": None,
+    "recompute": False,
     "devices": "auto",
     "num_nodes": 1,
     "strategy": "auto",

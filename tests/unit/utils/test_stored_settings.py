@@ -20,6 +20,7 @@ SINCE = {
     "tracker": None,
     "draw": "uniform",
     "unreadable_files": 0,
+    "recompute": False,
     "spread": "slices",
     "from_interpolation": False,
     "lblateral": 0.0,

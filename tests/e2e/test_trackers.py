@@ -92,6 +92,7 @@ def test_csv_files_keep_every_start(workspace):
     assert max(steps[0]) <= 6 < min(steps[1]) and not list(run.logs.glob("events*"))
 
 
+@pytest.mark.slow  # the packages start programs and make databases
 @pytest.mark.filterwarnings("ignore")  # those of other packages
 def test_wandb_is_kept_offline_where_nobody_has_logged_in(workspace, monkeypatch):
     wandb = pytest.importorskip("wandb")
@@ -112,6 +113,7 @@ def test_wandb_is_kept_offline_where_nobody_has_logged_in(workspace, monkeypatch
         assert size_of(picture) == size_of(run.picture(1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_goes_on_with_the_same_entry(workspace, monkeypatch):
     pytest.importorskip("mlflow")

@@ -365,7 +365,7 @@ def hdf5_objects(rng, path):
 
 _KINDS = (
     {"shape": (10**6, 10**6, 10**6), "dtype": "u2", "chunks": (64, 64, 64)},
-    {"shape": (10**4, 10**4, 10**4), "dtype": "u2", "chunks": (64, 64, 64)},
+    {"shape": (10**4, 10**4, 4000), "dtype": "u2", "chunks": (64, 64, 64)},
     {"shape": (10**4, 10**3, 10**3), "dtype": "u2", "chunks": (1, 2**11, 2**11), "maxshape": (None, 2**11, 2**11)},
     {"shape": (10**9, 20, 24), "dtype": "u1", "chunks": True, "compression": "gzip"},
     {"shape": (6, 20, 24), "dtype": h5py.string_dtype()},

@@ -26,7 +26,7 @@ MARKED = (
     ("models.base", "BaseModel.validation_step", "validation"),
     ("training.callbacks", "RunKeeper._write_components", "checkpoint"),
     ("training.callbacks", "RunKeeper._write", "checkpoint"),
-    ("training.callbacks", "PictureWriter.draw", "picture"),
+    ("training.shown", "PictureWriter.draw", "picture"),
     ("volumes.target", "VolumeTarget.write_region", "writing"),
     ("volumes.target", "VolumeTarget.finish", "finishing"),
     ("codes.store", "CodeTarget.write", "writing"),

@@ -10,6 +10,7 @@ import torch
 
 from tests.parity.golden import Golden, load
 from tests.workspace import workspace  # noqa: F401  (a fixture)
+from utils import machine
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.write import write_tiff
@@ -36,6 +37,12 @@ def steady_threads() -> None:
 def seeded() -> None:
     """Every test draws the same weights and noise each time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def freed_memory(monkeypatch) -> None:
+    """A command that runs in the process of the tests leaves freed blocks to the system: a thousand hold gigabytes."""
+    monkeypatch.setattr(machine, "keep_freed_memory", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def template(found: Mapping[str, Any], settings: Mapping[str, Any], typed: Mappi
     if abs(uprate - 1) < 0.01 and not (taps or settings["axial_taps"] or settings["axial_sigma"]):
         raise UserError(
             "--write: voxels are as long along z as across and no blur along z was found that can be trusted, so there is "
-            "nothing to restore; --dsp 8 --uprate 8 thins the volume, to try it where the truth is known"
+            "nothing to restore; --dsp 8 --cropz 16 --uprate 8 thins the volume, to try it where the truth is known"
         )
     side = _NEAR_SIDE if uprate <= _NEAR and not taps else _SIDE
     inside = all(-1 <= file["low"] and file["high"] <= 1 for file in found["files"])

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from codes.record import holds_codes
 from sharing.view import Layer, opened
+from utils.axes import as_planes
 from utils.boxes import Box
 from utils.errors import UserError
 from utils.runs import CODES
@@ -108,7 +109,7 @@ class LazyArray:
     def _read(self, box: Sequence[slice]) -> NDArray[Any]:
         """A box along z, y, x."""
         own: Box = tuple(box[self.order.index(axis)] for axis in range(self.ndim))  # type: ignore[assignment]
-        return np.transpose(self.layer[own], self.order)
+        return as_planes(self.layer[own], self.layer.axes)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or self.dtype, copy=False)

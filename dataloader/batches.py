@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,8 @@ class Batches(DataLoader[dict[str, Any]]):
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            # others, which Python 3.14 prefers, import everything anew and outlive a first process that is killed
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_stops_to_the_first_process,
         )

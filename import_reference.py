@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiment.autoencoder import read_autoencoder_yaml
+from experiment.command_line import read_command_line
+from experiment.reading import COMMAND_LINE, default_settings, model_options, read_settings
 from training import MODEL_OPTIONS
 from utils.command_line import Messages, Parser
 from utils.errors import UserError, reported
-from utils.settings.autoencoder import read_autoencoder_yaml
-from utils.settings.command_line import read_command_line
-from utils.settings.reading import COMMAND_LINE, default_settings, model_options, read_settings
 
 REPOSITORY = Path(__file__).resolve().parent
 

@@ -147,7 +147,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.command == "info":
         if (given.path / "0.json").is_file():  # torch and the weights take seconds, on a busy machine many
             logging.info("%s: a run; reading its weights …", given.path)
-        from inference.info import describe, facts
+        from sharing.info import describe, facts
 
         if given.json:
             sys.stdout.write(json.dumps(facts(given.path), ensure_ascii=False) + "\n")

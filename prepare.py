@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiment.reading import COMMAND_LINE, Experiment, known_experiments, read_settings
+from experiment.rules import settings_to_train
 from training import MODEL_OPTIONS
 from utils.axes import exchanged
 from utils.command_line import Messages, Parser, add_shared, chosen, voxel_size
 from utils.errors import UserError, reported
 from utils.files import read_mapping, write_json
 from utils.places import dataset_folder
-from utils.settings.reading import COMMAND_LINE, Experiment, known_experiments, read_settings
-from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
 

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from experiment.reading import Experiment, read_settings
+from experiment.rules import settings_to_train
+from experiment.runs import RunFolder, resumed_settings
 from training import MODEL_OPTIONS
 from utils.command_line import Messages
 from utils.errors import UserError, reported
 from utils.files import write_json
-from utils.runs import RunFolder, resumed_settings
-from utils.settings.reading import Experiment, read_settings
-from utils.settings.rules import settings_to_train
 
 REPOSITORY = Path(__file__).resolve().parent
 log = logging.getLogger("isoscope")

@@ -98,7 +98,7 @@ def encoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], pl
     import codes.context_codec
     import codes.store
     from inference import Options, encode
-    from volumes.write import write_tiff
+    from writing.write import write_tiff
 
     source, path = place.with_suffix(".tif"), place.with_suffix(".codes.zarr")
     if not source.exists():

@@ -145,7 +145,7 @@ def measure_throughput(kit: Kit, given: Any, run: Path, name: str) -> None:
 def write_sections(data: Path, folder: Path, side: int) -> None:
     """The training cube thinned, and of the other one the truth and the same."""
     from volumes.open import open_volume
-    from volumes.write import write_tiff
+    from writing.write import write_tiff
 
     whole, judged = open_volume(data / TRAIN)[:], open_volume(data / DEV)[:side, :side, :side]
     thinned = {"train": whole[FACTOR // 2 :: FACTOR], "dev": judged[FACTOR // 2 :: FACTOR], "truth": judged}

@@ -93,8 +93,8 @@ def write_volumes(data: Path, folder: Path, limit: float) -> None:
 
 def settings_of(jsn: str) -> dict[str, Any]:
     """The complete settings of an experiment."""
+    from experiment.reading import default_settings
     from models.options import MODEL_OPTIONS
-    from utils.settings.reading import default_settings
 
     own = json.loads((ROOT / "env" / "jsn" / f"{jsn}.json").read_text())["train"]
     model = own.pop("models")
@@ -140,9 +140,9 @@ def step_seconds(jsn: str, steps: int = 5) -> float:
     """A training step of the experiment's model on one thread, without a teacher."""
     import torch
 
+    from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
     from models.base import BaseModel
     from models.build import build_model
-    from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
 
     torch.set_num_threads(1)
     settings = settings_of(jsn)
@@ -166,7 +166,7 @@ def step_seconds(jsn: str, steps: int = 5) -> float:
 def listed(given: argparse.Namespace, count: int) -> dict[str, float]:
     """Seconds and MiB of listing a folder of so many files, and of a check where they are not too many."""
     from dataloader.data_multi import PairedImageDataset
-    from volumes.write import write_tiff
+    from writing.write import write_tiff
 
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name, "train", "x3d0")

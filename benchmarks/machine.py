@@ -83,10 +83,10 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
 
 def fresh_model(for_training: bool = True, **settings: Any) -> Any:
     """The primary model of such settings, fresh and without the weights of LPIPS."""
+    from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+    from experiment.reading import default_settings
     from models.build import build_model
     from models.options import MODEL_OPTIONS
-    from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-    from utils.settings.reading import default_settings
 
     complete = default_settings(MODEL_OPTIONS, "ae0iso0tccutvqq", **settings)
     autoencoder = configure_autoencoder(read_autoencoder_yaml(ROOT, complete["ldmyaml"]), complete)

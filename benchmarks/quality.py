@@ -39,15 +39,15 @@ from benchmarks.specimens import FIB25, Degradation, PhantomScene, Sparse, Speci
 from evaluation.grid import Request
 from evaluation.measure import evaluate
 from evaluation.report import plain
+from experiment.reading import read_settings
+from experiment.runs import RunFolder
 from models.sampling import PROJECTIONS
 from training import MODEL_OPTIONS
 from utils.axes import to_memory
 from utils.files import write_json, write_text
 from utils.pictures import orthogonal_planes
-from utils.runs import RunFolder
-from utils.settings.reading import read_settings
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 BUDGETS = {"short": 0.25, "small": 1, "full": 6}  # times the steps of a row
 EPOCHS, SHOWN = 10, 112  # of a training; voxels along a side of what pictures show

@@ -107,7 +107,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_noise(path: Path, run: Any, shape: tuple[int, int, int]) -> None:
-    from volumes.write import write_tiff
+    from writing.write import write_tiff
 
     record = next(iter(run.record["directions"].values()))
     low, high = record["pooled"]["low"], record["pooled"]["high"]

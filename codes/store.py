@@ -30,19 +30,18 @@ from tqdm import tqdm
 
 from codes.context_model import MOST_CODES, ContextModel
 from codes.record import KEY, VERSION, check_inside, record_in, stored_attributes
+from experiment.runs import CODES
 from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
 from utils.boxes import Box, boxes, extent, overlap, parts, relative
 from utils.checksums import unsealed
 from utils.errors import UserError, printable
-from utils.files import CONTINUES, writing
+from utils.files import CONTINUES, PARTIAL, writing
 from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
-from utils.runs import CODES
 from volumes.block_array import BlockArray, plain_zstd
 from volumes.ome_zarr import image_metadata
-from volumes.target import WORK, Target
-from volumes.target_plan import PARTIAL
+from writing.target import WORK, Target
 
 CHUNK = (16, 64, 64)  # of codes at work
 CODED = (
@@ -237,7 +236,7 @@ def level_names(levels: int) -> list[str]:
 
 
 class CodeTarget(Target):
-    """A store that is being written by one or several processes; restartable, see volumes.target.
+    """A store that is being written by one or several processes; restartable, see writing.target.
 
     Args:
         output: the store, ``….zarr``.

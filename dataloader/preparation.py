@@ -30,9 +30,9 @@ from utils.boxes import Box, extent, voxels_of
 from utils.errors import UserError
 from utils.far import LINK, FarPath, write_link
 from utils.files import writing
-from volumes.target_plan import free_space
 from volumes.volume import Triple, Volume
-from volumes.write import write_tiff
+from writing.target_plan import free_space
+from writing.write import write_tiff
 
 _DEFAULT_FRACTION = 0.1
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from experiment.options import BASE_OPTIONS, GROUPS, RETIRED, Option, as_text, metric_name
 from training import MODEL_OPTIONS
-from utils.settings.options import BASE_OPTIONS, GROUPS, RETIRED, Option, as_text, metric_name
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings
 
-Made of `models/options.py` and `utils/settings/options.py` by `./run.sh docs`; not edited by hand. A key of an
+Made of `models/options.py` and `experiment/options.py` by `./run.sh docs`; not edited by hand. A key of an
 experiment file is `"name": value`; on the command line it is `--name value`, or `--name` and `--no-name` for true and false.
 Precedence: default < experiment file < command line. `python train.py --jsn NAME --help` says what holds for an experiment.
 An option that models have with different defaults has a row for each. A default of – is "unset".

@@ -20,10 +20,10 @@ from evaluation.metrics import choose_range, psnr, ssim
 from evaluation.report import plain, slice_text
 from evaluation.sections import METHODS, Candidate, Sections
 from evaluation.sweep import blocks, central_box
+from experiment.runs import program_version
 from utils.boxes import Box, voxels_of
 from utils.errors import UserError
 from utils.files import write_json
-from utils.runs import program_version
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Volume
 

@@ -18,10 +18,10 @@ from evaluation.record import grey_width
 from evaluation.report import plain, render, slice_text, verdict
 from evaluation.spectra import CONE_DEGREES, FourierShells, Spectra, detail_shape
 from evaluation.sweep import REFERENCE, sweep
+from experiment.runs import program_version
 from utils.boxes import Box, extent
 from utils.errors import UserError, is_full
 from utils.files import MAKE_ROOM, put_files, refuse_overlap, write_json
-from utils.runs import program_version
 
 SCHEMA = "isoscopexx.evaluation/1"
 OUTPUTS = ("metrics.json", "report.html", "planes.png", "fsc.png", "spectra.png")

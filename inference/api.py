@@ -25,8 +25,8 @@ from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
-from volumes.target_plan import refuse_existing, room_for
 from volumes.volume import Triple, seen_along, triple
+from writing.target_plan import refuse_existing, room_for
 
 log = logging.getLogger("isoscope")
 

@@ -12,8 +12,8 @@ from utils.errors import UserError
 from utils.files import refuse_far, refuse_overlap
 from utils.processes import Processes
 from volumes.open import expand_inputs, open_volume
-from volumes.target_plan import SUFFIXES, refuse_existing
 from volumes.volume import Volume
+from writing.target_plan import SUFFIXES, refuse_existing
 
 log = logging.getLogger("isoscope")
 

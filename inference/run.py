@@ -12,6 +12,7 @@ import numpy as np
 
 from codes.record import OF_DECODING
 from codes.store import CodeStore
+from experiment.runs import RunFolder, program_version
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
@@ -20,7 +21,6 @@ from utils.errors import UserError
 from utils.files import read_mapping
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
 from utils.machine import Engine
-from utils.runs import RunFolder, program_version
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
-from volumes.target import VolumeTarget
-from volumes.target_plan import plan_target, refuse_existing, require_room
 from volumes.volume import Triple, Volume, seen_along
+from writing.target import VolumeTarget
+from writing.target_plan import plan_target, refuse_existing, require_room
 
 log = logging.getLogger("isoscope")
 

@@ -65,7 +65,7 @@ class BaseModel(pl.LightningModule):
         """Builds what the model is made of, and the losses where it is for training.
 
         Args:
-            settings: complete, plain JSON (utils.settings.reading.default_settings), with the resolved ``autoencoder``.
+            settings: complete, plain JSON (experiment.reading.default_settings), with the resolved ``autoencoder``.
             for_training: with what only a training needs: discriminators, the networks of loss terms, their weights.
         """
         super().__init__()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from experiment.reading import default_settings
 from models import lateral
 from models.options import MODEL_OPTIONS
 from models.sampling import Sampling
@@ -18,7 +19,6 @@ from models.teacher import TAKEN, stored_lateral
 from networks.views import between_slices, to_slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from utils.settings.reading import default_settings
 
 Range = tuple[int, int | None]
 WHOLE_PLANES: Sequence[Range] = ((0, None), (0, None))

@@ -11,13 +11,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from experiment.runs import RunFolder
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
 from models.recomputing import RECOMPUTED, recompute
 from networks.generators import VolumeDecoder
 from utils.errors import UserError
 from utils.norms import fold_batch_norm
-from utils.runs import RunFolder
 
 log = logging.getLogger("isoscope")
 

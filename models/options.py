@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from utils.settings.options import BASE_OPTIONS, Option
+from experiment.options import BASE_OPTIONS, Option
 
 _geometry = partial(Option, group="geometry")
 _network = partial(Option, group="networks")

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from utils.runs import higher_is_better
+from experiment.runs import higher_is_better
 
 
 def multiplier(settings: Mapping[str, Any]) -> Callable[[int], float]:

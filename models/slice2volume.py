@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiment.rules import reads_volume
 from ldm.autoencoder import FINISH_HALO
 from ldm.bottleneck import Code
 from ldm.build import build_autoencoder
@@ -44,7 +45,6 @@ from networks.views import (
 from taming.discriminator import NLayerDiscriminator
 from taming.lpips import PerceptualLoss
 from utils.geometry import LATENT_STRIDE, Geometry
-from utils.settings.rules import reads_volume
 
 
 @dataclass(frozen=True)

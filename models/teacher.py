@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from experiment.runs import RunFolder
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from models.sampling import OPERATORS, PROJECTIONS, Sampling, shifted
@@ -23,7 +24,6 @@ from utils.checksums import sha256
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
-from utils.runs import RunFolder
 
 TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks")  # with the very network
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 # Exponents of Wang, Simoncelli & Bovik 2003 with their last three scales merged into one. pytorch_msssim asks for sides of more
-# than (window - 1)·2⁴ pixels however few the scales are (utils.settings.rules).
+# than (window - 1)·2⁴ pixels however few the scales are (experiment.rules).
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.6696)
 _MS_SSIM_WINDOW = 7
 

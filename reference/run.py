@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiment.rules import check_settings
+from experiment.runs import RunFolder
 from models.base import BaseModel
 from models.build import build_model
 from reference.files import ALIAS, Source
 from utils.errors import UserError
 from utils.files import new_folder, write_json
-from utils.runs import RunFolder
-from utils.settings.rules import check_settings
 
 Settings = dict[str, Any]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from codes.store import CodeStore
+from experiment.runs import CODES
 from inference.run import Run
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.pages import page
-from utils.runs import CODES
 
 
 def card(run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: Sequence[Mapping[str, Any]] = ()) -> str:

@@ -25,6 +25,8 @@ from safetensors.torch import save
 
 from codes.record import KEY, check_inside
 from codes.store import UNIT, CodeStore
+from experiment.manifest import WEIGHTS
+from experiment.runs import CODES, EXPORT, EXPORT_VERSION, RunFolder, program_version
 from inference.run import Run
 from sharing.card import card, evaluation
 from utils.boxes import boxes
@@ -32,8 +34,6 @@ from utils.checksums import sealed, write_checksums
 from utils.errors import UserError
 from utils.files import new_folder, refuse_overlap, write_json, write_text
 from utils.machine import Engine
-from utils.manifest import WEIGHTS
-from utils.runs import CODES, EXPORT, EXPORT_VERSION, RunFolder, program_version
 
 log = logging.getLogger("isoscope")
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from codes.record import holds_codes
+from experiment.runs import CODES
 from sharing.view import Layer, opened
 from utils.axes import as_planes
 from utils.boxes import Box
 from utils.errors import UserError
-from utils.runs import CODES
 
 Read = Callable[[str | Sequence[str]], list[tuple["LazyArray", dict[str, Any], str]]]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from codes.store import KEY, UNIT, CodeStore, stored_attributes
+from experiment.runs import RunFolder
 from models.options import MODEL_OPTIONS
 from utils.boxes import Box, boxes, voxels_of
 from utils.checksums import SUMS, check_checksums, unsealed
 from utils.errors import UserError, printable
 from utils.far import FarPath, path_of
 from utils.files import read_mapping
-from utils.runs import RunFolder
 from volumes.open import open_volume
 
 _NO_CHECKSUMS = "no checksums were recorded; what can be read without them was read"

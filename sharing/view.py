@@ -17,6 +17,7 @@ import numpy as np
 
 from codes.record import holds_codes
 from codes.store import CodeStore
+from experiment.runs import CODES
 from inference.api import decode_job
 from inference.fields import Array, Field
 from inference.outputs import Output
@@ -29,7 +30,6 @@ from utils.far import path_of
 from utils.geometry import LATENT_STRIDE
 from utils.machine import Engine
 from utils.packages import optional_package
-from utils.runs import CODES
 from volumes.open import open_volume, stem_of
 from volumes.volume import Triple
 

@@ -13,7 +13,7 @@ from tests.workspace import workspace  # noqa: F401  (a fixture)
 from utils import machine
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 GOLDENS = Path(__file__).parent / "goldens"
 

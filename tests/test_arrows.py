@@ -12,20 +12,22 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 MAY_IMPORT = {
     "utils": set(),
+    "experiment": {"utils"},
     "volumes": {"utils"},
+    "writing": {"volumes", "utils"},
     "intensity": {"volumes", "utils"},
     "taming": {"utils"},
     "networks": {"utils"},
     "ldm": {"utils"},
-    "models": {"ldm", "networks", "taming", "utils"},
-    "dataloader": {"intensity", "volumes", "utils"},
-    "training": {"models", "dataloader", "utils"},
-    "reference": {"models", "utils"},
-    "codes": {"intensity", "volumes", "utils"},
-    "inference": {"intensity", "models", "codes", "volumes", "utils"},
-    "sharing": {"inference", "models", "codes", "volumes", "utils"},
-    "evaluation": {"intensity", "volumes", "taming", "utils"},
-    "scripts": {"sharing", "inference", "training", "evaluation", "dataloader", "reference", "utils"},
+    "models": {"experiment", "ldm", "networks", "taming", "utils"},
+    "dataloader": {"intensity", "volumes", "writing", "utils"},
+    "training": {"experiment", "models", "dataloader", "utils"},
+    "reference": {"experiment", "models", "utils"},
+    "codes": {"experiment", "intensity", "volumes", "writing", "utils"},
+    "inference": {"experiment", "intensity", "models", "codes", "volumes", "writing", "utils"},
+    "sharing": {"experiment", "inference", "models", "codes", "volumes", "utils"},
+    "evaluation": {"experiment", "intensity", "volumes", "taming", "utils"},
+    "scripts": {"sharing", "inference", "training", "evaluation", "dataloader", "reference", "experiment", "utils"},
 }
 
 

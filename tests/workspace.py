@@ -11,8 +11,8 @@ import pytest
 import tifffile
 
 import train
+from experiment.runs import RunFolder
 from training.callbacks import RunKeeper
-from utils.runs import RunFolder
 
 TINY_AUTOENCODER = """
 extends: vqgan

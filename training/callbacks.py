@@ -18,10 +18,10 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from dataloader.steady import DataLost
+from experiment.rules import parse_duration
+from experiment.runs import RunFolder, higher_is_better
 from utils.errors import CTRL_C, SCHEDULERS
 from utils.files import replaced
-from utils.runs import RunFolder, higher_is_better
-from utils.settings.rules import parse_duration
 from utils.threads import Threads
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ from typing import Any
 import pytorch_lightning as pl
 
 from dataloader.data_multi import DataModule
+from experiment.reading import COMMAND_LINE
+from experiment.runs import RunFolder
 from models.base import BaseModel
 from training.callbacks import RunKeeper
 from training.requirements import as_size, training_requirements
 from training.trackers import where_to_look
 from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN
-from utils.runs import RunFolder
-from utils.settings.reading import COMMAND_LINE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

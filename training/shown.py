@@ -15,9 +15,9 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from dataloader.sampler import done_so_far
+from experiment.runs import RunFolder
 from training.trackers import log_picture
 from utils.pictures import keep_newest, orthogonal_planes, save_png
-from utils.runs import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.data_compat import migrate_value
 from torch.utils.tensorboard.summary import hparams
 
+from experiment.options import BASE_OPTIONS, as_text
+from experiment.runs import RunFolder
 from models.options import MODEL_OPTIONS
 from utils.files import read_mapping, write_json
 from utils.packages import optional_package
-from utils.runs import RunFolder
-from utils.settings.options import BASE_OPTIONS, as_text
 
 log = logging.getLogger(__name__)
 

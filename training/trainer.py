@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from experiment.runs import RunFolder
 from models.base import BaseModel
 from models.baseline import restorer_of
 from models.build import build_model, load_components
@@ -22,7 +23,6 @@ from training.trackers import Tracking, build_loggers
 from utils.errors import UserError, is_full
 from utils.machine import in_bf16, lacks_memory, warn_of_cudnn
 from utils.processes import several
-from utils.runs import RunFolder
 
 
 def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str, Any]) -> BaseModel:

@@ -21,6 +21,7 @@ from utils.far import ADDRESS, FarPath
 
 MAKE_ROOM = "make room and run the command again"
 CONTINUES = "make room and run the same command again, it continues"
+PARTIAL = ".partial.zarr"  # what the name of an unfinished output ends in
 _CLOCK_TOLERANCE = 60  # seconds between the clock of the files and that of the processes
 
 

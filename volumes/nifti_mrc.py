@@ -1,31 +1,24 @@
-"""NIfTI, read and written, and MRC2014 (CCP4): packages of the extra ``formats`` know the headers, voxels are read by place."""
+"""NIfTI (writing/nifti.py writes it) and MRC2014 (CCP4): the extra ``formats`` knows the headers, voxels are read by place."""
 
 import gzip
-import io
 import json
 import logging
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
 from utils.packages import optional_package
 from volumes.contiguous import MOST_PACKED, flat_volume, is_packed
 from volumes.stated import Choice, Layout, length_um, micrometres
-from volumes.target_plan import TargetPlan
 from volumes.volume import Volume, all_three, reading
 
 log = logging.getLogger("isoscope")
 
-_COMMENT = 6  # code of an extension that holds text
-_UM_PER_MM = 1000.0
+COMMENT = 6  # code of an extension that holds text
 _UNITS = {1: "m", 2: "mm", 3: "µm"}  # by code
-_NIFTI1_LIMIT = 2**15 - 1  # voxels along an axis
-_GZIP_LEVEL = 1  # microscopy gains 3 % from level 6, at a third of the speed
 _MRC_HEADER = 1024  # bytes
 _IMOD = 1146047817  # stamp of IMOD's headers; its flags follow: 1 signed bytes, 4 origin as in MRC2014
 _TOLERANCE = 1e-2  # relative, of two statements of one voxel size
@@ -86,24 +79,9 @@ def _place(volume: Volume, header: Any) -> None:
     volume.space = {**stated, "voxel_um": list(volume.voxel_um), "translation_um": list(volume.translation_um)}
 
 
-def _forms(plan: TargetPlan, space: Mapping[str, Any] | None) -> dict[str, tuple[np.ndarray, int | str]]:
-    """The affines (voxel x, y, z → mm) of an output: those of its input, at its own voxels; else its position, unturned."""
-    assert plan.voxel_um is not None and plan.translation_um is not None
-    voxel, place = np.array(plan.voxel_um[::-1]), np.array(plan.translation_um[::-1])
-    if space is None:
-        affine = np.diag([*voxel, 1000.0]) / 1000
-        affine[:3, 3] = place / 1000
-        return dict.fromkeys(("sform", "qform"), (affine, "scanner"))
-    size, origin = (np.array(space[key][::-1]) for key in ("voxel_um", "translation_um"))
-    moved = np.diag([*(voxel / size), 1.0])  # this file's voxels → those of the input
-    moved[:3, 3] = (place - origin) / size
-    forms = ((name, space[name]) for name in ("sform", "qform") if name in space)
-    return {name: (np.vstack([np.array(form["affine_um"]) / 1000, [0, 0, 0, 1]]) @ moved, form["code"]) for name, form in forms}
-
-
 def _attributes(header: Any) -> dict[str, Any]:
     for extension in header.extensions:
-        if extension.get_code() == _COMMENT and header["descrip"].item().startswith(b"IsoScopeXX"):
+        if extension.get_code() == COMMENT and header["descrip"].item().startswith(b"IsoScopeXX"):
             try:
                 content = extension.get_content()
                 found = json.loads(content if isinstance(content, str) else content.rstrip(b"\0").decode())
@@ -111,47 +89,6 @@ def _attributes(header: Any) -> dict[str, Any]:
                 return {}  # a comment of another program
             return found if isinstance(found, dict) else {}
     return {}
-
-
-def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blocks: Iterable[np.ndarray], zipped: bool) -> None:
-    """Header and voxels, x fastest: the order of (Z, Y, X). nibabel writes only what is in memory whole.
-
-    NIfTI-2 where an axis is too long for NIfTI-1. Directions and codes are those of the run's input, where its record has them.
-    Of a gzip file each block is a member; members follow each other, and readers join them. libdeflate is twice as fast as zlib.
-
-    Args:
-        attributes: plain JSON about the run, kept in a comment.
-        blocks: the voxels in the order of the file.
-    """
-    import nibabel  # optional; plan_target has asked for it
-
-    shape = plan.shape[::-1]
-    header = (nibabel.Nifti2Header if max(shape) > _NIFTI1_LIMIT else nibabel.Nifti1Header)(endianness="<")
-    header.set_data_shape(shape)
-    header.set_data_dtype(np.dtype(plan.dtype))
-    header["magic"] = header.single_magic
-    header["descrip"] = b"IsoScopeXX"
-    if plan.voxel_um is not None:
-        zooms = [size / _UM_PER_MM for size in plan.voxel_um[::-1]]
-        header.set_zooms(zooms)
-        header.set_xyzt_units("mm")
-        if plan.translation_um is not None:
-            for name, (affine, code) in _forms(plan, dict(plan.attributes.get("input") or {}).get("space")).items():
-                getattr(header, f"set_{name}")(affine, code)
-    if attributes:
-        text = json.dumps(dict(attributes), ensure_ascii=False).encode()
-        header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, text))
-    header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    content = io.BytesIO()
-    header.write_to(content)
-
-    def packed(data: Any) -> Any:
-        return imagecodecs.gzip_encode(data, level=_GZIP_LEVEL) if zipped else data
-
-    with file.open("wb") as stream:
-        stream.write(packed(content.getvalue()))
-        for values in blocks:
-            stream.write(packed(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data))
 
 
 def open_mrc(path: Path, choice: Choice) -> Volume:

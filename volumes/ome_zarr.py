@@ -22,9 +22,9 @@ from utils.axes import as_planes
 from utils.checksums import unsealed
 from utils.errors import UserError
 from utils.far import FarPath
+from utils.files import PARTIAL
 from volumes.block_array import blocks_under, require_blocks
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
-from volumes.target_plan import PARTIAL
 from volumes.volume import Triple, Volume, check_dtype, reading, reason, triple
 
 log = logging.getLogger("isoscope")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.far import LINK, FarPath, linked, path_of
+from utils.files import PARTIAL
 from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
@@ -17,7 +18,6 @@ from volumes.ome_zarr import ZarrVolume, is_zarr
 from volumes.run_record import run_record
 from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_image
 from volumes.stated import Choice, choose
-from volumes.target_plan import PARTIAL
 from volumes.volume import Volume
 
 Opener = Callable[[Path, Choice], Volume]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dataloader.phantom.scene import Scene
 from utils.errors import UserError
 from utils.files import write_text
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 CAMERA_OFFSET = 500  # grey value of no light
 FULL_SCALE = 40_000  # grey values between intensity 0 and 1; what is above is headroom for noise

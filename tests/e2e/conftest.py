@@ -5,7 +5,7 @@ from infer_commands import VOXEL
 from infer_runs import grey, make_run
 
 from inference import Run
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 @pytest.fixture(scope="module")

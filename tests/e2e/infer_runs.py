@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.options import BASE_OPTIONS
+from experiment.reading import default_settings
+from experiment.runs import RunFolder
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from utils.files import write_json
-from utils.runs import RunFolder
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.options import BASE_OPTIONS
-from utils.settings.reading import default_settings
 
 torch.set_num_threads(1)  # these networks are too small for more
 

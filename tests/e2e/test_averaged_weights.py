@@ -11,7 +11,7 @@ from models import IsoREF, ae0iso0tccutvqq, lateral
 from tests.workspace import write_volume
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 KINDS = ("vq", "lateral", "isoref_nocyc")
 

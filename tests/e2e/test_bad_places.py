@@ -12,8 +12,8 @@ import tifffile
 from test_bad_input import refused, volume
 
 from dataloader.crops import CropSettings, random_crop
+from experiment.runs import RunFolder
 from utils.errors import UserError, reported
-from utils.runs import RunFolder
 
 
 @pytest.mark.parametrize("prj", ["", ".", "a/../b", "/tmp/x", "a//b"])

@@ -17,7 +17,7 @@ from taming.quantize import ResidualVectorQuantizer
 from tests.unit.volumes.target_volumes import write_volume
 from tests.walk import walk
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 FACTOR = 8
 TRUTH = grey((40, 34, 36), high=4000)

@@ -15,7 +15,7 @@ import evaluate
 import prepare
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 SHAPE = (4, 96, 96)
 # what is written, by whom

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 
 import evaluate
 from codes.store import CodeStore
+from experiment.runs import RunFolder
 from inference import Run, decode, encode, enhance
 from sharing import export
 from utils.checksums import SUMS, write_checksums
 from utils.errors import UserError
 from utils.files import write_json
-from utils.runs import RunFolder
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_it_appears_whole_or_not_at_all(made, tmp_path, monkeypatch):
     damaged = shutil.copytree(made[0], tmp_path / "damaged")
     (damaged / "codes.zarr" / "codes_1" / "c" / "0" / "0" / "0").write_bytes(b"12")
     with monkeypatch.context() as patch, pytest.raises(UserError, match="codes_1 cannot be read"):
-        patch.setattr("utils.runs.check_checksums", lambda *_, **__: None)
+        patch.setattr("experiment.runs.check_checksums", lambda *_, **__: None)
         export(damaged, tmp_path / "o")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("sharing.exporting.write_checksums", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -11,15 +11,15 @@ from infer_runs import grey, make_run
 
 import evaluate
 import prepare
+from experiment.runs import RunFolder
 from inference import enhance
 from tests.far_server import serving
 from tests.workspace import write_volume
 from utils import far
 from utils.errors import UserError
-from utils.runs import RunFolder
 from volumes.open import open_volume
-from volumes.target import VolumeTarget
-from volumes.target_plan import plan_target
+from writing.target import VolumeTarget
+from writing.target_plan import plan_target
 
 
 @pytest.fixture

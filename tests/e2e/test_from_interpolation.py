@@ -6,6 +6,8 @@ import tifffile
 import torch
 from infer_runs import grey, make_run
 
+from experiment.reading import default_settings
+from experiment.runs import RunFolder
 from inference import Engine, Options, Run, decode, encode, enhance
 from inference.decoding import decoded_field
 from inference.encoding import SliceEncoder
@@ -13,8 +15,6 @@ from inference.source import Source
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.runs import RunFolder
-from utils.settings.reading import default_settings
 from volumes.volume import ArrayVolume
 
 KINDS = {

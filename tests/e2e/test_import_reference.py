@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 import import_reference
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings
+from experiment.runs import RunFolder
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
 from training.trainer import initialise_from
 from utils.errors import UserError
-from utils.runs import RunFolder
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"cropsize": 32, "cropz": 4, "ngf": 16, "ndf": 4, "perceptual_weight": 0.0, "skipl1": 2}

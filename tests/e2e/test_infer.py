@@ -17,7 +17,7 @@ from inference import Options, Run, decode, encode, enhance
 from tests.walk import walk
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 def test_enhance_to_every_format(run, opened, volume, tmp_path):

@@ -8,7 +8,7 @@ from infer_runs import grey, make_run
 from inference import Options, Run, enhance
 from utils.errors import UserError
 from utils.files import read_mapping, write_json
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 SHAPE = (4, 40, 40)
 LIKE = grey(SHAPE, high=31000) + np.uint16(970)  # what the run of these tests was trained on: 971 to 32667

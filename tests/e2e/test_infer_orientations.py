@@ -12,7 +12,7 @@ from inference.decoding import isotropic_field
 from inference.source import Source
 from inference.uncertainty import Turned, spread_field
 from volumes.volume import ArrayVolume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 KINDS = {
     "codes": {},

@@ -12,7 +12,7 @@ from infer_commands import VOXEL, command, quiet, read
 from infer_runs import ROOT, grey
 
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 def arguments(run, source, output):

@@ -11,7 +11,7 @@ from inference import Options, Run
 from inference.source import Source
 from inference.uncertainty import spread_field
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])

@@ -11,8 +11,8 @@ from infer_runs import grey, make_run
 from codes.store import CodeStore
 from inference import Options, decode, encode, enhance
 from volumes.open import open_volume
-from volumes.target import VolumeTarget
-from volumes.target_plan import plan_target
+from writing.target import VolumeTarget
+from writing.target_plan import plan_target
 
 VOXEL = (2.0, 0.25, 0.25)  # z, y, x in µm, of the volume with z thick
 PLACE = (7.0, 11.0, -5.0)

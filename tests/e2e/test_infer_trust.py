@@ -9,7 +9,7 @@ from infer_commands import command, read, refused
 from infer_runs import grey
 
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 def test_trust(run, volume, tmp_path, caplog):

@@ -10,7 +10,7 @@ from infer_commands import command, quiet, refused
 from infer_runs import ROOT, grey
 
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 def info(capsys, path):

@@ -20,7 +20,7 @@ from workspace import TINY_AUTOENCODER, Workspace, write_volume
 
 from utils.files import read_mapping, write_json
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 pytestmark = pytest.mark.slow
 SEED = 16

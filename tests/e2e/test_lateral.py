@@ -20,7 +20,7 @@ from networks.losses import octave_power
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 OPTIONS = "--models lateral --uprate 4 --cropsize 64 --cropz 2 --blocks 2 --crops_per_volume 40 --nm 11".split()
 

@@ -24,7 +24,7 @@ from taming.codebook import kmeans
 from utils.boxes import whole_box
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import train
+from experiment.reading import read_settings
+from experiment.rules import settings_to_train
+from experiment.runs import RunFolder
 from models.options import MODEL_OPTIONS
 from tests.outcomes import MOST_LETTERS, Outcomes
 from utils.errors import UserError
-from utils.runs import RunFolder
-from utils.settings.reading import read_settings
-from utils.settings.rules import settings_to_train
 
 ROOT = Path(train.__file__).parent
 DATA = ROOT / "tests" / "data"

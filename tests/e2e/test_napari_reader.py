@@ -19,7 +19,7 @@ from sharing.view import Layer, Place
 from utils.checksums import sealed
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 MANIFEST = ROOT / "sharing" / "napari.yaml"
 

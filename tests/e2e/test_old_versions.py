@@ -14,10 +14,10 @@ import tifffile
 import torch
 
 import infer
+from experiment.reading import SETTINGS_VERSION
 from inference import Run
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.reading import SETTINGS_VERSION
 
 MADE = Path(__file__).parents[1] / "data" / "made_by_6ea4a28"
 ON_CPU = ["--device", "cpu", "--precision", "32"]

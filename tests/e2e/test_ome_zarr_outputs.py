@@ -14,7 +14,7 @@ from infer_runs import grey, make_run
 
 from sharing import export
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 READ_BY_NAPARI = """
 import json, sys

@@ -14,7 +14,7 @@ from evaluation.report import plain
 from inference import Options, Run, decode, encode, enhance
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 FIB25 = {"ldmyaml": "vqlocal", "cropz": 32, "dsp": 8, "usp": 4.0, "downbranch": 4, "l1how": "dsp"}
 MESOSPIM = {"ldmyaml": "vqlocal", "cropz": 32, "dsp": 4, "downbranch": 2, "l1how": "mean"}

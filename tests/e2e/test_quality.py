@@ -11,7 +11,7 @@ import pytest
 from benchmarks.specimens import Degradation, fib25, rounded
 from dataloader.phantom.phantom import PhantomScene, to_uint16
 from evaluation.sections import interpolation_matrix
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 ROOT = Path(__file__).resolve().parents[2]
 

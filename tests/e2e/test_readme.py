@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dataloader.phantom.phantom import ForwardModel, PhantomScene, observe
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -23,6 +23,7 @@ from PIL import Image
 from sound_files import RECORD, VALUES, ome_zarr, ome_zarr_4, zipped
 
 from codes.store import CodeStore
+from experiment.runs import RunFolder
 from inference import Run, decode, encode
 from sharing import export
 from tests.outcomes import limited, measures_memory
@@ -30,9 +31,8 @@ from tests.unit.volumes.target_volumes import write_volume
 from utils.checksums import sha256
 from utils.command_line import Messages
 from utils.errors import UserError
-from utils.runs import RunFolder
 from volumes.open import expand_inputs, open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 MOST = 2**25  # bytes beside what is held, while one of 2**27 is refused
 BOMB = 2**27

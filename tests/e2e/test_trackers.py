@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as of_hparams
 
 import train
+from experiment.options import metric_name
 from models.base import BaseModel
 from tests.workspace import signalled, write_volume
 from training.trackers import DESCRIPTIONS, PICTURE, hyper_parameters
 from utils.errors import UserError
-from utils.settings.options import metric_name
 
 OPTIONS = ("--log_steps", 2, "--picture_epochs", 1, "--workers", 0)
 
@@ -208,7 +208,7 @@ def test_settings_are_flat_and_complete(workspace):
 def test_truth_lies_where_the_sample_does(workspace):
     """Of a folder truth/, and of files that dsp thins."""
     from dataloader.data_multi import PairedImageDataset
-    from volumes.write import write_tiff
+    from writing.write import write_tiff
 
     rng = np.random.default_rng(0)
     whole = rng.integers(0, 200, (40, 24, 32)).astype(np.uint8)

@@ -14,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
+from experiment.runs import RunFolder
 from inference import decode, encode, enhance
 from models.base import BaseModel
 from models.build import build_model, load_components
@@ -22,7 +23,6 @@ from tests.workspace import signalled, write_volume
 from training.callbacks import RunKeeper
 from training.shown import Progress
 from utils.errors import UserError
-from utils.runs import RunFolder
 
 COMPONENTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv", "net_g", "net_d", "discriminator")
 

@@ -13,8 +13,8 @@ from infer_runs import grey, make_run
 from inference import Engine, Options, Output, Run, decode, encode, enhance
 from utils.checksums import sha256
 from utils.errors import UserError
-from volumes.target import Target
-from volumes.write import write_tiff
+from writing.target import Target
+from writing.write import write_tiff
 
 CPU = Engine.choose("cpu")
 TILE = Options(tile=32)

@@ -24,7 +24,7 @@ from inference import Options, decode
 from inference.decoding import IsotropicField
 from sharing.view import opened, page
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 pytest.importorskip("neuroglancer")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

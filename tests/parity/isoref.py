@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiment.reading import default_settings
 from models.build import build_model
 from models.IsoREF import Model, Restored
 from models.options import MODEL_OPTIONS
@@ -17,7 +18,6 @@ from tests.parity import models
 from tests.parity.comparison import Comparison
 from tests.parity.rounding import reference_order
 from tests.parity.volume import numpy_draw
-from utils.settings.reading import default_settings
 
 NAME = "IsoREF"
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "netF.")  # second heads; MLPs that no file uses

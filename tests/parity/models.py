@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings
 from models.base import BaseModel, Terms
 from models.build import build_model
 from models.CUT import Draw, PatchContrast, patch_nce
@@ -21,8 +23,6 @@ from networks.views import resample_z, to_slices, to_volume
 from tests.parity.comparison import EXACT_F64, LOSS, Comparison
 from tests.parity.golden import Golden
 from tests.parity.volume import numpy_draw
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("net_g.conv7_g.", "net_gback.conv7_g.", "net_g.down", "netF.", "loss.logvar")  # see replay.MENDED and load_recipe

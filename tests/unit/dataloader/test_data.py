@@ -11,10 +11,10 @@ import tifffile
 import torch
 
 from dataloader.data_multi import DataModule, PairedImageDataset, check_unit_range
+from experiment.reading import default_settings
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.reading import default_settings
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 SHAPES = ((9, 30, 41), (12, 33, 28), (8, 24, 24))
 OPTIONS = {"cropsize": 16, "cropz": 6, "nm": "11"}

@@ -14,13 +14,13 @@ import prepare
 from dataloader.check import summarised
 from dataloader.data_multi import PairedImageDataset
 from dataloader.survey import Surveyed, contact_sheet, survey
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
 from utils.boxes import boxes
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings
 from volumes.volume import ArrayVolume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 SMALL = {
     "models": "ae0iso0tccutvqq",

@@ -14,7 +14,7 @@ from dataloader.data_multi import DataModule
 from intensity.transform import IntensityTransform
 from utils.errors import UserError
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 VOXEL = (2.0, 0.5, 0.25)
 

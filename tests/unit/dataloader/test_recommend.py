@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from dataloader.check import Measured, recommend
+from experiment.reading import default_settings
 from models.options import MODEL_OPTIONS
 from utils.geometry import Geometry
-from utils.settings.reading import default_settings
 
 
 def measured(**changes):

@@ -8,9 +8,9 @@ import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 import prepare
+from experiment.reading import read_settings
 from models.options import MODEL_OPTIONS
-from utils.settings.reading import read_settings
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 
 @pytest.fixture

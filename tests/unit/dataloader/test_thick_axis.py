@@ -13,7 +13,7 @@ import prepare
 from dataloader.thick_axis import spectra_along, thick_axis
 from utils.axes import SEEN_ALONG, as_planes
 from volumes.open import open_volume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 VOXEL = (2.0, 0.25, 0.25)
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")

@@ -2,13 +2,13 @@
 
 import pytest
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.options import BASE_OPTIONS
+from experiment.reading import default_settings
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from taming import lpips
 from utils.errors import UserError
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.options import BASE_OPTIONS
-from utils.settings.reading import default_settings
 
 
 def every_term(name, repository):

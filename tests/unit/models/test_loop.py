@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.options import BASE_OPTIONS
+from experiment.reading import default_settings, read_settings
 from models.base import BaseModel, Window
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from models.schedules import build_scheduler, multiplier
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.options import BASE_OPTIONS
-from utils.settings.reading import default_settings, read_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 PUBLISHED = sorted(path.stem for path in (ROOT / "env" / "jsn").iterdir())

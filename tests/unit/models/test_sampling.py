@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dataloader.crops import Crop, CropSettings, read_crop
+from experiment.reading import default_settings
 from models.options import MODEL_OPTIONS
 from models.sampling import Sampling, shifted
-from utils.settings.reading import default_settings
 from volumes.volume import ArrayVolume
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings
 from inference import Run, enhance
 from models.build import build_model
 from models.options import MODEL_OPTIONS
@@ -15,8 +17,6 @@ from networks.views import to_slices
 from tests.e2e.infer_runs import ROOT, make_run
 from utils.checksums import sha256
 from utils.errors import UserError
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings
 
 
 def lateral(folder, **changes):

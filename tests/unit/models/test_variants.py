@@ -10,13 +10,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings
+from experiment.rules import check_settings
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from networks.views import project, resample_z, swap_in_plane
 from taming.quantize import to_vectors
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings
-from utils.settings.rules import check_settings
 
 SMALL = {"cropsize": 32, "ngf": 4, "ndf": 4, "mc": False}
 

@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings
 from models.base import BaseModel
 from models.build import build_model
 from models.options import MODEL_OPTIONS
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {"cropsize": 64, "cropz": 8, "ngf": 16, "ndf": 16, "adv_planes": 16}

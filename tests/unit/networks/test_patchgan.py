@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from experiment.rules import PLANE_STRIDE
 from networks.patchgan import PatchDiscriminator
-from utils.settings.rules import PLANE_STRIDE
 
 KEYS = {16: (0, 2, 5, 8, 12), 8: (0, 2, 5, 8, 11, 15), 4: (0, 2, 5, 8, 11, 14, 18)}
 

@@ -3,10 +3,10 @@
 import pytest
 from pytorch_lightning.strategies import DDPStrategy
 
+from experiment.reading import default_settings
+from experiment.runs import RunFolder
 from models.options import MODEL_OPTIONS
 from training.trainer import build_trainer
-from utils.runs import RunFolder
-from utils.settings.reading import default_settings
 
 
 @pytest.mark.parametrize(("strategy", "parallel"), [("auto", False), ("ddp", True)])

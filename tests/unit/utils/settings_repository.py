@@ -2,8 +2,8 @@
 
 import json
 
+from experiment.reading import read_settings
 from models.options import MODEL_OPTIONS
-from utils.settings.reading import read_settings
 
 PROFILES = {
     "local": {"LOGS": "./logs/", "DATASET": "./data/"},

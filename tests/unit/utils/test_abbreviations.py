@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from settings_repository import make_repository, read
 
+from experiment.options import RETIRED
+from experiment.reading import default_settings
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.options import RETIRED
-from utils.settings.reading import default_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VQ, KL, SSIM, ISOREF, LATERAL = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim", "IsoREF", "lateral"

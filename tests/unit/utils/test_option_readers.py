@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from experiment.options import BASE_OPTIONS
 from models.options import MODEL_OPTIONS
-from utils.settings.options import BASE_OPTIONS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 OPTIONS = sorted({option.name for own in (BASE_OPTIONS, *MODEL_OPTIONS.values()) for option in own})

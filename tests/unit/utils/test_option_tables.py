@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from experiment.options import BASE_OPTIONS, ESTABLISHED, RETIRED
+from experiment.reading import default_settings
 from models.options import MODEL_OPTIONS
-from utils.settings.options import BASE_OPTIONS, ESTABLISHED, RETIRED
-from utils.settings.reading import default_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VQ, KL, SSIM, ISOREF, LATERAL = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim", "IsoREF", "lateral"

@@ -14,8 +14,8 @@ import evaluate
 import import_reference
 import infer
 import prepare
+from experiment.reading import known_experiments, read_settings
 from training import MODEL_OPTIONS
-from utils.settings.reading import known_experiments, read_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 
+from experiment.runs import RunFolder
 from utils.errors import UserError
-from utils.runs import RunFolder
 
 
 def hold(folder, start, held):

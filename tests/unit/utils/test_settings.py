@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from settings_repository import make_repository, read, write_experiment
 
+from experiment.reading import read_settings
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.settings.reading import read_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VQ, KL, SSIM, ISOREF, LATERAL = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim", "IsoREF", "lateral"

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from settings_repository import PROFILES, make_repository, read
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
+from experiment.reading import default_settings, known_experiments, read_settings
+from experiment.rules import check_settings, parse_duration
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.places import read_profiles
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml
-from utils.settings.reading import default_settings, known_experiments, read_settings
-from utils.settings.rules import check_settings, parse_duration
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

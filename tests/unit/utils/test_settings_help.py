@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from settings_repository import make_repository
 
+from experiment.reading import read_settings
 from models.options import MODEL_OPTIONS
-from utils.settings.reading import read_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VQ, KL, SSIM, ISOREF, LATERAL = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim", "IsoREF", "lateral"
@@ -44,7 +44,7 @@ def test_help_without_experiment_shows_the_default_model_or_the_one_asked_for(tm
 def test_settings_and_help_load_no_torch(argv):
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from models.options import MODEL_OPTIONS\nfrom utils.settings.reading import read_settings\n"
+        "from models.options import MODEL_OPTIONS\nfrom experiment.reading import read_settings\n"
         "try:\n    read_settings(sys.argv[1:], MODEL_OPTIONS, Path('.'))\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'pytorch_lightning', 'numpy'} & sys.modules.keys()\n"
     )

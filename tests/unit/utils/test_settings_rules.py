@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from experiment.autoencoder import read_autoencoder_yaml
+from experiment.reading import default_settings
+from experiment.rules import check_settings
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.geometry import Geometry
-from utils.settings.autoencoder import read_autoencoder_yaml
-from utils.settings.reading import default_settings
-from utils.settings.rules import check_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VQ, KL, SSIM, ISOREF = "ae0iso0tccutvqq", "ae0iso0tccut", "ae0iso0tccutvqqssim", "IsoREF"

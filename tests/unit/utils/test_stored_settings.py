@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from experiment.options import BASE_OPTIONS, Option, as_text
+from experiment.reading import SETTINGS_VERSION, default_settings, stored_settings
+from experiment.runs import RunFolder, resumed_settings
 from models.build import build_model, load_components
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
-from utils.runs import RunFolder, resumed_settings
-from utils.settings.options import BASE_OPTIONS, Option, as_text
-from utils.settings.reading import SETTINGS_VERSION, default_settings, stored_settings
 
 RUN = Path(__file__).parents[2] / "data" / "made_by_6ea4a28" / "run"
 STORED = json.loads((RUN / "0.json").read_text())
@@ -78,7 +78,7 @@ def test_the_settings_of_an_older_version_are_read_as_they_are(tmp_path, caplog)
 
 def test_options_that_it_did_not_know_get_todays_defaults(tmp_path, caplog, monkeypatch):
     """As after a version that adds an option."""
-    monkeypatch.setattr("utils.settings.reading.BASE_OPTIONS", (*BASE_OPTIONS, Option("texture", float, 0.5)))
+    monkeypatch.setattr("experiment.reading.BASE_OPTIONS", (*BASE_OPTIONS, Option("texture", float, 0.5)))
     caplog.set_level(logging.INFO)
     assert read(tmp_path, **SINCE) == {**COMPLETE, "texture": 0.5}
     assert caplog.messages == [f"{tmp_path / '0.json'} is of an older version; taken from today's defaults: texture 0.5"]

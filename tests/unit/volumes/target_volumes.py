@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from volumes.target import VolumeTarget
-from volumes.target_plan import plan_target
+from writing.target import VolumeTarget
+from writing.target_plan import plan_target
 
 SHAPE = (37, 45, 53)
 VOXEL, PLACE = (2.0, 0.5, 0.4), (10.0, -3.0, 0.25)

@@ -17,7 +17,7 @@ from utils.errors import UserError
 from volumes import contiguous
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
-from volumes.write import write_tiff
+from writing.write import write_tiff
 
 SHAPE = (7, 45, 53)
 

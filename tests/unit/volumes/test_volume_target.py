@@ -17,7 +17,7 @@ from target_volumes import PLACE, SHAPE, VOXEL, begin, fill, random_values, writ
 from utils.errors import UserError
 from volumes.block_array import BlockArray, sharded
 from volumes.open import open_volume
-from volumes.pyramid import halved, plan_levels
+from writing.pyramid import halved, plan_levels
 
 ROOT = Path(__file__).resolve().parents[3]
 OUTPUTS = ["v.ome.zarr", "v.zarr", "v.ome.tif", "v.tif", "v.nii", "v.nii.gz"]

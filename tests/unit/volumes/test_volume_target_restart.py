@@ -17,13 +17,13 @@ import pytest
 from target_volumes import SHAPE, begin, fill, random_values, write_volume
 
 from utils.errors import UserError
-from volumes import pyramid
-from volumes import target as target_module
 from volumes.block_array import BlockArray
 from volumes.open import open_volume
-from volumes.pyramid import halved
-from volumes.target import VolumeTarget
-from volumes.target_plan import estimate_bytes, free_space, partial_path
+from writing import pyramid
+from writing import target as target_module
+from writing.pyramid import halved
+from writing.target import VolumeTarget
+from writing.target_plan import estimate_bytes, free_space, partial_path
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,6 +1,6 @@
 """A volume into one file in one pass, at constant memory: a TIFF as trainings read it, or an output as OME-TIFF or NIfTI.
 
-Outputs that several processes fill, that are larger than memory or that survive being killed: volumes.target.
+Outputs that several processes fill, that are larger than memory or that survive being killed: writing.target.
 """
 
 import json
@@ -17,10 +17,10 @@ from tqdm import tqdm
 from utils.boxes import boxes
 from utils.errors import printable
 from utils.files import replaced
-from volumes.nifti_mrc import write_nifti
-from volumes.target_plan import TargetPlan
 from volumes.tiff_reader import NAMESPACE
 from volumes.volume import Volume
+from writing.nifti import write_nifti
+from writing.target_plan import TargetPlan
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets

@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiment.options import ESTABLISHED, GROUPS, RETIRED, Option, as_text
 from utils.command_line import Parser, as_declared
 from utils.errors import UserError, did_you_mean
-from utils.settings.options import ESTABLISHED, GROUPS, RETIRED, Option, as_text
 
 FIRST_PASS = ("jsn", "models", "env")  # decide which options there are, so they are never abbreviated
 USAGE = "python train.py --jsn NAME --prj SUBDIR [option ...]"

@@ -10,13 +10,13 @@ import numpy as np
 
 from codes.record import holds_codes
 from codes.store import CodeStore
+from experiment.runs import CODES, RunFolder
 from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
 from utils.far import FarPath, path_of
 from utils.machine import Engine
-from utils.runs import CODES, RunFolder
 from volumes.ome_zarr import is_zarr
 from volumes.open import open_volume, stem_of
 from volumes.volume import Volume

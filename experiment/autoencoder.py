@@ -7,10 +7,10 @@ from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
+from experiment.options import Option
 from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
 from utils.geometry import block_side
-from utils.settings.options import Option
 
 
 def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None = None) -> Option:

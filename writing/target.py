@@ -25,10 +25,10 @@ from utils.errors import UserError, printable
 from utils.files import CONTINUES, discard, new_folder, put_folder, write_json, writing
 from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
-from volumes.pyramid import reduced
-from volumes.target_plan import TargetPlan, partial_path, refuse_existing
 from volumes.volume import Volume
-from volumes.write import write_single_file
+from writing.pyramid import reduced
+from writing.target_plan import TargetPlan, partial_path, refuse_existing
+from writing.write import write_single_file
 
 log = logging.getLogger("isoscope")
 
@@ -171,7 +171,7 @@ class VolumeTarget(Target):
     At the end the pyramid and the metadata are added and the folder takes its name, or a TIFF or NIfTI file is streamed from it.
 
     Args:
-        output: the file or folder that :func:`volumes.target_plan.plan_target` made the plan of.
+        output: the file or folder that :func:`writing.target_plan.plan_target` made the plan of.
         plan: what it is to be.
         overwrite: as for :class:`Target`.
 

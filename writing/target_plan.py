@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import refuse_far, remove_left_overs
+from utils.files import PARTIAL, refuse_far, remove_left_overs
 from utils.packages import optional_package
 from volumes.block_array import BlockArray, sharded
-from volumes.pyramid import Level, plan_levels
 from volumes.volume import READABLE, Triple, as_sides, triple
+from writing.pyramid import Level, plan_levels
 
 _SHARD = 256  # voxels along each side
 
 
-# Endings of the names; volumes.write has a writer for each format that is one file.
+# Endings of the names; writing.write has a writer for each format that is one file.
 FORMATS = {"zarr": (".zarr",), "tiff": (".ome.tif", ".ome.tiff", ".tif", ".tiff"), "nifti": (".nii", ".nii.gz")}
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-PARTIAL = ".partial.zarr"
 _PYRAMID = 8 / 7  # the sum of 1/8 powers: all levels of an isotropic pyramid
 
 
@@ -157,7 +156,7 @@ def plan_target(
         channel_names: with names there is an axis of channels before Z.
         shard: the unit of writing, (z, y, x) voxels; 256 along each axis by default, less for smaller volumes.
         attributes: plain JSON about the run, kept in the output; an output is only continued when they are equal, so that
-            times and counts belong to :meth:`volumes.target.VolumeTarget.finish`.
+            times and counts belong to :meth:`writing.target.VolumeTarget.finish`.
         compression: of a TIFF: ``"zstd"``, ``"zlib"`` (read by every program) or None.
 
     Raises:

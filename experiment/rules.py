@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml, require_bottleneck
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
 from utils.places import require_folder_name
-from utils.settings.autoencoder import configure_autoencoder, read_autoencoder_yaml, require_bottleneck
 
 Settings = Mapping[str, Any]
 

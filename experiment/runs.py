@@ -27,11 +27,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
+from experiment.manifest import WEIGHTS, Manifest
+from experiment.reading import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
 from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
 from utils.files import ran_at, read_mapping, write_json, writing
-from utils.manifest import WEIGHTS, Manifest
-from utils.settings.reading import COMMAND_LINE, SETTINGS_VERSION, Models, stored_settings
 
 EXPORT, EXPORT_VERSION = "export.json", 1  # what an exported folder says of the run that it was
 CODES = "codes.zarr"  # a code store inside such a folder
@@ -193,7 +193,7 @@ class RunFolder:
         """The settings of the latest start, complete also where an older version wrote them (models: MODEL_OPTIONS).
 
         Raises:
-            UserError: the folder is not a run; see also :func:`utils.settings.reading.stored_settings`.
+            UserError: the folder is not a run; see also :func:`experiment.reading.stored_settings`.
         """
         if (number := self.starts()) < 0:
             raise UserError(f"{self.path} is not a training's folder: it has no 0.json")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiment.autoencoder import complete_autoencoder, require_bottleneck
+from experiment.command_line import USAGE, first_pass, make_parser, read_command_line
+from experiment.options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
 from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
 from utils.places import Places
-from utils.settings.autoencoder import complete_autoencoder, require_bottleneck
-from utils.settings.command_line import USAGE, first_pass, make_parser, read_command_line
-from utils.settings.options import BASE_OPTIONS, ESTABLISHED, RETIRED, Option, as_text
 
 SUFFIXES = (".json", ".yaml", ".yml")
 COMMAND_LINE = "command line"

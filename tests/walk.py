@@ -16,9 +16,9 @@ class _Arrived(BaseException):
 def walk(command, until, *, chain=False):
     """Runs a command up to a function (``Class.method``); returns ``file function`` for those entered from another file.
 
-    Each counts once, in order. What happens inside volumes/ (which format opens a file) and intensity/ (how its values are
-    measured) is one step, and so is opening a run;
-    properties are read, not visited. ``chain``: only the calls that lead from the command line down to that function.
+    Each counts once, in order. What happens inside volumes/ (which format opens a file), writing/ and intensity/ (how its
+    values are measured) is one step, and so is opening a run; properties are read, not visited.
+    ``chain``: only the calls that lead from the command line down to that function.
     """
     steps = []
 
@@ -44,7 +44,7 @@ def walk(command, until, *, chain=False):
             caller = caller.f_back
         there = None if caller is None else file_of(caller)
         step = f"{here} {frame.f_code.co_qualname}"
-        inside = there is None or there == here or there.startswith(("volumes/", "intensity/")) or opening(caller)
+        inside = there is None or there == here or there.startswith(("volumes/", "writing/", "intensity/")) or opening(caller)
         owner = type(frame.f_locals.get("self"))
         read = isinstance(inspect.getattr_static(owner, frame.f_code.co_name, None), property)
         if not inside and not read and step not in steps:

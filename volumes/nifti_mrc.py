@@ -1,6 +1,7 @@
 """NIfTI (writing/nifti.py writes it) and MRC2014 (CCP4): the extra ``formats`` knows the headers, voxels are read by place."""
 
 import gzip
+import io
 import json
 import logging
 import struct
@@ -19,6 +20,7 @@ log = logging.getLogger("isoscope")
 
 COMMENT = 6  # code of an extension that holds text
 _UNITS = {1: "m", 2: "mm", 3: "µm"}  # by code
+_MOST_EXTENSIONS = 2**24  # bytes before the voxels of a packed file
 _MRC_HEADER = 1024  # bytes
 _IMOD = 1146047817  # stamp of IMOD's headers; its flags follow: 1 signed bytes, 4 origin as in MRC2014
 _TOLERANCE = 1e-2  # relative, of two statements of one voxel size
@@ -39,7 +41,8 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
     with reading(path, "not a readable NIfTI file"):
         with gzip.open(path) if packed else path.open("rb") as file:
             large = 540 in struct.unpack("<i", file.peek(4)[:4]) + struct.unpack(">i", file.peek(4)[:4])
-            header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header).from_fileobj(file)
+            kind = nibabel.Nifti2Header if large else nibabel.Nifti1Header
+            header = kind.from_fileobj(_before_voxels(file, kind) if packed else file)
         sizes, stored, first = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
         slope, intercept = header.get_slope_inter()
     names = [*"xyztc", *("another axis" for _ in sizes[5:])][: len(sizes)]
@@ -50,6 +53,15 @@ def open_nifti(path: Path, choice: Choice) -> Volume:
         _place(volume, header)
     volume.attributes = _attributes(header)
     return volume
+
+
+def _before_voxels(file: Any, kind: Any) -> io.BytesIO:
+    """Header and extensions of a packed file; a ValueError: they would unpack to more than any program writes there."""
+    fixed = file.read(kind.sizeof_hdr)
+    start = max(kind(fixed, check=False).get_data_offset(), kind.sizeof_hdr + 4)
+    if start > _MOST_EXTENSIONS:
+        raise ValueError(f"{start} bytes of header and extensions, of which {_MOST_EXTENSIONS} are the most")
+    return io.BytesIO(fixed + file.read(start - len(fixed)))
 
 
 def _place(volume: Volume, header: Any) -> None:

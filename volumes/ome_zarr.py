@@ -33,6 +33,7 @@ RUN_KEY = "isoscope"  # attribute under which our own files say how they were ma
 UNFINISHED = "isoscope_unfinished"
 _MOST_PER_VALUE, _MOST_BESIDE = 2, 2**16  # bytes of a stored chunk, per byte of its values and beside them
 _MOST_METADATA = 2**26  # bytes
+_FRAME = 18  # of the header of a frame of zstd at most
 _MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -176,6 +177,18 @@ class ZarrVolume(Volume):
                     sizes[name] = name.stat().st_size
         if large := [name for name, size in sizes.items() if size > most]:
             raise ValueError(f"it has {sizes[large[0]]} bytes where {most} are the most")
+        # numcodecs makes room for all that a frame claims
+        if any("zstd" in type(codec).__name__.lower() for codec in array.compressors):
+            claimed = max((_unpacked(head) for head in self._beginnings(name for name, size in sizes.items() if size)), default=0)
+            if claimed > most:
+                raise ValueError(f"it claims to hold {claimed} bytes where {most} are the most")
+
+    def _beginnings(self, names: Iterable[Path]) -> Iterator[bytes]:
+        """The first bytes of chunks that are there."""
+        with nullcontext() if self._array is not None else zipfile.ZipFile(self.path) as zipped:
+            for name in names:
+                with name.open("rb") if zipped is None else zipped.open(name.relative_to(self.path).as_posix()) as file:
+                    yield file.read(_FRAME)
 
     def _damage(self, folder: Folder, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
@@ -255,6 +268,15 @@ def image_metadata(
         shown = {"color": "FFFFFF", "active": True, "window": window}
         ome["omero"] = {"channels": [{"label": label, **shown} for label in channel_names]}
     return ome
+
+
+def _unpacked(head: bytes) -> int:
+    """Bytes that a frame of zstd says it has unpacked (RFC 8878, 3.1.1); 0 where it does not say so."""
+    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
+        return 0
+    kind, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, head[4] & 3
+    start, length = 6 - single + (0, 1, 2, 4)[dictionary], (single, 2, 4, 8)[kind]
+    return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
 
 
 def _multiscale(path: Folder, attributes: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -341,14 +341,8 @@ BOMBS = {
 }
 
 
-# numcodecs makes room for as much as a frame of zstd claims, nibabel unpacks an extension whole. Not strict: what other tests of
-# the process hold hides it.
-NOT_BOUNDED = {"a chunk by zstd", "a packed extension"}
-EXPECTED = pytest.mark.xfail(reason="unpacked to its full size, not bounded yet", strict=False)
-
-
 @measures_memory
-@pytest.mark.parametrize("bomb", [pytest.param(b, marks=EXPECTED if b in NOT_BOUNDED else ()) for b in BOMBS])
+@pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs(bomb, tmp_path):
     name, make = BOMBS[bomb]
     make(tmp_path / name)

@@ -65,7 +65,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     settings = with_restorer(settings, experiment.logs)
     model = model_to_train(settings, experiment.logs, record)
     require_room(model, run.path)
-    needs = predicted(settings, sum(file.stat().st_size for file in data.files()))
+    needs = predicted(settings)
     with run.locked() if first else nullcontext(), explained(settings, run):
         if first:
             run.prepare(resume=settings["resume"], overwrite=settings["overwrite"])
@@ -79,7 +79,8 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
         trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
         if first:
-            for line in [*experiment.notes, *needs, *summary(trainer, model, run, data)]:
+            disc = needs.lines(settings, data.nbytes())[:1] if needs else []
+            for line in [*experiment.notes, *disc, *summary(trainer, model, run, data, needs)]:
                 log.info(line)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         lines, code = closing(trainer, model, run, data, experiment.given)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.far import ADDRESS
 
 KEY = "isoscope_codes"
 VERSION = 4
@@ -89,7 +90,11 @@ def stored_attributes(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        far = "; codes are decoded on the machine where they lie: copy the folder to this one" if ":/" in str(folder) else ""
+        far = (
+            "; codes are decoded on the machine where they lie: copy the folder to this one"
+            if ADDRESS.fullmatch(str(folder))
+            else ""
+        )
         raise UserError(f"{folder} is not a code store ({error}){far}") from error
     if not isinstance(found, dict):
         raise UserError(f"{folder} is not a code store (its attributes are no object)")

@@ -294,6 +294,10 @@ class DataModule(pl.LightningDataModule):
         sets = [one for one in (self.train_set, self.val_set) if one is not None]
         return [one.root / direction / name for one in sets for direction in dict.fromkeys(one.directions) for name in one.names]
 
+    def nbytes(self) -> int:
+        """Of all these files, as they are on disc."""
+        return sum(file.stat().st_size for file in self.files())
+
     def sample(self) -> dict[str, Any]:
         """One sample that stays the same: the middle of the first validation file, else of the first training file.
 

@@ -17,6 +17,7 @@ from models.options import MODEL_OPTIONS
 from models.recomputing import RECOMPUTED, recompute
 from networks.generators import VolumeDecoder
 from utils.errors import UserError
+from utils.machine import lay_channels_last
 from utils.norms import fold_batch_norm
 
 log = logging.getLogger("isoscope")
@@ -40,9 +41,7 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
     if for_training and frozen:
         model.load_frozen()
     if "net_g" in model.G and isinstance(model.G["net_g"], VolumeDecoder) and settings["norm"] != "instance":
-        for weight in model.G["net_g"].parameters():  # a fifth less time in 32 bits; more with instance norm
-            if weight.dim() == 5:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+        lay_channels_last(model.G["net_g"])  # a fifth less time in 32 bits; more with instance norm
     if for_training and settings["recompute"]:
         for name, network in (*model.G.items(), *model.D.items()):
             if name in RECOMPUTED:

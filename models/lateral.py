@@ -26,6 +26,7 @@ from networks.sides import REACH, mean_of_sides
 from networks.views import resample_z, swap_in_plane, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry
+from utils.machine import lay_channels_last
 
 log = logging.getLogger("isoscope")
 
@@ -71,9 +72,7 @@ class Model(BaseModel):
                 f"{self.sections.margin} for the profile; raise it to at least {math.ceil(least / LATENT_STRIDE) * LATENT_STRIDE}"
             )
         network = PlaneRestorer(self.sections, channels=s["input_nc"], width=s["ngf"], blocks=s["blocks"])
-        for weight in network.parameters():
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)  # a sixth less time on a CPU
+        lay_channels_last(network)  # a sixth less time
         self.G["net_g"] = network
         self.loss_weights = {"lateral": 1.0} if for_training else {}
         if for_training and s.get("lbpower"):

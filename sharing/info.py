@@ -15,7 +15,7 @@ from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums
 from utils.errors import UserError
-from utils.far import FarPath, path_of
+from utils.far import existing
 from utils.machine import Engine
 from volumes.ome_zarr import is_zarr
 from volumes.open import open_volume, stem_of
@@ -28,7 +28,7 @@ def describe(path: Path) -> Iterator[str]:
     Raises:
         UserError: it is none of the three.
     """
-    found = _opened(path := path_of(path))
+    found = _opened(path := existing(path))
     if isinstance(found, Run):
         yield from _run(found)
         if (path / SUMS).is_file():
@@ -49,7 +49,7 @@ def facts(path: Path) -> dict[str, Any]:
 
     Sizes are (z, y, x), voxels and positions in µm; null: not stated. Raises as :func:`describe` does.
     """
-    found = _opened(path := path_of(path))
+    found = _opened(path := existing(path))
     if isinstance(found, Run):
         parts = {name: sum(p.numel() for p in part.parameters()) for name, part in found.model.G.items()}
         about = {**found.record_of_outputs(), "epochs": RunFolder(path).epochs(), "parameters": parts, "dataset": found.record}
@@ -63,8 +63,6 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> Run | CodeStore | Volume:
-    if not isinstance(path, FarPath) and not path.exists():
-        raise UserError(f"{path}: no such file or folder")
     if (path / "0.json").is_file():
         return Run.load(path, engine=Engine.choose("cpu"))
     if holds_codes(path):

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from codes.record import holds_codes
-from experiment.runs import CODES
-from sharing.view import Layer, opened
+from sharing.view import Layer, is_store, opened
 from utils.axes import as_planes
 from utils.boxes import Box
 from utils.errors import UserError
@@ -25,7 +23,7 @@ def reader_of(path: str | Sequence[str]) -> Read | None:
     """What reads a path, or several as one stack of layers; None where one of them is not a code store."""
     paths = _listed(path)
     try:
-        stores = all(holds_codes(one) or (one / CODES).is_dir() for one in paths)
+        stores = all(map(is_store, paths))
     except UserError:  # a group without attributes
         return None
     return layers_of if paths and stores else None

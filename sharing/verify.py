@@ -13,7 +13,7 @@ from models.options import MODEL_OPTIONS
 from utils.boxes import Box, boxes, voxels_of
 from utils.checksums import SUMS, check_checksums, unsealed
 from utils.errors import UserError, printable
-from utils.far import FarPath, path_of
+from utils.far import existing
 from utils.files import read_mapping
 from volumes.open import open_volume
 
@@ -29,9 +29,7 @@ def verify(path: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: there is nothing.
     """
-    path = path_of(path)
-    if not isinstance(path, FarPath) and not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+    path = existing(path)
     try:
         return _run(RunFolder(path)) if (path / "0.json").is_file() else _arrays(path)
     except UserError as error:  # it cannot even be opened

@@ -129,13 +129,18 @@ def opened(
     for path in map(path_of, paths):
         beside = [Output(path).beside(what) for what in _BESIDE]
         for one in [path, *(other for other in beside if other.exists() and other not in paths)]:
-            if (one / CODES).is_dir() or holds_codes(one):
+            if is_store(one):
                 layers += _of_store(one, run, options or Options(), engine)
             elif (one / "0.json").is_file():
                 raise UserError(f"{one} is a run; view shows volumes and code stores, such as enhance and encode write")
             else:
                 layers += _of_volume(one, which)
     return layers
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is a code store, or a folder that one was exported to."""
+    return (path / CODES).is_dir() or holds_codes(path)
 
 
 def _of_volume(path: Path, which: Mapping[str, Any]) -> Iterator[Layer]:

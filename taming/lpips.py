@@ -10,6 +10,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.frozen import Frozen
+from utils.machine import lay_channels_last
 
 WEIGHTS = "vgg16-397923af.pth"  # torchvision's name; the hexadecimal part begins the file's sha256
 
@@ -76,9 +77,7 @@ class PerceptualLoss(Frozen):
             warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
             warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
             super().__init__(lpips.LPIPS(net="vgg", pnet_rand=random_weights, verbose=False))
-        for weight in self.network.parameters():  # a tenth less time on a CPU
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        lay_channels_last(self.network)  # a tenth less time
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Images (N, 1 or 3, H, W), H and W at least 16 → distances (N, 1, 1, 1); one channel is taken as grey."""

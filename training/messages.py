@@ -16,15 +16,15 @@ from experiment.reading import COMMAND_LINE
 from experiment.runs import RunFolder
 from models.base import BaseModel
 from training.callbacks import RunKeeper
-from training.requirements import as_size, training_requirements
+from training.requirements import Requirements, as_size, training_requirements
 from training.trackers import where_to_look
 from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataModule) -> list[str]:
-    """What is about to be trained, in a few lines."""
+def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataModule, needs: Requirements | None) -> list[str]:
+    """What is about to be trained and what it needs, in a few lines; ``needs`` that are known are not measured again."""
     s = model.settings
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
     sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
@@ -36,7 +36,7 @@ def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataMod
         *alone,
         *_data(s, data, trainer.world_size),
         f"device: {trainer.num_devices} x {trainer.accelerator.name()}, {trainer.precision}; a step needs "
-        f"{as_size(training_requirements(s).memory)} of memory or more in 32 bits, about half of it in bf16-mixed",
+        f"{as_size((needs or training_requirements(s)).memory)} of memory or more in 32 bits, about half of it in bf16-mixed",
         f"run folder: {run.path}",
         f"pictures: {run.pictures}",
         *where_to_look(s, run),
@@ -56,12 +56,11 @@ def _geometry(s: Mapping[str, Any], geometry: Any) -> str:
 
 
 def _data(s: Mapping[str, Any], data: DataModule, world: int) -> list[str]:
-    files = data.files()
     train, val = data.train_set, data.val_set
     steps = len(train) // (world * s["batch_size"])
     return [
         f"data: {len(train.names)} volumes in {train.root / s['direction']}, {len(val.names) if val else 'none'} for validation, "
-        f"{as_size(sum(file.stat().st_size for file in files))}",
+        f"{as_size(data.nbytes())}",
         f"{train.crops_per_volume} crops of each volume in batches of {s['batch_size'] * world} = {steps} steps an epoch, "
         f"{steps * s['n_epochs']} in {s['n_epochs']} epochs",
     ]

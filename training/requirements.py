@@ -53,16 +53,14 @@ class Requirements:
         return lines
 
 
-def predicted(settings: Mapping[str, Any], data: int) -> list[str]:
-    """A line on the disc that a training which is about to start takes, with so many bytes of data.
-
-    Nothing is measured for crops that any machine holds.
+def predicted(settings: Mapping[str, Any]) -> Requirements | None:
+    """What a training needs that is about to start; None, and nothing is measured, for crops that any machine holds.
 
     Raises:
         UserError: a step does not fit into the memory of this machine; the message says what to lower.
     """
     if settings["batch_size"] * settings["cropsize"] ** 3 < _MEASURED:
-        return []
+        return None
     needs, there = training_requirements(settings), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.cuda.is_available():
         there = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
@@ -70,7 +68,7 @@ def predicted(settings: Mapping[str, Any], data: int) -> list[str]:
     if least > there:
         needed = f"a step needs at least {as_size(least)} of memory, of which this machine has {as_size(there)}"
         raise UserError(f"{needed}; use {smaller(settings)}")
-    return needs.lines(settings, data)[:1]
+    return needs
 
 
 def smaller(settings: Mapping[str, Any]) -> str:

@@ -96,10 +96,10 @@ class Progress(Callback):
         if now - self.looked >= self.LOOK or self.done == self.first + 1:
             self._look(trainer, now)
         self.bar.update()
-        left = (self.total - self.done) * (now - self.started) / (self.done - self.first)
+        each = (now - self.started) / (self.done - self.first)
+        left = (self.total - self.done) * each
         if self.bar.disable and self.done < self.total and now - self.said >= max(self.PAUSE, self.SHARE * left):
             self.said = now
-            each = (now - self.started) / (self.done - self.first)
             where = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {self.done} of {self.total}"
             losses = "".join(f", {name} {value:.3g}" for name, value in self.values.items())
             log.info("%s%s; %s a step, %s left", where, losses, seconds(each), seconds(left))

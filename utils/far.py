@@ -128,6 +128,14 @@ def path_of(given: Path | str) -> Path:
     return FarPath(f"{scheme}:/{rest}")
 
 
+def existing(given: Path | str) -> Path:
+    """As :func:`path_of`; a UserError says that there is nothing of that name on this machine. Servers are not asked."""
+    path = path_of(given)
+    if not isinstance(path, FarPath) and not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    return path
+
+
 def write_link(place: Path, to: FarPath) -> None:
     """A file that stands for a far volume, as browsers write one for an address."""
     place.write_text(f"[InternetShortcut]\nURL={to}\n", encoding="utf-8")

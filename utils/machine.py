@@ -19,6 +19,7 @@ from utils.threads import Threads
 log = logging.getLogger("isoscope")
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by axes
 _CUDNN = 91500  # pytorch issues 166122, 166643 and 163539
 
 
@@ -60,6 +61,16 @@ def warn_of_cudnn() -> None:
             "pip install --upgrade 'nvidia-cudnn-cu12>=9.15' (or -cu13, as torch.version.cuda says), or use --precision 32",
             version,
         )
+
+
+def lay_channels_last(network: torch.nn.Module) -> None:
+    """Lays the weights of convolutions of images and volumes with their channels last in memory, where a CPU takes less time.
+
+    Unlike ``Module.to`` this also works on weights that are there by their shapes only.
+    """
+    for weight in network.parameters():
+        if weight.dim() in _LAYOUTS:
+            weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.dim()])
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.far import LINK, FarPath, linked, path_of
+from utils.far import LINK, FarPath, existing, linked, path_of
 from utils.files import PARTIAL
 from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
@@ -142,9 +142,7 @@ def expand_inputs(paths: Sequence[Path | str]) -> list[Path]:
     if not paths:
         raise UserError("no input: name a volume file, a folder of slices, or a folder of volumes")
     found: dict[Path, Path] = {}
-    for path in map(path_of, paths):
-        if not isinstance(path, FarPath) and not path.exists():
-            raise UserError(f"{path}: no such file or folder")
+    for path in map(existing, paths):
         for volume in _inside(path) if path.is_dir() and not is_zarr(path) else [path]:
             found.setdefault(volume.resolve(), volume)
     return list(found.values())

@@ -16,7 +16,6 @@ import sound_files
 from infer_runs import make_run
 from mutated_files import (
     any_file,
-    description,
     hdf5_objects,
     in_nd2,
     in_zip,
@@ -25,9 +24,9 @@ from mutated_files import (
     nifti_2_fields,
     nifti_fields,
     npy_header,
-    tags,
     xml_of_lif,
 )
+from mutated_tiffs import description, tags
 
 import evaluate
 import infer

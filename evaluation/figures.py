@@ -1,5 +1,6 @@
 """The figures of a report: orthogonal planes, Fourier shell correlation, power spectra."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def draw_figures(
 ) -> dict[str, Path]:
     """The figures of a report, by all volumes' numbers and central boxes: PNGs ``planes``, ``spectra``, with a truth ``fsc``."""
     step = None if comparison.sections is None else comparison.sections.step
-    figures = {"planes": draw_planes(boxes, comparison.spacing), "spectra": draw_spectra(volumes, step)}
+    plane = between_sections(comparison, len(next(iter(boxes.values()))))
+    figures = {"planes": draw_planes(boxes, comparison.spacing, plane), "spectra": draw_spectra(volumes, step)}
     if comparison.truth:
         figures["fsc"] = draw_fsc({name: numbers for name, numbers in volumes.items() if "fsc" in numbers})
     for name, figure in figures.items():
@@ -56,8 +58,18 @@ def draw_figures(
     return {name: folder / f"{name}.png" for name in figures}
 
 
-def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple) -> Figure:
-    """Central XY, XZ and YZ planes of boxes (Z, Y, X): the interpolated input, the reconstruction, the truth and the error."""
+def between_sections(comparison: Comparison, depth: int) -> int:
+    """Plane of the central box nearest to its middle that shows most of a restoration: half-way between two sections."""
+    sections, whole = comparison.sections, comparison.region[0]
+    if sections is None or sections.step <= 1:
+        return depth // 2
+    start = whole.start + (whole.stop - whole.start - depth) // 2
+    gap = math.floor((start + depth // 2 - sections.first) / sections.step)
+    return min(max(round(sections.position(gap + 0.5)) - start, 0), depth - 1)
+
+
+def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple, plane: int) -> Figure:
+    """XY plane of that number, central XZ and YZ planes of boxes (Z, Y, X): interpolated input, reconstruction, truth, error."""
     titles = {"cubic": "input, cubic interpolation", "input": "input", "reconstruction": "reconstruction", "truth": "truth"}
     panels = {title: boxes[name] for name, title in titles.items() if name in boxes}
     first = next(iter(panels))
@@ -70,22 +82,22 @@ def draw_planes(boxes: dict[str, NDArray[np.float32]], spacing: Triple) -> Figur
     )
     grid = figure.subplots(3, columns, squeeze=False, gridspec_kw={"height_ratios": [height, depth, depth]})
     for column, (title, block) in zip(grid.T, panels.items(), strict=False):
-        _show_planes(column, block, spacing, title, grey)
+        _show_planes(column, block, spacing, title, grey, plane)
     if tested != base:
         error = panels[tested] - panels[base]
         reach = max(float(np.percentile(np.abs(error), 99)), 1e-12)
         title = f"{'error' if base == 'truth' else 'difference'}: {tested.split(',')[0]} − {base.split(',')[0]}"
-        image = _show_planes(grid[:, -1], error, spacing, title, {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"})
+        image = _show_planes(grid[:, -1], error, spacing, title, {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r"}, plane)
         figure.colorbar(image, ax=grid[:, -1], shrink=0.5, pad=0.03).set_label("grey values", color=INK)
     for axes, (name, _, _, down) in zip(grid[:, 0], ORIENTATIONS, strict=True):
         axes.set_ylabel(f"{name}\n← {down}", color=INK, fontsize=11)
     return figure
 
 
-def _show_planes(column: Any, block: NDArray[np.float32], spacing: Triple, title: str, look: dict[str, Any]) -> Any:
+def _show_planes(column: Any, block: NDArray[np.float32], spacing: Triple, title: str, look: dict[str, Any], number: int) -> Any:
     step = dict(zip("zyx", spacing, strict=True))
     for axes, (_, axis, across, down) in zip(column, ORIENTATIONS, strict=True):
-        plane = block.take(block.shape[axis] // 2, axis)
+        plane = block.take(block.shape[axis] // 2 if axis else number, axis)
         image = axes.imshow(plane, aspect=step[down] / step[across], interpolation="nearest", **look)
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(f"{across} →", fontsize=9, color=MUTED)

@@ -1,9 +1,14 @@
 """The page of an evaluation: what is marked, and that nothing from outside becomes markup."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from evaluate_files import run, save, scene
 
+from evaluation.figures import between_sections
 from evaluation.report import table_line
+from evaluation.sections import Sections
 
 
 def test_names_with_markup_are_text(tmp_path):
@@ -40,3 +45,19 @@ def test_a_limit_that_is_never_reached_is_better_than_any_that_is():
 def test_lines_without_numbers_are_left_out():
     assert table_line({"linear": {}, "cubic": {"a": None}}, "a b", "{}", "high", 0.5) == []
     assert line({"linear": np.nan}) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "region", "depth", "plane"),
+    [
+        (0, 8.0, (0, 48), 48, 28),
+        (3.5, 8.0, (0, 48), 48, 24),
+        (0, 8.0, (10, 60), 32, 17),
+        (0, 1.0, (0, 48), 48, 24),
+        (0, 8.0, (0, 3), 3, 2),
+    ],
+)
+def test_the_xy_plane_lies_half_way_between_two_sections(first, step, region, depth, plane):
+    sections = Sections(np.zeros((6, 4, 4), np.float32), first, step)
+    shown = between_sections(SimpleNamespace(sections=sections, region=(slice(*region),)), depth)
+    assert shown == plane

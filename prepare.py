@@ -11,7 +11,7 @@ from experiment.reading import COMMAND_LINE, Experiment, known_experiments, read
 from experiment.rules import settings_to_train
 from training import MODEL_OPTIONS
 from utils.axes import exchanged
-from utils.command_line import Messages, Parser, add_shared, chosen, voxel_size
+from utils.command_line import Messages, Parser, add_shared, chosen, command, voxel_size
 from utils.errors import UserError, reported
 from utils.files import read_mapping, write_json
 from utils.places import dataset_folder
@@ -51,6 +51,9 @@ def build_parser() -> Parser:
     look.add_argument("--report", metavar="DIR", help="folder for the pictures and check.json; default LOGS/{dataset}/check")
     text = "also write env/jsn/NAME.json: the experiment --jsn (lateral) with what was found and what was given here"
     look.add_argument("--write", metavar="NAME", help=text)
+    look.add_argument(
+        "--gpu", action="store_true", help="with --write: batches and workers for a GPU (their choice is not measured)"
+    )
     return parser
 
 
@@ -141,7 +144,11 @@ def volumes(options: argparse.Namespace) -> None:
     for line in prepare_volumes(plan, sources, settings):
         log.info(line)
     nm = "11" if kind in ("00", "01") else "00"
-    log.info("train with --dataset %s --direction %s --nm %s", options.dataset, options.direction, nm)
+    words = ("--dataset", options.dataset, "--direction", options.direction)
+    log.info(
+        "train with %s --nm %s; what suits it is found, and written as env/jsn/%s.json, by", " ".join(words), nm, options.dataset
+    )
+    log.info("  %s", command("prepare", "check", "--jsn", "lateral", *words, "--write", options.dataset))
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -152,6 +159,8 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
     experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
     experiment.require_data()
+    if options.gpu and not options.write:
+        raise UserError("--gpu says for which machine --write writes an experiment; give --write NAME, too")
     written = options.write and new_experiment(options.write)
     settings = experiment.settings
     folder = experiment.data_root / settings["dataset"]
@@ -166,15 +175,15 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     own = {name: settings[name] for name in experiment.given if name not in ("jsn", "prj")}
     if written and files:
         typed = {name: value for name, value in own.items() if experiment.given[name] == COMMAND_LINE}
-        own |= template(read_mapping(place / "check.json", "result of a check"), settings, typed)
+        own |= template(read_mapping(place / "check.json", "result of a check"), settings, typed, options.gpu)
         for line in training_needs(experiment, {**settings, **own}, files, problems):
             log.info(line)
     if problems:
         raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
     if written:
         write_json(written, {"train": own})
-        name = f"--jsn {options.write}"
-        log.info("written: %s. Go on with train.py %s --prj NAME", written, name)
+        log.info("written: %s. Go on with", written)
+        log.info("  %s", command("train", "--jsn", options.write, "--prj", "first"))
         log.info(
             "it takes a section for %s: where that is not so, delete the file and check again with --axial_sampling %s%s",
             *(("one plane", "mean") if settings["axial_sampling"] == "pick" else ("the mean of its planes", "pick")),

@@ -45,7 +45,7 @@ class Measured:
 
     Attributes:
         shape: smallest extent along (Z, Y, X) of any volume.
-        sampling: axial over lateral voxel size, None where files do not say.
+        sampling: axial over lateral voxel size, None where neither files nor ``uprate`` say.
         resolution: axial over lateral resolution length (at least, where undersampled); None where it could not be measured.
         axial_cutoff: cycles per voxel along z at which the spectrum meets the noise.
         undersampled: signal reaches the axial Nyquist frequency.
@@ -66,14 +66,14 @@ def summarised(files: Sequence[Surveyed]) -> Measured:
     def median(values: Sequence[float]) -> float | None:
         return float(np.median(values)) if values else None
 
-    voxels = [file.volume.voxel_um for file in files if file.volume.voxel_um]
-    spectra = [(file.spectra, file.volume.voxel_um) for file in files if file.spectra]
+    voxels = [file.voxel for file in files if file.voxel]
+    spectra = [(file.spectra, file.voxel) for file in files if file.spectra]
     places = [(mid - low) / (high - low) if high > low else 0.0 for low, mid, high in (file.percentiles for file in files)]
-    z, y, x = (min(file.volume.shape[axis] for file in files) for axis in range(3))
+    depth, height, width = (min(file.volume.shape[axis] for file in files) for axis in range(3))
     return Measured(
-        shape=(z, y, x),
-        sampling=median([2 * z_um / (y_um + x_um) for z_um, y_um, x_um in voxels]),
-        resolution=median([found.ratio(voxel_um) for found, voxel_um in spectra]),
+        shape=(depth, height, width),
+        sampling=median([2 * z / (y + x) for z, y, x in voxels]),
+        resolution=median([found.ratio(voxel) for found, voxel in spectra]),
         axial_cutoff=median([found.cutoff[0] for found, _ in spectra]),
         undersampled=sum(found.undersampled for found, _ in spectra) * 2 > len(spectra),
         median=float(np.median(places)),
@@ -133,8 +133,8 @@ def _anisotropy_line(found: Measured) -> str:
     sampling = "voxel sizes not stated" if found.sampling is None else f"voxels {found.sampling:.3g} times as long along z"
     more = "at least " if found.undersampled else ""
     why = "; signal reaches the axial Nyquist frequency (undersampled)" if found.undersampled else ""
-    unit = "voxels" if found.sampling is None else "µm"
-    return f"anisotropy: axial over lateral resolution length {more}{found.resolution:.2f} (in {unit}; {sampling}){why}"
+    unit = "in voxels; " if found.sampling is None else ""
+    return f"anisotropy: axial over lateral resolution length {more}{found.resolution:.2f} ({unit}{sampling}){why}"
 
 
 def _recommendation_lines(found: Recommendation, data: Measured, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -164,7 +164,7 @@ def _profile(files: Sequence[Surveyed], data: Measured, settings: Mapping[str, A
 def _profile_lines(found: AxialProfile | None, settings: Mapping[str, Any]) -> Iterator[str]:
     """The blur along z, as options of the lateral model to paste, and how far they can be trusted."""
     if found is None:
-        yield "axial profile: not measured (fewer than 8 sections or pixels, constant, or no voxel size and no --uprate)"
+        yield "axial profile: not measured (fewer than 8 sections or pixels, constant, or neither voxel sizes nor --uprate known)"
         return
     if found.no_blur:
         yield (

@@ -86,8 +86,8 @@ def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, B
             train[axis], val[axis] = slice(0, size - kept - gap), slice(size - kept, size)
             return (train[0], train[1], train[2]), (val[0], val[1], val[2])
     raise UserError(
-        f"{volume.path} of (Z, Y, X) = {volume.shape} has no room for a training and a validation part of one patch each (0, the "
-        f"whole axis, counts as {LEAST}); give a smaller --patch, several volumes, or --val 0"
+        f"{volume.path} of (Z, Y, X) = {volume.shape} is too small to be split: a part takes a patch, or {LEAST} rows or planes "
+        "of a whole volume; give a smaller --patch, several volumes, or --val 0"
     )
 
 

@@ -187,7 +187,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                     )
         if self.preload:
             total = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in self._volumes.values())
-            logger.info("loading %s into memory: %.2f GB", self.root, total / 1e9)
+            logger.info("loading %s into memory: %.3g MB", self.root, total / 1e6)
             with tqdm(total=total, desc=f"loading {self.root.name}", unit="B", unit_scale=True, **_BAR) as bar:
                 for key, volume in self._volumes.items():
                     values = volume[:]

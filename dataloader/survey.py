@@ -48,6 +48,7 @@ class Surveyed:
         side: of its XZ, YZ and XY planes, likewise.
         along: of such planes with each axis in the place of z, where voxel sizes do not say which is thick.
         planes: middle XY, XZ and YZ plane of the central box.
+        uprate: distance of two planes in pixels, as the training's settings say.
     """
 
     split: str
@@ -64,6 +65,12 @@ class Surveyed:
     side: SideSpectra | None
     along: Spectra
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    uprate: float | None = None
+
+    @property
+    def voxel(self) -> Triple | None:
+        """Sides (z, y, x) of a voxel: in µm, or where the file does not say, in pixels by ``uprate``."""
+        return self.volume.voxel_um or ((self.uprate, 1.0, 1.0) if self.uprate else None)
 
     @property
     def name(self) -> str:
@@ -95,8 +102,9 @@ class Surveyed:
         low, _, high = self.percentiles
         if self.high - self.low > HOT * (high - low):
             found.append(
-                f"values reach from {self.low:g} to {self.high:g}, but 99.8 % lie within {low:g} to {high:g}; under nm 01 and 11 "
-                "such outliers squeeze the rest: use --nm_clip 0.1 99.9"
+                f"values reach from {self.low:g} to {self.high:g}, but 99.8 % lie within {low:g} to {high:g}, squeezed by "
+                "such outliers: use --nm_clip 0.1 99.9 under nm 01 and 11; files that prepare.py has mapped (nm 00) are made "
+                "again with --percentile 0.1 99.9 --overwrite"
             )
         return found
 
@@ -219,6 +227,7 @@ class _Watched(Volume):
             side_spectra(self.box, max(1.0, uprate or 2 * z / (y + x))) if sound else None,
             spectra_along(self.box, self.volume.voxel_um) if sound else {},
             (self.box[depth // 2].copy(), self.box[:, height // 2].copy(), self.box[:, :, width // 2].copy()),
+            uprate,
         )
 
 
@@ -264,8 +273,7 @@ def _draw_values(axes: Sequence[Axes], file: Surveyed) -> None:
     """Three planes, and the histogram of their values."""
     low, _, high = file.percentiles
     grey = low, high if high > low else low + 1
-    voxel_um = file.volume.voxel_um
-    stretch = voxel_um[0] / voxel_um[2] if voxel_um else 1.0
+    stretch = file.voxel[0] / file.voxel[2] if file.voxel else 1.0
     labels = (("XY", "x →", "y ↓", 1.0), ("XZ", "x →", "z ↓", stretch), ("YZ", "y →", "z ↓", stretch))
     for image, plane, (name, right, down, aspect) in zip(axes[:3], file.planes, labels, strict=True):
         image.imshow(plane, cmap="gray", vmin=grey[0], vmax=grey[1], aspect=aspect, interpolation="none")

@@ -91,7 +91,8 @@ class Model(BaseModel):
         numbers = np.linspace(0, len(dataset) - 1, min(len(dataset), _MEASURED)).astype(int)
         volumes = [self.volume({"img": [image[None] for image in dataset[0, int(n)]["img"]]}) for n in numbers]
         self.sections = replace(self.sections, noise=measured_noise(torch.cat([to_slices(v).flatten(0, 1) for v in volumes])))
-        log.info("noise of the slices: %s", self.sections.noise)
+        dark, bright = self.sections.noise.variance(torch.tensor([self.sections.noise.dark, 1.0])).sqrt().tolist()
+        log.info("noise of the slices: standard deviation %.2g where dark, %.2g where bright (grey values span 2)", dark, bright)
 
     @property
     def lacks_noise(self) -> bool:

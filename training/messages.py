@@ -1,26 +1,22 @@
 """What a training says at its beginning and at its end."""
 
-import os
-import shlex
-import shutil
 import signal
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from dataloader.data_multi import DataModule
+from dataloader.data_multi import DataModule, PairedImageDataset
+from dataloader.dataset_folders import read_record
 from experiment.reading import COMMAND_LINE
 from experiment.runs import RunFolder
 from models.base import BaseModel
 from training.callbacks import RunKeeper
 from training.requirements import Requirements, as_size, training_requirements
 from training.trackers import where_to_look
+from utils.command_line import command
 from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataModule, needs: Requirements | None) -> list[str]:
@@ -83,7 +79,8 @@ def closing(
 def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[str]:
     """The commands that apply the run to a volume of its data, and judge the result."""
     shown = data.val_set or data.train_set
-    volume, truth = shown.root / shown.directions[0] / shown.names[0], shown.truth_of(0)
+    truth = shown.truth_of(0)
+    volume = (None if truth else _raw(shown)) or shown.root / shown.directions[0] / shown.names[0]
     if "net_g" not in model.G:
         words = ("infer", "encode", "--run", run.path, "--input", volume, "--output", run.path / "scan.codes.zarr")
         return ["encode a volume:", f"  {command(*words)}"]
@@ -96,13 +93,9 @@ def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[
     ]
 
 
-def command(script: str, *words: Any) -> str:
-    """A script's command line as one types it here: by python, where that is this one, else by run.sh or by its path."""
-    here = Path(sys.executable)
-    if (found := shutil.which("python")) and Path(found).absolute() == here.absolute():
-        door = ["python", f"{script}.py"]
-    elif here.is_relative_to(REPOSITORY / os.environ.get("ISOSCOPE_VENV", ".venv")):
-        door = ["./run.sh", script]
-    else:
-        door = [str(here), f"{script}.py"]
-    return shlex.join([*door, *map(str, words)])
+def _raw(volumes: PairedImageDataset) -> str | None:
+    """The file of which ``prepare.py`` has made a volume, if it is still there and ``infer.py`` reads it without options."""
+    made = read_record(volumes.root.parent)["directions"].get(volumes.directions[0], {"sources": (), "settings": {}})
+    options = {"thick": "z", "channel": None, "time": None, "scene": None, "voxel": None}
+    plain = all(made["settings"].get(name, usual) == usual for name, usual in options.items())
+    return next((source["path"] for source in made["sources"] if plain and Path(source["path"]).exists()), None)

@@ -44,8 +44,8 @@ class Requirements:
         saves = math.ceil(settings["n_epochs"] / settings["epoch_save"])
         disc = saves * self.component_files + 3 * self.last_checkpoint  # last, the one before it, best
         lines = [
-            f"disc: about {as_size(disc)} in the run folder ({saves} saves of {as_size(self.component_files)}; last.ckpt, the "
-            f"one before it and best.ckpt of {as_size(self.last_checkpoint)} each); the data have {as_size(data)}",
+            f"disc: about {as_size(disc)} in the run folder ({saves} x {as_size(self.component_files)} of weights; last.ckpt, "
+            f"the one before it and best.ckpt of {as_size(self.last_checkpoint)} each); the data have {as_size(data)}",
             f"memory: at least {as_size(self.memory)} on the GPU (or CPU) for a step in 32 bits, about half of it in bf16-mixed",
         ]
         if settings["preload"]:

@@ -2,6 +2,9 @@
 
 import argparse
 import logging
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,6 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from utils.errors import UserError, printable
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Messages(logging.StreamHandler[TextIO]):
@@ -142,3 +147,15 @@ def voxel_size(text: str | None) -> tuple[float, float, float] | None:
     if not 0 < min(z, y, x) <= max(z, y, x) < float("inf"):
         raise UserError(f"--voxel {text!r}: sizes must be positive")
     return z, y, x
+
+
+def command(script: str, *words: Any) -> str:
+    """A script's command line as one types it here: by python, where that is this one, else by run.sh or by its path."""
+    here = Path(sys.executable)
+    if (found := shutil.which("python")) and Path(found).absolute() == here.absolute():
+        door = ["python", f"{script}.py"]
+    elif here.is_relative_to(REPOSITORY / os.environ.get("ISOSCOPE_VENV", ".venv")):
+        door = ["./run.sh", script]
+    else:
+        door = [str(here), f"{script}.py"]
+    return shlex.join([*door, *map(str, words)])

@@ -12,10 +12,11 @@ import tqdm as of_tqdm
 from infer_commands import command
 
 import evaluate
+import prepare
 import train
 from tests.workspace import signalled, write_volume
-from training import messages
 from training.shown import Progress, seconds, sparkline
+from utils import command_line
 
 
 @pytest.fixture
@@ -63,6 +64,7 @@ def test_the_summary_names_model_geometry_data_device_and_memory(workspace, said
 
 
 def test_a_log_file_stays_calm(workspace, said, capfd, monkeypatch):
+    monkeypatch.setattr(Progress, "FIRST", 1e9)  # seconds, which a busy machine may take
     workspace.train("one", "--picture_epochs", 9, "--n_epochs", 3)
     assert not [line for line in said() if "left" in line] and "\r" not in capfd.readouterr().err
     monkeypatch.setattr(Progress, "FIRST", 0)
@@ -127,6 +129,17 @@ def test_at_the_end_stand_the_commands_that_come_next(workspace, said):
     assert "PSNR" in (run.path / "report" / "report.html").read_text()
 
 
+def test_what_comes_next_is_said_of_the_file_that_prepare_has_read(workspace, said, tmp_path):
+    (tmp_path / "raw").mkdir()
+    write_volume(tmp_path / "raw" / "scan.tif", 0)
+    where = ("volumes", "--data_root", workspace.data.parent, "--dataset", "mine", "--input", tmp_path / "raw" / "scan.tif")
+    prepare.main(list(map(str, where)))
+    workspace.train("one", "--n_epochs", 1, "--dataset", "mine", "--nm", "00")
+    enhance, judge = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
+    assert enhance[enhance.index("--input") + 1] == judge[judge.index("--input") + 1] == str(tmp_path / "raw" / "scan.tif")
+    command(*enhance[enhance.index("enhance") :])
+
+
 def test_of_an_autoencoder_alone_codes_come_next(workspace, said):
     workspace.train("one", "--n_epochs", 1, "--adv", 0, "--lamb", 0)
     assert " encode --run " in said()[-1] and "enhance" not in said()[-1]
@@ -152,11 +165,11 @@ def test_durations_in_words():
 
 
 def test_a_command_is_written_as_one_types_it_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(messages.shutil, "which", lambda name: sys.executable)
-    assert messages.command("infer", "enhance", "--run", "a b") == "python infer.py enhance --run 'a b'"
-    monkeypatch.setattr(messages.shutil, "which", lambda name: None)
-    monkeypatch.setattr(messages, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(command_line.shutil, "which", lambda name: sys.executable)
+    assert command_line.command("infer", "enhance", "--run", "a b") == "python infer.py enhance --run 'a b'"
+    monkeypatch.setattr(command_line.shutil, "which", lambda name: None)
+    monkeypatch.setattr(command_line, "REPOSITORY", tmp_path)
     monkeypatch.delenv("ISOSCOPE_VENV", raising=False)
-    assert messages.command("train") == f"{shlex.quote(sys.executable)} train.py"
+    assert command_line.command("train") == f"{shlex.quote(sys.executable)} train.py"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    assert messages.command("train", "--resume") == "./run.sh train --resume"
+    assert command_line.command("train", "--resume") == "./run.sh train --resume"

@@ -181,6 +181,8 @@ def test_the_survey_of_a_file_by_hand(tmp_path):
     assert file.percentiles[1] == pytest.approx(1152.5, abs=2)
     assert file.spectra is None and len(problems) == 1
     assert summarised([file]).sampling is None
+    (file,), _ = survey(tmp_path, {"direction": "d", "nm": "00", "uprate": 8})
+    assert summarised([file]).sampling == 8  # where the file does not say
 
 
 def test_large_files_are_sampled(tmp_path, monkeypatch):

@@ -64,6 +64,16 @@ def test_the_command_line_wins_and_is_kept(repository):
     assert (found["uprate"], found["axial_sampling"], found["cropsize"], found["nm"]) == (4.6, "mean", 64, "00")
 
 
+def test_for_a_gpu_the_steps_are_as_many_of_larger_batches(repository, capsys):
+    place(repository, grey((16, 100, 120)), (1.0, 0.25, 0.25))
+    write("--gpu")
+    found = written(repository)
+    assert (found["batch_size"], found["crops_per_volume"]) == (16, 500 * 16) and found["workers"] > 0
+    with pytest.raises(SystemExit):
+        prepare.main(["check", "--jsn", "lateral", "--dataset", "X", "--gpu"])
+    assert "give --write NAME" in capsys.readouterr().err
+
+
 def test_a_blur_that_can_be_trusted_is_written(repository):
     specimen = gaussian_filter(np.random.default_rng(0).standard_normal((96, 80, 80)), 1.5)
     place(repository, gaussian_filter1d(specimen, 2.5, axis=0).astype(np.float32), (0.25,) * 3)

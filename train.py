@@ -77,7 +77,7 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
             if model.teacher is not None:
                 write_json(run.teacher_record, model.teacher.record)
             run.copy_source(REPOSITORY / "models" / f"{settings['models']}.py")
-        trainer = build_trainer(settings, run, data.sample(), validates=data.val_set is not None)
+        trainer = build_trainer(settings, run, data.sample(model.shown_slices), validates=data.val_set is not None)
         if first:
             disc = needs.lines(settings, data.nbytes())[:1] if needs else []
             for line in [*experiment.notes, *disc, *summary(trainer, model, run, data, needs)]:

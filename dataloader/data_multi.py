@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -298,12 +299,15 @@ class DataModule(pl.LightningDataModule):
         """Of all these files, as they are on disc."""
         return sum(file.stat().st_size for file in self.files())
 
-    def sample(self) -> dict[str, Any]:
+    def sample(self, slices: int = 0) -> dict[str, Any]:
         """One sample that stays the same: the middle of the first validation file, else of the first training file.
 
-        With ``truth``, as of ``PairedImageDataset.truth``.
+        Of at least so many slices, as far as the file has them; with ``truth``, as of ``PairedImageDataset.truth``.
         """
-        shown = self.val_set or self.train_set
+        shown = copy(self.val_set or self.train_set)
+        crop, depth = shown.settings, shown._volume(shown.directions[0], shown.names[0]).shape[0]
+        planes = min(math.ceil(slices * crop.dsp / crop.usp), depth // crop.dsp * crop.dsp)
+        shown.settings = replace(crop, cropz=max(crop.cropz, planes))
         return {**shown.centre(0), "truth": shown.truth(0)}
 
     def check(self, ends: Mapping[Path, tuple[float, float]] = MappingProxyType({})) -> None:

@@ -60,6 +60,7 @@ class BaseModel(pl.LightningModule):
     """
 
     betas = (0.5, 0.999)
+    shown_slices = 0  # of the sample in pictures, at least; 0: as many as a crop has
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
         """Builds what the model is made of, and the losses where it is for training.

@@ -64,6 +64,7 @@ class Model(BaseModel):
         s = self.settings
         self.sections = Sections(s["uprate"], s["axial_sampling"], profile_of(s["axial_sigma"], s["axial_taps"]))
         self.geometry = Geometry.from_settings(s)
+        self.shown_slices = math.ceil(s["cropsize"] / s["uprate"])  # a cube: of the few slices of a crop nothing is seen along z
         seen = int((s["cropsize"] - 2 * self.sections.margin) / s["uprate"])
         if seen < _LEAST_SECTIONS:
             least = _LEAST_SECTIONS * s["uprate"] + 2 * self.sections.margin

@@ -174,6 +174,16 @@ def test_the_sample_for_pictures_stays_the_same(folder, tmp_path):
     assert torch.equal(without.sample()["img"][0], with_validation.sample()["img"][0])  # v0.tif is in both
 
 
+def test_the_sample_for_pictures_is_as_deep_as_asked_and_the_file_allows(folder):
+    module = DataModule(folder, ["a"], **OPTIONS)
+    (flat,) = module.sample()["img"]
+    depth = module.val_set._volume("a", module.val_set.names[0]).shape[0]
+    for slices in (flat.shape[-1] + 1, 10**6):
+        (deep,) = module.sample(slices)["img"]
+        assert deep.shape[:-1] == flat.shape[:-1] and deep.shape[-1] == min(slices, depth) > flat.shape[-1]
+    assert module.val_set[0]["img"][0].shape == flat.shape  # what is validated stays
+
+
 def test_without_a_validation_folder_there_is_no_validation(folder, tmp_path):
     (tmp_path / "train").symlink_to(folder / "train")
     (tmp_path / "val").mkdir()

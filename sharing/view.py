@@ -266,5 +266,6 @@ def _drawn(neuroglancer: Any, layer: Layer, place: Place, unit: str) -> Any:
     if layer.kind == "codes":
         return neuroglancer.SegmentationLayer(source=source, hide_segment_zero=False, selected_alpha=1.0)
     low, high = (round(end) for end in layer.limits) if layer.dtype.kind in "ui" else layer.limits
-    shader = (_SIGNED if layer.kind == "signed" else _GREY).format(low, high if high > low else low + 1)
+    low, high = (low, high) if high > low else (low - 1, high + 1)  # of differences that are all 0 nothing is drawn
+    shader = (_SIGNED if layer.kind == "signed" else _GREY).format(low, high)
     return neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)

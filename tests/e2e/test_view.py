@@ -22,7 +22,7 @@ from PIL import Image
 from codes.store import CodeStore
 from inference import Options, decode
 from inference.decoding import IsotropicField
-from sharing.view import opened, page
+from sharing.view import Layer, Place, opened, page
 from volumes.open import open_volume
 from writing.write import write_tiff
 
@@ -206,6 +206,15 @@ def test_the_command_opens_the_browser_and_ends_with_ctrl_c(files):
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and out.splitlines() == ["closed"]
+
+
+def test_differences_that_are_all_zero_are_drawn_as_none():
+    def read(box):
+        return np.zeros([part.stop - part.start for part in box], np.float32)
+
+    layer = Layer("same", "signed", (2, 2, 2), np.dtype(np.float32), read, None, Place(), (-0.0, 0.0))
+    with page([layer]) as viewer:
+        assert "range=[-1.0, 1.0]" in viewer.state.layers["same"].layer.shader
 
 
 @contextmanager

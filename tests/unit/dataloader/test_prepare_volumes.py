@@ -285,7 +285,7 @@ def test_memory_does_not_grow_with_the_volume(tmp_path, monkeypatch):
         (["--input", "a", "--input", "b/scan 0.tif", "--direction", "p_q"], "found 4 for p, 1 for q"),
         (["--input", "a/scan 0.tif", "--input", "odd.tif", "--direction", "p_q"], "must have the same grid"),
         (["--input", "a", "--patch", "16", "8", "8"], "smaller than a patch of (16, 8, 8)"),
-        (["--input", "a/scan 0.tif", "--patch", "8", "32", "8", "--val", "0.1"], "no room for a training and a validation part"),
+        (["--input", "a/scan 0.tif", "--patch", "8", "32", "8", "--val", "0.1"], "is too small to be split"),
         (["--input", "a", "--patch", "5", "8", "8", "--min_mean", "1e5"], "all 120 patches have a mean grey value below"),
         (["--input", "a", "--val", "1"], "val=1 must be a fraction"),
         (["--input", "a", "--percentile", "5", "1"], "must be LOW < HIGH within 0 to 100"),

@@ -76,9 +76,9 @@ class LeftOut:
         self._flags, self.most = torch.zeros(files, dtype=torch.bool).share_memory_(), most
 
     def stand_in(self, label: int) -> int:
-        """The number of a file, or of the next one that is not left out."""
+        """The number of a file, or of the next one that is not left out; its own, for it to be named, where all are."""
         flags = self._flags.tolist()
-        return next(k for k in (*range(label, len(flags)), *range(label)) if not flags[k])
+        return next((k for k in (*range(label, len(flags)), *range(label)) if not flags[k]), label)
 
     def add(self, label: int, problem: DataLost) -> None:
         """Leaves a file out; DataLost: too many are."""

@@ -14,6 +14,8 @@ from workspace import TINY_AUTOENCODER, Workspace, write_volume
 
 import dataloader.steady
 import train
+from dataloader.data_multi import PairedImageDataset
+from dataloader.steady import DataLost
 from models.base import BaseModel
 from utils.errors import UserError, reported
 
@@ -154,6 +156,18 @@ def test_as_many_files_as_asked_may_be_missed_and_others_stand_in(workspace, at_
     with pytest.raises(UserError, match=r"(b|c).tif cannot be read \(No such file.*\(now 1\) are missed"):
         workspace.train("one", "--resume", "--n_epochs", 4)
     assert "data are not those that this training had: missing train/x3d0/a.tif" in caplog.text
+
+
+def test_who_comes_after_the_last_file_was_left_out_is_told_too(workspace):
+    """Of two worker processes the slower one: anything else would end the epoch as if it were done."""
+    shutil.copy(volume(workspace), volume(workspace, "b.tif"))
+    data = PairedImageDataset(workspace.data / "train", ["x3d0"], cropsize=16, cropz=2, nm="11", unreadable_files=1)
+    for number, name in enumerate(data.names):
+        data[number]
+        volume(workspace, name).unlink()
+    for _ in range(2):
+        with pytest.raises(DataLost, match=r"tif cannot be read .*\(now 1\) are missed"):
+            data[0]
 
 
 def test_a_training_goes_on_with_what_is_left(workspace, at_batch, caplog):

@@ -105,6 +105,15 @@ def test_real_codes_are_a_fifth_smaller_than_without_context_and_the_same_for_ev
     assert sum(file.stat().st_size for file in GOLDEN.joinpath("codes", "c").rglob("*") if file.is_file()) < 0.8 * entropy
 
 
+@pytest.mark.parametrize("version", [3, 4])
+def test_stores_of_two_levels_with_background_are_read_for_ever(version):
+    store = CodeStore.open(GOLDEN.with_name(f"codes_version_{version}.codes.zarr"))
+    packed = store.read((slice(0, 5), slice(0, 33), slice(0, 40)))
+    assert store.about["version"] == version and packed.empty.sum() == 512 == packed.empty[:2, :16, :16].sum()
+    digest = "040cb83f1e65364433bdb6fc649004da1c8e5c935f577836e11035bd759abd8e"
+    assert hashlib.sha256(packed.codes.tobytes()).hexdigest() == digest
+
+
 def test_levels_regions_and_wide_codebooks(tmp_path):
     vectors = np.random.default_rng(4).standard_normal((2, 300, 4)).astype(np.float32)
     levels = np.stack([smooth((20, 70, 50), book, n) for n, book in enumerate(vectors)], axis=-1)

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from infer_commands import quiet
+from infer_runs import ROOT
 
 WORKER = Path(__file__).with_name("ddp_worker.py")
 TWO = ("--devices", 2, "--strategy", "ddp", "--batch_size", 1)
@@ -57,3 +60,28 @@ def test_all_processes_say_why_they_stop_where_one_has_a_nan(workspace):
     done = started(workspace, "broken", "nan", *TWO)
     assert done.returncode != 0
     assert done.stderr.count("UserError: the loss became NaN or infinite at step 0") == 2, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_processes_that_a_launcher_starts_train_alike(workspace, launcher):
+    """The lines of docs/volumes.md; srun by the variables that it gives its tasks."""
+
+    def words(prj):
+        return [str(ROOT / "train.py"), *workspace.arguments(prj, *TWO)]
+
+    subprocess.run([sys.executable, *words("own")], env=quiet(), check=True, timeout=600)
+    if launcher == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--"]
+        subprocess.run([*torchrun, *words("launched")], env=quiet(), check=True, timeout=600)
+    else:
+        step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+        step |= {"SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost", "SLURM_NODEID": "0", **quiet()}
+        tasks = [
+            subprocess.Popen([sys.executable, *words("launched")], env={**step, "SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+            for rank in "01"
+        ]
+        assert [task.wait(timeout=600) for task in tasks] == [0, 0]
+    own, launched = (torch.load(workspace.run(prj).last, weights_only=True) for prj in ("own", "launched"))
+    assert own["global_step"] == launched["global_step"] > 0
+    assert all(torch.equal(value, launched["state_dict"][key]) for key, value in own["state_dict"].items())

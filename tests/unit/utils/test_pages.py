@@ -20,7 +20,7 @@ from training import MODEL_OPTIONS
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(
-    r"^(?:python (\w+)\.py|\./run\.sh (prepare|train|infer|evaluate|import_reference)|.*(?:--|python) (infer)\.py) +(.*)"
+    r"^(?:python (\w+)\.py|\./run\.sh (prepare|train|infer|evaluate|import_reference)|.*(?:--|python) (infer|train)\.py) +(.*)"
 )
 PARSERS = {"infer": infer.build_parser, "import_reference": import_reference.build_parser}
 

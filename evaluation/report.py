@@ -14,6 +14,7 @@ INVENTED, TRUSTED = 0.3, 0.143  # more of the truth's power than that, with less
 ALIKE = 0.1  # relative difference of lengths that are called equal
 RING = 0.03  # correlation lower than that in-plane by more than this is a ring
 NYQUIST = 0.5  # cycles per voxel
+STEPS = {"nearest": ", whose steps pass for detail"}  # so that it is no rival in isotropy
 PROJECTED = {
     "pick": "Read at the input's sections",
     "average": "Averaged over the input's sections",
@@ -238,16 +239,16 @@ def _without_truth(own: Numbers, baselines: dict[str, Numbers]) -> tuple[str, li
             f"By decorrelation the finest structures have periods of {period['z']:.1f} voxels along z and {lateral:.1f} in-plane."
         )
     tilt = own["anisotropy_db"]
-    if tilt is not None:
-        sentences.append(f"Power along z and in-plane differ by {tilt:.1f} dB on average (0 is isotropic).")
-    sentences += _shape_of_detail(own["detail"])
     known = {name: n["anisotropy_db"] for name, n in baselines.items() if n["anisotropy_db"] is not None}
-    if tilt is not None and known:
-        sentences.append("For comparison: " + ", ".join(f"{name} {value:.1f} dB" for name, value in known.items()) + ".")
+    if tilt is not None:
+        others = "".join(f"; {name} {value:.1f} dB{STEPS.get(name, '')}" for name, value in known.items())
+        sentences.append(f"Power along z and in-plane differ by {tilt:.1f} dB on average (0 is isotropic{others}).")
+    sentences += _shape_of_detail(own["detail"])
+    rivals = [value for name, value in known.items() if name not in STEPS]
+    if tilt is not None and rivals:
         word = {1: "more isotropic than", 0: "about as isotropic as", -1: "less isotropic than"}
         headline = (
-            f"No truth: {word[_sign(min(known.values()) - tilt, ISOTROPY_DB)]} "
-            f"{'its input' if 'input' in known else 'interpolation'}"
+            f"No truth: {word[_sign(min(rivals) - tilt, ISOTROPY_DB)]} {'its input' if 'input' in known else 'interpolation'}"
         )
     return headline, sentences
 
@@ -257,8 +258,8 @@ def _shape_of_detail(detail: Numbers) -> list[str]:
     sentences, z, lateral = [], detail["z"]["half_width"], _mean(detail["y"]["half_width"], detail["x"]["half_width"])
     if z is not None and lateral is not None:
         ratio = z / lateral
-        word = "as long as" if abs(ratio - 1) <= ALIKE else f"{ratio:.2f} times as long as"
-        sentences.append(f"Detail is {word} in-plane along z (half-width {z:.2f} against {lateral:.2f} voxels).")
+        word = "as long" if abs(ratio - 1) <= ALIKE else f"{ratio:.2f} times as long"
+        sentences.append(f"Detail is {word} along z as in-plane (half-width {z:.2f} against {lateral:.2f} voxels).")
         if detail["profile_undone"] and ratio < 1 - ALIKE:
             sentences.append("The profile along z that was undone is too wide.")
     across = min(detail["y"]["lobe"], detail["x"]["lobe"])

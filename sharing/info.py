@@ -14,6 +14,7 @@ from experiment.runs import CODES, RunFolder
 from inference.run import Run
 from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums
+from utils.command_line import command
 from utils.errors import UserError
 from utils.far import existing
 from utils.machine import Engine
@@ -76,10 +77,11 @@ def _opened(path: Path) -> Run | CodeStore | Volume:
 def _viewers(path: Path) -> Iterator[str]:
     """Commands that show a volume or a code store."""
     file = shlex.quote(str(path))
-    yield f"look at it: python infer.py view {file}"
+    yield f"look at it: {command('infer', 'view', path)}"
     if holds_codes(path):
         yield f"napari, decoded where one looks: napari --plugin isoscopexx {file} (extra napari)"
-        yield f"in other programs: after python infer.py decode --codes {file} --output {shlex.quote(stem_of(path))}.ome.zarr"
+        decode = command("infer", "decode", "--codes", path, "--output", f"{stem_of(path)}.ome.zarr")
+        yield f"in other programs: after {decode}"
     elif is_zarr(path):
         yield f"napari: napari --plugin napari-ome-zarr {file}"
         yield "Fiji: File > Import > HDF5/N5/Zarr/OME-NGFF, and this path"
@@ -96,7 +98,11 @@ def _run(run: Run) -> Iterator[str]:
     sizes = ", ".join(f"{n} {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for n, part in run.model.G.items())
     yield f"parameters: {sizes}"
     yield f"crops of {geometry.cropsize}² x {geometry.slices} slices; {run.factor} planes per slice"
-    yield f"dsp {s['dsp']}, usp {s['usp']}, l1how {run.projection}, norm {s.get('norm', 'none')}"
+    if "axial_sampling" in s:
+        blur = "a blur along z is undone" if s["axial_taps"] or s["axial_sigma"] else "no blur along z"
+        yield f"sections {s['uprate']:g} pixels apart ({s['axial_sampling']}), {blur}"
+    else:
+        yield f"dsp {s['dsp']}, usp {s['usp']:g}, l1how {run.projection}, norm {s.get('norm', 'none')}"
     if not run.restores:
         book = run.codebook()
         if book is not None:

@@ -35,11 +35,11 @@ def test_what_is_isotropic_is_as_long_as_wide(bodies):
     found = detail_shape(bodies)
     assert found["z"]["half_width"] == pytest.approx(found["y"]["half_width"], rel=0.1)
     text = said(bodies, True)
-    assert "Detail is as long as in-plane along z" in text and "rings" not in text and "too wide" not in text
+    assert "Detail is as long along z as in-plane" in text and "rings" not in text and "too wide" not in text
 
 
 def test_what_is_blurred_along_z_is_longer(bodies):
-    assert "times as long as in-plane along z" in said(gaussian_filter1d(bodies, 3, axis=0, mode="wrap"), False)
+    assert "times as long along z as in-plane" in said(gaussian_filter1d(bodies, 3, axis=0, mode="wrap"), False)
 
 
 def test_a_profile_that_is_too_wide_leaves_rings_and_short_bodies(bodies):

@@ -59,3 +59,18 @@ def test_power_without_agreement_is_called_invented():
     invented = {"reconstruction": made_up(27, 0.15, 0.9, 0.05), "linear": made_up(26, 0.1, 0.1, 0.5), "truth": {}}
     assert not any("invented" in sentence for sentence in verdict(honest)["sentences"])
     assert sum("invented" in sentence for sentence in verdict(invented)["sentences"]) == 2
+
+
+def test_without_a_truth_the_steps_of_nearest_are_no_rival_in_isotropy():
+    def seen(tilt):
+        detail = {axis: {"half_width": 4.0, "lobe": 0.0} for axis in "zyx"} | {"profile_undone": False}
+        shape = {"decorrelation": {axis: {"period_voxels": 5.0} for axis in "zyx"}, "detail": detail, "axial_power_db": {}}
+        return {"anisotropy_db": tilt, "consistency": {}, **shape}
+
+    volumes = {"reconstruction": seen(4.9), "nearest": seen(3.3), "linear": seen(7.2), "cubic": seen(21.0)}
+    found = verdict(volumes)
+    assert found["headline"] == "No truth: more isotropic than interpolation"
+    said = "(0 is isotropic; nearest 3.3 dB, whose steps pass for detail; linear 7.2 dB; cubic 21.0 dB)"
+    assert any(said in sentence for sentence in found["sentences"])
+    volumes["linear"] = seen(3.0)
+    assert verdict(volumes)["headline"] == "No truth: less isotropic than interpolation"

@@ -47,7 +47,7 @@ def test_a_profile_that_is_too_wide_leaves_rings_and_short_bodies(bodies):
     wrong, right = sharpened(blurred, 2.5), sharpened(blurred, 1.5)
     assert detail_shape(wrong)["z"]["lobe"] < -0.1
     assert "Dark rings" in said(wrong, True) and "too wide" in said(wrong, True)
-    assert "Dark rings" not in said(right, True) and "as long as in-plane" in said(right, True)
+    assert "Dark rings" not in said(right, True) and "Detail is as long along z as in-plane" in said(right, True)
     assert "Dark rings" not in said(wrong, False)  # structure that is found, not made
 
 

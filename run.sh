@@ -3,7 +3,8 @@
 #                                 after Ctrl-C the same command goes on; `./run.sh quickstart --overwrite` begins again
 # ./run.sh --jsn aisr --prj name  python train.py --jsn aisr --prj name in the project's environment
 # ./run.sh prepare …              the same for prepare.py; likewise train, infer, evaluate and import_reference
-# ./run.sh test [pytest options]  ruff, mypy and the tests; `./run.sh lint`, `type` and `test-slow` are parts of it
+# ./run.sh test [pytest options]  ruff, mypy and the tests; `./run.sh lint` and `type` are parts of it, `test-slow` is the rest
+# ./run.sh bench NAME [option …]  a measurement of benchmarks/, such as bench step; without NAME it lists them
 # ./run.sh docs                   the pages of docs/ as a site, in site/
 # ./run.sh setup                  the installation alone
 # ./run.sh --cpu …                any of these; PyTorch is installed without CUDA (docs/install.md says where from)
@@ -116,6 +117,13 @@ case "$command" in
     lint) lint ;;
     type) types ;;
     docs) docs ;;
+    bench)
+        [ -f "benchmarks/${2:-}.py" ] || {
+            echo "error: name one of these: $(grep -l '^if __name__' benchmarks/*.py | sed 's/.*\/\(.*\)\.py/\1/' | xargs)" >&2
+            exit 2
+        }
+        exec "$python" "benchmarks/$2.py" "${@:3}"
+        ;;
     test)
         lint
         types

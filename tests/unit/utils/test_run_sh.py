@@ -46,6 +46,15 @@ def test_it_installs_once_and_again_where_versions_changed(checkout):
     assert calls == ["infer.py info x y"]
 
 
+def test_benchmarks_have_a_door(checkout):
+    shutil.copytree(ROOT / "benchmarks", checkout / "benchmarks", ignore=shutil.ignore_patterns("results"))
+    run(checkout, "setup")
+    assert run(checkout, "bench", "step", "--steps", "1")[1] == ["benchmarks/step.py --steps 1"]
+    for words in ((), ("setp",)):
+        done, calls = run(checkout, "bench", *words)
+        assert done.returncode == 2 and " step " in done.stderr and " machine " not in done.stderr and not calls
+
+
 def test_without_cuda(checkout):
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("elsewhere the usual packages have no CUDA")

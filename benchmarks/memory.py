@@ -7,54 +7,18 @@ with ``--recompute``. Writes benchmarks/results/memory.json.
 """
 
 import sys
-import weakref
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.machine import RESULTS, command_line, write_result
 from benchmarks.schedules import Step
+from utils.machine import Alive
 
 CROPS, BATCHES = (64, 128, 192, 256), (1, 2, 4, 8)
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, as long as anything holds them.
-
-    Attributes:
-        now, most: bytes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def step_gib(crop: int, batch: int, planes: int, bf16: bool, recomputed: bool) -> float:

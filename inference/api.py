@@ -14,6 +14,7 @@ from codes.store import SUFFIX, CodeStore, CodeTarget
 from inference.decoding import SliceField, decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field
+from inference.memory import require_memory
 from inference.outputs import Output, refuse_inputs
 from inference.run import Run
 from inference.source import Given, Options, Source, checked_dtype
@@ -218,6 +219,9 @@ def encode(
             numbers: Any = kind["dimensions" if book is None else "levels"]
             of_place = encoder.dtype.itemsize * numbers + 1  # a byte says whether it is empty
             log.info(room_for(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
+        said = require_memory(encoder)
+        if said and target.processes.rank == 0:
+            log.info("computing them takes %s", said)
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
         mine = codes.pending(target.processes.share(len(codes.units)))

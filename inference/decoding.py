@@ -20,7 +20,7 @@ from inference.source import Options, Source
 from inference.tiling import Axis, Tile3, core_box, training_axis, window_box
 from intensity.transform import Intensity
 from utils.axes import to_file, to_memory
-from utils.boxes import Box, region_within
+from utils.boxes import Box, extent, region_within
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 
@@ -79,6 +79,12 @@ class SliceField(TiledField[Array]):
         slices = model.slices(model.unpack(to_tensor(np.concatenate(seen), device)))
         _, y, x = self.inside(tiles[0])
         return self.arrays(slices[:, 0, y, x].unflatten(0, (len(tiles), 1, -1)))
+
+    def imagine(self, tile: Tile3) -> Tensor:
+        """See :meth:`inference.passes.Tiled.imagine`."""
+        n, y, x = extent(window_box(tile))
+        wide = self.run.model.G["post_quant_conv"].weight.shape[1]
+        return self.imagined(self.run.model.reconstruct(torch.zeros(self.batch * n, wide, y, x))[None, :, 0])
 
 
 class IsotropicField(TiledField[tuple[Array, Array | None]]):
@@ -201,6 +207,15 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
             beneath = [self._baseline(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)]
             volumes = volumes + torch.cat(beneath)
         return self.arrays(to_file(volumes))
+
+    def imagine(self, tile: Tile3) -> Tensor:
+        """See :meth:`inference.passes.Tiled.imagine`; without the baseline."""
+        model, (z, y, x), margins = self.run.model, extent(window_box(tile)), [side.margins for side in tile]
+        first = model.G["net_g"] if model.from_encoder else model.G["decoder"].conv_in
+        wide = next(layer.in_channels for layer in first.modules() if hasattr(layer, "in_channels"))
+        stacks = torch.zeros(self.batch, wide, y, x, z)
+        stacks = stacks.contiguous(memory_format=torch.channels_last_3d)
+        return self.imagined(to_file(model.expand(stacks, (margins[1], margins[2], margins[0]))))
 
     def _baseline(self, tile: Tile3, slices: Any) -> Tensor:
         """What the model adds to in a tile's core, (1, C, y, x, z)."""

@@ -34,6 +34,8 @@ class SliceEncoder(Tiled[Window, Packed]):
         dtype: of codes: one byte up to 256 of them, else two; float16 for a posterior's mean, float32 for features.
     """
 
+    keeps = True
+
     def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
         if run.decodes_only:
             raise UserError(
@@ -90,6 +92,11 @@ class SliceEncoder(Tiled[Window, Packed]):
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
         codes = codes.astype(self.dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
         return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]
+
+    def imagine(self, tile: Tile3) -> Tensor:
+        """See :meth:`inference.passes.Tiled.imagine`."""
+        _, y, x = extent(self.needed(tile))
+        return self.run.model.pack(torch.zeros(self.batch * self.axes[0].core, len(self.source.volumes), y, x))
 
     def _whole_group(self, tile: Tile3, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """The last group of slices filled up with its last one, so that the network sees one shape only."""

@@ -49,6 +49,7 @@ class Tiled(ABC, Generic[Seen, Made]):
         origin: what its tiles are made of: the source, or codes of it.
         intensities: of the channels, those of ``origin``.
         dtype: of what it makes.
+        keeps: whether tiles are kept for what is asked for next.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -58,6 +59,7 @@ class Tiled(ABC, Generic[Seen, Made]):
     region: Box | None = None
     divisible: tuple[int, ...] = (0,)
     smallest = ("one slice of a tile", "--batch 1")
+    keeps = False
 
     def __init__(self, run: Run, origin: Any, dtype: np.dtype, batch: int | None, *, skip_empty: bool = True) -> None:
         self.run, self.origin, self.intensities, self.dtype = run, origin, origin.intensities, dtype
@@ -84,6 +86,15 @@ class Tiled(ABC, Generic[Seen, Made]):
     @abstractmethod
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[Made]:
         """One pass over tiles that are alike; what it makes of each, which knows its ``nbytes``; a GPU may still be at it."""
+
+    @abstractmethod
+    def imagine(self, tile: Tile3) -> Tensor:
+        """A pass over ``batch`` such tiles, of values by their shapes only; what is kept of it."""
+
+    def widest(self) -> Tile3:
+        """A tile whose window is as large as any."""
+        z, y, x = (max((axis[n] for n in range(len(axis))[:2]), key=lambda t: t.window[1] - t.window[0]) for axis in self.axes)
+        return z, y, x
 
     @abstractmethod
     def join(self, parts: Sequence[Made], axis: int) -> Made:
@@ -249,6 +260,10 @@ class TiledField(Tiled[Seen, Array], Field):
     def arrays(self, volumes: Tensor) -> list[Array]:
         """What is kept of the network's values (B, C, z, y, x) of tiles."""
         return [to_array(volume.float() if self.blends else self.to_grey(volume)) for volume in volumes]
+
+    def imagined(self, volumes: Tensor) -> Tensor:
+        """Values (B, C, z, y, x) as :meth:`arrays` leaves them."""
+        return volumes.float() if self.blends else torch.stack([self.to_grey(volume) for volume in volumes])
 
     def blank(self, tile: Tile3) -> Array:
         """The grey value of empty background."""

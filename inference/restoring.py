@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from inference.passes import TiledField, to_tensor
 from inference.run import Run
 from inference.source import Options, Source, between
 from inference.tiling import Axis, Tile3, training_axis, window_box
 from utils.axes import to_file
-from utils.boxes import Box, reflected, sample
+from utils.boxes import Box, extent, reflected, sample
 from utils.geometry import LATENT_STRIDE
 
 _LATERAL_CORE = 256  # voxels along each side of a tile of the lateral model
@@ -21,7 +23,7 @@ Values = NDArray[np.float32]  # of the network, (slices of the window, C, y, x)
 class RestoredField(TiledField[Values]):
     """IsoREF's output: the interpolated volume, sharpened in cubes of a training crop."""
 
-    blends = True
+    blends = keeps = True
     scale = (LATENT_STRIDE,) * 3
     divisible = ()  # a smaller cube would have another result
     smallest = ("one cube of the training's crop", "--batch 1")
@@ -53,6 +55,12 @@ class RestoredField(TiledField[Values]):
         """Sharpened cubes."""
         slices = to_tensor(np.concatenate(seen), self.run.engine.device)
         return self.arrays(to_file(self.run.model.restore(slices, len(seen))))
+
+    def imagine(self, tile: Tile3) -> Tensor:
+        """See :meth:`inference.passes.Tiled.imagine`."""
+        z, y, x = extent(window_box(tile, self.scale))
+        slices = torch.zeros(self.batch * z, len(self.source.volumes), y, x)
+        return self.imagined(to_file(self.run.model.restore(slices, self.batch)))
 
 
 class LateralField(TiledField[Values]):
@@ -87,3 +95,10 @@ class LateralField(TiledField[Values]):
         z, y, x = self.inside(tiles[0])
         parts = [(side.start, side.stop) for side in (y, x, z)]
         return self.arrays(to_file(self.run.model.restore(slices, len(seen), parts, **self._how)))
+
+    def imagine(self, tile: Tile3) -> Tensor:
+        """See :meth:`inference.passes.Tiled.imagine`."""
+        n, y, x = extent(self.needed(tile))
+        parts = [(side.start, side.stop) for side in (self.inside(tile)[k] for k in (1, 2, 0))]
+        slices = torch.zeros(self.batch * n, self.channels, y, x)
+        return self.imagined(to_file(self.run.model.restore(slices, self.batch, parts, **self._how)))

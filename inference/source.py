@@ -40,6 +40,7 @@ _FACTOR_TOLERANCE = 0.05
 _OUTSIDE = 0.05  # share of voxels outside the training's grey values, beyond what its preparation clips, that stops a command
 _OUTSIDE_THRESHOLD = 0.95  # likewise where the training data were clipped at a threshold: any share may be background
 _NARROW = 0.05  # share of the training's range; an input that uses less of it is remarked upon
+_FLAT = 0.01  # likewise; less is one grey value to a network: of other kinds of values than the training's it stops a command
 _MARGIN = 1e-3  # of the range, for values that were rounded
 
 
@@ -327,12 +328,16 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
     most = _OUTSIDE_THRESHOLD if settings.get("threshold") else _OUTSIDE + sum(1 - (high - low) / 100 for low, high in clips)
     low, high = np.quantile(values.astype(np.float64), [_PERCENTILES[0] / 100, _PERCENTILES[1] / 100])
     what = f"{volume.path} has grey values from {low:.6g} to {high:.6g}, {run.name} was trained on {first:.6g} to {last:.6g}"
-    if share > most:
+    used = (high - low) / (last - first)
+    dtype = record.get("directions", {}).get(direction, {}).get("dtype")
+    flat = 0 < used < _FLAT and (volume.dtype.kind == "f" or dtype not in (None, volume.dtype.name))
+    if share > most or flat:
+        wrong = f"{share:.1%} of its voxels lie outside" if share > most else f"they use {used:.2g} of that range"
         raise UserError(
-            f"{what}: {share:.1%} of its voxels lie outside and would become constant; map its own range with --normalise "
-            "volume or percentile, or go on with --force-range"
+            f"{what}: {wrong} and would become constant; map its own range with --normalise volume or percentile, or go on with "
+            "--force-range"
         )
-    if high - low < _NARROW * (last - first):
+    if used < _NARROW:
         log.warning("%s: it uses little of that range; if another detector made it, --normalise volume or percentile fits", what)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from inference.fields import Field, Part, TurnedField
+from inference.memory import SHARD, require_memory
 from inference.outputs import Output
 from inference.run import Run
 from inference.source import Source
@@ -32,7 +33,6 @@ from writing.target_plan import plan_target, refuse_existing, require_room
 
 log = logging.getLogger("isoscope")
 
-_SHARD = 256
 _WAITING = 1  # pieces that are being written while the next one is computed
 _WRITERS = 4  # threads that put pieces together, compress and write them
 
@@ -97,6 +97,9 @@ def write(job: Job, output: Output) -> None:
     shape, field, processes = extent(job.region), job.field, output.processes
     if processes.rank == 0:
         log.info(require_room(output.path, shape, field.dtype, field.channels))
+    said = require_memory(computing)
+    if said and processes.rank == 0:
+        log.info("computing it takes %s", said)
     plan = plan_target(
         output.path,
         shape=shape,
@@ -105,7 +108,7 @@ def write(job: Job, output: Output) -> None:
         translation_um=job.translation_um,
         channel_names=job.channel_names,
         # whole cores up to about 256 voxels, or a part of a larger one
-        shard=[_SHARD if side % _SHARD == 0 else side if side > _SHARD else side * (_SHARD // side) for side in field.unit],
+        shard=[SHARD if side % SHARD == 0 else side if side > SHARD else side * (SHARD // side) for side in field.unit],
         attributes=job.attributes,
         compression=None if output.compression == "none" else output.compression,
     )
@@ -141,7 +144,7 @@ def write(job: Job, output: Output) -> None:
 def _dry_run(job: Job, path: Path) -> None:
     field, shape, voxels = job.field, extent(job.region), voxels_of(job.region)
     filed = extent(job.as_filed().region)
-    room = require_room(path, filed, field.dtype, field.channels)
+    room, foreseen = require_room(path, filed, field.dtype, field.channels), require_memory(field)
     field.skip_empty = False  # background in the middle would seem to take no time
     pieces = parts(job.region, field.unit)
     middle = len(pieces) // 2
@@ -154,7 +157,7 @@ def _dry_run(job: Job, path: Path) -> None:
     log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, filed, field.dtype, gigabytes)
     log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
     log.info(room)
-    log.info("memory so far: %s", peak_memory())
+    log.info("memory so far: %s; foreseen: %s", peak_memory(), foreseen or "as the GPU has it")
     log.info("computing them takes about %.2g minutes for one process, if all take as long as those in the middle", minutes)
 
 

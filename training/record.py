@@ -4,11 +4,12 @@ import datetime
 import hashlib
 import logging
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ def start_record(files: Iterable[Path], repository: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": _git(repository, "rev-parse", "HEAD"),
         "changed_since": (_git(repository, "status", "--porcelain", "--untracked-files=no") or "").splitlines(),
-        "packages": {
-            found.metadata["Name"]: found.version for found in sorted(distributions(), key=lambda one: one.name.lower())
-        },
+        "packages": dict(sorted(map(_name_and_version, distributions()), key=lambda one: one[0].lower())),
         "data": [{"file": str(file), "bytes": file.stat().st_size, **_checksum(file)} for file in files],
     }
 
@@ -55,6 +54,13 @@ def warn_of_changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> N
         if names:
             shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
             log.warning("data are not those that this training had: %s %s; what it becomes differs from now on", what, shown)
+
+
+def _name_and_version(package: Distribution) -> tuple[str, str]:
+    """From the head of its metadata: to understand all of them would take a second of every start."""
+    head = (package.read_text("METADATA") or package.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    found = dict(re.findall(r"^(Name|Version): *(.+?) *$", head, re.MULTILINE))
+    return found.get("Name", "unnamed"), found.get("Version", "unknown")
 
 
 def _git(repository: Path, *words: str) -> str | None:

@@ -2,16 +2,21 @@
 
 import ctypes
 import logging
+import os
 import platform
 import resource
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from pytorch_lightning.utilities.memory import is_oom_error
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from utils.errors import UserError
 from utils.threads import Threads
@@ -84,6 +89,58 @@ def peak_memory() -> str:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return f"{own / 1e9:.3g} GB" + (f", {gpu / 1e9:.3g} GB on the GPU" if gpu else "")
+
+
+def held_memory() -> int:
+    """Bytes of the machine's memory that this process has now; the most it has had where that is not known."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def total_memory() -> int:
+    """Bytes of memory of this machine, or of the container that this process may not leave."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        try:
+            there = min(there, int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):  # another version, or no limit
+            continue
+    return there
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, as long as anything holds them; also of tensors that have only a shape.
+
+    Attributes:
+        now, most: bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
 
 
 @dataclass(frozen=True)

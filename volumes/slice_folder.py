@@ -1,6 +1,7 @@
 """A folder of 2-D greyscale images, one for each plane, as a volume; and images that only Pillow reads: PNG, stacks of frames."""
 
 import math
+import os
 import re
 import warnings
 from collections import Counter
@@ -72,9 +73,11 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
 
 
 def listed(folder: Path) -> list[Path]:
-    """The images of a folder in natural order; other and hidden files are passed over."""
-    images = (p for p in folder.iterdir() if p.suffix.lower() in SLICE_SUFFIXES and p.name[0] != "." and p.is_file())
-    return sorted(images, key=natural)
+    """The images of a folder in natural order; other and hidden files are passed over. A UserError: one is a link to nothing."""
+    images = [path for path in folder.iterdir() if path.suffix.lower() in SLICE_SUFFIXES and path.name[0] != "."]
+    if lost := [path for path in images if path.is_symlink() and not path.exists()]:
+        raise UserError(f"{lost[0]}: a link to {os.readlink(lost[0])}, which is not there; copy it, or remove the link")
+    return sorted(filter(Path.is_file, images), key=natural)
 
 
 class SliceFolder(PlaneVolume):

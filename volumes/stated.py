@@ -73,7 +73,9 @@ def length_um(path: Path, what: str, value: Any, unit: str | None, least: float 
 
 def plain_axes(path: Path, stated: Any, shape: Sequence[int]) -> Sequence[str]:
     """Names of the axes of an array: those that are stated, unless they are placeholders, else (T, C, Z, Y, X) from behind."""
-    names = [str(name or "") for name in stated] if isinstance(stated, (list, tuple)) else []
+    if not isinstance(stated, (list, tuple, str, type(None))):
+        raise UserError(f"{path}: {str(stated)[:80]!r} are no names of axes; correct them")
+    names = [str(name or "") for name in stated or ()]
     if any(name and not re.fullmatch(r"(dim|axis|phony_dim)_?\d+", name) for name in names):
         if len(names) != len(shape):
             raise UserError(f"{path}: axes {names} contradict the array of shape {tuple(shape)}")

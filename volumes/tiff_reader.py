@@ -51,6 +51,8 @@ _GUESSED = ("generic", "uniform")  # series that tifffile makes where no descrip
 _DESCRIBED = {"ome", "imagej", "shaped", "lsm", "stk", "mmstack", "ndtiff", "fluoview"}
 NAMESPACE = "isoscopexx/run"  # of the annotation in which our files say how they were made
 _CENTIMETRE = 3  # value of the tag ResolutionUnit
+_LEAST_PLANE = 64  # bytes that a page takes in a file at least, with its directory
+_FEW_PLANES = 2**16  # for which it does not matter whether they are there
 
 
 def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
@@ -70,10 +72,11 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
     try:
         with tifffile.TiffFile(path) as tif:
             _check_chain(path, tif)
+            ome = _ome_xml(path, tif, said)
             number, candidates = _candidates(path, tif, choice, said)
             volume = _volume(path, tif, candidates[number], choice, flat)
             volume.scenes = len(candidates)
-            volume.voxel_um, volume.translation_um, volume.attributes = _stated(path, tif, choice, number)
+            volume.voxel_um, volume.translation_um, volume.attributes = _stated(path, tif, ome, choice, number)
     finally:
         _said.reset(token)
     for line in dict.fromkeys(said):
@@ -194,6 +197,24 @@ def _check_chain(path: Path, tif: tifffile.TiffFile) -> None:
         raise UserError(f"{path}: truncated: page {len(tif.pages)} of the file is missing or damaged; copy it again")
 
 
+def _ome_xml(path: Path, tif: tifffile.TiffFile, said: Sequence[str]) -> ElementTree.Element | None:
+    """The description of an OME-TIFF; tifffile would make room for every plane that it states, so there must be so many bytes."""
+    if not (tif.is_ome and tif.ome_metadata):
+        return None
+    try:
+        root = ElementTree.fromstring(tif.ome_metadata)
+        stated = [math.prod(int(one.get(f"Size{axis}", 1)) for axis in "ZCT") for one in root.iterfind(".//{*}Pixels")]
+        parts = root.findall(".//{*}TiffData")
+        stated += [int(one.get(name, 0)) for one in parts for name in ("PlaneCount", "NumPlanes", "IFD")]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise _not_followed(path, tif, [*said, str(error)]) from error
+    if (most := max(stated, default=0)) > _FEW_PLANES:
+        there = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+        if most * _LEAST_PLANE > there:
+            raise UserError(f"{path}: its description states {most} planes, more than {there} bytes can hold; copy the whole set")
+    return root
+
+
 def _candidates(path: Path, tif: tifffile.TiffFile, choice: Choice, said: list[str]) -> tuple[int, list[tifffile.TiffPageSeries]]:
     """The number of the series that is read, and all that could be: every page of their kind belongs to one, none is dropped."""
     try:
@@ -202,7 +223,8 @@ def _candidates(path: Path, tif: tifffile.TiffFile, choice: Choice, said: list[s
         raise _not_followed(path, tif, [*said, repr(error)]) from error
     if not series:
         raise UserError(f"{path}: holds no image; remove or replace it")
-    if series[0].kind in _GUESSED and _described(tif):
+    misnamed = series[0].kind == "shaped" and any("axes do not match" in line for line in said)
+    if misnamed or (series[0].kind in _GUESSED and _described(tif)):
         raise _not_followed(path, tif, said)
     kinds = {(one.keyframe.shape, one.dtype) for one in series}
     loose = all(one.kind in _GUESSED or (one.kind == "shaped" and len(one.shape) == 2) for one in series)
@@ -215,12 +237,14 @@ def _candidates(path: Path, tif: tifffile.TiffFile, choice: Choice, said: list[s
     found = [one for one in series if len(one.shape) > 2 or (one.keyframe.shape, one.dtype) in planes] or series[:1]
     layout = "".join(f"; {n}: {one.shape} {one.dtype}" for n, one in enumerate(found))
     number = choose(path, "scene", choice.scene, len(found), f" (series of pages{layout})")
-    if len(found) < len(series):
-        left = ", ".join(str(one.shape) for one in series if one not in found)
-        log.warning("%s: also holds images of shape %s, which are left out", path, left)
+    if others := [one for one in series if one not in found]:
+        _check_left_out(path, found[number], others)
     chosen = found[number]
     if chosen.is_truncated and chosen.dataoffset is None:
         raise UserError(f"{path}: truncated: fewer planes than its description {chosen.shape} promises; copy it again")
+    stated, planes = (tif.imagej_metadata or {}).get("images"), math.prod(chosen.shape) // max(chosen.keyframe.size, 1)
+    if chosen.kind == "imagej" and stated not in (None, planes):
+        raise _not_followed(path, tif, [*said, f"{stated} images, of which channels, slices and frames make {planes}"])
     used = {page.index for one in series for page in one.pages if page is not None}
     extra = [n for n in range(len(tif.pages)) if n not in used and tif.pages[n].aspage().shape == chosen.keyframe.shape]
     if extra and not chosen.is_multifile:
@@ -231,9 +255,24 @@ def _candidates(path: Path, tif: tifffile.TiffFile, choice: Choice, said: list[s
     return number, found
 
 
+def _check_left_out(path: Path, chosen: tifffile.TiffPageSeries, others: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Names the images beside a volume; a UserError: one is a plane of it by its place or its size."""
+    numbers = [page.index for page in chosen.pages if page]
+    for one in others:
+        inside = [page.index for page in one.pages if page and min(numbers) < page.index < max(numbers)]
+        if inside or one.keyframe.shape == chosen.keyframe.shape:
+            where = f"page {(inside or [one.keyframe.index])[0]} is {one.keyframe.shape} {one.dtype}"
+            raise UserError(
+                f"{path}: {where} among planes of {chosen.keyframe.shape} {chosen.dtype}; a plane would be missing, save the "
+                "volume with pages of one kind"
+            )
+    left = ", ".join(str(one.shape) for one in others)
+    log.warning("%s: also holds images of shape %s, which are left out", path, left)
+
+
 def _described(tif: tifffile.TiffFile) -> str:
     """What kind of description says how the pages of a file belong together; empty where there is none."""
-    cut_off = "<OME" in (tif.pages.first.description or "")[:2000]
+    cut_off = "<OME" in (tif.pages.first.description or "")[:4000].replace("\0", "")  # zeros: UTF-16
     return next(iter(sorted(tif.flags & _DESCRIBED)), "ome" if cut_off else "")
 
 
@@ -282,14 +321,13 @@ def _pages(path: Path, series: tifffile.TiffPageSeries, numbers: np.ndarray) -> 
 
 
 def _stated(
-    path: Path, tif: tifffile.TiffFile, choice: Choice, scene: int
+    path: Path, tif: tifffile.TiffFile, root: ElementTree.Element | None, choice: Choice, scene: int
 ) -> tuple[Triple | None, Triple | None, dict[str, Any]]:
     """Voxel size of the image and position of the chosen first plane, (z, y, x) in µm; what our writer kept of the run.
 
     Sizes and position are None where the file does not state all three, attributes empty for other programs' files.
     """
-    if tif.is_ome and tif.ome_metadata:
-        root = ElementTree.fromstring(tif.ome_metadata)
+    if root is not None:
         pixels = root.findall(".//{*}Pixels")
         image = pixels[scene if scene < len(pixels) else 0] if pixels else root
         plane = image.find(f"{{*}}Plane[@TheZ='0'][@TheC='{choice.channel or 0}'][@TheT='{choice.time or 0}']")

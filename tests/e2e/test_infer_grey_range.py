@@ -56,6 +56,19 @@ def test_values_like_those_of_the_training_pass(run, tmp_path, caplog):
     assert "little of that range" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["vq", "lateral"])
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_values_of_another_scale_that_lie_within_the_range_stop_the_command(kind, dtype, tmp_path):
+    options = {"uprate": 2, "axial_sampling": "mean", "blocks": 1} if kind == "lateral" else {"mc": False}
+    of_zero = make_run(tmp_path / "D" / kind, *["lateral"] * (kind == "lateral"), pooled=(0.0, 65535.0), **options)
+    values = (LIKE / 65535 * 200).astype(dtype)
+    with pytest.raises(UserError, match=r"trained on 0 to 65535: they use 0.00\d+ of that range .* --normalise volume"):
+        enhance(of_zero, values)
+    assert np.ptp(enhance(of_zero, values, Options(normalise="volume")).astype(float)) > 1
+    assert enhance(of_zero, (LIKE // 128).astype(np.uint16)).any()  # as the training's dtype: a dark recording
+    assert enhance(of_zero, np.zeros_like(values)).shape[1:] == (40, 40)
+
+
 def test_what_the_preparation_clips_by_itself_is_allowed(run):
     half = np.where(np.arange(40) < 20, LIKE // 64, LIKE).astype(np.uint16)
     with pytest.raises(UserError, match=r"50\.0% of its voxels"):

@@ -35,7 +35,8 @@ MARKED = (
     ("dataloader.preparation", "merge_record", "finishing"),
 )
 _PRELOADED = """victims torch pytorch_lightning tensorboard.compat training.trainer training.record training.requirements
-    dataloader.data_multi dataloader.preparation models.lateral models.ae0iso0tccutvqq models.IsoREF inference""".split()
+    dataloader.data_multi dataloader.preparation models.lateral models.ae0iso0tccutvqq models.IsoREF inference
+    training.messages s3fs httpx rich zarr numcodecs.zarr3 imagecodecs einops codes.context_codec""".split()
 
 
 def forks():

@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.far import ADDRESS
+from volumes.volume import READABLE
 
 KEY = "isoscope_codes"
 VERSION = 4
@@ -43,7 +44,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "slice_translation_um": ("three lengths, or null", _lengths),
     "intensities": ("a list", lambda value: isinstance(value, list)),
     "input": ("an object with shape and dtype", lambda v: isinstance(v, dict) and all(ok(v.get(k)) for k, ok in _INPUT.items())),
-    "output_dtype": ("a name", _text),
+    "output_dtype": ("a type of values", READABLE[1:].__contains__),
 }
 _SINCE_4 = {"background": ("true or false", lambda value: isinstance(value, bool))}  # whether there is an array of it
 _OF_DECODING: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -12,7 +12,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -136,16 +135,14 @@ class Sections:
         """Sections (N, C, n, W) → planes (N, C, n·planes, W) by cubic convolution (Keys 1981), the ends repeated."""
         n, c = sections.shape[:2]
         padded = functional.pad(sections, (0, 0, 2, 2), mode="replicate").flatten(0, 1).unsqueeze(1)
-        made = functional.conv2d(
-            padded, torch.from_numpy(self._weights).to(sections, non_blocking=True).view(self.planes, 1, 5, 1)
-        )
+        made = functional.conv2d(padded, self._weights.to(sections, non_blocking=True).view(self.planes, 1, 5, 1))
         return spread_pixels(made, self.planes, 1).unflatten(0, (n, c)).squeeze(2)
 
-    @cached_property
-    def _weights(self) -> NDArray[np.float64]:
+    @property  # not kept: a pass over shapes only would leave one without values behind
+    def _weights(self) -> Tensor:
         """(planes, 5): what a plane takes of sections k - 2 … k + 2."""
         places = (torch.arange(self.planes, dtype=torch.float64) - self.centre) / self.planes
-        return cubic_convolution(places[:, None] - torch.arange(-2, 3)).numpy()
+        return cubic_convolution(places[:, None] - torch.arange(-2, 3))
 
 
 def _convolved_rows(images: Tensor, taps: Sequence[float], margin: int) -> Tensor:

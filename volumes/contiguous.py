@@ -30,7 +30,13 @@ _INPUT, _OUTPUT = 2**16, 2**20  # most bytes of the file and of its content in o
 
 
 def flat_volume(
-    path: Path, layout: Layout, stored: np.dtype | None, start: int, packed: bool = False, scale: tuple[float, float] = (1, 0)
+    path: Path,
+    layout: Layout,
+    stored: np.dtype | None,
+    start: int,
+    packed: bool = False,
+    scale: tuple[float, float] = (1, 0),
+    behind: int = 0,
 ) -> Volume:
     """The chosen volume of an array that lies in a file as it is, from a byte on, its slowest axis first.
 
@@ -41,12 +47,13 @@ def flat_volume(
         start: position of the first value, in bytes of the content.
         packed: whether the file is packed by gzip.
         scale: slope and intercept of the values; with others than 1 and 0 they are float32, or float64 where stored so.
+        behind: bytes of the file before what is packed.
     """
     size, (height, width) = check_dtype(path, stored).itemsize, (layout.sizes[axis] for axis in layout.page)
     end = start + math.prod(layout.sizes) * size
     refuse_truncated([path], [end // MOST_PACKED if packed else end], start)  # before anything of that size is made
     starts = start + layout.planes() * height * width * size
-    volume: Volume = ContiguousVolume(path, (len(starts), height, width), stored, starts, packed=packed)
+    volume: Volume = ContiguousVolume(path, (len(starts), height, width), stored, starts, packed=packed, behind=behind)
     volume = in_order(volume if scale == (1, 0) else ScaledVolume(volume, *scale), layout.order)
     volume.channels, volume.times = layout.channels, layout.times
     return volume
@@ -64,6 +71,7 @@ class ContiguousVolume(Volume):
         starts: position of every plane, in bytes.
         files: the file of every plane, where there are several.
         packed: whether the file is packed by gzip; positions are those of its content.
+        behind: bytes of the file before what is packed.
     """
 
     def __init__(
@@ -74,12 +82,13 @@ class ContiguousVolume(Volume):
         starts: Sequence[int] | np.ndarray,
         files: Sequence[Path] | None = None,
         packed: bool = False,
+        behind: int = 0,
     ):
         self.path, self.shape, self.dtype = path, shape, check_dtype(path, stored)
         self._stored = stored
         self._files, self._starts = files or [path] * shape[0], [int(start) for start in starts]
         self.files = tuple(sorted(set(self._files)))
-        self._packed = GzipBytes(path) if packed else None
+        self._packed = GzipBytes(path, behind) if packed else None
         if not packed:
             plane = shape[1] * shape[2] * self.dtype.itemsize
             refuse_truncated(self._files, [start + plane for start in self._starts], min(self._starts))
@@ -178,17 +187,17 @@ class GzipBytes:
 
     _MOST_MARKS = 256
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, behind: int = 0):
+        self.path, self._behind = path, behind
         self._lock = threading.Lock()  # volumes are read ahead in other threads
-        self._content = self._position = 0  # bytes of the content and of the file that have been read
+        self._content, self._position = 0, behind  # bytes of the content and of the file that have been read
         self._state: Any = zlib.decompressobj(_GZIP)
         self._piece = b""  # the last ones of the content
-        self._marks = [(0, 0, self._state.copy())]
+        self._marks = [(0, behind, self._state.copy())]
         self._spacing = 2**22
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return GzipBytes, (self.path,)
+        return GzipBytes, (self.path, self._behind)
 
     def read(self, start: int, count: int) -> bytes:
         """Exactly ``count`` bytes of the content from ``start`` on; a UserError says that it is damaged or ends before."""

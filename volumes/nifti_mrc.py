@@ -6,10 +6,12 @@ import json
 import logging
 import struct
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.packages import optional_package
 from volumes.contiguous import MOST_PACKED, flat_volume, is_packed
@@ -83,9 +85,20 @@ def _place(volume: Volume, header: Any) -> None:
         pair = f"{both[0]} µm (x, y, z) by pixdim and {both[1]} by the affine"
         volume.voxel_um, volume.doubt = None, f"voxel sizes of {pair} contradict each other; correct the header"
         return
-    place = np.linalg.solve(affine[:3, :3] / lengths, affine[:3, 3])[::-1]
-    volume.translation_um = all_three([length_um(volume.path, "offset", float(along), "µm") for along in place])
-    if volume.translation_um is None:
+    oriented(volume, forms)
+
+
+def oriented(volume: Volume, forms: Mapping[str, tuple[NDArray[np.float64], int]]) -> None:
+    """Keeps how a volume of known voxel size lies in a scanner's space: position along its own axes, and its directions.
+
+    Args:
+        forms: by ``sform`` or ``qform``, the preferred one first: affine (4, 4) from voxels (x, y, z) to µm (right, anterior,
+            superior), and its code.
+    """
+    affine = next(iter(forms.values()))[0]
+    along = np.linalg.solve(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0), affine[:3, 3])[::-1]
+    volume.translation_um = all_three([length_um(volume.path, "offset", float(place), "µm") for place in along])
+    if volume.translation_um is None or volume.voxel_um is None:
         return
     stated = {name: {"code": code, "affine_um": affine[:3].tolist()} for name, (affine, code) in forms.items()}
     volume.space = {**stated, "voxel_um": list(volume.voxel_um), "translation_um": list(volume.translation_um)}

@@ -14,6 +14,7 @@ from utils.files import PARTIAL
 from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
+from volumes.nrrd import open_nrrd
 from volumes.ome_zarr import ZarrVolume, is_zarr
 from volumes.run_record import run_record
 from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_image
@@ -28,6 +29,7 @@ FORMATS: Mapping[str, Opener] = {
     **dict.fromkeys((".ims", ".h5", ".hdf5"), Hdf5Volume),
     **dict.fromkeys((".zarr.zip", ".ozx"), ZarrVolume),
     ".npy": open_npy,
+    ".nrrd": open_nrrd,
     LINK: lambda file, choice: ZarrVolume(linked(file), choice),
     ".czi": CziVolume,
     ".lif": LifVolume,
@@ -36,7 +38,7 @@ FORMATS: Mapping[str, Opener] = {
 _BIOFORMATS = ".oib .oif .oir .vsi .dv .r3d .dm3 .dm4 .zvi .sld .ser .emd .lei .scn .ndpi .afi .mvd2 .xdce .klb .xml".split()
 _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys((".mha", ".mhd"), ("a MetaImage of ITK", "SimpleITK writes it as .nii.gz")),
-    **dict.fromkeys((".nrrd", ".nhdr"), ("an NRRD file", "3D Slicer or SimpleITK writes it as .nii.gz")),
+    ".nhdr": ("the header of an NRRD file", "3D Slicer or SimpleITK writes it with its values as .nrrd"),
     **dict.fromkeys((".dcm", ".ima"), ("a DICOM file", "dcm2niix turns the series into .nii.gz")),
     **dict.fromkeys((".img", ".hdr"), ("an Analyze file or NIfTI pair", "nibabel.save(nibabel.load(…), 'x.nii.gz') joins it")),
     **dict.fromkeys((".mgz", ".mgh"), ("a FreeSurfer volume", "mri_convert writes it as .nii.gz")),
@@ -89,7 +91,7 @@ def open_volume(
         path: one greyscale volume. A TIFF file: contiguous, stripped or tiled, any compression that imagecodecs knows, ImageJ
             hyperstack, OME-TIFF, one page per plane; any multi-frame file that Pillow reads; a folder of 2-D slices (TIFF or
             PNG, sorted naturally); an OME-Zarr image (0.4 to 0.6) or a Zarr array, zipped too, or at an http://, https:// or
-            s3:// address (or a .url file that names one); .npy; with the extra
+            s3:// address (or a .url file that names one); .npy; NRRD; with the extra
             ``formats`` NIfTI, MRC, Imaris, HDF5, CZI, LIF and ND2.
         channel: which channel of a multi-channel file, counted from 0.
         time: which time point of a time series, counted from 0.

@@ -167,9 +167,9 @@ def reading(path: Path, what: str, remedy: str = "copy it again") -> Iterator[No
     """Turns whatever a damaged file makes a parser or package raise into a UserError that says what the file is not, and why."""
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # also a MemoryError: a damaged header may ask for any number of bytes
         raise UserError(f"{path}: {what} ({reason(error)}); {remedy}") from error
 
 

@@ -242,9 +242,9 @@ def _candidates(path: Path, tif: tifffile.TiffFile, choice: Choice, said: list[s
     chosen = found[number]
     if chosen.is_truncated and chosen.dataoffset is None:
         raise UserError(f"{path}: truncated: fewer planes than its description {chosen.shape} promises; copy it again")
-    stated, planes = (tif.imagej_metadata or {}).get("images"), math.prod(chosen.shape) // max(chosen.keyframe.size, 1)
-    if chosen.kind == "imagej" and stated not in (None, planes):
-        raise _not_followed(path, tif, [*said, f"{stated} images, of which channels, slices and frames make {planes}"])
+    stated, count = (tif.imagej_metadata or {}).get("images"), math.prod(chosen.shape) // max(chosen.keyframe.size, 1)
+    if chosen.kind == "imagej" and stated not in (None, count):
+        raise _not_followed(path, tif, [*said, f"{stated} images, of which channels, slices and frames make {count}"])
     used = {page.index for one in series for page in one.pages if page is not None}
     extra = [n for n in range(len(tif.pages)) if n not in used and tif.pages[n].aspage().shape == chosen.keyframe.shape]
     if extra and not chosen.is_multifile:

@@ -318,25 +318,23 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
     first, last = intensity.reach
     if not first < last < math.inf:
         return  # values are taken as they are, or the training had one value only
-    margin = _MARGIN * (last - first)
+    width = last - first
     telling = values[(values > values.min()) & (values < values.max())]  # the ends may be padding, or saturated
     telling = telling if telling.size else values
-    share = np.count_nonzero((telling < first - margin) | (telling > last + margin)) / telling.size
+    share = np.mean((telling < first - _MARGIN * width) | (telling > last + _MARGIN * width))
     record = run.record or {}
     settings = (record.get("dataset") or {}).get("directions", {}).get(direction, {}).get("settings", {})
     clips = [clip for clip in (record.get("nm_clip"), settings.get("percentile")) if clip]
     most = _OUTSIDE_THRESHOLD if settings.get("threshold") else _OUTSIDE + sum(1 - (high - low) / 100 for low, high in clips)
-    low, high = np.quantile(values.astype(np.float64), [_PERCENTILES[0] / 100, _PERCENTILES[1] / 100])
+    low, high = np.percentile(values.astype(np.float64), _PERCENTILES)
     what = f"{volume.path} has grey values from {low:.6g} to {high:.6g}, {run.name} was trained on {first:.6g} to {last:.6g}"
-    used = (high - low) / (last - first)
+    used = (high - low) / width
     dtype = record.get("directions", {}).get(direction, {}).get("dtype")
     flat = 0 < used < _FLAT and (volume.dtype.kind == "f" or dtype not in (None, volume.dtype.name))
     if share > most or flat:
         wrong = f"{share:.1%} of its voxels lie outside" if share > most else f"they use {used:.2g} of that range"
-        raise UserError(
-            f"{what}: {wrong} and would become constant; map its own range with --normalise volume or percentile, or go on with "
-            "--force-range"
-        )
+        remedy = "map its own range with --normalise volume or percentile, or go on with --force-range"
+        raise UserError(f"{what}: {wrong} and would become constant; {remedy}")
     if used < _NARROW:
         log.warning("%s: it uses little of that range; if another detector made it, --normalise volume or percentile fits", what)
 
@@ -375,10 +373,8 @@ def intensities(run: Run, volumes: Sequence[Volume], mode: str, *, prepared: boo
     if mode not in _MODES:
         raise UserError(f"--normalise {mode} is unknown; choose one of {', '.join(_MODES)}")
     if mode == "run" and run.record is None:
-        raise UserError(
-            f"{run.name} has no dataset.json, so the grey values of its training are not known; use --normalise volume or "
-            "percentile"
-        )
+        lacks = f"{run.name} has no dataset.json, so the grey values of its training are not known"
+        raise UserError(f"{lacks}; use --normalise volume or percentile")
     record = run.record or {"nm": "11"}
     entries = (record.get("dataset") or {}).get("directions", {})  # of prepare.py
     raw = {d: IntensityTransform.from_json(entry["transform"], f"{run.name}: dataset.json") for d, entry in entries.items()}

@@ -46,6 +46,8 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys((".npz", ".mat", ".pkl", ".pt"), ("a file of several arrays or objects", "save one array as .npy or TIFF")),
     **dict.fromkeys((".avi", ".mp4", ".mov", ".jpg", ".jpeg"), ("a lossy film or photo", "save the recording itself as TIFF")),
     **dict.fromkeys((".raw", ".vol", ".bin", ".dat"), ("values without a description", "Fiji (Import, Raw) saves it as TIFF")),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), ("an image of JPEG 2000", "Fiji or opj_decompress writes it as TIFF")),
+    **dict.fromkeys((".am", ".vtk", ".vti", ".mnc"), ("a file of a program for 3-D views", "that program, or Fiji, saves TIFF")),
     **dict.fromkeys(_BIOFORMATS, ("a microscope's own format", "Fiji or Bio-Formats' bfconvert writes it as .ome.tif")),
     ".companion.ome": ("the description of a set of OME-TIFF files", "name one of these"),
 }

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 from volumes.contiguous import MOST_PACKED
@@ -44,7 +44,10 @@ class PillowVolume(PlaneVolume):
                     self._mode, self.shape = image.mode, (frames, image.height, image.width)
                     kind = image.format
         except (OSError, SyntaxError, ValueError, EOFError, TypeError, UserWarning) as error:
-            raise UserError(f"{path}: not a readable image ({reason or error}); truncated or damaged, copy it again") from error
+            what = f"not a readable image ({reason or error});"
+            if reason and isinstance(error, UnidentifiedImageError):
+                what = f"of no format that is read here ({reason}): save it as OME-TIFF or OME-Zarr; if it was an image, it is"
+            raise UserError(f"{path}: {what} truncated or damaged, copy it again") from error
         if self._mode not in _DTYPES:
             raise UserError(f"{path}: a {kind} of mode {self._mode}; save greyscale images of 8 or 16 bits, a stack as TIFF")
         if frames < 2 and not flat:

@@ -232,7 +232,7 @@ BAD = {
     "unnamed 4-D": (lambda p: one_write(p, np.zeros((3, 4, 5, 6), np.uint8)), "not a volume"),
     "labels": (lambda p: one_write(p, np.zeros((3, 4, 5), np.uint32)), "uint32 are not supported"),
     "empty": (lambda p: p.touch(), "empty file"),
-    "text": (lambda p: p.write_text("no image"), "not a readable image"),
+    "text": (lambda p: p.write_text("no image"), "of no format that is read here .*save it as OME-TIFF"),
     "folder": (lambda p: p.mkdir(), "not a file"),
     "missing": (lambda p: None, "no such file or folder"),
 }

@@ -15,7 +15,6 @@ from utils.errors import UserError
 from utils.machine import Alive, held_memory, total_memory
 from utils.recent import CACHE_BYTES
 
-_SCRATCH = 1.25  # of a pass: its tensors, and what convolutions take for themselves beside them
 SHARD = 256  # voxels along each side of a piece of an output that is written as one, about
 _AT_ONCE = 3  # pieces: one that is computed, one that is put together, one that is written
 _TILES = (256, 128, 64, 32, 16, 8)
@@ -41,10 +40,10 @@ def require_memory(part: Field | SliceEncoder) -> str:
         fitting = [side for side in _TILES if side < tile and rest + passes * (side / tile) ** 3 < there]
         ways = ["--batch 1"] * (parts[0].batch > 1) + [f"--tile {side}" for side in fitting[:1] if len(parts[0].divisible) == 3]
         raise UserError(
-            f"computing this needs about {needed / 1e9:.2g} GB of memory, of which this machine has {there / 1e9:.2g} GB; "
+            f"computing this needs about {needed / 1e9:.3g} GB of memory, of which this machine has {there / 1e9:.3g} GB; "
             f"use {' or '.join([*ways, '--precision bf16, or another --device'])}"
         )
-    return f"about {needed / 1e9:.2g} GB of memory, of which this machine has {there / 1e9:.2g} GB"
+    return f"about {needed / 1e9:.3g} GB of memory, of which this machine has {there / 1e9:.3g} GB"
 
 
 def _written(part: Field | SliceEncoder) -> int:
@@ -75,8 +74,8 @@ def _passes(parts: Iterable[Tiled]) -> tuple[int, int]:
             if part.keeps:
                 kept += made.nbytes / part.batch * math.prod(map(len, part.axes))
             del made
-        most = max(most, alive.most)
-    return round(_SCRATCH * most), min(CACHE_BYTES, round(kept))
+        most = max(most, round(part.scratch * alive.most))
+    return most, min(CACHE_BYTES, round(kept))
 
 
 def _read(part: Tiled) -> int:

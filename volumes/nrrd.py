@@ -43,11 +43,11 @@ def open_nrrd(path: Path, choice: Choice) -> Volume:
         windows = head.find(b"\r\n\r\n")
         head = head if windows < 0 else head[:windows]
         start = len(head) + (2 if windows < 0 else 4)
-        if not found and windows < 0:
-            raise ValueError("its header has no end")
         stated = _fields(head.decode("ascii", "replace"))
         if {"data file", "datafile"} & stated.keys():
             raise UserError(f"{path}: its values lie in another file; 3D Slicer or SimpleITK writes them into one (.nrrd)")
+        if not found and windows < 0:
+            raise ValueError("its header has no end")
         kind, encoding = stated["type"].lower(), stated["encoding"].lower()
         if kind not in _TYPES:
             raise UserError(f"{path}: values of type {kind} are not supported; save it as uint8, uint16 or float32")

@@ -29,7 +29,7 @@ FORMATS: Mapping[str, Opener] = {
     **dict.fromkeys((".ims", ".h5", ".hdf5"), Hdf5Volume),
     **dict.fromkeys((".zarr.zip", ".ozx"), ZarrVolume),
     ".npy": open_npy,
-    ".nrrd": open_nrrd,
+    **dict.fromkeys((".nrrd", ".nhdr"), open_nrrd),
     LINK: lambda file, choice: ZarrVolume(linked(file), choice),
     ".czi": CziVolume,
     ".lif": LifVolume,
@@ -38,7 +38,6 @@ FORMATS: Mapping[str, Opener] = {
 _BIOFORMATS = ".oib .oif .oir .vsi .dv .r3d .dm3 .dm4 .zvi .sld .ser .emd .lei .scn .ndpi .afi .mvd2 .xdce .klb .xml".split()
 _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys((".mha", ".mhd"), ("a MetaImage of ITK", "SimpleITK writes it as .nii.gz")),
-    ".nhdr": ("the header of an NRRD file", "3D Slicer or SimpleITK writes it with its values as .nrrd"),
     **dict.fromkeys((".dcm", ".ima"), ("a DICOM file", "dcm2niix turns the series into .nii.gz")),
     **dict.fromkeys((".img", ".hdr"), ("an Analyze file or NIfTI pair", "nibabel.save(nibabel.load(…), 'x.nii.gz') joins it")),
     **dict.fromkeys((".mgz", ".mgh"), ("a FreeSurfer volume", "mri_convert writes it as .nii.gz")),

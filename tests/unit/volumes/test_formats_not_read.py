@@ -14,7 +14,6 @@ from utils.errors import UserError
 from volumes.open import open_volume
 
 REFUSED = {
-    "x.nhdr": (b"NRRD0004\ntype: short\n", "header of an NRRD file.* 3D Slicer"),
     "x.mha": (b"ObjectType = Image\nNDims = 3\n", "MetaImage.* SimpleITK"),
     "misnamed.tif": (b"NDims = 3\n", "MetaImage"),
     "x.dcm": (bytes(128) + b"DICM" + bytes(100), "DICOM.* dcm2niix"),

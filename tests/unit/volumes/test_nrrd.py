@@ -108,6 +108,9 @@ def test_what_cannot_be_read_is_named(how, message, tmp_path):
 
 
 def test_a_header_without_end(tmp_path):
+    (tmp_path / "v.nhdr").write_bytes(b"NRRD0004\ntype: short\ndata file: v.raw\n")
+    with pytest.raises(UserError, match="lie in another file; 3D Slicer"):
+        open_volume(tmp_path / "v.nhdr")
     (tmp_path / "v.nrrd").write_bytes(b"NRRD0004\ntype: short\n" * 3)
     with pytest.raises(UserError, match="its header has no end"):
         open_volume(tmp_path / "v.nrrd")

@@ -100,7 +100,7 @@ def _place(volume: Volume, stated: Mapping[str, str], names: list[str], directio
     """Voxel size, position (µm) and directions of the axes."""
     path, places = volume.path, [[AXES.get(name.lower()) for name in names].index(axis) for axis in "xyz"]
     units = _words(stated.get("space units", stated.get("units", "")))
-    space = "".join(word[0] for word in stated.get("space", "").lower().split("-"))[:3]
+    space = "".join(word[:1] for word in stated.get("space", "").lower().split("-"))[:3]
     if not units and (directions or space):
         log.warning("%s: states no unit of length; it is read as mm, as ITK's programs do", path)
         units = ["mm"] * 3

@@ -89,9 +89,9 @@ class Tiled(ABC, Generic[Seen, Made]):
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[Made]:
         """One pass over tiles that are alike; what it makes of each, which knows its ``nbytes``; a GPU may still be at it."""
 
-    @abstractmethod
     def imagine(self, tile: Tile3) -> Tensor:
         """A pass over ``batch`` such tiles, of values by their shapes only; what is kept of it."""
+        raise NotImplementedError
 
     def widest(self) -> Tile3:
         """A tile whose window is as large as any."""

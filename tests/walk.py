@@ -17,7 +17,7 @@ def walk(command, until, *, chain=False):
     """Runs a command up to a function (``Class.method``); returns ``file function`` for those entered from another file.
 
     Each counts once, in order. What happens inside volumes/ (which format opens a file), writing/ and intensity/ (how its
-    values are measured) is one step, and so is opening a run; properties are read, not visited.
+    values are measured) is one step, and so are opening a run and foreseeing its memory; properties are read, not visited.
     ``chain``: only the calls that lead from the command line down to that function.
     """
     steps = []
@@ -33,7 +33,7 @@ def walk(command, until, *, chain=False):
         return [step for before, step in pairwise(down) if before.split()[0] != step.split()[0]]
 
     def opening(frame):
-        return frame is not None and (frame.f_code.co_qualname == "Run.load" or opening(frame.f_back))
+        return frame is not None and (frame.f_code.co_qualname in ("Run.load", "require_memory") or opening(frame.f_back))
 
     def profile(frame, event, _):
         here = file_of(frame) if event == "call" else None

@@ -106,7 +106,7 @@ def same(first, second):
 def same_run(whole, broken):
     ends = [torch.load(run.last, weights_only=True) for run in (whole, broken)]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "generator_steps", "callbacks"):
-        assert same(*(end[key] for end in ends)), key
+        assert same(*(end[key] for end in ends)), (key, *(end[key] for end in ends if key == "callbacks"))
     assert set(whole.epochs()) <= set(broken.epochs())
     for epoch in whole.epochs():
         broken.manifest.check_set(epoch)

@@ -169,7 +169,7 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     files, problems = survey(folder, settings)
     needs = [] if written else training_needs(experiment, settings, files, problems)
     place = Path(options.report or experiment.logs / settings["dataset"] / "check")
-    log.info("%s: %d files", folder, len(files))
+    log.info("files in %s: %d", folder, len(files))
     for line in report(files, problems, settings, needs, place) if files else ():
         log.info(line)
     own = {name: settings[name] for name in experiment.given if name not in ("jsn", "prj")}

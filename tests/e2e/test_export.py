@@ -193,6 +193,7 @@ def test_the_page_says_how_good_it_is(tmp_path):
     evaluate.main([str(word) for word in ["--reconstruction", tmp_path / "out.tif", *judged]])
     command("export", run, "--output", tmp_path / "alone", "--evaluation", tmp_path / "report")
     page = (tmp_path / "alone" / "README.md").read_text()
+    assert "import zarr" not in page and "autoencoder" not in page  # of a run that restores, without codes
     verdict = json.loads((tmp_path / "report" / "metrics.json").read_text())["verdict"]
     assert f"`evaluate.py` on out.tif, made of in.tif, beside the truth truth.tif: **{verdict['headline']}**" in page
     assert all(f"* {sentence}" in page for sentence in verdict["sentences"]) and "Not measured" not in page

@@ -229,6 +229,7 @@ class GzipBytes:
         if not data and not self._piece:
             raise UserError(f"{self.path}: truncated: its content ends at byte {self._content}; copy it again")
         self._content += len(self._piece)
-        self._position += len(data) - len(self._state.unconsumed_tail) - len(self._state.unused_data)
-        if self._state.eof:
+        ended = self._state.eof  # then what is left is unused, and may stand in unconsumed_tail as well
+        self._position += len(data) - len(self._state.unused_data if ended else self._state.unconsumed_tail)
+        if ended:
             self._state = zlib.decompressobj(_GZIP)  # another member follows, or nothing

@@ -52,6 +52,18 @@ def test_nifti_series_scaling_and_space(tmp_path):
     check(open_volume(nifti(tmp_path / "b.nii", VALUES.astype(">u2"))))
 
 
+@pytest.mark.parametrize("zeros", [0, 1000, 2**20, 2**20 + 1, 3 * 2**20 + 7, 2**24])
+def test_members_of_a_gzip_file_follow_each_other_wherever_they_end(tmp_path, zeros):
+    """Also where a member ends in background, of which little input is more than one step gives back."""
+    noise = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
+    members = [noise + bytes(zeros), bytes(zeros), bytes(zeros) + noise, b"", noise[:999] + bytes(zeros)]
+    (tmp_path / "d.gz").write_bytes(b"".join(gzip.compress(member, level) for level, member in enumerate(members, 1)))
+    content = b"".join(members)
+    source = GzipBytes(tmp_path / "d.gz")
+    for size in (len(content), 2**20, 70_001):
+        assert b"".join(source.read(at, min(size, len(content) - at)) for at in range(0, len(content), size)) == content
+
+
 def test_damaged_nifti_files(tmp_path):
     for name in ("v.nii", "v.nii.gz"):
         data = nifti(tmp_path / name).read_bytes()

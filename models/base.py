@@ -274,6 +274,12 @@ class BaseModel(pl.LightningModule):
 
     # Validation ------------------------------------------------------------------------------------------------------
 
+    def on_validation_start(self) -> None:
+        """All ranks judge by the averaged statistics of the first one, which are those that are saved and resumed from."""
+        if self.ema_G is not None and self.trainer.world_size > 1:
+            for buffer in self.ema_G.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Logs ``validation/<metric>`` of the weights that inference takes, averaged over the validation samples of all ranks."""
         with self.evaluating():

@@ -54,6 +54,8 @@ class MicroscopeVolume(PlaneVolume):
             self._channel = choose(path, "channel", choice.channel, self.channels)
             self._time = choose(path, "time point", choice.time, self.times)
             self.shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
+            if min(self.shape) < 1:
+                raise UserError(f"{path}: scene {self._scene} states the shape {self.shape}; damaged, copy it again")
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
             dtype, sides = self._values(file)

@@ -219,6 +219,28 @@ def npy_header(rng, file):
     return f"version {major}, {text[:90]}"
 
 
+def nrrd_fields(rng, file):
+    """Fields of the text before the values of a NRRD file."""
+    head, _, values = file.read_bytes().partition(b"\n\n")
+    lines = head.split(b"\n")
+    number = rng.randrange(len(lines))
+    name, _, value = lines[number].partition(b": ")
+    words = value.split(b" ")
+    odd = str(rng.choice((*NUMBERS, *REALS, *WORDS))).encode("utf-8", "surrogatepass")
+    words[rng.randrange(len(words))] = odd
+    how = rng.choice(("odd", "odd", "odd", "gone", "twice", "name"))
+    if how == "odd":
+        lines[number] = name + b": " + b" ".join(words)
+    elif how == "gone":
+        del lines[number]
+    elif how == "twice":
+        lines.append(lines[number] + b" " + odd)
+    else:
+        lines[number] = rng.choice((b"data file", b"byte skip", b"line skip", b"spacings", b"labels", b"units")) + b": " + value
+    file.write_bytes(b"\n".join(lines) + b"\n\n" + values)
+    return f"{how} {name.decode(errors='replace')} {odd[:40]!r}"
+
+
 def hdf5_objects(rng, path):
     """Attributes, types, layouts and links of an HDF5 file."""
     with h5py.File(path, "a") as file:

@@ -1,5 +1,6 @@
 """A small sound file of every format that is read, each by a maker of a path."""
 
+import gzip
 import json
 import zipfile
 
@@ -173,3 +174,12 @@ def gaussian(path):
     for box in target.units:
         target.write(box, Packed(values[box], np.zeros(values.shape[:3], bool)))
     target.finish()
+
+
+def nrrd(path):
+    head = (
+        "NRRD0005\n# by hand\ntype: unsigned short\ndimension: 3\nspace: left-posterior-superior\nsizes: 24 20 6\n"
+        "space directions: (0.1,0,0) (0,0.1,0) (0,0,0.4)\nkinds: domain domain domain\nendian: little\nencoding: gzip\n"
+        'space origin: (1,2,3)\nspace units: "um" "um" "um"\n\n'
+    )
+    path.write_bytes(head.encode() + gzip.compress(VALUES.tobytes(), 1))

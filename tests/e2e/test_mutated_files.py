@@ -24,6 +24,7 @@ from mutated_files import (
     nifti_2_fields,
     nifti_fields,
     npy_header,
+    nrrd_fields,
     xml_of_lif,
 )
 from mutated_tiffs import description, tags
@@ -59,6 +60,7 @@ FORMATS = {
     "mrc": ("v.mrc", sound_files.mrc, (mrc_fields, mrc_fields, any_file)),
     "npy": ("v.npy", sound_files.npy, (npy_header, any_file)),
     "npy, fortran": ("v.npy", sound_files.fortran, (any_file,)),
+    "nrrd": ("v.nrrd", sound_files.nrrd, (nrrd_fields, nrrd_fields, any_file)),
     "hdf5": ("v.h5", sound_files.hdf5, (hdf5_objects, hdf5_objects, any_file)),
     "imaris": ("v.ims", sound_files.imaris, (hdf5_objects, hdf5_objects, any_file)),
     "czi": ("v.czi", sound_files.czi, (any_file,)),

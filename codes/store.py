@@ -291,15 +291,15 @@ class CodeTarget(Target):
 
     def write(self, box: Box, packed: Packed) -> None:
         """Writes one of ``units`` and notes it."""
-        self.require_there()
-        self._open["empty"].write(box, packed.empty.astype(np.uint8))
-        if self.about["kind"] == "gaussian":
-            codes = levels_first(packed.codes)
-            self._open["codes"].write((slice(0, len(codes)), *box), codes)
-        else:
-            levels = levels_first(packed.codes) if packed.codes.ndim == 4 else packed.codes[None]
-            for name, level in zip(level_names(self.about["levels"]), levels, strict=True):
-                self._open[name].write(box, level)
+        with self.growing():
+            self._open["empty"].write(box, packed.empty.astype(np.uint8))
+            if self.about["kind"] == "gaussian":
+                codes = levels_first(packed.codes)
+                self._open["codes"].write((slice(0, len(codes)), *box), codes)
+            else:
+                levels = levels_first(packed.codes) if packed.codes.ndim == 4 else packed.codes[None]
+                for name, level in zip(level_names(self.about["levels"]), levels, strict=True):
+                    self._open[name].write(box, level)
         self.note([self.units.index(box)])
 
     def finish(self) -> CodeStore:

@@ -11,8 +11,9 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ class Target:
             shutil.rmtree(self.partial, ignore_errors=True)
             how = "let one command at a time work on an output"
             raise UserError(f"{self.output}: another command has finished or removed it meanwhile; {how}")
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """While a piece is written: what fails because the output is gone meanwhile is said as :meth:`require_there` does."""
+        self.require_there()
+        try:
+            yield
+        except UserError:
+            self.require_there()
+            raise
 
     def note(self, numbers: Iterable[int], level: int = 0) -> None:
         """Note pieces of a level as written: one append of whole lines to a journal that is this process's alone."""
@@ -211,8 +222,9 @@ class VolumeTarget(Target):
         self._write(0, (slice(0, self.channels), *box) if self.channels else box, values)
 
     def _write(self, level: int, box: tuple[slice, ...], values: np.ndarray) -> None:
-        self.require_there()
-        self.note(self._arrays[level].write(box, values), level)
+        with self.growing():
+            written = self._arrays[level].write(box, values)
+        self.note(written, level)
 
     def finish(
         self,

@@ -246,3 +246,19 @@ def test_a_second_command_on_an_output_says_that_the_first_has_finished_it(tmp_p
         fill(second, random_values(), [0])
     assert [path.name for path in tmp_path.iterdir()] == [name]
     np.testing.assert_array_equal(open_volume(tmp_path / name)[:], random_values())
+
+
+def test_an_output_that_is_finished_while_a_second_command_writes(tmp_path, monkeypatch):
+    first, second = begin(tmp_path / "v.ome.zarr"), begin(tmp_path / "v.ome.zarr")
+    fill(first, random_values())
+    write = BlockArray.write
+
+    def late(array, box, values):
+        monkeypatch.undo()
+        first.finish()
+        return write(array, box, values)
+
+    monkeypatch.setattr(BlockArray, "write", late)
+    with pytest.raises(UserError, match="another command has finished or removed it meanwhile"):
+        fill(second, random_values(), [0])
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.ome.zarr")[:], random_values())

@@ -35,6 +35,7 @@ WHOLE: Parts = ((0, None), (0, None), (0, None))
 _AT_ONCE = {"cpu": 32}  # planes in use that go through the network together
 _LEAST_SECTIONS = 4  # of a patch, for the network to have something to learn from
 _LEAST_PERIOD = 2  # pixels: the finest that there is
+_ERRORS = {"absolute": F.l1_loss, "squared": F.mse_loss}
 _MEASURED = 32  # samples in which noise is measured
 
 
@@ -132,8 +133,8 @@ class Model(BaseModel):
         return (torch.rand(3) < 0.5).tolist()
 
     def generator_losses(self, out: Restored) -> Terms:
-        """Mean absolute error of the restored rows; how far their power is from that wanted, as the logarithm of a ratio."""
-        terms = {"lateral": F.l1_loss(out.planes, out.truth)}
+        """Mean error of the restored rows; how far their power is from that wanted, as the logarithm of a ratio."""
+        terms = {"lateral": _ERRORS[self.settings["lateral_error"]](out.planes, out.truth)}
         if self.wants("power"):
             share = octave_power(out.planes, out.truth, self.sections.planes)
             terms["power"] = (share / self.settings["power"]).clamp_min(1e-6).log().abs()

@@ -126,6 +126,7 @@ PLANES = _with(
 )
 LATERAL = (
     *PLANES,
+    _loss("lateral_error", ("absolute", "squared"), "absolute", "how restored rows differ from the truth"),
     _loss("lbpower", float, 0.0, "weight of the power restored at periods of one to two sections", ">=0"),
     _loss("power", float, 0.7, "of the slices' power there, the share that lbpower asks for", ">0 <=1"),
 )

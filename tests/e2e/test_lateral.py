@@ -16,6 +16,7 @@ from evaluation.measure import evaluate
 from inference import Options, Run, enhance
 from inference.api import enhance_job
 from inference.source import Source
+from models.lateral import Restored
 from networks.losses import octave_power
 from utils.errors import UserError
 from volumes.open import open_volume
@@ -59,6 +60,13 @@ def test_it_restores_the_power_that_it_is_asked_for(workspace):
         sections, truth = model.sections.pair(unseen)
         shares.append(octave_power(model.restorer(sections), truth, 4).item())
     assert shares[0] < 0.5 and shares[1] == pytest.approx(0.8, abs=0.15)
+
+
+def test_the_error_is_absolute_or_squared(tmp_path):
+    rows = torch.zeros(1, 1, 8, 6)
+    for how, expected in (("absolute", 0.5), ("squared", 0.25)):
+        run = Run.load(make_run(tmp_path / how / "P", "lateral", cropsize=64, cropz=2, blocks=1, uprate=4.0, lateral_error=how))
+        assert run.model.generator_losses(Restored(rows, rows, rows + 0.5))["lateral"].item() == expected
 
 
 def interpolated(run):

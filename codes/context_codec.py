@@ -8,6 +8,8 @@ of lanes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,6 +27,7 @@ NAME = "isoscopexx.context"
 _BITS = TOTAL.bit_length() - 1
 _LANES = 16
 _OF_A_LANE = 512  # codes at least, for its state of four bytes
+_BLOCKS = 1024  # that are coded at once, where all codes have one table
 _AT_ONCE = 64  # codes whose tables are made at once: larger ones leave the cache, and memory for them is asked for anew
 
 
@@ -43,33 +46,68 @@ def encoded(codes: NDArray[np.integer], model: ContextModel) -> bytes:
     Raises:
         ValueError: there are other codes.
     """
-    if codes.size and not 0 <= codes.min() <= codes.max() < model.codes:
-        raise ValueError(f"codes from {codes.min()} to {codes.max()} for a model of {model.codes}")
-    filled = tuple(int(places.max()) + 1 if len(places) else 0 for places in np.nonzero(codes))
-    codes = codes[tuple(slice(0, side) for side in filled)]
-    header = np.array(filled, "<u2").tobytes()
-    if not codes.size:
-        return header
-    frequency, start = _intervals(codes, model)
-    lanes = _lanes(codes.size)
-    state, words = np.full(lanes, TOTAL, np.int64), []
-    for places in reversed(_wavefronts(codes.shape)):
-        for begin in reversed(range(0, len(places), lanes)):
-            step = places[begin : begin + lanes]
-            own, f = state[: len(step)], frequency[step]
-            full = own >= f << _BITS
-            words.append((own[full] & TOTAL - 1).astype("<u2"))
-            own = np.where(full, own >> _BITS, own)
-            state[: len(step)] = (own // f << _BITS) + own % f + start[step]
-    return header + state.astype("<u4").tobytes() + b"".join(part.tobytes() for part in reversed(words))
+    return encoded_all([codes], model)[0]
+
+
+def encoded_all(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -> list[bytes]:
+    """:func:`encoded` of each: blocks that are filled alike go through the same steps at once."""
+    for codes in blocks:
+        if codes.size and not 0 <= codes.min() <= codes.max() < model.codes:
+            raise ValueError(f"codes from {codes.min()} to {codes.max()} for a model of {model.codes}")
+    filled = [tuple(int(places.max()) + 1 if len(places) else 0 for places in np.nonzero(codes)) for codes in blocks]
+    streams = [np.array(sides, "<u2").tobytes() for sides in filled]
+    for sides, numbers in _alike(filled, model):
+        parts = [blocks[n][tuple(slice(0, side) for side in sides)] for n in numbers]
+        for n, stream in zip(numbers, _encoded_alike(parts, model), strict=True):
+            streams[n] += stream
+    return streams
+
+
+def _alike(filled: Sequence[tuple[int, ...]], model: ContextModel) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """The numbers of blocks that are filled alike, as many as are coded at once; none of those that are empty."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for n, sides in enumerate(filled):
+        if all(sides):
+            found.setdefault(sides, []).append(n)
+    for sides, numbers in found.items():
+        most = _BLOCKS if model.alone is not None else max(1, _AT_ONCE // _lanes(math.prod(sides)))
+        for begin in range(0, len(numbers), most):
+            yield sides, numbers[begin : begin + most]
 
 
 def _lanes(count: int) -> int:
     return min(_LANES, -(-count // _OF_A_LANE))
 
 
+@lru_cache(maxsize=16)
+def _steps(shape: tuple[int, int, int]) -> list[NDArray[np.int64]]:
+    """Places of each step, one of every lane at most."""
+    lanes = _lanes(math.prod(shape))
+    return [front[begin : begin + lanes] for front in _wavefronts(shape) for begin in range(0, len(front), lanes)]
+
+
+def _encoded_alike(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -> list[bytes]:
+    """States and words of blocks of one shape."""
+    d, h, w = blocks[0].shape
+    frequency, start = (np.stack(each) for each in zip(*(_intervals(codes, model) for codes in blocks), strict=True))
+    state = np.full((len(blocks), _lanes(d * h * w)), TOTAL, np.int64)
+    words, written = [], []
+    for step in reversed(_steps((d, h, w))):
+        own, f = state[:, : len(step)], frequency[:, step]
+        full = own >= f << _BITS
+        words.append((own & TOTAL - 1).astype("<u2"))
+        written.append(full)
+        own = np.where(full, own >> _BITS, own)
+        state[:, : len(step)] = (own // f << _BITS) + own % f + start[:, step]
+    all_words, kept = (np.concatenate(each[::-1], axis=1) for each in (words, written))
+    return [own.astype("<u4").tobytes() + w[k].tobytes() for own, w, k in zip(state, all_words, kept, strict=True)]
+
+
 def _intervals(codes: NDArray[np.integer], model: ContextModel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Length and begin of every code's interval."""
+    if model.alone is not None:
+        own = codes.ravel()
+        return model.alone[own], (model.alone.cumsum() - model.alone)[own]
     context, own = contexts(codes, model.codes), codes.ravel().astype(np.int64)
     length, begin = np.empty_like(own), np.empty_like(own)
     for n in range(0, len(own), _AT_ONCE):
@@ -86,42 +124,73 @@ def decoded(data: bytes, shape: tuple[int, int, int], model: ContextModel) -> ND
     Raises:
         ValueError: they are not whole, or of another shape.
     """
-    filled = tuple(int(side) for side in np.frombuffer(data[:6], "<u2"))
-    if len(filled) != 3 or any(side > most for side, most in zip(filled, shape, strict=True)):
-        raise ValueError(f"a chunk of {filled} codes where {shape} fit")
-    out, count = np.zeros(shape, np.int64), int(np.prod(filled))
-    if not count:
-        return out
-    lanes = _lanes(count)
-    words = np.frombuffer(data[6 + 4 * lanes :], "<u2").astype(np.int64)
-    state = np.frombuffer(data[6 : 6 + 4 * lanes], "<u4").astype(np.int64)
-    d, h, w = filled
-    padded = np.full((d + 1, h + 1, w + 2), model.codes, np.int64)
-    flat, inside = padded.reshape(-1), np.arange(padded.size).reshape(padded.shape)[1:, 1:, 1:-1].ravel()
-    offsets = np.array([(z * (h + 1) + y) * (w + 2) + x for z, y, x in NEIGHBOURS])
-    taken, most = 0, _AT_ONCE // lanes * lanes
-    for places in (front[begin : begin + most] for front in _wavefronts((d, h, w)) for begin in range(0, len(front), most)):
-        targets = inside[places]
-        frequency = model.frequencies(flat[targets[:, None] + offsets]).ravel()
-        ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
-        for begin in range(0, len(places), lanes):
-            target = targets[begin : begin + lanes]
-            own, rows = state[: len(target)], np.arange(begin, begin + len(target))
-            slot = (rows << _BITS) + (own & TOTAL - 1)
-            found = ends.searchsorted(slot, side="right")
-            f: NDArray[Any] = frequency[found]
-            own = f * (own >> _BITS) + slot - (ends[found] - f)
-            low = np.flatnonzero(own < TOTAL)
-            if taken + len(low) > len(words):
-                raise ValueError("a chunk of codes is cut short")
-            own[low] = own[low] << _BITS | words[taken : taken + len(low)]
-            taken += len(low)
-            state[: len(own)] = own
-            flat[target] = found - rows * model.codes
-    if taken != len(words) or (state != TOTAL).any():  # where the encoder began
-        raise ValueError("a chunk of codes is damaged")
-    out[:d, :h, :w] = padded[1:, 1:, 1:-1]
+    return decoded_all([data], shape, model)[0]
+
+
+def decoded_all(streams: Sequence[bytes], shape: tuple[int, int, int], model: ContextModel) -> list[NDArray[np.int64]]:
+    """:func:`decoded` of each: blocks that are filled alike go through the same steps at once."""
+    filled = [tuple(int(side) for side in np.frombuffer(data[:6], "<u2")) for data in streams]
+    for sides in filled:
+        if len(sides) != 3 or any(side > most for side, most in zip(sides, shape, strict=True)):
+            raise ValueError(f"a chunk of {sides} codes where {shape} fit")
+    out = [np.zeros(shape, np.int64) for _ in streams]
+    for (d, h, w), numbers in _alike(filled, model):
+        for n, codes in zip(numbers, _decoded_alike([streams[n][6:] for n in numbers], (d, h, w), model), strict=True):
+            out[n][:d, :h, :w] = codes
     return out
+
+
+def _decoded_alike(streams: Sequence[bytes], shape: tuple[int, int, int], model: ContextModel) -> NDArray[np.int64]:
+    """Blocks of one shape (block, slices, rows, columns) of their states and words."""
+    d, h, w = shape
+    lanes, count = _lanes(math.prod(shape)), len(streams)
+    if any(len(data) < 4 * lanes or len(data) % 2 for data in streams):
+        raise ValueError("a chunk of codes is cut short")
+    state = np.stack([np.frombuffer(data[: 4 * lanes], "<u4") for data in streams]).astype(np.int64)
+    words = np.frombuffer(b"".join(data[4 * lanes :] for data in streams) + bytes(2), "<u2").astype(np.int64)
+    end = np.cumsum([len(data) // 2 - 2 * lanes for data in streams])
+    taken = end - [len(data) // 2 - 2 * lanes for data in streams]
+    padded = np.full((count, d + 1, h + 1, w + 2), model.codes, np.int64)
+    flat, inside = padded.reshape(count, -1), np.arange(padded[0].size).reshape(padded.shape[1:])[1:, 1:, 1:-1].ravel()
+    offsets = np.array([(z * (h + 1) + y) * (w + 2) + x for z, y, x in NEIGHBOURS])
+    intervals = _Intervals(model)
+    for places in _steps(shape):
+        target, own = inside[places], state[:, : len(places)]
+        slot = own & TOTAL - 1
+        code, f, begin = intervals.of(slot, lambda: flat[:, target[:, None] + offsets])  # noqa: B023  called at once
+        own = f * (own >> _BITS) + slot - begin
+        low = own < TOTAL
+        after = taken[:, None] + low.cumsum(axis=1)
+        taken = after[:, -1]
+        if (taken > end).any():
+            raise ValueError("a chunk of codes is cut short")
+        state[:, : len(places)] = np.where(low, own << _BITS | words[after - 1], own)
+        flat[:, target] = code
+    if (taken != end).any() or (state != TOTAL).any():  # where the encoder began
+        raise ValueError("a chunk of codes is damaged")
+    return padded[:, 1:, 1:, 1:-1]
+
+
+class _Intervals:
+    """Which code an interval belongs to."""
+
+    def __init__(self, model: ContextModel) -> None:
+        self.model = model
+        self._ends = None if model.alone is None else model.alone.cumsum()
+
+    def of(self, slot: NDArray[np.int64], beside: Callable[[], NDArray[np.int64]]) -> tuple[NDArray[np.int64], ...]:
+        """Of slots (blocks, lanes), beside codes (blocks, lanes, neighbours): code, length and begin of its interval."""
+        if self._ends is not None:
+            assert self.model.alone is not None
+            code = self._ends.searchsorted(slot, side="right")
+            length = self.model.alone[code]
+            return code, length, self._ends[code] - length
+        frequency = self.model.frequencies(beside().reshape(-1, len(NEIGHBOURS))).ravel()
+        ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
+        rows = np.arange(slot.size).reshape(slot.shape)
+        found = ends.searchsorted((rows << _BITS) + slot, side="right")
+        length = frequency[found].astype(np.int64)
+        return found - rows * self.model.codes, length, ends[found] - length - (rows << _BITS)
 
 
 @dataclass(frozen=True)
@@ -140,13 +209,25 @@ class ContextCodec(ArrayBytesCodec):
         """For an array's metadata."""
         return {"name": NAME, "configuration": self.model.as_json()}
 
-    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
-        return chunk_spec.prototype.buffer.from_bytes(encoded(chunk_array.as_numpy_array(), self.model))
+    async def encode(self, chunks_and_specs: Iterable[tuple[NDBuffer | None, ArraySpec]]) -> list[Buffer | None]:
+        """All chunks that zarr asks for at once."""
+        pairs = [(chunk, spec) for chunk, spec in chunks_and_specs if chunk is not None]
+        streams = encoded_all([chunk.as_numpy_array() for chunk, _ in pairs], self.model)
+        return [spec.prototype.buffer.from_bytes(data) for (_, spec), data in zip(pairs, streams, strict=True)]
 
-    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        z, y, x = chunk_spec.shape
-        codes = decoded(chunk_bytes.to_bytes(), (z, y, x), self.model).astype(chunk_spec.dtype.to_native_dtype())
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(codes)
+    async def decode(self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]) -> list[NDBuffer | None]:
+        """All chunks that zarr asks for at once."""
+        pairs = list(chunks_and_specs)
+        found: dict[int, NDArray[np.int64]] = {}
+        there = [n for n, (chunk, _) in enumerate(pairs) if chunk is not None]
+        if there:
+            z, y, x = pairs[0][1].shape
+            streams = [chunk.to_bytes() for chunk, _ in pairs if chunk is not None]
+            found = dict(zip(there, decoded_all(streams, (z, y, x), self.model), strict=True))
+        return [
+            spec.prototype.nd_buffer.from_numpy_array(found[n].astype(spec.dtype.to_native_dtype())) if n in found else None
+            for n, (_, spec) in enumerate(pairs)
+        ]
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
         """Not known before."""

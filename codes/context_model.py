@@ -1,9 +1,9 @@
 """How likely each code is, given those beside it: a log-bilinear model (Mnih & Hinton 2007) in integers alone.
 
 A code stands for a vector; what its left, upper and previous neighbours stand for predicts it linearly, and a code is the more
-likely the nearer its vector lies to that. Everything that decides a bit of a stream is integer arithmetic (products of small
-integers are exact in float64), so that a store is decoded alike on every machine; only fitting is not, and its result is kept
-with the codes.
+likely the nearer its vector lies to that; of rank 0 vectors have no numbers, and codes are as likely as they are frequent.
+Everything that decides a bit of a stream is integer arithmetic (products of small integers are exact in float64), so that a
+store is decoded alike on every machine; only fitting is not, and its result is kept with the codes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 NEIGHBOURS = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (-1, 0, 0))  # slice, row, column
 MOST_CODES = 1024  # beyond, tables of frequencies cost more than they save
+MOST_ALONE = 1 << 14  # likewise, of rank 0
 TOTAL = 1 << 16  # of the frequencies of all codes
 _STEPS = 32  # scores are in 32nds of a bit
 _LEAST = 24 * _STEPS  # a code this much less likely than the likeliest weighs nothing but its frequency of 1
 _SHIFT = 12  # of products of vectors and matrices: bits below a 32nd
 _QUARTER = _STEPS // 4  # the bias is in quarters of a bit
 _RANKS = (1, 2, 3, 4, 5, 6, 8)  # numbers of a vector that are tried
+_COARSE = (1, 2, 4)  # quarters of a bit to which rank 0 rounds how rare codes are: coarser ones take fewer bytes
 _SAMPLE = 20_000  # codes that the fit looks at
 _FEWER = 4_000  # of them, where all codes are weighed against each other
 _ITERATIONS = 3  # of the scaling that makes the codes as frequent as they are
@@ -69,6 +71,12 @@ class ContextModel:
         return frequency
 
     @cached_property
+    def alone(self) -> NDArray[np.int64] | None:
+        """Of rank 0 the frequencies (codes,), which are the same beside all codes; else None."""
+        none = np.full((1, len(NEIGHBOURS)), self.codes)
+        return None if self.vectors.shape[1] else self.frequencies(none)[0].astype(np.int64)
+
+    @cached_property
     def _exact(self) -> tuple[NDArray[Any], ...]:
         """Vectors, zero for no neighbour; stacked matrices; what scores a prediction, and rarity; weights by 32nds of a bit.
 
@@ -76,7 +84,8 @@ class ContextModel:
         and 2^34 that is no integer lies further from the next one than it is rounded.
         """
         vectors = np.vstack([self.vectors, np.zeros((1, self.vectors.shape[1]))])
-        matrices = self.matrices.reshape(-1, self.matrices.shape[2]).astype(np.float64)
+        rank = self.matrices.shape[2]
+        matrices = self.matrices.reshape(len(NEIGHBOURS) * rank, rank).astype(np.float64)
         scores = np.vstack([vectors[:-1].T * 2.0**-_SHIFT, -float(_QUARTER) * self.rarity])
         return vectors, matrices, scores, _powers() * float(TOTAL - self.codes)
 
@@ -97,7 +106,7 @@ class ContextModel:
             raise ValueError(f"a context model without {', '.join(sorted(missing))}")
         codes, rank = int(given["codes"]), int(given["rank"])
         sizes = (codes * rank, 2 * len(NEIGHBOURS) * rank**2, codes)
-        if not (0 < codes <= MOST_CODES and 0 < rank <= 64):
+        if not (0 < codes <= (MOST_CODES if rank else MOST_ALONE) and 0 <= rank <= 64):
             raise ValueError(f"a context model of {codes} codes and vectors of {rank} numbers")
         numbers = zlib.decompressobj().decompress(base64.b64decode(given["numbers"]), sum(sizes) + 1)
         if len(numbers) != sum(sizes):
@@ -120,18 +129,22 @@ class ContextModel:
         """
         each = [(contexts(codes, len(vectors)), codes.ravel()) for codes in samples]
         context, code = np.concatenate([c for c, _ in each]), np.concatenate([s for _, s in each])
+        models = [_alone(code, len(vectors), coarse) for coarse in _COARSE]
         chosen = np.random.default_rng(0).permutation(len(code))[:_SAMPLE]
         context, code = context[chosen], code[chosen]
-        ranks = [rank for rank in _RANKS if rank <= min(vectors.shape[1], len(vectors) - 1)]
-        models = [_fitted(context, code, vectors, rank) for rank in ranks]
+        most = min(vectors.shape[1], len(vectors) - 1) if len(vectors) <= MOST_CODES else 0
+        models += [_fitted(context, code, vectors, rank) for rank in _RANKS if rank <= most]
         costs = [model._cost(context, code, total) for model in models]
         least = int(np.argmin(costs))
         return models[least] if costs[least] < total * math.log2(len(vectors)) / 8 else None
 
     def _cost(self, context: NDArray[np.integer], code: NDArray[np.integer], total: int) -> float:
         """Bytes of so many codes like these, and of the model."""
-        code = code[:_FEWER]
-        bits = -np.log2(self.frequencies(context[:_FEWER])[np.arange(len(code)), code] / TOTAL).mean()
+        if self.alone is not None:
+            bits = -np.log2(self.alone[code] / TOTAL).mean()
+        else:
+            code = code[:_FEWER]
+            bits = -np.log2(self.frequencies(context[:_FEWER])[np.arange(len(code)), code] / TOTAL).mean()
         return bits / 8 * total + len(self.as_json()["numbers"])
 
 
@@ -142,6 +155,14 @@ def contexts(codes: NDArray[np.integer], none: int) -> NDArray[np.int64]:
     padded[1:, 1:, 1:-1] = codes
     moved = [padded[1 + z : 1 + z + d, 1 + y : 1 + y + h, 1 + x : 1 + x + w].ravel() for z, y, x in NEIGHBOURS]
     return np.stack(moved, axis=1)
+
+
+def _alone(code: NDArray[np.integer], codes: int, coarse: int) -> ContextModel:
+    """Rank 0."""
+    share = np.bincount(code, minlength=codes) + 0.5
+    bits = np.log2(share.max() / share)
+    rarity = np.clip(np.rint(bits / coarse * 4) * coarse, 0, 255).astype(np.uint8)
+    return ContextModel(np.zeros((codes, 0), np.int8), np.zeros((len(NEIGHBOURS), 0, 0), "<i2"), rarity)
 
 
 def _fitted(context: NDArray[np.integer], code: NDArray[np.integer], vectors: NDArray[np.floating], rank: int) -> ContextModel:

@@ -46,6 +46,7 @@ _AUTOENCODER: dict[str, Any] = {
     "codebook": {
         "levels": _entry(int, 1, ">=1 <=32"),
         "grid": _entry(int, [], nargs="*"),
+        "rate_weight": _entry(float, [], ">0 <=1000000", nargs="*"),
         "initialise": _entry(("kmeans", "uniform")),
         "revive_after": _entry(int, limits=">=0 <=1000000000"),
         "legacy": _entry(bool),
@@ -66,6 +67,12 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     if made["start"] == "linear":
         _check_linear(made, str(path))
     codebook = made.get("codebook", {})
+    if weights := codebook.get("rate_weight"):
+        if codebook["grid"] or codebook["legacy"] or len(weights) != codebook["levels"]:
+            raise UserError(
+                f"{path}: codebook.rate_weight={weights} needs a learned codebook (no grid, legacy false) and one weight for "
+                f"each of its levels, which are {codebook['levels']}"
+            )
     if not (grid := codebook.get("grid")):
         return made
     # a grid of finite scalar quantisation is the whole codebook

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.codebook import nearest_code
+from taming.codebook import code_costs, nearest_code
 from utils.axes import channels_first, channels_last
+
+MEMORY = 0.99  # of how often codes are chosen, from step to step
 
 
 class Quantized(NamedTuple):
@@ -44,12 +46,19 @@ class VectorQuantizer(nn.Module):
         embed_dim: channels d of a code.
         beta: weight of the commitment term (codebook term 1).
         legacy: the weights the other way round, commitment 1 and codebook ``beta``, as in older published trainings.
+        rate_weight: the squared error of a vector that one bit is worth: codes that are chosen more often, which take fewer bits,
+            are preferred so much. 0: the nearest. Key ``seen``, (n_embed,), how often each was chosen lately, is there only then.
     """
 
-    def __init__(self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
+    seen: Tensor
+
+    def __init__(self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False, rate_weight: float = 0.0) -> None:
         super().__init__()
         self.beta = beta
         self.legacy = legacy
+        self.rate_weight = rate_weight
+        if rate_weight:
+            self.register_buffer("seen", torch.ones(n_embed))
         self.embedding = nn.Embedding(n_embed, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_embed, 1.0 / n_embed)
 
@@ -68,15 +77,31 @@ class VectorQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Indices (N, h, w) of the codes nearest to z (N, d, h, w)."""
         n, _, h, w = z.shape
-        return nearest_code(to_vectors(z), self.embedding.weight.float()).view(n, h, w)
+        return self.choice(to_vectors(z)).view(n, h, w)
+
+    @torch.no_grad()
+    def choice(self, vectors: Tensor) -> Tensor:
+        """Of each of vectors (M, d) the code with the least squared distance and cost: (M,) int64."""
+        costs = code_costs(self.seen, self.rate_weight) if self.rate_weight else None
+        return nearest_code(vectors, self.embedding.weight.detach().float(), costs)
+
+    def follow(self, counts: Tensor) -> None:
+        """Takes a step's counts (1, n_embed) into what codes cost."""
+        if self.rate_weight:
+            self.seen.mul_(MEMORY).add_(counts[0])
+
+    def forget(self, rows: slice | Tensor, counts: Tensor | None = None) -> None:
+        """Gives codes that were replaced new counts, by default the mean of all."""
+        if self.rate_weight:
+            self.seen[rows] = self.seen.mean() if counts is None else counts.to(self.seen)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w), any integer type → vectors (N, d, h, w)."""
         return channels_first(self.embedding(indices.long()))
 
-    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
-        """The codebook and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""
-        yield self.embedding, vectors
+    def stages(self, vectors: Tensor) -> Iterator[tuple["VectorQuantizer", Tensor]]:
+        """Itself and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""
+        yield self, vectors
 
     @property
     def codebooks(self) -> list[nn.Embedding]:
@@ -94,13 +119,17 @@ class ResidualVectorQuantizer(nn.Module):
         n_embed: codes per level.
         embed_dim: channels d of a code.
         legacy: as :class:`VectorQuantizer`.
+        rate_weight: the same, one for each level; empty: 0.
     """
 
-    def __init__(self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False) -> None:
+    def __init__(
+        self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False, rate_weight: Sequence[float] = ()
+    ) -> None:
         super().__init__()
         if levels < 1:
             raise ValueError(f"levels={levels} of a residual quantiser must be at least 1")
-        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, legacy=legacy) for _ in range(levels))
+        weights = rate_weight or [0.0] * levels
+        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, legacy=legacy, rate_weight=w) for w in weights)
 
     def forward(self, z: Tensor) -> Quantized:
         """(N, d, h, w) → :class:`Quantized`, indices (N, h, w, levels); the loss is the sum over levels."""
@@ -123,15 +152,19 @@ class ResidualVectorQuantizer(nn.Module):
         codes = [level.lookup(part) for level, part in parts]
         return torch.stack(codes).sum(dim=0)
 
-    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
-        """Each level's codebook with the vectors (M, d) that it quantises.
+    def stages(self, vectors: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
+        """Each level with the vectors (M, d) that it quantises.
 
         A level's codebook may be changed before the next one is asked for: the residual is taken with the changed one.
         """
         for level in self._quantizers():
-            yield level.embedding, vectors
-            codebook = level.embedding.weight.detach().float()
-            vectors = vectors - codebook[nearest_code(vectors, codebook)]
+            yield level, vectors
+            vectors = vectors - level.embedding.weight.detach().float()[level.choice(vectors)]
+
+    def follow(self, counts: Tensor) -> None:
+        """Takes a step's counts (levels, n_embed) into what codes cost."""
+        for level, own in zip(self._quantizers(), counts, strict=True):
+            level.follow(own[None])
 
     @property
     def codebooks(self) -> list[nn.Embedding]:
@@ -178,11 +211,16 @@ class FiniteScalarQuantizer(VectorQuantizer):
 
 
 def build_quantizer(
-    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, grid: Sequence[int] = ()
+    n_embed: int,
+    embed_dim: int,
+    levels: int = 1,
+    legacy: bool = False,
+    grid: Sequence[int] = (),
+    rate_weight: Sequence[float] = (),
 ) -> VectorQuantizer | ResidualVectorQuantizer:
     """The quantiser of the settings: plain with one level, residual with more, finite scalar with a grid."""
     if grid:
         return FiniteScalarQuantizer(grid)
     if levels == 1:
-        return VectorQuantizer(n_embed, embed_dim, legacy=legacy)
-    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy)
+        return VectorQuantizer(n_embed, embed_dim, legacy=legacy, rate_weight=sum(rate_weight))
+    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy, rate_weight=rate_weight)

@@ -50,7 +50,8 @@ def _spread(run, slices):
     conv.weight.div_(vectors.std())
     conv.bias.div_(vectors.std())
     vectors = vectors[torch.randperm(len(vectors))] / vectors.std()
-    for book, rest in quantizer.stages(vectors):
+    for level, rest in quantizer.stages(vectors):
+        book = level.embedding
         chosen = rest[rest.any(dim=1)][: book.num_embeddings]
         book.weight[: len(chosen)] = chosen
 

@@ -59,6 +59,10 @@ def build_parser() -> Parser:
     add("--evaluation", type=Path, nargs="+", default=(), metavar="FOLDER", help=text)
     for command in (enhance, encode):
         _add_input(command)
+    text = (
+        "try every code N times (1 or 2) by what is decoded: closer slices in as many bytes, encoding takes tens of times as long"
+    )
+    encode.add_argument("--effort", type=int, default=0, metavar="N", help=text)
     add = decode.add_argument
     text = "what encode wrote, or export"
     add("--codes", "--input", type=Path, required=True, metavar="X.codes.zarr", help=text)

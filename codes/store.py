@@ -49,6 +49,7 @@ CODED = (
     16,
     16,
 )  # at most; what a region of codes is read in: 64³ anywhere read 1.9 times as many (2.7 with 32², 1 % smaller)
+FEW = 2**15  # codes; so few are read at once
 UNIT = (16, 512, 512)  # codes that are written at once
 _LARGEST_CHUNK = 2**27  # values; those of any program that writes stores are far smaller
 _SAMPLES = 8  # chunks of codes to which their model is fitted
@@ -336,7 +337,8 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
 
     model = None if vectors is None else _fitted(codes, vectors)
     lead = codes.shape[:-3]  # channels, of a posterior's mean
-    chunk = [math.ceil(size / math.ceil(size / most)) for size, most in zip(codes.shape, (*lead, *CODED), strict=True)]
+    most = UNIT if math.prod(codes.shape) <= FEW else CODED
+    chunk = [math.ceil(size / math.ceil(size / side)) for size, side in zip(codes.shape, (*lead, *most), strict=True)]
     shard = [
         side * min(math.ceil(size / side), most // side)
         for side, size, most in zip(chunk, codes.shape, (*lead, *UNIT), strict=True)
@@ -356,6 +358,7 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
             config={"write_empty_chunks": True},
         )
         metadata = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+        metadata = {key: value for key, value in metadata.items() if key not in ("attributes", "storage_transformers") or value}
         (folder / "zarr.json").write_text(json.dumps(metadata, separators=(",", ":")), encoding="utf-8")
         pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
         for box in tqdm(pieces, desc=printable(f"{folder.parent.name}: {folder.name}"), unit="shard", leave=False):

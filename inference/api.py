@@ -193,7 +193,11 @@ def encode(
         )
     with _source(run, volume, options) as source:
         refuse_inputs([target], run, source.volumes)
-        encoder, book = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty), run.codebook()
+        book = run.codebook()
+        if options.effort and book is None:
+            raise UserError(f"--effort {options.effort} is for runs with a codebook; {run.name} has a Gaussian code")
+        how = {"batch": options.batch, "skip_empty": options.skip_empty, "effort": options.effort}
+        encoder = SliceEncoder(run, source, **how)
         if book is None:
             kind = {"kind": "gaussian", "levels": 1, "dimensions": int(run.settings["autoencoder"]["ddconfig"]["z_channels"])}
         else:
@@ -214,6 +218,7 @@ def encode(
             "run_path": str(run.path.resolve()),
             "input": source.record(),
             **_thick(source),
+            **({"effort": options.effort} if options.effort else {}),
         }
         if target.processes.rank == 0:
             numbers: Any = kind["dimensions" if book is None else "levels"]

@@ -13,6 +13,7 @@ from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
+from models.code_search import searched
 from utils.boxes import Box, extent, overlap, relative
 from utils.errors import UserError
 
@@ -36,7 +37,7 @@ class SliceEncoder(Tiled[Window, Packed]):
 
     keeps = True
 
-    def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True) -> None:
+    def __init__(self, run: Run, source: Source, *, batch: int | None = None, skip_empty: bool = True, effort: int = 0) -> None:
         if run.decodes_only:
             raise UserError(
                 f"{run.path} holds what decodes its codes and no encoder; export the run itself for more: infer.py export RUN "
@@ -46,7 +47,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         if "quantize" in run.model.G:
             kind = "uint8" if run.settings["autoencoder"]["n_embed"] <= 256 else "uint16"
         super().__init__(run, source, np.dtype(kind), batch, skip_empty=skip_empty)
-        self.source, self.inner = source, source.inner
+        self.source, self.inner, self.effort = source, source.inner, effort
         side = run.stride
         n, h, w = self.shape = (source.count, source.shape[1] // side, source.shape[2] // side)
         halo = run.model.slice_halo("encoder")
@@ -88,7 +89,8 @@ class SliceEncoder(Tiled[Window, Packed]):
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Window]) -> list[Packed]:
         """The codes of cores."""
         pixels = np.concatenate([self._whole_group(tile, pixels) for tile, (pixels, _) in zip(tiles, seen, strict=True)])
-        packed: Tensor = self.run.model.pack(to_tensor(pixels, self.run.engine.device))
+        inputs = to_tensor(pixels, self.run.engine.device)
+        packed: Tensor = self.run.model.pack(inputs) if not self.effort else self._searched(inputs, tiles)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
         codes = codes.astype(self.dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
         return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]
@@ -97,6 +99,15 @@ class SliceEncoder(Tiled[Window, Packed]):
         """See :meth:`inference.passes.Tiled.imagine`."""
         _, y, x = extent(self.needed(tile))
         return self.run.model.pack(torch.zeros(self.batch * self.axes[0].core, len(self.source.volumes), y, x))
+
+    def _searched(self, inputs: Tensor, tiles: Sequence[Tile3]) -> Tensor:
+        """The codes that decode best; what tiles are filled up with beyond the slice does not count."""
+        visible = inputs.new_zeros(len(tiles), 1, 1, *inputs.shape[-2:])
+        for n, tile in enumerate(tiles):
+            _, rows, columns = self.needed(tile)
+            visible[n, ..., : max(0, self.inner[0] - rows.start), : max(0, self.inner[1] - columns.start)] = 1
+        visible = visible.expand(-1, len(inputs) // len(tiles), *visible.shape[2:]).flatten(0, 1)
+        return searched(self.run.model, inputs, visible, self.effort)
 
     def _whole_group(self, tile: Tile3, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """The last group of slices filled up with its last one, so that the network sees one shape only."""

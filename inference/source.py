@@ -63,6 +63,7 @@ class Options:
         skip_empty: fill tiles of pure background instead of computing them.
         approximate: tiles although the generator's norm sees the whole volume.
         batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
+        effort: of ``encode``: how often every code is tried anew by what is decoded (models.code_search); 0: as encoded.
         texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
 
     Raises:
@@ -82,6 +83,7 @@ class Options:
     skip_empty: bool = True
     approximate: bool = False
     batch: int | None = None
+    effort: int = 0
     texture: float = 0.0
 
     def __post_init__(self) -> None:
@@ -90,6 +92,8 @@ class Options:
         for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
             if count is not None and count < 1:
                 raise UserError(f"--{name} {count} must be at least 1")
+        if self.effort < 0:
+            raise UserError(f"--effort {self.effort} must be at least 0")
         if self.tile is not None and (self.tile < LATENT_STRIDE or self.tile % LATENT_STRIDE):
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
         if not 0 <= self.texture <= 1:

@@ -24,15 +24,15 @@ LEAST = 0.1  # how often a code that was never chosen counts as chosen
 def nearest_code(vectors: Tensor, codebook: Tensor, costs: Tensor | None = None) -> Tensor:
     """Index of the nearest row of ``codebook`` (n, d) for each of ``vectors`` (M, d): (M,) int64, ties to the lowest.
 
-    With ``costs`` (n,), what choosing each row adds to its squared distance, see :func:`code_costs`.
+    With ``costs`` (n,) or (M, n), what choosing each row adds to its squared distance, see :func:`code_costs`.
     Squared Euclidean distances as sums of squared differences, channel by channel in float32: no cancellation, no matrix product
     of reduced precision, and the same result for a vector whatever the others are.
     """
-    nearest = []
-    for part in vectors.split(CHUNK.get(vectors.device.type, 65536)):
+    nearest, size = [], CHUNK.get(vectors.device.type, 65536)
+    for n, part in enumerate(vectors.split(size)):
         distances = part.new_zeros(len(part), len(codebook))  # without an (M, n, d) intermediate
         if costs is not None:
-            distances += costs
+            distances += costs if costs.ndim == 1 else costs[n * size : n * size + len(part)]
         for channel in range(part.shape[1]):
             difference = part[:, channel, None] - codebook[:, channel]
             distances.addcmul_(difference, difference)

@@ -74,15 +74,26 @@ class VectorQuantizer(nn.Module):
             return Quantized(straight_through(wide, codes), loss, indices)
 
     @torch.no_grad()
-    def nearest(self, z: Tensor) -> Tensor:
-        """Indices (N, h, w) of the codes nearest to z (N, d, h, w)."""
+    def nearest(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Indices (N, h, w) of the codes nearest to z (N, d, h, w); ``weights`` (N, h, w) of squared distance, 1 by default."""
         n, _, h, w = z.shape
-        return self.choice(to_vectors(z)).view(n, h, w)
+        return self.choice(to_vectors(z), weights).view(n, h, w)
+
+    def price(self, indices: Tensor) -> Tensor:
+        """What the length of codes (N, h, w) weighs, in squared distance: (N, h, w)."""
+        return self.costs[indices] if self.rate_weight else torch.zeros_like(indices, dtype=torch.float32)
+
+    @property
+    def costs(self) -> Tensor:
+        """See :func:`taming.codebook.code_costs`."""
+        return code_costs(self.seen, self.rate_weight)
 
     @torch.no_grad()
-    def choice(self, vectors: Tensor) -> Tensor:
-        """Of each of vectors (M, d) the code with the least squared distance and cost: (M,) int64."""
-        costs = code_costs(self.seen, self.rate_weight) if self.rate_weight else None
+    def choice(self, vectors: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Of each of vectors (M, d) the code with the least squared distance, and cost over its weight: (M,) int64."""
+        costs = self.costs if self.rate_weight else None
+        if costs is not None and weights is not None:
+            costs = costs / weights.flatten()[:, None]
         return nearest_code(vectors, self.embedding.weight.detach().float(), costs)
 
     def follow(self, counts: Tensor) -> None:
@@ -143,6 +154,21 @@ class ResidualVectorQuantizer(nn.Module):
                 losses.append(quantized.loss)
                 indices.append(quantized.indices)
             return Quantized(straight_through(wide, total), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Indices (N, h, w, levels): each level's of the codes nearest to what those before it left; see VectorQuantizer."""
+        n, _, h, w = z.shape
+        found, rest = [], to_vectors(z)
+        for level in self._quantizers():
+            found.append(level.choice(rest, weights))
+            rest = rest - level.embedding.weight.detach().float()[found[-1]]
+        return torch.stack(found, dim=-1).view(n, h, w, -1)
+
+    def price(self, indices: Tensor) -> Tensor:
+        """What the length of codes (N, h, w, levels) weighs, in squared distance: (N, h, w)."""
+        parts = zip(self._quantizers(), indices.unbind(dim=-1), strict=True)
+        return torch.stack([level.price(part) for level, part in parts]).sum(dim=0)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w, levels), any integer type → vectors (N, d, h, w); fewer levels give a coarser latent."""

@@ -10,7 +10,7 @@ from utils.far import ADDRESS
 from volumes.volume import READABLE
 
 KEY = "isoscope_codes"
-VERSION = 4
+VERSION = 5
 MOST_LEVELS = 64
 _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 

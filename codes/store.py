@@ -52,8 +52,11 @@ CODED = (
 FEW = 2**15  # codes; so few are read at once
 UNIT = (16, 512, 512)  # codes that are written at once
 _LARGEST_CHUNK = 2**27  # values; those of any program that writes stores are far smaller
+_TOGETHER = 1024  # chunks that zarr codes at once
 _SAMPLES = 8  # chunks of codes to which their model is fitted
 SUFFIX = ".codes.zarr"
+
+Place = tuple[int, ...]  # of a chunk among those of its array
 
 
 class _Chunks(Recent):
@@ -183,14 +186,18 @@ class CodeStore:
             array = self._opened(name)
             part = tuple(slice(*p.indices(size)) for p, size in zip(part, array.shape, strict=True))
             out = np.empty(extent(part), array.dtype)
-            touched = (range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(part, array.chunks, strict=True))
-            for place in product(*touched):
-                sides = zip(place, array.chunks, array.shape, strict=True)
-                chunk = tuple(slice(n * side, min((n + 1) * side, size)) for n, side, size in sides)
-                if (name, place) not in self._chunks:
-                    self._chunks.put((name, place), self._read_chunk(name, array, chunk))
+            touched = [range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(part, array.chunks, strict=True)]
+            places = list(product(*touched))
+            found = {place: self._chunks.latest((name, place)) for place in places if (name, place) in self._chunks}
+            missing = [place for place in places if place not in found]
+            for group in [missing] if missing and _is_box(missing) else [[place] for place in missing]:
+                found |= self._read_chunks(name, array, group)
+            for place in missing:
+                self._chunks.put((name, place), found[place])
+            for place in places:
+                chunk = _chunk_box(array, place, place)
                 met = overlap(part, chunk)
-                out[relative(met, part)] = self._chunks.latest((name, place))[relative(met, chunk)]
+                out[relative(met, part)] = found[place][relative(met, chunk)]
             return out
         except (UserError, MemoryError):
             raise
@@ -216,19 +223,36 @@ class CodeStore:
             self._open[name] = array
         return self._open[name]
 
-    def _read_chunk(self, name: str, array: Any, chunk: tuple[slice, ...]) -> NDArray[Any]:
-        """Zarr takes a missing file for zeros, which are codes; arrays without shards, of older versions, may lack some."""
-        sides = array.shards or array.chunks
-        key = array.metadata.encode_chunk_key(tuple(p.start // side for p, side in zip(chunk, sides, strict=True)))
-        file = self.path / name / key
-        if array.shards and not (file.is_file() and file.stat().st_size):
-            raise FileNotFoundError(f"{file} is missing or empty")
-        check_inside(self.path, file)
-        values = np.asarray(array[chunk])
+    def _read_chunks(self, name: str, array: Any, places: list[Place]) -> dict[Place, NDArray[Any]]:
+        """Chunks that make a box, decoded together.
+
+        Zarr takes a missing file for zeros, which are codes; arrays without shards, of older versions, may lack some.
+        """
+        import zarr
+
+        box, sides = _chunk_box(array, places[0], places[-1]), array.shards or array.chunks
+        for place in product(*(range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(box, sides, strict=True))):
+            file = self.path / name / array.metadata.encode_chunk_key(place)
+            if array.shards and not (file.is_file() and file.stat().st_size):
+                raise FileNotFoundError(f"{file} is missing or empty")
+            check_inside(self.path, file)
+        with zarr.config.set({"codec_pipeline.batch_size": _TOGETHER}):
+            values = np.asarray(array[box])
         codes = self.about["codes"] if self.about["kind"] == "codebook" and name != "empty" else None
         if codes and values.max() >= codes:
-            raise ValueError(f"{key} has the code {values.max()}, and there are {codes} from 0 on")
-        return values
+            raise ValueError(f"it has the code {values.max()}, and there are {codes} from 0 on")
+        return {place: values[relative(_chunk_box(array, place, place), box)].copy() for place in places}
+
+
+def _is_box(places: list[Place]) -> bool:
+    """Whether chunks are all of those between the first and the last."""
+    return set(product(*map(range, places[0], (n + 1 for n in places[-1])))) == set(places)
+
+
+def _chunk_box(array: Any, first: Place, last: Place) -> Box:
+    """From a chunk to another one."""
+    sides = zip(first, last, array.chunks, array.shape, strict=True)
+    return tuple(slice(low * side, min((high + 1) * side, size)) for low, high, side, size in sides)  # type: ignore[return-value]
 
 
 def level_names(levels: int) -> list[str]:
@@ -361,8 +385,9 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
         metadata = {key: value for key, value in metadata.items() if key not in ("attributes", "storage_transformers") or value}
         (folder / "zarr.json").write_text(json.dumps(metadata, separators=(",", ":")), encoding="utf-8")
         pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
-        for box in tqdm(pieces, desc=printable(f"{folder.parent.name}: {folder.name}"), unit="shard", leave=False):
-            coded[box] = codes.read(box)
+        with zarr.config.set({"codec_pipeline.batch_size": _TOGETHER}):
+            for box in tqdm(pieces, desc=printable(f"{folder.parent.name}: {folder.name}"), unit="shard", leave=False):
+                coded[box] = codes.read(box)
 
 
 def _fitted(codes: BlockArray, vectors: NDArray[np.float32]) -> ContextModel | None:

@@ -56,8 +56,7 @@ class Options:
         thick: the input's axis along which it is coarse: z, y or x. None: as the training data were prepared, else z. Within the
             run it is z; the output has the input's axes, and so have ``region`` and ``voxel_um``.
         voxel_um: of the input where the file has none.
-        ignore_voxels: go on although voxel sizes of run and input differ.
-        force_range: go on although the grey values are not those of the training.
+        ignore_voxels, force_range: go on although voxel sizes of run and input, or grey values, differ.
         region: part of the output that is wanted, in its voxels.
         tile: side of a decoding tile's core in output voxels; None: as memory allows.
         skip_empty: fill tiles of pure background instead of computing them.
@@ -67,7 +66,7 @@ class Options:
         texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
 
     Raises:
-        UserError: ``thick`` is no axis, ``dsp`` or ``batch`` no counts, ``tile`` is no multiple of 8, ``texture`` is no share.
+        UserError: ``thick`` is no axis, ``dsp``, ``batch``, ``effort`` no count, ``tile`` no multiple of 8, ``texture`` no share.
     """
 
     normalise: str = "run"
@@ -89,11 +88,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.thick not in (None, *SEEN_ALONG):
             raise UserError(f"--thick {self.thick} is no axis; choose one of {', '.join(SEEN_ALONG)}")
-        for name, count in {"dsp": self.dsp, "batch": self.batch}.items():
-            if count is not None and count < 1:
-                raise UserError(f"--{name} {count} must be at least 1")
-        if self.effort < 0:
-            raise UserError(f"--effort {self.effort} must be at least 0")
+        for name, count, least in (("dsp", self.dsp, 1), ("batch", self.batch, 1), ("effort", self.effort, 0)):
+            if count is not None and count < least:
+                raise UserError(f"--{name} {count} must be at least {least}")
         if self.tile is not None and (self.tile < LATENT_STRIDE or self.tile % LATENT_STRIDE):
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
         if not 0 <= self.texture <= 1:

@@ -17,6 +17,7 @@ from workspace import write_volume
 import evaluate
 import infer
 import models.ae0iso0tccutvqq as vq
+from codes.store import CodeStore
 from inference import Options, Run, decode, encode, enhance
 from models import linear_start, slice2volume
 from models.base import BaseModel
@@ -83,9 +84,9 @@ def test_it_starts_at_principal_components_and_k_means(linear, monkeypatch, tmp_
     assert (shown - values.astype(float)).var() < values.var() / 2
 
 
-@pytest.mark.parametrize("levels", [1, 2])
-def test_a_broken_training_ends_with_the_same_weights(linear, levels):
-    (linear.root / "tiny.yaml").write_text(LINEAR + f"codebook: {{levels: {levels}, revive_after: 1}}\n")
+@pytest.mark.parametrize("codebook", ["levels: 1", "levels: 2", "levels: 2, rate_weight: [0.1, 0.05]"])
+def test_a_broken_training_ends_with_the_same_weights(linear, codebook):
+    (linear.root / "tiny.yaml").write_text(LINEAR + f"codebook: {{{codebook}, revive_after: 1}}\n")
     whole = linear.train("whole", *ALONE, "--ema", 0.9)
     linear.train("broken", *ALONE, "--ema", 0.9, "--n_epochs", 1)
     broken = linear.train("broken", "--n_epochs", 2, "--resume")
@@ -193,6 +194,45 @@ def test_fewer_levels_of_a_store_are_decoded(linear, tmp_path, caplog):
             infer.main([*command, str(tmp_path / "not.ome.tif"), "--levels", str(levels)])
 
 
+CODEBOOKS = {
+    "plain": LINEAR,
+    "weighed": LINEAR + "codebook: {rate_weight: [0.02]}\n",
+    "levels": LINEAR + "codebook: {levels: 2}\n",
+    "scalars": "extends: vqlinear_fsq\nddconfig: {ch: 4, num_res_blocks: 1}\n",
+}
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_effort_chooses_codes_that_decode_closer(linear, tmp_path, codebook):
+    (linear.root / "tiny.yaml").write_text(CODEBOOKS[codebook])
+    run = Run.load(linear.train("codec", *ALONE, "--lr", 1e-3).path)
+    values = tifffile.imread(linear.data / "train" / "x3d0" / "a.tif")[:5, :45, :37]  # no multiples of 8
+    tifffile.imwrite(tmp_path / "in.tif", values)
+    command = ["encode", "--run", str(run.path), "--input", str(tmp_path / "in.tif"), "--dsp", "1"]
+    paid, stores = [], []
+    for effort in (0, 1, 3):
+        infer.main([*command, "--output", str(path := tmp_path / f"{effort}.codes.zarr"), "--effort", str(effort)])
+        stores.append(CodeStore.open(path))
+        codes = torch.from_numpy(stores[-1].read(whole_box(stores[-1].shape)).codes.astype(np.int64))
+        error = np.square(decode(stores[-1], run, grid="raw") - values.astype(float)).sum()
+        paid.append((error, float(run.model.G["quantize"].price(codes).sum())))
+    assert stores[2].about["effort"] == 3 and "effort" not in stores[0].about
+    if codebook == "weighed":  # error for length
+        assert paid[1][0] < paid[0][0] or paid[1][1] < paid[0][1]
+    else:
+        assert paid[2][0] <= paid[1][0] < paid[0][0] and paid[0][1] == 0
+    with pytest.raises(UserError, match="--effort -1 must be at least 0"):
+        infer.main([*command, "--output", str(tmp_path / "y.codes.zarr"), "--effort", "-1"])
+
+
+def test_effort_is_for_codes(linear, monkeypatch, tmp_path):
+    monkeypatch.setattr(slice2volume, "FIRST_BLOCKS", 1280)
+    (linear.root / "tiny.yaml").write_text(GAUSSIAN)
+    run = linear.train("gaussian", "--models", "ae0iso0tccut", "--lbNCE", 0, *ALONE)
+    with pytest.raises(UserError, match=r"--effort 1 is for runs with a codebook; .* has a Gaussian code"):
+        encode(run.path, np.full((2, 16, 24), 1000, np.uint16), tmp_path / "x.codes.zarr", Options(effort=1))
+
+
 LADDER = "extends: vqlinear_ladder\nn_embed: 16\nembed_dim: 6\nddconfig: {ch: 4, z_channels: 6, num_res_blocks: 1}\n"
 
 
@@ -259,6 +299,10 @@ def test_it_says_what_it_cannot_do(linear):
     ):
         yaml.write_text("extends: vqlinear\nddconfig: " + change)
         with pytest.raises(UserError, match=message):
+            linear.train("refused", *ALONE)
+    for codebook in ("rate_weight: [0.1, 0.2]", "rate_weight: [0.1], legacy: true", "rate_weight: [-1]"):
+        yaml.write_text(LINEAR + f"codebook: {{{codebook}}}\n")
+        with pytest.raises(UserError, match="rate_weight"):
             linear.train("refused", *ALONE)
     yaml.write_text(LINEAR)
     with pytest.raises(UserError, match="contrastive term"):

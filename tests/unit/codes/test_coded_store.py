@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from codes.context_codec import decoded, encoded
+from codes.context_codec import decoded, decoded_all, encoded, encoded_all
 from codes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
 from codes.store import CodeStore, CodeTarget, Packed
 from utils.errors import UserError
@@ -16,6 +16,7 @@ from utils.errors import UserError
 GOLDEN = (
     Path(__file__).parents[2] / "data" / "codes_version_2.codes.zarr"
 )  # of FIB-25 (CC BY): 8x8 blocks, 12 components, 256 means
+GOLDEN_5 = GOLDEN.with_name("codes_version_5.codes.zarr")  # its codes by four, in tables of their own
 ALL = (slice(0, 20), slice(0, 31), slice(0, 31))
 
 
@@ -55,14 +56,22 @@ def stored(path, codes, vectors, empty=(), **changes):
     return target.finish()
 
 
+def alone(codes, vectors):
+    """A model of vectors that say nothing."""
+    return ContextModel.fit([codes], np.random.default_rng(8).permutation(vectors), 10**4)
+
+
+model_of = {"context": lambda codes, vectors: ContextModel.fit([codes], vectors, 10**7), "alone": alone}
+
+
+@pytest.mark.parametrize("kind", model_of)
 @pytest.mark.parametrize(
     ("number", "shape"), [(256, (5, 33, 40)), (2, (3, 9, 9)), (40, (1, 1, 1)), (1000, (2, 40, 31)), (16, (7, 3, 64))]
 )
-def test_a_block_comes_back(number, shape):
+def test_a_block_comes_back(number, shape, kind):
     vectors = np.random.default_rng(1).standard_normal((number, 4))
     codes = smooth(shape, vectors)
-    model = ContextModel.fit([codes], vectors, 10**7)
-    model = ContextModel.from_json(model.as_json())
+    model = ContextModel.from_json(model_of[kind](codes, vectors).as_json())
     data = encoded(codes, model)
     np.testing.assert_array_equal(decoded(data, shape, model), codes)
     larger = tuple(side + 3 for side in shape)
@@ -71,6 +80,32 @@ def test_a_block_comes_back(number, shape):
     np.testing.assert_array_equal(decoded(encoded(noise, model), shape, model), noise)
     nothing = np.zeros(shape, int)
     np.testing.assert_array_equal(decoded(encoded(nothing, model), shape, model), nothing)
+
+
+def test_blocks_that_are_coded_together_are_coded_as_alone():
+    vectors = np.random.default_rng(1).standard_normal((64, 4))
+    codes = smooth((16, 48, 40), vectors)
+    blocks = [codes[:, y : y + 16, x : x + 16] for y in (0, 16, 32) for x in (0, 16, 24)] + [np.zeros((16, 16, 16), int)]
+    blocks += [block * (np.arange(16) < 9) for block in blocks[:2]]  # filled less
+    for make in model_of.values():
+        model = make(codes, vectors)
+        streams = encoded_all(blocks, model)
+        assert streams == [encoded(block, model) for block in blocks]
+        for block, found in zip(blocks, decoded_all(streams, (16, 16, 17), model), strict=True):
+            np.testing.assert_array_equal(found, np.pad(block, [(0, 0), (0, 0), (0, 1)]))
+        for harm in (streams[1][:-2], streams[1] + b"xx", streams[1][:-2] + b"xx", streams[1][:20]):
+            with pytest.raises(ValueError, match=r"cut short|damaged"):
+                decoded_all([streams[0], harm, *streams[2:]], (16, 16, 16), model)
+
+
+def test_without_context_codes_take_their_entropy():
+    rng = np.random.default_rng(2)
+    codes = np.minimum(rng.geometric(0.02, (16, 40, 40)) - 1, 999)
+    model = alone(codes, rng.standard_normal((1000, 4)))
+    assert model.vectors.shape[1] == 0 and len(model.as_json()["numbers"]) < 500
+    share = np.bincount(codes.ravel()) / codes.size
+    entropy = -(share * np.log2(np.maximum(share, 1e-9))).sum() * codes.size / 8
+    assert entropy < len(encoded(codes, model)) < 1.01 * entropy + 100
 
 
 def test_frequencies_are_those_of_integer_arithmetic():
@@ -112,6 +147,13 @@ def test_stores_of_two_levels_with_background_are_read_for_ever(version):
     assert store.about["version"] == version and packed.empty.sum() == 512 == packed.empty[:2, :16, :16].sum()
     digest = "040cb83f1e65364433bdb6fc649004da1c8e5c935f577836e11035bd759abd8e"
     assert hashlib.sha256(packed.codes.tobytes()).hexdigest() == digest
+
+
+def test_codes_without_context_are_the_same_for_ever():
+    store = CodeStore.open(GOLDEN_5)
+    codes = store.read((slice(0, 8), slice(0, 31), slice(0, 31))).codes
+    assert zarr.open_array(store.path / "codes").metadata.codecs[0].codecs[0].model.vectors.shape == (64, 0)
+    np.testing.assert_array_equal(codes, CodeStore.open(GOLDEN).read(ALL).codes[:8] // 4)
 
 
 def test_levels_regions_and_wide_codebooks(tmp_path):

@@ -1,7 +1,8 @@
 """``python benchmarks/rates.py --case NAME VOLUME [RUN ...] [--case ...]``: rate and distortion of slices, beside other codecs.
 
 Of each volume, 8 or 16 bit, every 16th XY slice is judged (``--stride``). Runs (their codes, ``encode`` and ``decode --grid
-raw`` at every number of levels; bytes of the store on disc without the levels that were not decoded) stand beside JPEG2000,
+raw`` at every number of levels, ``--effort`` as of ``infer.py encode``; bytes of the store on disc without the levels that were
+not decoded) stand beside JPEG2000,
 JPEG-XL, AVIF and zstd on coarser grey values, each one stream for all slices, at four rates and at those of the codes; no
 library here codes one frame by another (x265). The floor that no learned codec may fall below is no network at all:
 principal components of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged, their
@@ -37,6 +38,7 @@ def main() -> None:
     add("--case", nargs="+", action="append", required=True, metavar="NAME VOLUME RUN", help="a volume and runs that code it")
     add("--rates", type=float, nargs="+", default=RATES, help="bits per pixel of the other codecs")
     add("--stride", type=int, default=16, metavar="N", help="slices from one that is judged to the next")
+    add("--effort", type=int, default=0, metavar="N", help="with which runs encode")
     add("--output", type=Path, default=RESULTS / "rates.json")
     given = parser.parse_args()
     result = json.loads(given.output.read_text()) if given.output.exists() else {"cases": {}}
@@ -44,11 +46,11 @@ def main() -> None:
         case = result["cases"].setdefault(name, {"volume": Path(volume).name, "points": {}})
         if case.setdefault("stride", given.stride) != given.stride:
             raise SystemExit(f"{given.output}: {name} was judged with --stride {case['stride']}; take that, or another name")
-        judge(case, Path(volume), [Path(run) for run in runs], given.rates, lambda: write_result(given.output, result))
+        judge(case, Path(volume), [Path(run) for run in runs], given, lambda: write_result(given.output, result))
     given.output.with_suffix(".md").write_text("\n".join(table(result["cases"])) + "\n")
 
 
-def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float], save: Any) -> None:
+def judge(case: dict[str, Any], path: Path, runs: list[Path], given: Any, save: Any) -> None:
     """Adds the points that a case does not have."""
     from volumes.open import open_volume
 
@@ -67,9 +69,10 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float]
         save()
 
     for run in runs:
-        if not any(point["codec"] == f"codes of {run.name}" for point in points.values()):
-            for levels, size, shown in of_run(run, judged):
-                note(f"codes of {run.name}, {levels} level(s)", f"codes of {run.name}", size, shown)
+        codec = f"codes of {run.name}" + (f", effort {given.effort}" if given.effort else "")
+        if not any(point["codec"] == codec for point in points.values()):
+            for levels, size, shown in of_run(run, judged, given.effort):
+                note(f"{codec}, {levels} level(s)", codec, size, shown)
     rest = np.delete(volume, chosen, axis=0)
     for side, components in FLOOR:
         codec = f"PCA and k-means, {side}x{side}"
@@ -77,7 +80,7 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float]
             for levels, size, shown in floor(rest, judged, side, components):
                 note(f"{codec}, {levels} level(s)", codec, size, shown)
     own = {point["bits_per_pixel"] for point in points.values() if point["codec"].startswith("codes")}
-    for name, rate in product(OTHERS, sorted({*rates, *own})):
+    for name, rate in product(OTHERS, sorted({*given.rates, *own})):
         if (label := f"{name} within {rate:.4g}") not in points:
             size, shown = of_codec(name, rate, judged)
             if shown is None:
@@ -87,14 +90,14 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], rates: list[float]
                 note(label, name, size, shown)
 
 
-def of_run(path: Path, slices: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+def of_run(path: Path, slices: np.ndarray, effort: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """Levels, bytes and the decoded slices."""
     from codes.store import level_names
     from inference import Options, Run, decode, encode
 
     run = Run.load(path)
     with tempfile.TemporaryDirectory() as folder:
-        store = encode(slices, run, Path(folder, "x.codes.zarr"), Options(dsp=1, force_range=True))
+        store = encode(slices, run, Path(folder, "x.codes.zarr"), Options(dsp=1, force_range=True, effort=effort))
         assert store is not None
         names = level_names(store.about["levels"])
         for levels in range(1, len(names) + 1):

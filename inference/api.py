@@ -196,7 +196,7 @@ def encode(
         book = run.codebook()
         if options.effort and book is None:
             raise UserError(f"--effort {options.effort} is for runs with a codebook; {run.name} has a Gaussian code")
-        how = {"batch": options.batch, "skip_empty": options.skip_empty, "effort": options.effort}
+        how: dict[str, Any] = {"batch": options.batch, "skip_empty": options.skip_empty, "effort": options.effort}
         encoder = SliceEncoder(run, source, **how)
         if book is None:
             kind = {"kind": "gaussian", "levels": 1, "dimensions": int(run.settings["autoencoder"]["ddconfig"]["z_channels"])}

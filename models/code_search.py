@@ -1,13 +1,10 @@
 """Codes chosen by what is decoded from them: slower to encode, closer at equal bytes, decoded as fast."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from models.slice2volume import SliceToVolume
 
 APART = 10  # one place of so many is changed at a time, each three from the next: their changes hardly meet
 SHIFT = 3  # of the places that are changed, from a row to the next
@@ -19,7 +16,7 @@ CAUTION = 1.25  # on that curvature, which is a mean over directions
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def searched(model: "SliceToVolume", slices: Tensor, visible: Tensor, sweeps: int) -> Tensor:
+def searched(model: Any, slices: Tensor, visible: Tensor, sweeps: int) -> Tensor:
     """Codes (N, h, w), or with a last axis of levels, of slices (N, C, X, Y); every place is tried ``sweeps`` times.
 
     Descent on the squared error of the decoded slices: its gradient and curvature say which vector would be better in the
@@ -27,6 +24,7 @@ def searched(model: "SliceToVolume", slices: Tensor, visible: Tensor, sweeps: in
     codes (``rate_weight``), so does this.
 
     Args:
+        model: a SliceToVolume with a codebook.
         visible: (N, 1, X, Y), 1 for pixels that count, 0 for what a slice was filled up with.
     """
     slices, visible = slices.clone(), visible.clone()  # tensors made for inference have no gradient
@@ -54,14 +52,14 @@ def searched(model: "SliceToVolume", slices: Tensor, visible: Tensor, sweeps: in
     before, kept, changed = None, codes, places < 0
     for number in range(APART * sweeps + 1):
         errors, gradient = judged(vectors)
-        paid = _sum((errors + bend / 2 * quantizer.price(codes))[:, None], 2 * NEAR + 1, 1, NEAR)  # type: ignore[operator]
+        paid = _sum((errors + bend / 2 * quantizer.price(codes))[:, None], 2 * NEAR + 1, 1, NEAR)
         if before is not None:
             codes = torch.where(_of_levels(changed & (paid > before), codes), kept, codes)
-            vectors = quantizer.lookup(codes)  # type: ignore[operator]
+            vectors = quantizer.lookup(codes)
         before, kept, changed = paid, codes, (places == number % APART).expand(paid.shape)
-        better = quantizer.nearest(vectors - gradient / (bend * share[:, None]), share)  # type: ignore[operator]
+        better = quantizer.nearest(vectors - gradient / (bend * share[:, None]), share)
         codes = torch.where(_of_levels(changed, codes), better, codes)
-        vectors = quantizer.lookup(codes)  # type: ignore[operator]
+        vectors = quantizer.lookup(codes)
     return kept  # the last ones have not been judged
 
 

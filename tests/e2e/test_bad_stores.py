@@ -136,7 +136,7 @@ TABLE = {
         lambda s: edited(s / "zarr.json", lambda g: g["attributes"].update({KEY: [1]})),
         r"of version None",
     ),
-    "a newer version": (says(version=5), r"is of version 5, this program reads 1 to 4"),
+    "a newer version": (says(version=6), r"is of version 6, this program reads 1 to 5"),
     "a version that is text": (says(version="\x1b[2J"), r"is of version"),
     "another kind": (says(kind="wavelet"), r"its kind is 'wavelet'"),
     "a kind that is a list": (says(kind=[]), r"its kind is \[\]"),

@@ -7,7 +7,7 @@ JPEG-XL, AVIF and zstd on coarser grey values, each one stream for all slices, a
 library here codes one frame by another (x265). The floor that no learned codec may fall below is no network at all:
 principal components of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged, their
 codes coded as those of a store are. PSNR over all pixels, peak 255, or of 16 bit the range of the slices. Every point is
-written as it is measured; a comparison that was interrupted goes on. Writes the JSON, and a table beside it.
+written as it is measured; a comparison that was interrupted goes on. Writes the JSON, a table and the curves beside it.
 """
 
 import json
@@ -48,6 +48,7 @@ def main() -> None:
             raise SystemExit(f"{given.output}: {name} was judged with --stride {case['stride']}; take that, or another name")
         judge(case, Path(volume), [Path(run) for run in runs], given, lambda: write_result(given.output, result))
     given.output.with_suffix(".md").write_text("\n".join(table(result["cases"])) + "\n")
+    draw(result["cases"], given.output.with_suffix(".png"))
 
 
 def judge(case: dict[str, Any], path: Path, runs: list[Path], given: Any, save: Any) -> None:
@@ -196,6 +197,30 @@ def table(cases: dict[str, Any]) -> Iterator[str]:
             shown = ", ".join(f"{psnr:.2f} at {rate:.4g}" for rate, psnr in curve)
             yield f"| {codec} | {shown or 'not as small as that'} |"
         yield ""
+
+
+def draw(cases: dict[str, Any], path: Path) -> None:
+    """The curves of each case, dB over bits per pixel."""
+    from matplotlib.figure import Figure
+
+    from evaluation.figures import plain_axes
+
+    figure = Figure((6.4 * len(cases), 4.8), dpi=110, layout="constrained", facecolor="white")
+    for axes, (name, case) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases.items(), strict=True):
+        plain_axes(axes, "bit per pixel, all bytes on disc", "PSNR, dB", f"{name}: {case['volume']}")
+        known = [point for point in case["points"].values() if point["psnr_db"] and point["codec"] != "zstd"]
+        for codec in dict.fromkeys(point["codec"] for point in known):
+            curve = sorted((point["bits_per_pixel"], point["psnr_db"]) for point in known if point["codec"] == codec)
+            ours = codec.startswith("codes")
+            axes.plot(*zip(*curve, strict=True), "o-" if ours else ".--", lw=2 if ours else 1, label=codec)
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        low, high = axes.get_xlim()
+        axes.set_xticks(
+            ticks := [2.0**n for n in range(-6, 3) if low <= 2.0**n <= high], labels=[f"{tick:.3g}" for tick in ticks]
+        )
+        axes.legend(fontsize=8)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

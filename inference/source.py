@@ -59,7 +59,7 @@ class Options:
         ignore_voxels, force_range: go on although voxel sizes of run and input, or grey values, differ.
         region: part of the output that is wanted, in its voxels.
         tile: side of a decoding tile's core in output voxels; None: as memory allows.
-        skip_empty: fill tiles of pure background instead of computing them.
+        skip_empty: fill tiles of background.
         approximate: tiles although the generator's norm sees the whole volume.
         batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
         effort: of ``encode``: how often every code is tried anew by what is decoded (models.code_search); 0: as encoded.

@@ -59,8 +59,7 @@ class Options:
         ignore_voxels, force_range: go on although voxel sizes of run and input, or grey values, differ.
         region: part of the output that is wanted, in its voxels.
         tile: side of a decoding tile's core in output voxels; None: as memory allows.
-        skip_empty: fill tiles of background.
-        approximate: tiles although the generator's norm sees the whole volume.
+        skip_empty, approximate: fill tiles of background; take tiles although the generator's norm sees the whole volume.
         batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
         effort: of ``encode``: how often every code is tried anew by what is decoded (models.code_search); 0: as encoded.
         texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.

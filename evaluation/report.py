@@ -278,7 +278,8 @@ def _period(frequency: float, numbers: Numbers) -> str:
     text = f"periods of {1 / frequency:.1f} ± {known['standard_error'] / frequency**2:.1f} voxels"
     if known["cycles_per_um"]:
         scale = known["cycles_per_um"] / known["cycles_per_voxel"]
-        text += f" ({1 / (frequency * scale):.3g} µm)"
+        um = 1 / (frequency * scale)
+        text += f" ({um:.3g} µm)" if um < 1000 else f" ({um / 1000:.3g} mm)"
     return text
 
 

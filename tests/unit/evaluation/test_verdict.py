@@ -61,6 +61,14 @@ def test_power_without_agreement_is_called_invented():
     assert sum("invented" in sentence for sentence in verdict(invented)["sentences"]) == 2
 
 
+@pytest.mark.parametrize(("voxel_um", "period"), [(0.25, "(1.67 µm)"), (1000, "(6.67 mm)")])
+def test_periods_are_told_in_a_unit_that_suits_them(voxel_um, period):
+    own = made_up(27, 0.15, 0.4, 0.5)
+    own["fsc"]["z"]["at_0.143"]["cycles_per_um"] = 0.15 / voxel_um
+    found = verdict({"reconstruction": own, "linear": made_up(26, 0.10, 0.1, 0.5), "truth": {}})
+    assert any(f"periods of 6.7 ± 0.2 voxels {period}" in sentence for sentence in found["sentences"])
+
+
 def test_without_a_truth_the_steps_of_nearest_are_no_rival_in_isotropy():
     def seen(tilt):
         detail = {axis: {"half_width": 4.0, "lobe": 0.0} for axis in "zyx"} | {"profile_undone": False}

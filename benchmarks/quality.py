@@ -72,6 +72,10 @@ the truth's by period. Minutes of training are processor time of one thread on t
 """
 ROWS = {  # experiment file and options, steps of the small budget
     "lateral": ("fib25_lateral", 5000),
+    "contrast": (
+        "fib25_lateral --init {lateral} --lateral_error squared --lbpower 0.002 --power 0.69 --lr 3e-4",
+        2400,
+    ),
     "codes": ("fib25 --teacher {lateral}", 1200),
     "codes, MS-SSIM": (
         "fib25 --models ae0iso0tccutvqqssim --teacher {lateral} --init {codes} --cropsize 104 --lbm_ms_ssim 0.1",
@@ -79,7 +83,8 @@ ROWS = {  # experiment file and options, steps of the small budget
     ),
     "Gaussian": ("fib25 --models ae0iso0tccut --ldmyaml kllinear --lbNCE 0 --teacher {lateral}", 600),
     "IsoREF": ("fib25 --models IsoREF --from_interpolation --nocyc --lbNCE 0 --teacher {lateral}", 600),
-    "texture": ("fib25_fused --teacher {lateral}", 600),
+    "start": ("fib25_fused --teacher {lateral} --adv 0", 200),
+    "texture": ("fib25_fused --init {start}", 600),
 }
 
 

@@ -27,7 +27,7 @@ class RestoredField(TiledField[Values]):
     scale = (LATENT_STRIDE,) * 3
     divisible = ()  # a smaller cube would have another result
     smallest = ("one cube of the training's crop", "--batch 1")
-    scratch = 2.8  # of volumes
+    scratch = 2.4  # of volumes
 
     def __init__(self, run: Run, source: Source, dtype: np.dtype, batch: int | None = None) -> None:
         super().__init__(run, source, dtype, batch)

@@ -5,6 +5,7 @@ with it. Each process notes what it has written in a journal of its own; a comma
 leaves out what is done. Kept so: volumes (here) and codes (codes.store).
 """
 
+import errno
 import json
 import logging
 import os
@@ -72,9 +73,12 @@ class Target:
                     write_json(folder / _PLAN, plan)
                     _write_group(folder, {UNFINISHED: True})
                     create(folder)
-            except UserError:
-                if not (self.partial / _PLAN).is_file():
-                    raise  # else another process was faster
+            except UserError as error:
+                if not (self.partial / _PLAN).is_file():  # else another process was faster
+                    refuse_existing(output, overwrite)
+                    if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                        self.require_there()
+                    raise
         different = _differences(_stored_plan(self.partial), plan)
         if different:
             raise UserError(
@@ -140,6 +144,7 @@ class Target:
         """A UserError says that of so many pieces some are missing, or that the output has appeared meanwhile."""
         missing = self.missing(count)
         if missing:
+            self.require_there()
             raise UserError(f"{self.partial}: {len(missing)} of {count} shards are not written; run the command again")
         refuse_existing(self.output, self._overwrite)
 

@@ -79,7 +79,7 @@ def test_the_peaks_of_two_sizes_are_those_foreseen(model, how, sides, tmp_path):
         told.append(foreseen(said))
         peaks.append(int(said.rpartition("peak")[2]))
     assert 0.8 < told[0] / peaks[0] < 1.3 and 0.8 < told[1] / peaks[1] < 1.3, (told, peaks)
-    assert 0.6 < (told[1] - told[0]) / (peaks[1] - peaks[0]) < 1.6, (told, peaks)
+    assert 0.4 < (told[1] - told[0]) / (peaks[1] - peaks[0]) < 1.6, (told, peaks)
 
 
 @pytest.mark.parametrize("kind", ["vq", "lateral", "encode", "isoref"])

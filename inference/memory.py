@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch._subclasses import FakeTensorMode
 
-from inference.blocks import LIMIT
 from inference.encoding import SliceEncoder
 from inference.fields import Field
 from inference.passes import Tiled
@@ -14,6 +13,7 @@ from inference.source import Source
 from utils.errors import UserError
 from utils.machine import Alive, held_memory, total_memory
 from utils.recent import CACHE_BYTES
+from volumes.recent_blocks import LIMIT
 
 SHARD = 256  # voxels along each side of a piece of an output that is written as one, about
 _AT_ONCE = 3  # pieces: one that is computed, one that is put together, one that is written

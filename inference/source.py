@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.blocks import RecentBlocks
 from inference.run import Run
 from intensity.statistics import Normalisation, looked_at, transform_of
 from intensity.transform import Intensity, IntensityTransform
@@ -25,6 +24,7 @@ from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
 from volumes.open import open_volume
+from volumes.recent_blocks import RecentBlocks
 from volumes.volume import READABLE, ArrayVolume, Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")

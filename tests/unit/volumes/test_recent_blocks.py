@@ -7,8 +7,8 @@ import pytest
 import tifffile
 import zarr
 
-from inference.blocks import RecentBlocks
 from volumes.open import open_volume
+from volumes.recent_blocks import RecentBlocks
 
 SHAPE = (20, 150, 130)
 
@@ -35,7 +35,7 @@ def counting(volume):
 
 def test_overlapping_windows_read_every_voxel_once(chunked, monkeypatch):
     volume, values = chunked
-    monkeypatch.setattr("inference.blocks._LEAST", 2**12)
+    monkeypatch.setattr("volumes.recent_blocks._LEAST", 2**12)
     blocks, given = RecentBlocks(volume), counting(volume)
     for z, y, x in product(range(0, 20, 5), range(0, 150, 50), range(0, 130, 65)):
         box = slice(z, z + 9), slice(max(0, y - 20), y + 70), slice(x, x + 90)
@@ -46,8 +46,8 @@ def test_overlapping_windows_read_every_voxel_once(chunked, monkeypatch):
 
 def test_the_oldest_blocks_are_forgotten(chunked, monkeypatch):
     volume, values = chunked
-    monkeypatch.setattr("inference.blocks.LIMIT", 2**14)
-    monkeypatch.setattr("inference.blocks._LEAST", 2**12)
+    monkeypatch.setattr("volumes.recent_blocks.LIMIT", 2**14)
+    monkeypatch.setattr("volumes.recent_blocks._LEAST", 2**12)
     blocks = RecentBlocks(volume)
     for _ in range(2):
         np.testing.assert_array_equal(blocks[:, :, :], values)

@@ -201,9 +201,9 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     run = Run.load(given.run, given.epoch, engine, given.weights)
     suffix = ".codes.zarr" if given.command == "encode" else given.format
     which = {"channel": given.channel, "time": given.time, "scene": given.scene, "level": given.level}
-    found = inputs_and_outputs(run, given.input, given.output, suffix, **which)
+    found = inputs_and_outputs(run.channels, given.input, given.output, suffix, **which)
     work = [(volumes, replace(output, path=path)) for volumes, path in found]
-    refuse_inputs([to for _, to in work], run, [volume for volumes, _ in work for volume in volumes])
+    refuse_inputs([to for _, to in work], run.path, [volume for volumes, _ in work for volume in volumes])
     for volumes, to in work:
         if given.command == "enhance":
             enhance(volumes, run, options, output=to)

@@ -78,7 +78,7 @@ def enhance(
         job = enhance_job(run, source, options)
         if output is None:
             return compute(job, progress)
-        refuse_inputs([output], run, source.volumes)
+        refuse_inputs([output], run.path, source.volumes)
         if output.dry_run:
             write(job, output)
             return None
@@ -192,7 +192,7 @@ def encode(
             "with hbranch z. enhance works"
         )
     with _source(run, volume, options) as source:
-        refuse_inputs([target], run, source.volumes)
+        refuse_inputs([target], run.path, source.volumes)
         book = run.codebook()
         if options.effort and book is None:
             raise UserError(f"--effort {options.effort} is for runs with a codebook; {run.name} has a Gaussian code")
@@ -269,7 +269,7 @@ def decode(
     job = decode_job(run, store, options or Options(), grid)
     if output is None:
         return compute(job, progress)
-    refuse_inputs([output], run, (), store.path)
+    refuse_inputs([output], run.path, (), store.path)
     write(job, output)
     return None
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference.run import Run
 from utils.errors import UserError
 from utils.files import refuse_far, refuse_overlap
 from utils.processes import Processes
@@ -81,14 +80,14 @@ class Output:
         return found
 
 
-def refuse_inputs(outputs: Iterable[Output], run: Run, volumes: Iterable[Volume], *others: Path) -> None:
-    """Refuses to write over what a command reads: its run's weights, volumes and others.
+def refuse_inputs(outputs: Iterable[Output], run: Path, volumes: Iterable[Volume], *others: Path) -> None:
+    """Refuses to write over what a command reads: the weights in its run's folder, volumes and others.
 
     Raises:
         UserError: an output is, holds or lies in one of them.
     """
     read = [file for volume in volumes for file in (volume.path, *volume.files)]
-    refuse_overlap([file for output in outputs for file in output.files()], [run.path / "checkpoints", *read, *others])
+    refuse_overlap([file for output in outputs for file in output.files()], [run / "checkpoints", *read, *others])
 
 
 def _ending(path: Path) -> str:
@@ -97,7 +96,7 @@ def _ending(path: Path) -> str:
 
 
 def inputs_and_outputs(
-    run: Run,
+    channels: int,
     inputs: Sequence[Path],
     output: Path,
     suffix: str,
@@ -107,7 +106,7 @@ def inputs_and_outputs(
     """What a command works on: the channels of each volume, and where its output goes.
 
     Args:
-        run: says how many channels there are.
+        channels: of the run.
         inputs: files and folders.
         output: of one volume; of several the folder.
         suffix: of the outputs of several volumes.
@@ -118,10 +117,10 @@ def inputs_and_outputs(
         UserError: an input cannot be opened, has other channels than the run, or several outputs need a folder.
     """
     paths = expand_inputs(inputs)
-    if run.channels == 2 and len(paths) == 2 and channel is None:
+    if channels == 2 and len(paths) == 2 and channel is None:
         return [([open_volume(path, **which) for path in paths], output)]
-    channels: Sequence[int | None] = channel or (range(run.channels) if run.channels > 1 else [None])
-    found = [[open_volume(path, channel=c, **which) for c in channels] for path in paths]
+    of_file: Sequence[int | None] = channel or (range(channels) if channels > 1 else [None])
+    found = [[open_volume(path, channel=c, **which) for c in of_file] for path in paths]
     if len(paths) == 1:
         return [(found[0], output)]
     refuse_far(output)

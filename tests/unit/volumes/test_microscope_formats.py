@@ -3,7 +3,6 @@
 import json
 import pickle
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,5 +159,5 @@ def test_infer_takes_them(files, tmp_path, suffix):
         ["enhance", "--run", "R", "--input", str(files[suffix]), "--output", str(tmp_path / "out.tif"), *chosen]
     )
     which = {name: getattr(given, name) for name in ("channel", "time", "scene", "level")}
-    [([volume], _)] = inputs_and_outputs(SimpleNamespace(channels=1), given.input, given.output, given.format, **which)
+    [([volume], _)] = inputs_and_outputs(1, given.input, given.output, given.format, **which)
     np.testing.assert_array_equal(volume[:], values()[1, 1, 2])

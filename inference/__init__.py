@@ -22,11 +22,11 @@ info.py, and operating_points.py decodes a store at every rate that it allows. W
 """
 
 from inference.api import decode, encode, enhance
-from inference.outputs import Output, inputs_and_outputs, refuse_inputs
 from inference.run import Run
 from inference.source import Options
 from utils.machine import Engine
 from utils.processes import Processes
+from writing.outputs import Output, inputs_and_outputs, refuse_inputs
 
 __all__ = [
     "Engine",

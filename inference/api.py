@@ -15,7 +15,6 @@ from inference.decoding import SliceField, decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field
 from inference.memory import require_memory
-from inference.outputs import Output, refuse_inputs
 from inference.run import Run
 from inference.source import Given, Options, Source, checked_dtype
 from inference.trust import save_preview
@@ -27,6 +26,7 @@ from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
 from volumes.volume import Triple, seen_along, triple
+from writing.outputs import Output, refuse_inputs
 from writing.target_plan import refuse_existing, room_for
 
 log = logging.getLogger("isoscope")

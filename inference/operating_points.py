@@ -9,12 +9,12 @@ import numpy as np
 
 from codes.store import level_names
 from inference.api import decode, encode
-from inference.outputs import Output
 from inference.run import Run
 from inference.source import Options, Source
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import Volume
+from writing.outputs import Output
 
 
 class Decoded(NamedTuple):

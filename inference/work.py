@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from inference.fields import Field, Part, TurnedField
 from inference.memory import SHARD, require_memory
-from inference.outputs import Output
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import meet
@@ -28,6 +27,7 @@ from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
 from volumes.volume import Triple, Volume, seen_along
+from writing.outputs import Output
 from writing.target import VolumeTarget
 from writing.target_plan import plan_target, refuse_existing, require_room
 

@@ -18,9 +18,9 @@ import numpy as np
 from codes.record import holds_codes
 from codes.store import CodeStore
 from experiment.runs import CODES
+from inference import Output
 from inference.api import decode_job
 from inference.fields import Array, Field
-from inference.outputs import Output
 from inference.run import Run
 from inference.source import Options
 from utils.axes import exchanged

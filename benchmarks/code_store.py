@@ -159,7 +159,7 @@ def random_access(store: Any, run: Any, grid: str) -> dict[str, Any]:
 
     from codes.store import CodeStore, level_names
     from inference.decoding import SliceField, decoded_field
-    from inference.source import Options
+    from inference.options import Options
 
     names, read, get = level_names(store.about["levels"]), [], LocalStore.get
     files = [file for name in names for file in (store.path / name / "c").rglob("*") if file.is_file()]

@@ -22,8 +22,8 @@ info.py, and operating_points.py decodes a store at every rate that it allows. W
 """
 
 from inference.api import decode, encode, enhance
+from inference.options import Options
 from inference.run import Run
-from inference.source import Options
 from utils.machine import Engine
 from utils.processes import Processes
 from writing.outputs import Output, inputs_and_outputs, refuse_inputs

@@ -15,8 +15,9 @@ from inference.decoding import SliceField, decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field
 from inference.memory import require_memory
+from inference.options import Options, checked_dtype
 from inference.run import Run
-from inference.source import Given, Options, Source, checked_dtype
+from inference.source import Given, Source
 from inference.trust import save_preview
 from inference.uncertainty import InventedField, spread_field
 from inference.work import Job, compute, work_through, write, write_consistency
@@ -49,7 +50,7 @@ def enhance(
         volume: (Z, Y, X), or (2, Z, Y, X) for a run of two channels; an array, a Volume, a path, or one of these per channel;
             or a Source of these, made already.
         run: a training's folder, or a Run that is open. The run may also come first, and the volume second.
-        options: how; see :class:`inference.source.Options`.
+        options: how; see :class:`inference.options.Options`.
         output: a file to write, and what is to be written beside it; None: an array is returned.
         epoch: completed epochs of the weights; the latest by default.
         weights: ``ema`` (averaged) or ``raw`` (of the last step); averaged ones by default, where there are any.

@@ -13,10 +13,11 @@ from torch import Tensor
 from codes.store import CodeStore, Packed
 from inference.encoding import GROUP, LOCAL_CORE, SliceEncoder
 from inference.fields import Array, Field
+from inference.options import Options
 from inference.passes import TiledField, to_tensor
 from inference.restoring import LateralField, RestoredField
 from inference.run import Run
-from inference.source import Options, Source
+from inference.source import Source
 from inference.tiling import Axis, Tile3, core_box, training_axis, window_box
 from intensity.transform import Intensity
 from utils.axes import to_file, to_memory

@@ -9,8 +9,9 @@ import numpy as np
 
 from codes.store import level_names
 from inference.api import decode, encode
+from inference.options import Options
 from inference.run import Run
-from inference.source import Options, Source
+from inference.source import Source
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import Volume

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.options import Options
 from inference.passes import TiledField, to_tensor
 from inference.run import Run
-from inference.source import Options, Source, between
+from inference.source import Source, between
 from inference.tiling import Axis, Tile3, training_axis, window_box
 from utils.axes import to_file
 from utils.boxes import Box, extent, reflected, sample

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.options import Options, checked_dtype
 from inference.run import Run
 from intensity.statistics import Normalisation, looked_at, transform_of
 from intensity.transform import Intensity, IntensityTransform
 from utils.axes import SEEN_ALONG, exchanged
 from utils.boxes import Box, reflected, sample
 from utils.errors import UserError
-from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
 from volumes.open import open_volume
 from volumes.recent_blocks import RecentBlocks
-from volumes.volume import READABLE, ArrayVolume, Triple, Volume, seen_along
+from volumes.volume import ArrayVolume, Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
 
@@ -42,58 +41,6 @@ _OUTSIDE_THRESHOLD = 0.95  # likewise where the training data were clipped at a 
 _NARROW = 0.05  # share of the training's range; an input that uses less of it is remarked upon
 _FLAT = 0.01  # likewise; less is one grey value to a network: of other kinds of values than the training's it stops a command
 _MARGIN = 1e-3  # of the range, for values that were rounded
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is applied.
-
-    Attributes:
-        normalise: ``run``, ``volume`` or ``percentile``.
-        prepared: the input went through prepare.py like the training data.
-        dsp: in place of the run's; 1: the input is thinned already.
-        dtype: of the output; None: the input's.
-        thick: the input's axis along which it is coarse: z, y or x. None: as the training data were prepared, else z. Within the
-            run it is z; the output has the input's axes, and so have ``region`` and ``voxel_um``.
-        voxel_um: of the input where the file has none.
-        ignore_voxels, force_range: go on although voxel sizes of run and input, or grey values, differ.
-        region: part of the output that is wanted, in its voxels.
-        tile: side of a decoding tile's core in output voxels; None: as memory allows.
-        skip_empty, approximate: fill tiles of background; take tiles although the generator's norm sees the whole volume.
-        batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
-        effort: of ``encode``: how often every code is tried anew by what is decoded (models.code_search); 0: as encoded.
-        texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
-
-    Raises:
-        UserError: ``thick`` is no axis, ``dsp``, ``batch``, ``effort`` no count, ``tile`` no multiple of 8, ``texture`` no share.
-    """
-
-    normalise: str = "run"
-    prepared: bool = False
-    dsp: int | None = None
-    dtype: str | None = None
-    thick: str | None = None
-    voxel_um: Triple | None = None
-    ignore_voxels: bool = False
-    force_range: bool = False
-    region: Box | None = None
-    tile: int | None = None
-    skip_empty: bool = True
-    approximate: bool = False
-    batch: int | None = None
-    effort: int = 0
-    texture: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.thick not in (None, *SEEN_ALONG):
-            raise UserError(f"--thick {self.thick} is no axis; choose one of {', '.join(SEEN_ALONG)}")
-        for name, count, least in (("dsp", self.dsp, 1), ("batch", self.batch, 1), ("effort", self.effort, 0)):
-            if count is not None and count < least:
-                raise UserError(f"--{name} {count} must be at least {least}")
-        if self.tile is not None and (self.tile < LATENT_STRIDE or self.tile % LATENT_STRIDE):
-            raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
-        if not 0 <= self.texture <= 1:
-            raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (all that the adversary taught)")
 
 
 class Source(AbstractContextManager["Source"]):
@@ -337,17 +284,6 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
         raise UserError(f"{what}: {wrong} and would become constant; {remedy}")
     if used < _NARROW:
         log.warning("%s: it uses little of that range; if another detector made it, --normalise volume or percentile fits", what)
-
-
-def checked_dtype(name: str) -> np.dtype:
-    """The dtype that ``--dtype`` names.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if name not in READABLE[1:]:
-        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(READABLE[1:])}")
-    return np.dtype(name)
 
 
 def _differ(one: Sequence[float], other: Sequence[float]) -> bool:

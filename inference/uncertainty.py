@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from inference.decoding import decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field, Part, parts_of
+from inference.options import Options
 from inference.run import Run
-from inference.source import Options, Source
+from inference.source import Source
 from utils.axes import transposed
 from utils.boxes import Box, extent
 from utils.errors import UserError

@@ -21,8 +21,8 @@ from experiment.runs import CODES
 from inference import Output
 from inference.api import decode_job
 from inference.fields import Array, Field
+from inference.options import Options
 from inference.run import Run
-from inference.source import Options
 from utils.axes import exchanged
 from utils.boxes import Box
 from utils.errors import UserError

@@ -7,10 +7,11 @@ from infer_runs import grey, make_run, whole
 
 from inference.decoding import IsotropicField, SliceField
 from inference.encoding import SliceEncoder
+from inference.options import Options
 from inference.passes import to_tensor
 from inference.restoring import RestoredField
 from inference.run import Run
-from inference.source import Options, Source
+from inference.source import Source
 from utils.boxes import whole_box
 from volumes.volume import ArrayVolume
 

@@ -13,9 +13,10 @@ from infer_runs import grey, make_run
 import infer
 from inference.decoding import SliceField
 from inference.encoding import SliceEncoder
+from inference.options import Options
 from inference.passes import to_tensor
 from inference.run import Run
-from inference.source import Options, Source
+from inference.source import Source
 from taming.quantize import to_vectors
 from utils.boxes import whole_box
 

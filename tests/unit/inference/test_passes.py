@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from inference.decoding import block_of, tiles_and_batch
+from inference.options import Options
 from inference.passes import Tiled
-from inference.source import Options
 from utils.errors import UserError
 from utils.machine import Engine
 from utils.recent import Recent

@@ -15,9 +15,9 @@ from inference.decoding import SliceField, decoded_field, isotropic_field
 from inference.encoding import SliceEncoder
 from inference.fields import Field
 from inference.memory import require_memory
-from inference.options import Options, checked_dtype
+from inference.options import Options
 from inference.run import Run
-from inference.source import Given, Source
+from inference.source import Given, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import InventedField, spread_field
 from inference.work import Job, compute, work_through, write, write_consistency

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from utils.axes import SEEN_ALONG
 from utils.boxes import Box
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
-from volumes.volume import READABLE, Triple
+from volumes.volume import Triple
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,8 @@ class Options:
         texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
 
     Raises:
-        UserError: ``thick`` is no axis, ``dsp``, ``batch`` or ``effort`` no count, ``tile`` no multiple of 8, ``texture`` no share.
+        UserError: ``thick`` is no axis, ``dsp``, ``batch`` or ``effort`` no count, ``tile`` no multiple of 8, ``texture`` not
+            a share.
     """
 
     normalise: str = "run"
@@ -63,14 +62,3 @@ class Options:
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
         if not 0 <= self.texture <= 1:
             raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (all that the adversary taught)")
-
-
-def checked_dtype(name: str) -> np.dtype:
-    """The dtype that ``--dtype`` names.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if name not in READABLE[1:]:
-        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(READABLE[1:])}")
-    return np.dtype(name)

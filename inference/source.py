@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.options import Options, checked_dtype
+from inference.options import Options
 from inference.run import Run
 from intensity.statistics import Normalisation, looked_at, transform_of
 from intensity.transform import Intensity, IntensityTransform
@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.recent import Recent
 from volumes.open import open_volume
 from volumes.recent_blocks import RecentBlocks
-from volumes.volume import ArrayVolume, Triple, Volume, seen_along
+from volumes.volume import READABLE, ArrayVolume, Triple, Volume, seen_along
 
 log = logging.getLogger("isoscope")
 
@@ -284,6 +284,17 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
         raise UserError(f"{what}: {wrong} and would become constant; {remedy}")
     if used < _NARROW:
         log.warning("%s: it uses little of that range; if another detector made it, --normalise volume or percentile fits", what)
+
+
+def checked_dtype(name: str) -> np.dtype:
+    """The dtype that ``--dtype`` names.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if name not in READABLE[1:]:
+        raise UserError(f"--dtype {name} cannot be written; choose one of {', '.join(READABLE[1:])}")
+    return np.dtype(name)
 
 
 def _differ(one: Sequence[float], other: Sequence[float]) -> bool:

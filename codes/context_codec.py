@@ -106,8 +106,8 @@ def _encoded_alike(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -
 def _intervals(codes: NDArray[np.integer], model: ContextModel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Length and begin of every code's interval."""
     if model.alone is not None:
-        own = codes.ravel()
-        return model.alone[own], (model.alone.cumsum() - model.alone)[own]
+        length, end = (each[codes.ravel()] for each in model.alone)
+        return length, end - length
     context, own = contexts(codes, model.codes), codes.ravel().astype(np.int64)
     length, begin = np.empty_like(own), np.empty_like(own)
     for n in range(0, len(own), _AT_ONCE):
@@ -148,16 +148,16 @@ def _decoded_alike(streams: Sequence[bytes], shape: tuple[int, int, int], model:
         raise ValueError("a chunk of codes is cut short")
     state = np.stack([np.frombuffer(data[: 4 * lanes], "<u4") for data in streams]).astype(np.int64)
     words = np.frombuffer(b"".join(data[4 * lanes :] for data in streams) + bytes(2), "<u2").astype(np.int64)
-    end = np.cumsum([len(data) // 2 - 2 * lanes for data in streams])
-    taken = end - [len(data) // 2 - 2 * lanes for data in streams]
+    sizes = [len(data) // 2 - 2 * lanes for data in streams]
+    end = np.cumsum(sizes)
+    taken = end - sizes
     padded = np.full((count, d + 1, h + 1, w + 2), model.codes, np.int64)
     flat, inside = padded.reshape(count, -1), np.arange(padded[0].size).reshape(padded.shape[1:])[1:, 1:, 1:-1].ravel()
     offsets = np.array([(z * (h + 1) + y) * (w + 2) + x for z, y, x in NEIGHBOURS])
-    intervals = _Intervals(model)
     for places in _steps(shape):
         target, own = inside[places], state[:, : len(places)]
         slot = own & TOTAL - 1
-        code, f, begin = intervals.of(slot, lambda: flat[:, target[:, None] + offsets])  # noqa: B023  called at once
+        code, f, begin = _found(model, slot, lambda: flat[:, target[:, None] + offsets])  # noqa: B023  called at once
         own = f * (own >> _BITS) + slot - begin
         low = own < TOTAL
         after = taken[:, None] + low.cumsum(axis=1)
@@ -171,26 +171,20 @@ def _decoded_alike(streams: Sequence[bytes], shape: tuple[int, int, int], model:
     return padded[:, 1:, 1:, 1:-1]
 
 
-class _Intervals:
-    """Which code an interval belongs to."""
-
-    def __init__(self, model: ContextModel) -> None:
-        self.model = model
-        self._ends = None if model.alone is None else model.alone.cumsum()
-
-    def of(self, slot: NDArray[np.int64], beside: Callable[[], NDArray[np.int64]]) -> tuple[NDArray[np.int64], ...]:
-        """Of slots (blocks, lanes), beside codes (blocks, lanes, neighbours): code, length and begin of its interval."""
-        if self._ends is not None:
-            assert self.model.alone is not None
-            code = self._ends.searchsorted(slot, side="right")
-            length = self.model.alone[code]
-            return code, length, self._ends[code] - length
-        frequency = self.model.frequencies(beside().reshape(-1, len(NEIGHBOURS))).ravel()
-        ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
-        rows = np.arange(slot.size).reshape(slot.shape)
-        found = ends.searchsorted((rows << _BITS) + slot, side="right")
-        length = frequency[found].astype(np.int64)
-        return found - rows * self.model.codes, length, ends[found] - length - (rows << _BITS)
+def _found(
+    model: ContextModel, slot: NDArray[np.int64], beside: Callable[[], NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of slots (blocks, lanes), beside codes (blocks, lanes, neighbours): code, length and begin of its interval."""
+    if model.alone is not None:
+        length, end = model.alone
+        code = end.searchsorted(slot, side="right")
+        return code, length[code], end[code] - length[code]
+    frequency = model.frequencies(beside().reshape(-1, len(NEIGHBOURS))).ravel()
+    ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
+    rows = np.arange(slot.size).reshape(slot.shape)
+    found = ends.searchsorted((rows << _BITS) + slot, side="right")
+    length = frequency[found].astype(np.int64)
+    return found - rows * model.codes, length, ends[found] - length - (rows << _BITS)
 
 
 @dataclass(frozen=True)

@@ -71,10 +71,12 @@ class ContextModel:
         return frequency
 
     @cached_property
-    def alone(self) -> NDArray[np.int64] | None:
-        """Of rank 0 the frequencies (codes,), which are the same beside all codes; else None."""
-        none = np.full((1, len(NEIGHBOURS)), self.codes)
-        return None if self.vectors.shape[1] else self.frequencies(none)[0].astype(np.int64)
+    def alone(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Of rank 0 the frequencies (codes,), which are the same beside all codes, and their sums up to each; else None."""
+        if self.vectors.shape[1]:
+            return None
+        frequency = self.frequencies(np.full((1, len(NEIGHBOURS)), self.codes))[0].astype(np.int64)
+        return frequency, frequency.cumsum()
 
     @cached_property
     def _exact(self) -> tuple[NDArray[Any], ...]:
@@ -141,7 +143,7 @@ class ContextModel:
     def _cost(self, context: NDArray[np.integer], code: NDArray[np.integer], total: int) -> float:
         """Bytes of so many codes like these, and of the model."""
         if self.alone is not None:
-            bits = -np.log2(self.alone[code] / TOTAL).mean()
+            bits = -np.log2(self.alone[0][code] / TOTAL).mean()
         else:
             code = code[:_FEWER]
             bits = -np.log2(self.frequencies(context[:_FEWER])[np.arange(len(code)), code] / TOTAL).mean()

@@ -1,7 +1,6 @@
 """What a training needs: parameters, memory of a step, size of its checkpoints; measured on a small crop."""
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from models.base import BaseModel
 from models.build import build_model
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
+from utils.machine import total_memory
 
 _SIDE = 32  # of the crop that is measured, at least
 _STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
@@ -61,7 +61,7 @@ def predicted(settings: Mapping[str, Any]) -> Requirements | None:
     """
     if settings["batch_size"] * settings["cropsize"] ** 3 < _MEASURED:
         return None
-    needs, there = training_requirements(settings), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needs, there = training_requirements(settings), total_memory()
     if torch.cuda.is_available():
         there = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     least = needs.memory * (1 if settings["precision"] == "32" else 0.5)

@@ -73,7 +73,7 @@ def test_a_training_says_what_it_takes_and_a_step_that_does_not_fit_is_refused(w
     caplog.set_level("INFO")
     workspace.train("one")
     assert "disc: about" in caplog.text and "of memory or more" in caplog.text
-    monkeypatch.setattr(requirements.os, "sysconf", lambda _: 1000)
+    monkeypatch.setattr(requirements, "total_memory", lambda: 1000 * 1000)
     with pytest.raises(UserError, match=r"a step needs at least .* of memory, of which this machine has 1 MB; use .*--cropsize"):
         workspace.train("two", "--precision", "32")
     assert not workspace.run("two").path.exists()

@@ -73,7 +73,7 @@ class Model(BaseModel):
                 f"cropsize={s['cropsize']} holds {max(seen, 0)} sections of {s['uprate']:g} pixels beside a margin of "
                 f"{self.sections.margin} for the profile; raise it to at least {math.ceil(least / LATENT_STRIDE) * LATENT_STRIDE}"
             )
-        network = PlaneRestorer(self.sections, channels=s["input_nc"], width=s["ngf"], blocks=s["blocks"])
+        network = PlaneRestorer(self.sections, s["input_nc"], s["ngf"], s["blocks"], s["fine_width"])
         lay_channels_last(network)  # a sixth less time
         self.G["net_g"] = network
         self.loss_weights = {"lateral": 1.0} if for_training else {}

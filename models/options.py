@@ -105,6 +105,7 @@ ISOREF = _with(
 
 SECTIONS = (
     _network("blocks", int, 8, "residual blocks of the 2-D network", ">=1"),
+    _network("fine_width", int, 16, "features of the 2-D network's last layers, on the fine grid", ">=1"),
     _geometry("uprate", float, None, "pixels between two slices, vz / vxy, such as 8 or 4.6 (required)", ">=1 <=16"),
     _geometry("axial_sampling", ("pick", "mean"), "pick", "what a slice sees of the planes it stands for: one, or their mean"),
     _geometry("axial_sigma", float, 0.0, "blur along z before the slices are taken: sigma of a Gaussian in pixels", ">=0"),

@@ -37,19 +37,18 @@ class PlaneRestorer(nn.Module):
         channels: of the images, each restored from all.
         width: features.
         blocks: residual blocks.
+        fine_width: features on the fine grid, where they cost the most: as much as all blocks where ``width`` is small.
     """
 
-    HEAD = 16  # features on the fine grid
-
-    def __init__(self, sections: Sections, channels: int = 1, width: int = 64, blocks: int = 8) -> None:
+    def __init__(self, sections: Sections, channels: int = 1, width: int = 64, blocks: int = 8, fine_width: int = 16) -> None:
         super().__init__()
         self.sections, self.blocks = sections, blocks
         self.narrow = nn.Conv2d(channels, width // 2, 3, padding=1)
         self.columns = nn.Conv2d(width // 2, width, (3, 4), stride=(1, 2), padding=1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.spread = nn.Conv2d(width, self.HEAD * sections.planes * 2, 3, padding=1)
-        self.head = nn.Conv2d(self.HEAD, self.HEAD, 3, padding=1)
-        self.last = nn.Conv2d(self.HEAD, channels, 3, padding=1)
+        self.spread = nn.Conv2d(width, fine_width * sections.planes * 2, 3, padding=1)
+        self.head = nn.Conv2d(fine_width, fine_width, 3, padding=1)
+        self.last = nn.Conv2d(fine_width, channels, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 

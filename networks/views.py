@@ -89,7 +89,8 @@ def unfold_pixels(volume: Tensor, side: int) -> Tensor:
 
 def spread_pixels(features: Tensor, rows: int, columns: int) -> Tensor:
     """Sub-pixel channels side by side (Shi et al. 2016), (N, c·rows·columns, H, W) -> (N, c, H·rows, W·columns)."""
-    return rearrange(features, "n (c r q) h w -> n c (h r) (w q)", r=rows, q=columns)
+    made = rearrange(features, "n (c r q) h w -> n (h r) (w q) c", r=rows, q=columns)
+    return made.movedim(-1, 1)  # channels last in memory, as the next convolution wants them
 
 
 def six_views(volume: Tensor, planes: int = 0) -> list[Tensor]:

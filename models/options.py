@@ -149,6 +149,7 @@ FUSED = _with(
     adv={"default": 0.0},
     ngf={"help": "features of the 2-D network, as in the lateral run"},
     blocks={"help": "residual blocks of the 2-D network, as in the lateral run"},
+    fine_width={"help": "features of its last layers, on the fine grid, as in the lateral run"},
 )
 
 MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {

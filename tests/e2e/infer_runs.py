@@ -39,7 +39,7 @@ def make_run(
     if settings.get("from_teacher"):
         how = "pick" if settings["l1how"] == "dsp" else settings["l1how"]
         planes = settings["cropsize"] // settings["cropz"]
-        settings["restorer"] = {"uprate": planes, "axial_sampling": how, "ngf": 8, "blocks": 1}
+        settings["restorer"] = {"uprate": planes, "axial_sampling": how, "ngf": 8, "blocks": 1, "fine_width": 6}
     run = RunFolder(Path(folder))
     run.prepare(resume=False, overwrite=False)
     run.write_settings(settings)

@@ -15,7 +15,7 @@ from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
 
-SHAPE = "--cropsize 32 --cropz 4 --uprate 4 --nm 11 --ngf 4 --blocks 1".split()
+SHAPE = "--cropsize 32 --cropz 4 --uprate 4 --nm 11 --ngf 4 --blocks 1 --fine_width 6".split()
 FUSED = [*SHAPE, *"--models fused --fuse_width 4 --fuse_blocks 1".split()]
 SMALL = {"cropsize": 64, "cropz": 2, "blocks": 1, "fuse_blocks": 1, "fuse_width": 8, "init": "RUN"}
 

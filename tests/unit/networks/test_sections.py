@@ -124,7 +124,7 @@ def test_an_untrained_network_interpolates(factor):
 @pytest.mark.parametrize("factor", [1, 4])
 def test_a_part_with_its_halo_is_restored_as_in_the_whole(factor):
     sections = Sections(factor, profile=gaussian_profile(0.5))
-    network = lively(sections, width=4, blocks=2)
+    network = lively(sections, width=4, blocks=2, fine_width=3)
     rows, columns = network.halo
     x = images(1, 1, 2 * rows + 3, 2 * columns + 4)
     with torch.no_grad():

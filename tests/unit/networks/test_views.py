@@ -162,3 +162,11 @@ def test_gathered_voxels_are_those_of_the_row_order(volume):
     assert vectors.shape == (B, 3, C)
     for b in range(B):
         torch.testing.assert_close(vectors[b], torch.stack([volume[b, :, 0, 0, 0], volume[b, :, 1, 2, 3], volume[b, :, 2, 3, 4]]))
+
+
+def test_spread_pixels_are_those_of_the_channels_and_lie_channels_last():
+    features = torch.randn(2, 3 * 2 * 2, 5, 4)
+    made = views.spread_pixels(features, 2, 2)
+    assert torch.equal(made, functional.pixel_shuffle(features, 2)) and made.is_contiguous(memory_format=torch.channels_last)
+    tall = views.spread_pixels(features, 4, 1)
+    assert tall.shape == (2, 3, 20, 4) and torch.equal(tall[1, 2, 4:8, 3], features[1, 8:, 1, 3])

@@ -25,7 +25,8 @@ from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
 
-TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks", "fine_width")  # with the very network
+# what a model that takes the very network must have, too
+TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks", "fine_width")
 
 
 def stored_lateral(folder: Path | str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Settings of autoencoders: ldm/*.yaml, checked and completed (torch-free)."""
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from utils.errors import UserError, did_you_mean
 from utils.files import read_mapping
 from utils.geometry import block_side
 
+log = logging.getLogger("isoscope")
+
 
 def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None = None) -> Option:
     """What an entry may be; without a default it has to be there, with the default None only some autoencoders have it."""
@@ -19,7 +22,8 @@ def _entry(kind: Any, default: Any = ..., limits: str = "", *, nargs: str | None
 
 
 _WIDTH = ">=1 <=65536"
-# Every entry of ldm/*.yaml. The files themselves say what the entries mean; what older files and runs lack has a default here.
+# Every entry of ldm/*.yaml. The files themselves say what the entries mean; what older files and runs lack has a default here,
+# and what they have beyond that, None, is read over.
 _AUTOENCODER: dict[str, Any] = {
     "embed_dim": _entry(int, limits=_WIDTH),
     "n_embed": _entry(int, None, ">=2 <=65536"),  # a code is stored in two bytes
@@ -46,7 +50,7 @@ _AUTOENCODER: dict[str, Any] = {
     "codebook": {
         "levels": _entry(int, 1, ">=1 <=32"),
         "grid": _entry(int, [], nargs="*"),
-        "rate_weight": _entry(float, [], ">0 <=1000000", nargs="*"),
+        "rate_weight": None,  # retired
         "initialise": _entry(("kmeans", "uniform")),
         "revive_after": _entry(int, limits=">=0 <=1000000000"),
         "legacy": _entry(bool),
@@ -67,12 +71,6 @@ def read_autoencoder_yaml(repository: Path, name: str) -> dict[str, Any]:
     if made["start"] == "linear":
         _check_linear(made, str(path))
     codebook = made.get("codebook", {})
-    if weights := codebook.get("rate_weight"):
-        if codebook["grid"] or codebook["legacy"] or len(weights) != codebook["levels"]:
-            raise UserError(
-                f"{path}: codebook.rate_weight={weights} needs a learned codebook (no grid, legacy false) and one weight for "
-                f"each of its levels, which are {codebook['levels']}"
-            )
     if not (grid := codebook.get("grid")):
         return made
     # a grid of finite scalar quantisation is the whole codebook
@@ -140,6 +138,10 @@ def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mappin
         raise UserError(f"{label}: unknown key {inside}{key}{did_you_mean(key, table, '.')} Known: {', '.join(table)}")
     made: dict[str, Any] = {}
     for key, entry in table.items():
+        if entry is None:
+            if found.get(key):
+                log.warning("%s: %s%s: retired, ignored", label, inside, key)
+            continue
         default = entry.default if isinstance(entry, Option) else None if key == "codebook" else ...
         if key in found and isinstance(entry, Option):
             made[key] = entry.checked(found[key], f"{label}: {inside}{key}")
@@ -149,7 +151,7 @@ def complete_autoencoder(found: Any, label: str, inside: str = "", table: Mappin
             raise UserError(f"{label}: {inside}{key} is missing; ldm/vqgan.yaml says what it means")
         elif default is not None:
             made[key] = copy(default)
-    return {key: made[key] for key in {**found, **made}}  # in the order of the file
+    return {key: made[key] for key in {**found, **made} if key in made}  # in the order of the file
 
 
 def require_bottleneck(autoencoder: Mapping[str, Any], model: str, *, gaussian: bool, where: str) -> None:

@@ -46,8 +46,7 @@ class Model(SliceToVolume):
     def after_batch(self, out: Generated, stepped: bool) -> dict[str, Tensor | float]:
         """Watches how the codebook is used and revives codes that no slice has chosen for long."""
         assert out.code.indices is not None
-        logged = self.revival.usage(counts := self.revival.observe(out.code.indices))
-        self.G["quantize"].follow(counts)  # type: ignore[operator]
+        logged = self.revival.usage(self.revival.observe(out.code.indices))
         if stepped and not self.weights_loaded:
             vectors, averaged = to_vectors(out.code.moments), self.components(ema=True).get("quantize")
             logged["codes/revived"] = float(self.revival.revive(self.G["quantize"], vectors, self._generator(), averaged))

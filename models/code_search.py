@@ -20,8 +20,7 @@ def searched(model: Any, slices: Tensor, visible: Tensor, sweeps: int) -> Tensor
     """Codes (N, h, w), or with a last axis of levels, of slices (N, C, X, Y); every place is tried ``sweeps`` times.
 
     Descent on the squared error of the decoded slices: its gradient and curvature say which vector would be better in the
-    place of a code's; the code chosen for that is kept if the blocks around come closer. Where the codebook weighs the length of
-    codes (``rate_weight``), so does this.
+    place of a code's; the code chosen for that is kept if the blocks around come closer.
 
     Args:
         model: a SliceToVolume with a codebook.
@@ -52,12 +51,12 @@ def searched(model: Any, slices: Tensor, visible: Tensor, sweeps: int) -> Tensor
     before, kept, changed = None, codes, places < 0
     for number in range(APART * sweeps + 1):
         errors, gradient = judged(vectors)
-        paid = _sum((errors + bend / 2 * quantizer.price(codes))[:, None], 2 * NEAR + 1, 1, NEAR)
+        paid = _sum(errors[:, None], 2 * NEAR + 1, 1, NEAR)
         if before is not None:
             codes = torch.where(_of_levels(changed & (paid > before), codes), kept, codes)
             vectors = quantizer.lookup(codes)
         before, kept, changed = paid, codes, (places == number % APART).expand(paid.shape)
-        better = quantizer.nearest(vectors - gradient / (bend * share[:, None]), share)
+        better = quantizer.nearest(vectors - gradient / (bend * share[:, None]))
         codes = torch.where(_of_levels(changed, codes), better, codes)
         vectors = quantizer.lookup(codes)
     return kept  # the last ones have not been judged

@@ -18,35 +18,22 @@ if TYPE_CHECKING:
 CHUNK = {"cpu": 512, "cuda": 65536}  # vectors compared at a time: the table fits a core's cache, or bounds a GPU's memory
 VECTORS_PER_CODE = 10  # the least that k-means is asked to place a code from
 ITERATIONS = 30  # of Lloyd at most: a start for training, not its result
-LEAST = 0.1  # how often a code that was never chosen counts as chosen
 
 
-def nearest_code(vectors: Tensor, codebook: Tensor, costs: Tensor | None = None) -> Tensor:
+def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest row of ``codebook`` (n, d) for each of ``vectors`` (M, d): (M,) int64, ties to the lowest.
 
-    With ``costs`` (n,) or (M, n), what choosing each row adds to its squared distance, see :func:`code_costs`.
     Squared Euclidean distances as sums of squared differences, channel by channel in float32: no cancellation, no matrix product
     of reduced precision, and the same result for a vector whatever the others are.
     """
-    nearest, size = [], CHUNK.get(vectors.device.type, 65536)
-    for n, part in enumerate(vectors.split(size)):
+    nearest = []
+    for part in vectors.split(CHUNK.get(vectors.device.type, 65536)):
         distances = part.new_zeros(len(part), len(codebook))  # without an (M, n, d) intermediate
-        if costs is not None:
-            distances += costs if costs.ndim == 1 else costs[n * size : n * size + len(part)]
         for channel in range(part.shape[1]):
             difference = part[:, channel, None] - codebook[:, channel]
             distances.addcmul_(difference, difference)
         nearest.append(distances.argmin(dim=1))
     return torch.cat(nearest)
-
-
-def code_costs(counts: Tensor, rate_weight: float) -> Tensor:
-    """What choosing a code costs in squared error, (n,) float32: ``rate_weight`` for each bit of its ideal length.
-
-    Entropy-constrained vector quantisation (Chou, Lookabaugh & Gray 1989); ``counts`` say how often each was chosen.
-    """
-    counts = counts.float().clamp_min(LEAST)
-    return rate_weight * (counts.sum() / counts).log2()
 
 
 def codes_used(counts: Tensor) -> Tensor:
@@ -62,14 +49,7 @@ def perplexity(counts: Tensor) -> Tensor:
 
 
 def kmeans(vectors: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
-    """Centres (k, d), see :func:`clusters`."""
-    return clusters(vectors, k, generator)[0]
-
-
-def clusters(
-    vectors: Tensor, k: int, generator: torch.Generator | None = None, rate_weight: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Centres (k, d) of Lloyd's algorithm (1982) from a k-means++ start (Arthur & Vassilvitskii 2007), and (k,) their vectors.
+    """Centres (k, d) of Lloyd's algorithm (1982) from a k-means++ start (Arthur & Vassilvitskii 2007).
 
     It runs on the CPU, where the same vectors and generator state give the same centres to the last bit. An empty cluster starts
     again at the vector farthest from its centre. With fewer than k different vectors some centres coincide.
@@ -78,7 +58,6 @@ def clusters(
         vectors: (M, d) with M >= k, finite.
         k: centres.
         generator: a CPU generator; torch's global one by default.
-        rate_weight: of :func:`code_costs`; the centres are then in the order of how many vectors they have, most first.
     """
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} vectors cannot make {k} centres; encode more slices or lower n_embed")
@@ -89,18 +68,13 @@ def clusters(
         weights = distances if bool(distances.any()) else torch.ones_like(distances)
         chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
         distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
-    centres, nearest, counts = points[chosen], None, torch.ones(k)
+    centres, nearest = points[chosen], None
     for _ in range(ITERATIONS):
-        costs = code_costs(counts, rate_weight) if rate_weight else None
-        previous, nearest = nearest, nearest_code(points, centres, costs)
-        counts = torch.bincount(nearest, minlength=k)
+        previous, nearest = nearest, nearest_code(points, centres)
         if previous is not None and torch.equal(previous, nearest):
             break
         centres = _means(points, centres, nearest)
-    if rate_weight:
-        order = counts.argsort(descending=True, stable=True)
-        centres, counts = centres[order], counts[order]
-    return centres.to(vectors), counts.to(vectors)
+    return centres.to(vectors)
 
 
 def _means(points: Tensor, centres: Tensor, nearest: Tensor) -> Tensor:
@@ -171,13 +145,11 @@ class CodebookLife(nn.Module):
                 f"{len(vectors)} encoder vectors are too few to initialise {self.unused_steps.shape[1]} codes; "
                 f"at least {self.vectors_needed} are needed: encode more slices, or lower n_embed"
             )
-        for level, inputs in quantizer.stages(vectors):
-            codebook = level.embedding.weight
-            centres, counts = torch.empty_like(codebook), codebook.new_empty(len(codebook))
+        for codebook, inputs in quantizer.stages(vectors):
+            centres = torch.empty_like(codebook.weight)
             if first():
-                centres, counts = clusters(inputs, len(codebook), generator, level.rate_weight)
-            _assign(codebook, slice(None), centres)
-            level.forget(slice(None), of_first(counts))
+                centres = kmeans(inputs, codebook.num_embeddings, generator)
+            _assign(codebook.weight, slice(None), centres)
         self.unused_steps.zero_()
         self.initialised.fill_(True)
 
@@ -211,7 +183,7 @@ class CodebookLife(nn.Module):
         quantizer: Quantizer,
         vectors: Tensor,
         generator: torch.Generator | None = None,
-        averaged: Quantizer | None = None,
+        averaged: nn.Module | None = None,
     ) -> int:
         """Replaces codes unused for ``revive_after`` steps by current encoder vectors (M, d); call it after the optimiser's step.
 
@@ -232,17 +204,14 @@ class CodebookLife(nn.Module):
             return 0
         dead = self.unused_steps >= self.revive_after
         vectors, replaced = gathered(vectors.detach().float()), 0
-        averages = [level for level, _ in averaged.stages(vectors[:0])] if averaged is not None else []
-        for n, (level, inputs) in enumerate(quantizer.stages(vectors)):
-            drawn = torch.randperm(len(inputs), generator=generator)[: int(dead[n].sum())].to(inputs.device)
-            rows = dead[n].nonzero().squeeze(1)[: len(drawn)]  # too few vectors: the other codes wait for the next step
-            codebook = level.embedding.weight
-            _assign(codebook, rows, inputs[drawn])
-            for average in averages[n : n + 1]:
-                average.embedding.weight[rows] = codebook[rows].to(average.embedding.weight)
-            for one in (level, *averages[n : n + 1]):
-                one.forget(rows)
-            self.unused_steps[n, rows] = 0
+        averages = list(averaged.parameters()) if averaged is not None else []  # one codebook per level, as in the quantiser
+        for level, (codebook, inputs) in enumerate(quantizer.stages(vectors)):
+            drawn = torch.randperm(len(inputs), generator=generator)[: int(dead[level].sum())].to(inputs.device)
+            rows = dead[level].nonzero().squeeze(1)[: len(drawn)]  # too few vectors: the other codes wait for the next step
+            _assign(codebook.weight, rows, inputs[drawn])
+            if averages:
+                averages[level][rows] = codebook.weight[rows].to(averages[level])
+            self.unused_steps[level, rows] = 0
             replaced += len(rows)
         return replaced
 

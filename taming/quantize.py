@@ -1,17 +1,15 @@
 """Vector quantisation with a learned codebook (van den Oord et al. 2017), plain and residual, or with a fixed grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.codebook import code_costs, nearest_code
+from taming.codebook import nearest_code
 from utils.axes import channels_first, channels_last
-
-MEMORY = 0.99  # of how often codes are chosen, from step to step
 
 
 class Quantized(NamedTuple):
@@ -46,19 +44,12 @@ class VectorQuantizer(nn.Module):
         embed_dim: channels d of a code.
         beta: weight of the commitment term (codebook term 1).
         legacy: the weights the other way round, commitment 1 and codebook ``beta``, as in older published trainings.
-        rate_weight: the squared error of a vector that one bit is worth: codes that are chosen more often, which take fewer bits,
-            are preferred so much. 0: the nearest. Key ``seen``, (n_embed,), how often each was chosen lately, is there only then.
     """
 
-    seen: Tensor
-
-    def __init__(self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False, rate_weight: float = 0.0) -> None:
+    def __init__(self, n_embed: int, embed_dim: int, beta: float = 0.25, legacy: bool = False) -> None:
         super().__init__()
         self.beta = beta
         self.legacy = legacy
-        self.rate_weight = rate_weight
-        if rate_weight:
-            self.register_buffer("seen", torch.ones(n_embed))
         self.embedding = nn.Embedding(n_embed, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_embed, 1.0 / n_embed)
 
@@ -73,46 +64,25 @@ class VectorQuantizer(nn.Module):
             loss = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
             return Quantized(straight_through(wide, codes), loss, indices)
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Weights of the retired setting rate_weight have counts ``seen``, which belong to the sum that their stores name."""
+        if (key := f"{prefix}seen") in state_dict:
+            self.register_buffer("seen", torch.empty_like(state_dict[key]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @torch.no_grad()
-    def nearest(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Indices (N, h, w) of the codes nearest to z (N, d, h, w); ``weights`` (N, h, w) of squared distance, 1 by default."""
+    def nearest(self, z: Tensor) -> Tensor:
+        """Indices (N, h, w) of the codes nearest to z (N, d, h, w)."""
         n, _, h, w = z.shape
-        return self.choice(to_vectors(z), weights).view(n, h, w)
-
-    def price(self, indices: Tensor) -> Tensor:
-        """What the length of codes (N, h, w) weighs, in squared distance: (N, h, w)."""
-        return self.costs[indices] if self.rate_weight else torch.zeros_like(indices, dtype=torch.float32)
-
-    @property
-    def costs(self) -> Tensor:
-        """See :func:`taming.codebook.code_costs`."""
-        return code_costs(self.seen, self.rate_weight)
-
-    @torch.no_grad()
-    def choice(self, vectors: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Of each of vectors (M, d) the code with the least squared distance, and cost over its weight: (M,) int64."""
-        costs = self.costs if self.rate_weight else None
-        if costs is not None and weights is not None:
-            costs = costs / weights.flatten()[:, None]
-        return nearest_code(vectors, self.embedding.weight.detach().float(), costs)
-
-    def follow(self, counts: Tensor) -> None:
-        """Takes a step's counts (1, n_embed) into what codes cost."""
-        if self.rate_weight:
-            self.seen.mul_(MEMORY).add_(counts[0])
-
-    def forget(self, rows: slice | Tensor, counts: Tensor | None = None) -> None:
-        """Gives codes that were replaced new counts, by default the mean of all."""
-        if self.rate_weight:
-            self.seen[rows] = self.seen.mean() if counts is None else counts.to(self.seen)
+        return nearest_code(to_vectors(z), self.embedding.weight.float()).view(n, h, w)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w), any integer type → vectors (N, d, h, w)."""
         return channels_first(self.embedding(indices.long()))
 
-    def stages(self, vectors: Tensor) -> Iterator[tuple["VectorQuantizer", Tensor]]:
-        """Itself and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""
-        yield self, vectors
+    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
+        """The codebook and the vectors (M, d) that it quantises; see :meth:`ResidualVectorQuantizer.stages`."""
+        yield self.embedding, vectors
 
     @property
     def codebooks(self) -> list[nn.Embedding]:
@@ -130,17 +100,13 @@ class ResidualVectorQuantizer(nn.Module):
         n_embed: codes per level.
         embed_dim: channels d of a code.
         legacy: as :class:`VectorQuantizer`.
-        rate_weight: the same, one for each level; empty: 0.
     """
 
-    def __init__(
-        self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False, rate_weight: Sequence[float] = ()
-    ) -> None:
+    def __init__(self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False) -> None:
         super().__init__()
         if levels < 1:
             raise ValueError(f"levels={levels} of a residual quantiser must be at least 1")
-        weights = rate_weight or [0.0] * levels
-        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, legacy=legacy, rate_weight=w) for w in weights)
+        self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, legacy=legacy) for _ in range(levels))
 
     def forward(self, z: Tensor) -> Quantized:
         """(N, d, h, w) → :class:`Quantized`, indices (N, h, w, levels); the loss is the sum over levels."""
@@ -156,19 +122,15 @@ class ResidualVectorQuantizer(nn.Module):
             return Quantized(straight_through(wide, total), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
 
     @torch.no_grad()
-    def nearest(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Indices (N, h, w, levels): each level's of the codes nearest to what those before it left; see VectorQuantizer."""
+    def nearest(self, z: Tensor) -> Tensor:
+        """Indices (N, h, w, levels): each level's of the codes nearest to what those before it left of z (N, d, h, w)."""
         n, _, h, w = z.shape
         found, rest = [], to_vectors(z)
-        for level in self._quantizers():
-            found.append(level.choice(rest, weights))
-            rest = rest - level.embedding.weight.detach().float()[found[-1]]
+        for codebook in self.codebooks:
+            vectors = codebook.weight.float()
+            found.append(nearest_code(rest, vectors))
+            rest = rest - vectors[found[-1]]
         return torch.stack(found, dim=-1).view(n, h, w, -1)
-
-    def price(self, indices: Tensor) -> Tensor:
-        """What the length of codes (N, h, w, levels) weighs, in squared distance: (N, h, w)."""
-        parts = zip(self._quantizers(), indices.unbind(dim=-1), strict=True)
-        return torch.stack([level.price(part) for level, part in parts]).sum(dim=0)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w, levels), any integer type → vectors (N, d, h, w); fewer levels give a coarser latent."""
@@ -178,19 +140,15 @@ class ResidualVectorQuantizer(nn.Module):
         codes = [level.lookup(part) for level, part in parts]
         return torch.stack(codes).sum(dim=0)
 
-    def stages(self, vectors: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
-        """Each level with the vectors (M, d) that it quantises.
+    def stages(self, vectors: Tensor) -> Iterator[tuple[nn.Embedding, Tensor]]:
+        """Each level's codebook with the vectors (M, d) that it quantises.
 
         A level's codebook may be changed before the next one is asked for: the residual is taken with the changed one.
         """
         for level in self._quantizers():
-            yield level, vectors
-            vectors = vectors - level.embedding.weight.detach().float()[level.choice(vectors)]
-
-    def follow(self, counts: Tensor) -> None:
-        """Takes a step's counts (levels, n_embed) into what codes cost."""
-        for level, own in zip(self._quantizers(), counts, strict=True):
-            level.follow(own[None])
+            yield level.embedding, vectors
+            codebook = level.embedding.weight.detach().float()
+            vectors = vectors - codebook[nearest_code(vectors, codebook)]
 
     @property
     def codebooks(self) -> list[nn.Embedding]:
@@ -237,16 +195,11 @@ class FiniteScalarQuantizer(VectorQuantizer):
 
 
 def build_quantizer(
-    n_embed: int,
-    embed_dim: int,
-    levels: int = 1,
-    legacy: bool = False,
-    grid: Sequence[int] = (),
-    rate_weight: Sequence[float] = (),
+    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, grid: Sequence[int] = ()
 ) -> VectorQuantizer | ResidualVectorQuantizer:
     """The quantiser of the settings: plain with one level, residual with more, finite scalar with a grid."""
     if grid:
         return FiniteScalarQuantizer(grid)
     if levels == 1:
-        return VectorQuantizer(n_embed, embed_dim, legacy=legacy, rate_weight=sum(rate_weight))
-    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy, rate_weight=rate_weight)
+        return VectorQuantizer(n_embed, embed_dim, legacy=legacy)
+    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy)

@@ -1,7 +1,9 @@
 """What was made by an earlier version still works: a run resumes, enhances and encodes, a code store decodes.
 
 tests/data/made_by_6ea4a28 holds a tiny run, the volume that commit 6ea4a28 restored with it, and a code store;
-tests/data/made_by_459a6d9 a run whose checkpoints have a manifest, with averaged weights, and a region that it restored.
+tests/data/made_by_459a6d9 a run whose checkpoints have a manifest, with averaged weights, and a region that it restored;
+tests/data/made_by_5e0afa0 an autoencoder of slices trained with the retired codebook.rate_weight, a store of its codes, and
+what that decodes to.
 """
 
 import json
@@ -97,3 +99,29 @@ def test_a_run_with_a_manifest_resumes_and_its_damage_is_named(listed):
     run.component("net_g", 2).write_bytes(run.component("net_g", 3).read_bytes())
     with pytest.raises(UserError, match=r"net_g_model_epoch_2.pth is damaged or of another save"):
         Run.load(run.path, 2)
+
+
+WEIGHED = MADE.with_name("made_by_5e0afa0")
+
+
+def test_a_run_with_a_retired_entry_of_the_codebook_decodes_encodes_and_can_be_trained_on(workspace, tmp_path, caplog):
+    """The sum of the weights, which the store names, is over counts that only that entry had a use for."""
+    run = ["--run", WEIGHED / "run", *ON_CPU]
+    raw = ["--grid", "raw", "--output"]
+    infer.main([*map(str, ["decode", "--codes", WEIGHED / "a.codes.zarr", *raw, tmp_path / "old.tif", *run])])
+    assert "autoencoder.codebook.rate_weight: retired, ignored" in caplog.text
+    close(tmp_path / "old.tif", WEIGHED / "raw.tif")
+    source, store = workspace.data / "train" / "x3d0" / "a.tif", tmp_path / "a.codes.zarr"
+    infer.main([*map(str, ["encode", "--input", source, "--output", store, *run])])
+    infer.main([*map(str, ["decode", "--codes", store, *raw, tmp_path / "new.tif", *run])])
+    truth = tifffile.imread(source).astype(float)
+    errors = [np.square(tifffile.imread(path) - truth).mean() for path in (tmp_path / "new.tif", WEIGHED / "raw.tif")]
+    assert errors[0] < errors[1]  # the nearest code, no matter how rare
+    (workspace.root / "tiny.yaml").write_text(
+        "extends: vqlinear\nn_embed: 16\nembed_dim: 4\nddconfig: {ch: 2, z_channels: 4, num_res_blocks: 1}\n"
+        "codebook: {levels: 2, rate_weight: [0.05, 0.02]}\n"
+    )
+    caplog.clear()
+    trained = workspace.train("on", "--adv", 0, "--lamb", 0, "--ema", 0.9, "--init", WEIGHED / "run")
+    assert f"{workspace.root / 'tiny.yaml'}: codebook.rate_weight: retired, ignored" in caplog.text
+    assert trained.epochs() == [2]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from taming.codebook import CodebookLife, clusters, code_costs, codes_used, kmeans, nearest_code, perplexity
+from taming.codebook import CodebookLife, codes_used, kmeans, nearest_code, perplexity
 from taming.quantize import ResidualVectorQuantizer, VectorQuantizer, build_quantizer, to_vectors
 
 
@@ -308,50 +308,3 @@ def test_the_constants_of_a_grid_move_with_it_and_are_not_saved():
     quantizer = build_quantizer(1, 2, grid=(4, 5))
     assert list(quantizer.state_dict()) == ["embedding.weight"]
     assert {buffer.device.type for buffer in quantizer.to("meta").buffers()} == {"meta"}
-
-
-def test_frequent_codes_are_preferred_by_so_much():
-    quantizer = VectorQuantizer(2, 1, rate_weight=0.5)
-    quantizer.embedding.weight.data = torch.tensor([[0.0], [1.0]])
-    quantizer.seen.copy_(torch.tensor([7.0, 1.0]))  # 0.19 and 3 bits: 1.4 more squared error
-    z = torch.tensor([0.5, 0.9, 1.1, 1.3])[None, None, None]
-    assert quantizer(z).indices.flatten().tolist() == [0, 0, 0, 1]
-    torch.testing.assert_close(quantizer.price(torch.tensor([[[0, 1]]])), 0.5 * torch.tensor([[[8 / 7, 8.0]]]).log2())
-    assert quantizer.nearest(z, torch.full((1, 1, 4), 100.0)).flatten().tolist() == [0, 1, 1, 1]  # where distance weighs more
-    for _ in range(2000):
-        quantizer.follow(torch.tensor([[1, 3]]))
-    assert quantizer(z).indices.flatten().tolist() == [1, 1, 1, 1]
-
-
-def test_clusters_of_weighed_rate_have_less_entropy_and_the_most_frequent_first():
-    points = torch.randn(4000, 3, generator=generator(1))
-    (plain, counts), (weighed, fewer) = (clusters(points, 64, generator(2), weight) for weight in (0.0, 0.2))
-    assert torch.equal(plain, kmeans(points, 64, generator(2)))
-    assert perplexity(fewer) < 0.7 * perplexity(counts)
-    assert (fewer[:-1] >= fewer[1:]).all() and fewer.sum() == 4000
-    bits, error = (fewer / 4000).clamp_min(1e-9).log2().neg(), {}
-    for name, centres, costs in (("plain", plain, None), ("weighed", weighed, code_costs(fewer, 0.2))):
-        chosen = nearest_code(points, centres, costs)
-        length = bits if name == "weighed" else (counts / 4000).log2().neg()
-        error[name] = ((points - centres[chosen]).square().sum(1) + 0.2 * length[chosen]).mean()
-    assert error["weighed"] < error["plain"]
-
-
-def test_a_level_weighs_its_own_rate():
-    quantizer = build_quantizer(8, 3, levels=2, rate_weight=[0.1, 0.2])
-    life = CodebookLife(8, 2, revive_after=2)
-    vectors = torch.randn(400, 3, generator=generator(3))
-    life.initialise(quantizer, vectors, generator(4))
-    z = vectors.T.reshape(1, 3, 20, 20)
-    indices = quantizer(z).indices
-    assert torch.equal(indices, quantizer.nearest(z))
-    assert [level.rate_weight for level, _ in quantizer.stages(vectors)] == [0.1, 0.2]
-    seen = [level.seen.clone() for level, _ in quantizer.stages(vectors)]
-    quantizer.follow(life.observe(indices))
-    for n, (level, _) in enumerate(quantizer.stages(vectors)):
-        torch.testing.assert_close(level.seen, 0.99 * seen[n] + torch.bincount(indices[..., n].flatten(), minlength=8))
-    assert set(quantizer.state_dict()) == {f"levels.{n}.{key}" for n in (0, 1) for key in ("embedding.weight", "seen")}
-    life.unused_steps[0, 3] = 2
-    assert life.revive(quantizer, vectors, generator(5)) == 1
-    first = next(iter(quantizer.stages(vectors)))[0]
-    assert first.seen[3] > 1 and set(build_quantizer(8, 3).state_dict()) == {"embedding.weight"}

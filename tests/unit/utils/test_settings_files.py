@@ -181,7 +181,6 @@ def test_vqgan_states_the_published_facts():
     assert vqgan["codebook"] == {
         "levels": 1,
         "grid": [],
-        "rate_weight": [],
         "initialise": "kmeans",
         "revive_after": 100,
         "legacy": False,

@@ -31,12 +31,11 @@ SINCE = {
 }
 _AUTOENCODER = STORED["autoencoder"]
 _LOSS = {**_AUTOENCODER["loss"], "reconstruction": "absolute"}
-_CODEBOOK = {**_AUTOENCODER["codebook"], "rate_weight": []}
 COMPLETE = {
     **STORED,
     **SINCE,
     "monitor": "validation/projection",
-    "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS, "codebook": _CODEBOOK},
+    "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS},
 }
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]

@@ -168,9 +168,14 @@ class Run:
         """Exported with its codes, without the encoder."""
         return "encoder" not in self.model.G and not self.restores
 
+    @property
+    def makes_volumes(self) -> bool:
+        """Trained with a volume decoder, or a restoration; an autoencoder of slices is neither."""
+        return "net_g" in self.model.G
+
     def require_volume_decoder(self) -> None:
         """Refuses, as a UserError, what needs an isotropic volume of a run that has been trained without one."""
-        if "net_g" not in self.model.G:
+        if not self.makes_volumes:
             raise UserError(
                 f"{self.name} is an autoencoder of slices, trained without a volume decoder (adv 0, lamb 0): decode --grid raw "
                 f"gives its slices; for an isotropic volume train one from it with --init {self.path} and a --lamb"

@@ -37,7 +37,7 @@ def card(run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: S
         size=size.partition(": ")[2] or size,
         part="quantize" if "quantize" in export["components"] else export["components"][0],
         codes=CODES,
-        has_volume="net_g" in run.model.G,
+        has_volume=run.makes_volumes,
         directions=(run.record or {}).get("directions", {}),
         taps=json.dumps([round(tap, 4) for tap in run.axial_taps]),
         measured=_measured(store),

@@ -164,8 +164,11 @@ def _of_volume(path: Path, which: Mapping[str, Any]) -> Iterator[Layer]:
 def _of_store(path: Path, run: Path | None, options: Options, engine: Engine | None) -> Iterator[Layer]:
     """What a store's codes stand for, a layer for each channel, and the codes, a layer for each level."""
     store, name = CodeStore.open(path), stem_of(path)
-    job, about = decode_job(Run.of_store(store, run, engine=engine), store, options), store.about
-    made = job.field
+    decoder = Run.of_store(store, run, engine=engine)
+    if not decoder.makes_volumes:
+        log.info(f"{name}: its run has no volume decoder, so the slices are shown")
+    job = decode_job(decoder, store, options, "isotropic" if decoder.makes_volumes else "raw")
+    made, about = job.field, store.about
     shared: dict[str, Any] = {"axes": "".join(exchanged("zyx", about.get("thick", "z"))), "lock": threading.Lock()}
     um = Place(job.voxel_um, job.translation_um) if job.voxel_um and job.translation_um else None
     # stores of older versions do not know where their slices lie

@@ -21,6 +21,7 @@ from codes.store import CodeStore
 from inference import Options, Run, decode, encode, enhance
 from models import linear_start, slice2volume
 from models.base import BaseModel
+from sharing.view import opened
 from taming.codebook import kmeans
 from utils.boxes import whole_box
 from utils.errors import UserError
@@ -136,7 +137,10 @@ def test_the_autoencoder_alone_has_no_volume_and_says_so(linear, tmp_path, capsy
     write_volume(volume, 5, shape=(5, 21, 18))
     infer.main(["encode", "--run", str(run), "--input", str(volume), "--output", str(store)])
     infer.main(["decode", "--codes", str(store), "--grid", "raw", "--output", str(tmp_path / "raw.tif")])
-    assert tifffile.imread(tmp_path / "raw.tif").shape == (5, 21, 18)
+    slices = tifffile.imread(tmp_path / "raw.tif")
+    assert slices.shape == (5, 21, 18)
+    shown = opened([store])[0]
+    assert shown.name == "x.codes decoded" and np.array_equal(shown.read((slice(0, 5), slice(0, 21), slice(0, 18))), slices)
     for command in (
         ["decode", "--codes", str(store), "--output", str(tmp_path / "iso.tif")],
         ["enhance", "--run", str(run), "--input", str(volume), "--output", str(tmp_path / "iso.tif")],

@@ -57,6 +57,7 @@ def build_parser() -> Parser:
     add("--epoch", type=int, metavar="N", help="completed epochs of the weights; by default the store's, or the latest")
     text = "what evaluate.py wrote about volumes that these weights made, for the page"
     add("--evaluation", type=Path, nargs="+", default=(), metavar="FOLDER", help=text)
+    add("--about", type=Path, metavar="FILE", help="Markdown for the page: source and licence of the data, how it was trained")
     for command in (enhance, encode):
         _add_input(command)
     text = (
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.command == "export":
         from sharing import export
 
-        export(given.path, given.output, run=given.run, epoch=given.epoch, evaluations=given.evaluation)
+        export(given.path, given.output, run=given.run, epoch=given.epoch, evaluations=given.evaluation, about=given.about)
         return
     keep_freed_memory()
     options = Options(**chosen(given, Options))

@@ -13,7 +13,9 @@ from utils.files import read_mapping
 from utils.pages import page
 
 
-def card(run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: Sequence[Mapping[str, Any]] = ()) -> str:
+def card(
+    run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: Sequence[Mapping[str, Any]] = (), said: str = ""
+) -> str:
     """The page as Markdown.
 
     Args:
@@ -21,6 +23,7 @@ def card(run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: S
         export: what export.json says of it.
         store: the codes, where there are any.
         judged: of what it made, see :func:`evaluation`.
+        said: by who exports it, Markdown.
     """
     about = {} if store is None else store.about
     voxel, place = (about.get(key) and tuple(about[key]) for key in ("slice_voxel_um", "slice_translation_um"))
@@ -42,6 +45,7 @@ def card(run: Run, export: Mapping[str, Any], store: CodeStore | None, judged: S
         taps=json.dumps([round(tap, 4) for tap in run.axial_taps]),
         measured=_measured(store),
         judged=judged,
+        said=said,
         short="{:g}".format,
     )
 

@@ -45,6 +45,7 @@ def export(
     run: Path | str | None = None,
     epoch: int | None = None,
     evaluations: Sequence[Path | str] = (),
+    about: Path | str | None = None,
 ) -> Path:
     """Makes the folder of a finished code store, with what decodes it, or of a run with all that applies it or trains on.
 
@@ -56,13 +57,14 @@ def export(
         run: that made the store; by default the folder that the store names.
         epoch: completed epochs of the weights; by default the store's, or the latest.
         evaluations: folders that evaluate.py wrote about outputs of these weights; the page says what they found.
+        about: a file of Markdown that the page has, too: source and licence of the data, how it was trained.
 
     Returns:
         The folder.
 
     Raises:
         UserError: there is something at that place; a store that is damaged, or not of that run; an evaluation
-            of other weights; as of :meth:`Run.load`.
+            of other weights; ``about`` that is no text; as of :meth:`Run.load`.
     """
     what, output = Path(what), Path(output)
     if output.exists() or output.is_symlink():
@@ -71,6 +73,7 @@ def export(
         raise UserError(f"{what}: there is no such folder; export takes a code store or a training's folder")
     store = None if (what / "0.json").is_file() and not (what / CODES).is_dir() else CodeStore.open(what)
     refuse_overlap([output], [what])
+    said = "" if about is None else _text(Path(about))
     engine = Engine.choose("cpu")
     if store is None:
         opened = Run.load(what, epoch, engine, as_trained=True)
@@ -80,12 +83,19 @@ def export(
             store.read(box)
     judged = [evaluation(Path(folder), opened) for folder in evaluations]
     with new_folder(output) as folder:
-        _write(folder, opened, store, judged)
+        _write(folder, opened, store, judged, said)
     log.info("%s: exported %s; README.md says how to read it", output, opened.name if store is None else store.path)
     return output
 
 
-def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Mapping[str, Any]]) -> None:
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--about {path} cannot be read as text ({error}); name a file of Markdown in UTF-8") from error
+
+
+def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Mapping[str, Any]], said: str) -> None:
     """All files; of a run that was exported before, all that it still has."""
     made, source = RunFolder(folder), RunFolder(run.path)
     made.checkpoints.mkdir()
@@ -98,8 +108,8 @@ def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Map
         made.component(name, run.epoch).with_suffix(WEIGHTS[1]).write_bytes(save(state))
     made.manifest.add_set(run.epoch, made.manifest.set_of(run.epoch))
     whose = {"run": run.name, "epoch": run.epoch, "ema": run.ema, "weights": run.weight_hash}
-    about = {"version": EXPORT_VERSION, **whose, "components": sorted(wanted), "isoscope_version": program_version()}
-    write_json(folder / EXPORT, about)
+    facts = {"version": EXPORT_VERSION, **whose, "components": sorted(wanted), "isoscope_version": program_version()}
+    write_json(folder / EXPORT, facts)
     if store is not None:
         for file in sorted(store.path.rglob("*")):
             check_inside(store.path, file)
@@ -110,5 +120,5 @@ def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Map
         group = json.loads((folder / CODES / "zarr.json").read_text(encoding="utf-8"))
         group["attributes"][KEY]["run_path"] = ".."
         write_json(folder / CODES / "zarr.json", {**group, "attributes": sealed(folder / CODES, group["attributes"])})
-    write_text(folder / "README.md", card(run, about, store, judged))
+    write_text(folder / "README.md", card(run, facts, store, judged, said))
     write_checksums(folder)

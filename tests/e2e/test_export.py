@@ -191,8 +191,11 @@ def test_the_page_says_how_good_it_is(tmp_path):
     command("enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", tmp_path / "out.tif")
     judged = ["--truth", tmp_path / "truth.tif", "--input", tmp_path / "in.tif", "--output", tmp_path / "report"]
     evaluate.main([str(word) for word in ["--reconstruction", tmp_path / "out.tif", *judged]])
-    command("export", run, "--output", tmp_path / "alone", "--evaluation", tmp_path / "report")
+    (tmp_path / "about.md").write_text("Data: CC BY, µm\n")
+    told = ("--about", tmp_path / "about.md")
+    command("export", run, "--output", tmp_path / "alone", "--evaluation", tmp_path / "report", *told)
     page = (tmp_path / "alone" / "README.md").read_text()
+    assert "\n\nData: CC BY, µm\n\nHere are:" in page
     assert "import zarr" not in page and "autoencoder" not in page  # of a run that restores, without codes
     verdict = json.loads((tmp_path / "report" / "metrics.json").read_text())["verdict"]
     assert f"`evaluate.py` on out.tif, made of in.tif, beside the truth truth.tif: **{verdict['headline']}**" in page
@@ -201,6 +204,9 @@ def test_the_page_says_how_good_it_is(tmp_path):
     refused("which D/O@3 with these weights has not made", "export", other, *wanted)
     (tmp_path / "report" / "metrics.json").write_text("{}")
     refused("is no evaluation", "export", run, *wanted)
+    for harm in (lambda file: file.write_bytes(b"\xff"), lambda file: file.unlink()):
+        harm(tmp_path / "about.md")
+        refused("cannot be read as text", "export", run, "--output", tmp_path / "o", *told)
     assert not (tmp_path / "o").exists()
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from experiment.options import as_text
 from experiment.runs import RunFolder
 from models.base import BaseModel
 from models.options import MODEL_OPTIONS
@@ -93,12 +94,26 @@ def load_components(
             raise UserError(
                 f"{path} does not fit this model: {first.strip()}"
                 + (f" (and {len(others)} more)" if others else "")
-                + f"; the networks must be set as in {run.path} (its newest N.json: models, ldmyaml, ngf, ndf, netD, norm, ...)"
+                + f"; the networks must be set as in {run.path} ({_set_there(model, run)})"
             ) from error
         bad = next((key for key, value in component.state_dict().items() if not bool(value.isfinite().all())), None)
         if bad is not None:
             raise UserError(f"{path}: {bad} is NaN or infinite; copy the file again or name another epoch")
     return chosen
+
+
+def _set_there(model: BaseModel, run: RunFolder) -> str:
+    """What a run sets otherwise than a model, of all that shapes networks; or, of imported weights, what that may be."""
+    stored = run.stored_settings(MODEL_OPTIONS) if run.starts() >= 0 else {}
+    found = shaped_otherwise(model.settings, stored)
+    return ", ".join(f"{name} {as_text(value)}" for name, value in found.items()) or "ldmyaml, ngf, ndf, netD, norm, ..."
+
+
+def shaped_otherwise(settings: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes networks or volumes in other settings and differs from ``settings``, where both know it."""
+    options = [option for known in MODEL_OPTIONS.values() for option in known if option.group in ("networks", "geometry")]
+    names = dict.fromkeys(["models", *(option.name for option in options if option.name != "teacher")])
+    return {name: other[name] for name in names if name in settings and name in other and settings[name] != other[name]}
 
 
 def _read(path: Path) -> dict[str, Any]:

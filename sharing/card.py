@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from codes.store import CodeStore
+from experiment.reading import default_settings
 from experiment.runs import CODES
 from inference.run import Run
+from models.build import shaped_otherwise
+from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.pages import page
@@ -46,6 +49,7 @@ def card(
         measured=_measured(store),
         judged=judged,
         said=said,
+        shape=_shape(run.settings),
         short="{:g}".format,
     )
 
@@ -71,6 +75,13 @@ def evaluation(folder: Path, run: Run) -> dict[str, Any]:
             "and evaluate that"
         )
     return said
+
+
+def _shape(settings: Mapping[str, Any]) -> str:
+    """The options that a training from these weights needs, where an experiment file leaves the defaults."""
+    found = shaped_otherwise(default_settings(MODEL_OPTIONS, settings["models"]), settings)
+    short = {name: value for name, value in found.items() if isinstance(value, str | int | float) and not isinstance(value, bool)}
+    return "".join(f" --{name} {value:g}" if isinstance(value, float) else f" --{name} {value}" for name, value in short.items())
 
 
 def _measured(store: CodeStore | None) -> Mapping[str, Any] | None:

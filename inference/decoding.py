@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from codes.store import CodeStore, Packed
-from inference.encoding import GROUP, LOCAL_CORE, SliceEncoder
+from inference.encoding import GROUP, SliceEncoder
 from inference.fields import Array, Field
 from inference.options import Options
 from inference.passes import TiledField, to_tensor
 from inference.restoring import LateralField, RestoredField
 from inference.run import Run
 from inference.source import Source
-from inference.tiling import Axis, Tile3, core_box, training_axis, window_box
+from inference.tiling import Axis, Tile3, core_box, local_axis, training_axis, window_box
 from intensity.transform import Intensity
 from utils.axes import to_file, to_memory
 from utils.boxes import Box, extent, region_within
@@ -59,7 +59,7 @@ class SliceField(TiledField[Array]):
         halo = run.model.slice_halo("decoder")
         self.blends = halo is None
         crop = int(run.settings["cropsize"]) // run.stride
-        rows, columns = (Axis(size, LOCAL_CORE, *halo) if halo else training_axis(size, crop) for size in (h, w))
+        rows, columns = (local_axis(size, *halo) if halo else training_axis(size, crop) for size in (h, w))
         self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)
 
     def lattice(self) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from codes.store import Packed
 from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Source
-from inference.tiling import Axis, Tile, Tile3, core_box, round_up, training_axis, window_box
+from inference.tiling import Axis, Tile, Tile3, core_box, local_axis, round_up, training_axis, window_box
 from models.code_search import searched
 from utils.boxes import Box, extent, overlap, relative
 from utils.errors import UserError
 
-LOCAL_CORE = 48  # latents of a tile's core where the autoencoder is local: large against the halo, one slice at a time
 GROUP = 16  # slices that are encoded at once
 
 Window = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (n, C, rows, columns) pixels, (n, h, w): which blocks are background
@@ -55,15 +54,14 @@ class SliceEncoder(Tiled[Window, Packed]):
             rows, columns = (training_axis(size, int(run.settings["cropsize"]) // side) for size in (h, w))
         else:
             before, after = (round_up(pixels, side) // side for pixels in halo)
-            rows, columns = (Axis(size, LOCAL_CORE, before, after, full=True) for size in (h, w))
+            rows, columns = (local_axis(size, before, after, full=True) for size in (h, w))
         self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
         self._blank: NDArray[Any] | None = None
 
     def lattice(self) -> dict[str, Any]:
-        """Slices that are encoded at once, core and window of a tile."""
-        group, rows, _ = self.axes
-        side = rows.before + rows.core + rows.after
-        tile = {"core": rows.core, "tile": side, "before": rows.before, "after": rows.after}
+        """Slices that are encoded at once, core (rows, columns) of a tile, and how far its window reaches beyond."""
+        group, rows, columns = self.axes
+        tile = {"core": [rows.core, columns.core], "before": rows.before, "after": rows.after}
         return {"slices": group.core, "stride": self.run.stride, **tile}
 
     def read(self, box: Box) -> Packed:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from utils.boxes import Box, Span
 
+LOCAL_WINDOW = 128  # latents at most that a local network sees of a slice at once; their time does not depend on it
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -119,6 +121,18 @@ class Axis:
             overlap = scale * (stop - self[number + 1].window[0])
             weights = np.minimum(weights, (len(places) - places) / (overlap + 1))
         return weights.astype(np.float32)
+
+
+def local_axis(size: int, before: int, after: int, *, full: bool = False) -> Axis:
+    """The fewest windows of at most ``LOCAL_WINDOW`` places, about equally long: a halo is a small part of each.
+
+    For networks whose result depends on ``before`` and ``after`` places beside its own; ``full`` as of :class:`Axis`.
+    """
+    if size <= LOCAL_WINDOW:
+        return Axis(size, size, before, after, full)
+    cores = size - after if full else size  # the last one of full windows is longer
+    count = math.ceil(cores / (LOCAL_WINDOW - before - after))
+    return Axis(size, math.ceil(cores / count), before, after, full)
 
 
 def training_axis(size: int, tile: int) -> Axis:

@@ -65,14 +65,17 @@ def seam(volume: Volume, attributes: Mapping[str, Any]) -> dict[str, float]:
             changes[axis] = changes[axis] + np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)
     lattice = attributes.get("lattice", {})
     encoding, decoding = lattice.get("encoding"), lattice.get("decoding", {})
-    sides = {} if encoding is None else {"encoding": encoding.get("stride", LATENT_STRIDE) * int(encoding["core"])}
+    sides = {}
+    if encoding is not None:  # older ones have one number for rows and columns
+        sides["encoding"] = encoding.get("stride", LATENT_STRIDE) * np.broadcast_to(encoding["core"], 2)
     if "core" in decoding:
-        sides["decoding"] = int(decoding["core"][1]) * (LATENT_STRIDE if "halo" in decoding else 1)
+        sides["decoding"] = (LATENT_STRIDE if "halo" in decoding else 1) * np.array(decoding["core"][1:])
     places = [np.arange(len(c)) + start + w[0] + 1 for c, start, w in zip(changes, origin, windows, strict=True)]
     change, place = np.concatenate(changes), np.concatenate(places)
     on_grid, found = place % LATENT_STRIDE == 0, {}
     for name, side in sides.items():
-        border, other = change[on_grid & (place % side == 0)], change[on_grid & (place % side != 0)]
+        at_border = np.concatenate([along % core == 0 for along, core in zip(places, side, strict=True)])
+        border, other = change[on_grid & at_border], change[on_grid & ~at_border]
         if border.size and other.size and other.mean() > 0:
             found[name] = float(border.mean() / other.mean())
     return found

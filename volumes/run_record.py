@@ -44,7 +44,7 @@ def _steps(value: Any) -> bool:
 
 _FORM = _object({"code": _count, "affine_um": _each(_each(_number, 4), 3)})
 _SPACE = _object({"voxel_um": _steps, "translation_um": _each(_number, 3)}, sform=_FORM, qform=_FORM)
-_ENCODING = _object({"core": _count}, stride=_count)
+_ENCODING = _object({"core": lambda value: _count(value) or _each(_count, 2)(value)}, stride=_count)
 _RULES: Mapping[str, Rule] = {
     "run": _text,
     "weights": _text,

@@ -30,7 +30,7 @@ RECORD = {  # what infer.py enhance writes
     "factor": 4,
     "axial_taps": [1.0],
     "intensities": [{"into": [_GREY], "out": [_GREY]}],
-    "lattice": {"decoding": {"core": [16, 16, 16], "halo": [3, 4, 4]}, "encoding": {"core": 3, "tile": 4}},
+    "lattice": {"decoding": {"core": [16, 16, 16], "halo": [3, 4, 4]}, "encoding": {"core": [3, 3]}},
     "input": {"files": ["a.tif"], "shape": [6, 20, 24], "dtype": "uint16"},
     "slices": _SLICES,
     "place": _PLACE,

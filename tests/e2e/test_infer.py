@@ -30,7 +30,7 @@ def test_enhance_to_every_format(run, opened, volume, tmp_path):
         assert found.voxel_um == pytest.approx((0.1, 0.1, 0.1))
         assert found.translation_um == pytest.approx((-0.35, 0, 0))  # l1how max: slice 0 is centred on plane 3.5
     about = open_volume(tmp_path / "a.ome.zarr").attributes
-    assert about["weights"] == opened.weight_hash and about["factor"] == 8 and about["lattice"]["encoding"]["core"] == 3
+    assert about["weights"] == opened.weight_hash and about["factor"] == 8 and about["lattice"]["encoding"]["core"] == [3, 3]
     assert not list(tmp_path.glob("*partial*"))
 
 

@@ -13,6 +13,7 @@ from inference.decoding import IsotropicField, SliceField
 from inference.encoding import SliceEncoder
 from inference.restoring import RestoredField
 from inference.source import Source
+from inference.tiling import Axis
 from utils.boxes import whole_box
 from utils.errors import UserError
 
@@ -158,8 +159,8 @@ RAW = {"training crops": {}, "local": {"ldmyaml": "vqlocal"}}
 @pytest.fixture(params=RAW)
 def raw(request, tmp_path, monkeypatch):
     """The raw grid of an autoencoder: 3 slices, several tiles in-plane."""
-    monkeypatch.setattr("inference.decoding.LOCAL_CORE", 2)
     run = Run.load(make_run(tmp_path / "D" / "P", **RAW[request.param]))
+    monkeypatch.setattr("inference.decoding.local_axis", lambda size, *halo: Axis(size, 2, *halo))
     slices = slices_of(run, grey((3, 61, 40)))
     return run, lambda batch: SliceField(run, SliceEncoder(run, slices), FLOAT, batch)
 

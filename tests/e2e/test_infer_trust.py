@@ -39,7 +39,7 @@ def test_seams_are_measured_recorded_and_few(run, tmp_path, caplog):
     out = tmp_path / "o.ome.zarr"
     command("enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", out, "--tile", "32")
     attributes = open_volume(out).attributes
-    assert attributes["lattice"]["encoding"]["core"] == 3 and attributes["lattice"]["decoding"]["core"] == [4, 4, 4]
+    assert attributes["lattice"]["encoding"]["core"] == [3, 3] and attributes["lattice"]["decoding"]["core"] == [4, 4, 4]
     plane_pairs = read(out).astype(np.float32)
     borders = {"encoding": 24, "decoding": 32}
     for name, core in borders.items():

@@ -17,6 +17,7 @@ from inference.options import Options
 from inference.passes import to_tensor
 from inference.run import Run
 from inference.source import Source
+from inference.tiling import Axis
 from taming.quantize import to_vectors
 from utils.boxes import whole_box
 
@@ -25,9 +26,9 @@ FLOAT = np.dtype(np.float32)
 
 
 HALOS = {
-    "vqlocal": {"stride": 8, "tile": 67, "before": 9, "after": 10},
-    "vqlinear": {"stride": 8, "tile": 64, "before": 8, "after": 8},
-    "vqlinear_ladder": {"stride": 16, "tile": 64, "before": 8, "after": 8},
+    "vqlocal": {"stride": 8, "before": 9, "after": 10},
+    "vqlinear": {"stride": 8, "before": 8, "after": 8},
+    "vqlinear_ladder": {"stride": 16, "before": 8, "after": 8},
 }
 local = pytest.mark.parametrize("ldmyaml", HALOS)
 
@@ -51,8 +52,7 @@ def _spread(run, slices):
     conv.weight.div_(vectors.std())
     conv.bias.div_(vectors.std())
     vectors = vectors[torch.randperm(len(vectors))] / vectors.std()
-    for level, rest in quantizer.stages(vectors):
-        book = level.embedding
+    for book, rest in quantizer.stages(vectors):
         chosen = rest[rest.any(dim=1)][: book.num_embeddings]
         book.weight[: len(chosen)] = chosen
 
@@ -83,21 +83,24 @@ def assert_same_codes(run, slices, tiled):
 
 
 @local
-def test_tiled_codes_are_those_of_the_whole_slice(tmp_path, ldmyaml):
+def test_tiled_codes_are_those_of_the_whole_slice(tmp_path, monkeypatch, ldmyaml):
+    monkeypatch.setattr("inference.tiling.LOCAL_WINDOW", 67)
     run, slices, _ = opened(tmp_path, grey((1, 1201, 801)), ldmyaml)
     encoder, tiled = of_tiles(run, slices)
     assert (len(encoder.axes[1]), len(encoder.axes[2])) == ((3, 2) if run.stride == 8 else (2, 1))
-    assert encoder.lattice() == {"slices": 1, "core": 48, **HALOS[ldmyaml]}
+    core = {"vqlocal": [47, 46], "vqlinear": [48, 47], "vqlinear_ladder": [34, 51]}[ldmyaml]
+    assert encoder.lattice() == {"slices": 1, "core": core, **HALOS[ldmyaml]}
     assert_same_codes(run, slices, tiled)
 
 
 @local
 def test_with_less_than_the_halo_codes_differ(tmp_path, monkeypatch, ldmyaml):
     """So the test above can fail."""
-    monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
+    monkeypatch.setattr("inference.tiling.LOCAL_WINDOW", 24)
     run, slices, _ = opened(tmp_path, grey((2, 264, 200)), ldmyaml)
     assert_same_codes(run, slices, of_tiles(run, slices)[1])
     monkeypatch.setattr(type(run.model), "slice_halo", lambda self, part: (16, 16))
+    monkeypatch.setattr("inference.tiling.LOCAL_WINDOW", 8)
     codes, _ = of_whole_slices(run, slices)
     assert (of_tiles(run, slices)[1] != codes).mean() > 1e-3
 
@@ -105,7 +108,7 @@ def test_with_less_than_the_halo_codes_differ(tmp_path, monkeypatch, ldmyaml):
 @pytest.mark.skipif(not SAMPLES, reason="ISOSCOPE_SAMPLES, the folder of real volumes, is unset")
 @local
 def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch, ldmyaml):
-    monkeypatch.setattr("inference.encoding.LOCAL_CORE", 4)
+    monkeypatch.setattr("inference.tiling.LOCAL_WINDOW", 24)
     real = tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[100:103]
     run, slices, _ = opened(tmp_path, np.tile(real, (1, 2, 2)), ldmyaml)  # large against the halo
     encoder, tiled = of_tiles(run, slices)
@@ -115,9 +118,9 @@ def test_tiled_codes_of_a_real_slice(tmp_path, monkeypatch, ldmyaml):
 
 @local
 def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatch, ldmyaml):
-    monkeypatch.setattr("inference.decoding.LOCAL_CORE", 3)
     run, slices, maps = opened(tmp_path, grey((2, 290, 53)), ldmyaml, codebook={"levels": 2})
     encoder, codes = of_tiles(run, slices)
+    monkeypatch.setattr("inference.decoding.local_axis", lambda size, *halo: Axis(size, 3, *halo))
     field = SliceField(run, encoder, FLOAT)
     assert (len(field.axes[1]), len(field.axes[2])) == ((13, 3) if run.stride == 8 else (7, 2))
     with torch.inference_mode():

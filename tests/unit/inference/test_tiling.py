@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference.tiling import Axis, Tile, round_up, training_axis
+from inference.tiling import LOCAL_WINDOW, Axis, Tile, local_axis, round_up, training_axis
 from utils.boxes import reflected
 
 
@@ -38,6 +38,19 @@ def test_training_tiles_are_crops_with_a_quarter_overlap():
     assert axis[3].core == (36, 50)
     assert len(training_axis(16, 16)) == len(training_axis(7, 16)) == 1
     assert training_axis(7, 16)[0].window == (0, 7)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_windows_of_a_local_network_are_few_and_alike(full):
+    for size in range(1, 4 * LOCAL_WINDOW):
+        axis = local_axis(size, 9, 10, full=full)
+        sides = [axis[n].window[1] - axis[n].window[0] for n in range(len(axis))]
+        assert max(sides) <= LOCAL_WINDOW and len(axis) == (1 if size <= LOCAL_WINDOW else len(axis))
+        if size <= LOCAL_WINDOW:
+            assert sides == [size]
+        else:  # no fewer windows would do, and no shorter ones
+            assert (len(axis) - 1) * (LOCAL_WINDOW - 19) < size and sum(sides) <= size + len(axis) * 20
+            assert not full or len(set(sides)) == 1
 
 
 def test_blending_weights_sum_to_one_after_normalisation_and_never_vanish():

@@ -1,9 +1,8 @@
 """Output volumes: what a run makes of a volume; of codes the isotropic one, and the slices as the 2-D decoder has them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -76,16 +75,18 @@ class SliceField(TiledField[Array]):
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Array]) -> list[Array]:
         """Slices of tiles."""
-        model, device = self.run.model, self.run.engine.device
-        slices = model.slices(model.unpack(to_tensor(np.concatenate(seen), device)))
-        _, y, x = self.inside(tiles[0])
-        return self.arrays(slices[:, 0, y, x].unflatten(0, (len(tiles), 1, -1)))
+        unpacked = self.run.model.unpack(to_tensor(np.concatenate(seen), self.run.engine.device))
+        return self.arrays(self.network(tiles, unpacked))
 
-    def imagine(self, tile: Tile3) -> Tensor:
-        """See :meth:`inference.passes.Tiled.imagine`."""
+    def entrance(self, tile: Tile3) -> tuple[int, ...]:
+        """Latents (B·n, d, h, w)."""
         n, y, x = extent(window_box(tile))
-        wide = self.run.model.G["post_quant_conv"].weight.shape[1]
-        return self.imagined(self.run.model.reconstruct(torch.zeros(self.batch * n, wide, y, x))[None, :, 0])
+        return self.batch * n, _latent_width(self.run.model), y, x
+
+    def network(self, tiles: Sequence[Tile3], inputs: Tensor) -> Tensor:
+        """Their slices."""
+        _, y, x = self.inside(tiles[0])
+        return self.run.model.slices(inputs)[:, 0, y, x].unflatten(0, (len(tiles), 1, -1))
 
 
 class IsotropicField(TiledField[tuple[Array, Array | None]]):
@@ -147,28 +148,12 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         slices = {} if self.slices is None else {"slices": self.slices.lattice()["decoding"]}
         return {"decoding": tiles, **slices, "encoding": self.codes.lattice()}
 
-    def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
-        """For each tile those of its block that are like it."""
-        found: dict[Tile3, list[Tile3]] = {}
-        for tile in tiles:
-            block = []
-            for side, axis, count in zip(tile, self.axes, self.block, strict=True):
-                first = side.core[0] // axis.core // count * count
-                block.append([axis[n] for n in range(first, min(first + count, len(axis)))])
-            alike = [side.kind for side in tile]
-            group = [(z, y, x) for z, y, x in product(*block) if [z.kind, y.kind, x.kind] == alike]
-            found[group[0]] = group
-        return list(found.values())
-
     def needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""
-        window, rows, columns = window_box(tile)
+        window, *sides = window_box(tile)
         latents, between = self._latents(window), self.run.model.between
-        return (
-            slice(latents.start, latents.stop) if between is None else between.under(latents, self.codes.shape[0]),
-            rows,
-            columns,
-        )
+        slices = slice(latents.start, latents.stop) if between is None else between.under(latents, self.codes.shape[0])
+        return slices, *sides  # type: ignore[return-value]
 
     def _latents(self, window: slice) -> range:
         """Those that are pooled for a window of the stack, as far as there are any."""
@@ -200,32 +185,29 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
 
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[tuple[Array, Array | None]]) -> list[Array]:
         """The voxels of cores, (C, z, y, x) grey values."""
-        stacks = torch.cat([self._stack(tile, codes) for tile, (codes, _) in zip(tiles, seen, strict=True)])
-        stacks = stacks.contiguous(memory_format=torch.channels_last_3d)
+        volumes = self.network(tiles, torch.cat([self._stack(tile, codes) for tile, (codes, _) in zip(tiles, seen, strict=True)]))
+        if self.slices is not None:
+            volumes = volumes + torch.cat([self._baseline(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)])
+        return self.arrays(volumes)
+
+    def entrance(self, tile: Tile3) -> tuple[int, ...]:
+        """Stacks (B, d, h, w, m)."""
+        z, y, x = extent(window_box(tile))
+        return self.batch, _latent_width(self.run.model), y, x, z
+
+    def network(self, tiles: Sequence[Tile3], inputs: Tensor) -> Tensor:
+        """Their volumes (B, C, z, y, x), without the baseline."""
         z, y, x = (side.margins for side in tiles[0])
         with dropout(self.run.model.G["net_g"], self.seed, tiles[0]):
-            volumes = self.run.model.expand(stacks, (y, x, z))
-        if self.slices is not None:
-            beneath = [self._baseline(tile, slices) for tile, (_, slices) in zip(tiles, seen, strict=True)]
-            volumes = volumes + torch.cat(beneath)
-        return self.arrays(to_file(volumes))
-
-    def imagine(self, tile: Tile3) -> Tensor:
-        """See :meth:`inference.passes.Tiled.imagine`; without the baseline."""
-        model, (z, y, x), margins = self.run.model, extent(window_box(tile)), [side.margins for side in tile]
-        first = model.G["net_g"] if model.from_encoder else model.G["decoder"].conv_in
-        wide = next(layer.in_channels for layer in first.modules() if hasattr(layer, "in_channels"))
-        stacks = torch.zeros(self.batch, wide, y, x, z)
-        stacks = stacks.contiguous(memory_format=torch.channels_last_3d)
-        return self.imagined(to_file(model.expand(stacks, (margins[1], margins[2], margins[0]))))
+            return to_file(self.run.model.expand(inputs.contiguous(memory_format=torch.channels_last_3d), (y, x, z)))
 
     def _baseline(self, tile: Tile3, slices: Any) -> Tensor:
-        """What the model adds to in a tile's core, (1, C, y, x, z)."""
+        """What the model adds to in a tile's core, (1, C, z, y, x)."""
         beneath, (planes, *pixels) = self._beneath(tile), core_box(tile, self.scale)
         values = to_memory(to_tensor(slices[None], self.run.engine.device))
         parts = [(side.start - wide.start, side.stop - wide.start) for side, wide in zip(pixels, beneath[1:], strict=True)]
         covered = range(planes.start, planes.stop)
-        return self.run.model.baseline(values, covered, beneath[0].start, self.codes.shape[0], parts)
+        return to_file(self.run.model.baseline(values, covered, beneath[0].start, self.codes.shape[0], parts))
 
     def _stack(self, tile: Tile3, codes: Array) -> Tensor:
         """What the generator reads of a tile, (1, d, y, x, z)."""
@@ -321,6 +303,12 @@ def tiles_and_batch(run: Run, options: Options, codes: Sequence[int]) -> tuple[i
             f"kernel can count; --tile {side} is the largest cube for ngf {width}"
         )
     return core, max(1, min(batch, int(room / voxels)))
+
+
+def _latent_width(model: Any) -> int:
+    """Numbers of each latent that codes are unpacked to."""
+    first = model.G["net_g"] if model.from_encoder else model.G["decoder"].conv_in
+    return next(layer.in_channels for layer in first.modules() if hasattr(layer, "in_channels"))
 
 
 @contextmanager

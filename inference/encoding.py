@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codes.store import Packed
-from inference.passes import Tiled, to_tensor
+from inference.passes import Tiled, assembled, to_tensor
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, local_axis, round_up, training_axis, window_box
 from models.code_search import searched
-from utils.boxes import Box, extent, overlap, relative
+from utils.boxes import Box, extent, relative
 from utils.errors import UserError
 
 GROUP = 16  # slices that are encoded at once
@@ -64,17 +64,6 @@ class SliceEncoder(Tiled[Window, Packed]):
         tile = {"core": [rows.core, columns.core], "before": rows.before, "after": rows.after}
         return {"slices": group.core, "stride": self.run.stride, **tile}
 
-    def read(self, box: Box) -> Packed:
-        """The codes of a box of slices and latents; tiles that are missing are computed."""
-        tiles = self.computed(self.tiles(box))
-        some = next(iter(tiles.values())).codes
-        packed = Packed(np.empty((*extent(box), *some.shape[3:]), some.dtype), np.empty(extent(box), bool))
-        for tile, part in tiles.items():
-            met = overlap(box, core_box(tile))
-            for whole, values in zip(packed, part, strict=True):
-                whole[relative(met, box)] = values[relative(met, core_box(tile))]
-        return packed
-
     def needed(self, tile: Tile3) -> Box:
         """Slices and pixels."""
         return window_box(tile, (1, self.run.stride, self.run.stride))
@@ -88,15 +77,19 @@ class SliceEncoder(Tiled[Window, Packed]):
         """The codes of cores."""
         pixels = np.concatenate([self._whole_group(tile, pixels) for tile, (pixels, _) in zip(tiles, seen, strict=True)])
         inputs = to_tensor(pixels, self.run.engine.device)
-        packed: Tensor = self.run.model.pack(inputs) if not self.effort else self._searched(inputs, tiles)
+        packed = self._searched(inputs, tiles) if self.effort else self.network(tiles, inputs)
         codes = packed.to(torch.float32 if packed.dtype == torch.bfloat16 else packed.dtype).cpu().numpy()
         codes = codes.astype(self.dtype, copy=False).reshape(len(tiles), -1, *codes.shape[1:])
         return [self._core(*one) for one in zip(tiles, codes, (empty for _, empty in seen), strict=True)]
 
-    def imagine(self, tile: Tile3) -> Tensor:
-        """See :meth:`inference.passes.Tiled.imagine`."""
+    def entrance(self, tile: Tile3) -> tuple[int, ...]:
+        """Slices (N, C, X, Y)."""
         _, y, x = extent(self.needed(tile))
-        return self.run.model.pack(torch.zeros(self.batch * self.axes[0].core, len(self.source.volumes), y, x))
+        return self.batch * self.axes[0].core, len(self.source.volumes), y, x
+
+    def network(self, tiles: Sequence[Tile3], inputs: Tensor) -> Tensor:
+        """Their codes (N, h, w, ...)."""
+        return self.run.model.pack(inputs)
 
     def _searched(self, inputs: Tensor, tiles: Sequence[Tile3]) -> Tensor:
         """The codes that decode best; what tiles are filled up with beyond the slice does not count."""
@@ -127,9 +120,9 @@ class SliceEncoder(Tiled[Window, Packed]):
         core = relative(core_box(tile), window_box(tile))
         return Packed(codes[core].copy(), empty[core].copy())
 
-    def join(self, parts: Sequence[Packed], axis: int) -> Packed:
-        """A tile from parts of its slices."""
-        return Packed(*(np.concatenate(arrays, axis) for arrays in zip(*parts, strict=True)))
+    def whole(self, box: Box, parts: Sequence[tuple[Box, Packed]]) -> Packed:
+        """The codes of a box of slices and latents, from those of boxes that cover it."""
+        return Packed(*(assembled(box, [(part, packed[n]) for part, packed in parts]) for n in (0, 1)))
 
 
 def _blocks_empty(pixels: NDArray[np.float32], floors: NDArray[np.float32], step: int) -> NDArray[np.bool_]:

@@ -2,9 +2,9 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import product
+from itertools import chain, islice, product
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -39,6 +39,7 @@ class Tiled(ABC, Generic[Seen, Made]):
         batch: tiles per pass; halved each time that memory does not suffice.
         fill: whether the network always gets ``batch`` tiles, the last one again and again where there are fewer.
         axes: the lattice (z, y, x).
+        block: (z, y, x) tiles of the lattice that share a pass, where passes are not filled.
         scale: (z, y, x) units of the boxes asked for that a place of the lattice has.
         blends: whether a place belongs to every window that holds it, not to one core.
         region: what will be asked for, where it is known; None: anything.
@@ -54,6 +55,7 @@ class Tiled(ABC, Generic[Seen, Made]):
     """
 
     axes: tuple[Axis, Axis, Axis]
+    block: tuple[int, int, int] = (1, 1, 1)
     fill = True
     scale: tuple[int, int, int] = (1, 1, 1)
     blends = False
@@ -89,9 +91,17 @@ class Tiled(ABC, Generic[Seen, Made]):
     def compute(self, tiles: Sequence[Tile3], seen: Sequence[Seen]) -> list[Made]:
         """One pass over tiles that are alike; what it makes of each, which knows its ``nbytes``; a GPU may still be at it."""
 
-    def imagine(self, tile: Tile3) -> Tensor:
-        """A pass over ``batch`` such tiles, of values by their shapes only; what is kept of it."""
-        raise NotImplementedError
+    @abstractmethod
+    def entrance(self, tile: Tile3) -> tuple[int, ...]:
+        """Shape of what enters :meth:`network` for ``batch`` such tiles."""
+
+    @abstractmethod
+    def network(self, tiles: Sequence[Tile3], inputs: Tensor) -> Tensor:
+        """What the network makes of tiles that are alike; also of tensors that have only a shape, to foresee the memory."""
+
+    def stored(self, values: Tensor) -> Tensor:
+        """Values of :meth:`network` as they are kept."""
+        return values
 
     def widest(self) -> Tile3:
         """A tile whose window is as large as any."""
@@ -99,8 +109,8 @@ class Tiled(ABC, Generic[Seen, Made]):
         return z, y, x
 
     @abstractmethod
-    def join(self, parts: Sequence[Made], axis: int) -> Made:
-        """A tile from its parts along an axis."""
+    def whole(self, box: Box, parts: Sequence[tuple[Box, Made]]) -> Made:
+        """What is made of a box, from what is made of boxes that cover it."""
 
     def blank(self, tile: Tile3) -> Made:
         """What a tile of pure background is."""
@@ -122,12 +132,26 @@ class Tiled(ABC, Generic[Seen, Made]):
         )
         return list(product(z, y, x))
 
+    def kept(self, tile: Tile3) -> Box:
+        """What is kept of a tile: its core, or its window where windows are blended."""
+        return (window_box if self.blends else core_box)(tile, self.scale)
+
     def groups(self, tiles: Iterable[Tile3]) -> list[list[Tile3]]:
-        """The tiles that share passes with some tiles."""
-        alike: dict[Hashable, list[Tile3]] = {}
+        """The tiles that share passes with some tiles: of these those that are alike, or of a block all that are."""
+        found: dict[Hashable, list[Tile3]] = {}
         for tile in tiles:
-            alike.setdefault(self.kind(tile), []).append(tile)
-        return list(alike.values())
+            alike = self.kind(tile)
+            if self.fill:
+                found.setdefault(alike, []).append(tile)
+                continue
+            block = []
+            for side, axis, count in zip(tile, self.axes, self.block, strict=True):
+                first = side.core[0] // axis.core // count * count
+                block.append([axis[n] for n in range(first, min(first + count, len(axis)))])
+            z, y, x = block
+            group = [one for one in product(z, y, x) if self.kind(one) == alike]
+            found[group[0]] = group
+        return list(found.values())
 
     # Tiles -----------------------------------------------------------------------------------------------------------
 
@@ -138,6 +162,10 @@ class Tiled(ABC, Generic[Seen, Made]):
                 if (self, tile) not in self.recent and tile not in self._ahead and self.wanted(tile):
                     ahead = self.origin.prefetch(self.needed(tile))
                     self._ahead |= {tile: ahead} if ahead else {}
+
+    def read(self, box: Box) -> Made:
+        """What is made of a box, from the tiles that meet it; those that are missing are computed."""
+        return self.whole(box, [(self.kept(tile), made) for tile, made in self.computed(self.tiles(box)).items()])
 
     def given(self, tile: Tile3) -> Any:
         """What a tile is made of, read by now where that was begun ahead."""
@@ -154,41 +182,24 @@ class Tiled(ABC, Generic[Seen, Made]):
                 self.recent.put((self, tile), made[tile])
         return {tile: found[tile] for tile in tiles}
 
-    def _through_network(self, tiles: Sequence[Tile3]) -> dict[Tile3, Made]:
-        """The wanted ones of tiles that may share a pass."""
-        made: dict[Tile3, Made] = {}
-        waiting: dict[Tile3, Seen | None] = {}
-        for number, tile in enumerate(tiles, 1):
-            wanted = self.wanted(tile)
-            seen = self.see(tile, self.given(tile)) if wanted else None
-            if wanted and seen is None:
-                self.skipped += 1
-                made[tile] = self.blank(tile)
-            if seen is not None or not self.fill:
-                waiting[tile] = seen
-            if number < len(tiles) and not (self.fill and len(waiting) >= self.batch):
-                continue
-            other = next((seen for seen in waiting.values() if seen is not None), None)
-            if other is not None:  # what is not computed keeps its place in the pass
-                results = self._run([(tile, other if seen is None else seen) for tile, seen in waiting.items()])
-                made |= {t: result for (t, seen), result in zip(waiting.items(), results, strict=True) if seen is not None}
-            waiting.clear()
-        return made
-
     @torch.inference_mode()
-    def _run(self, items: Sequence[tuple[Tile3, Seen]]) -> list[Made]:
-        """What the network makes of tiles; where memory does not suffice, fewer share a pass, then a tile is divided."""
-        made: list[Made] = []
-        while len(made) < len(items):
-            part = list(items[len(made) : len(made) + self.batch])
-            if self._largest is not None and max(self._sides(part[0][0])) > self._largest:
-                made += [self._in_parts(tile) for tile, _ in part]
+    def _through_network(self, tiles: Iterable[Tile3]) -> dict[Tile3, Made]:
+        """The wanted ones of tiles that may share passes; without the memory for it fewer do, then a tile is divided."""
+        made: dict[Tile3, Made] = {}
+        items = self._seen(tiles, made)
+        while part := list(islice(items, self.batch)):
+            other = next((seen for _, seen in part if seen is not None), None)
+            if other is None:
                 continue
-            try:
-                filling = [part[-1]] * (self.batch - len(part)) if self.fill else []
-                tiles, seen = zip(*part, *filling, strict=True)
+            if self._largest is not None and max(self._sides(part[0][0])) > self._largest:
+                made |= {tile: self._in_parts(tile) for tile, seen in part if seen is not None}
+                continue
+            try:  # what is not computed keeps its place in the pass
+                places = [(tile, other if seen is None else seen) for tile, seen in part]
+                filling = [places[-1]] * (self.batch - len(part)) if self.fill else []
                 with self.run.engine.computing():
-                    made += self.compute(tiles, seen)[: len(part)]
+                    results = self.compute(*zip(*places, *filling, strict=True))
+                made |= {tile: one for (tile, seen), one in zip(part, results, strict=False) if seen is not None}
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
@@ -198,9 +209,21 @@ class Tiled(ABC, Generic[Seen, Made]):
             if self.batch > 1:
                 self.batch //= 2
                 log.info("memory does not suffice for so many tiles per pass; going on with %d", self.batch)
+                items = chain(part, items)
             else:
-                made.append(self._in_parts(part[0][0]))
+                made[part[0][0]] = self._in_parts(part[0][0])
         return made
+
+    def _seen(self, tiles: Iterable[Tile3], made: dict[Tile3, Made]) -> Iterator[tuple[Tile3, Seen | None]]:
+        """What the network reads of tiles, None of those that only keep their places; what is background is made here."""
+        for tile in tiles:
+            wanted = self.wanted(tile)
+            seen = self.see(tile, self.given(tile)) if wanted else None
+            if wanted and seen is None:
+                self.skipped += 1
+                made[tile] = self.blank(tile)
+            if seen is not None or not self.fill:
+                yield tile, seen
 
     def _sides(self, tile: Tile3) -> list[int]:
         """Places of the core along the axes that may be divided."""
@@ -220,11 +243,12 @@ class Tiled(ABC, Generic[Seen, Made]):
         axis = self.divisible[self._sides(tile).index(longest)]
         start, stop = tile[axis].core
         middle = (start + stop + 1) // 2
-        parts: list[Made] = []
+        made: dict[Tile3, Made] = {}
         for core in ((start, middle), (middle, stop)):
             z, y, x = (self.axes[n].around(core) if n == axis else side for n, side in enumerate(tile))
-            parts += self._through_network([(z, y, x)]).values()
-        return self.join(parts, axis)
+            made |= self._through_network([(z, y, x)])
+        self.run.engine.record()()
+        return self.whole(self.kept(tile), [(self.kept(part), values) for part, values in made.items()])
 
 
 class TiledField(Tiled[Seen, Array], Field):
@@ -247,12 +271,8 @@ class TiledField(Tiled[Seen, Array], Field):
         overlaps = [s * (axis.before + axis.after) if self.blends else 0 for s, axis in axes]
         return {"decoding": {"core": [s * axis.core for s, axis in axes], "overlap": overlaps, "exact": not self.blends}}
 
-    def kept(self, tile: Tile3) -> Box:
-        """The voxels that are kept of a tile: its core, or its window where windows are blended."""
-        return (window_box if self.blends else core_box)(tile, self.scale)
-
     def inside(self, tile: Tile3) -> Box:
-        """These in the tile's window."""
+        """What is kept of a tile, in its window."""
         return relative(self.kept(tile), window_box(tile, self.scale))
 
     def kind(self, tile: Tile3) -> Hashable:
@@ -263,9 +283,9 @@ class TiledField(Tiled[Seen, Array], Field):
         """What is kept of the network's values (B, C, z, y, x) of tiles."""
         return [to_array(volume.float() if self.blends else self.to_grey(volume)) for volume in volumes]
 
-    def imagined(self, volumes: Tensor) -> Tensor:
+    def stored(self, values: Tensor) -> Tensor:
         """Values (B, C, z, y, x) as :meth:`arrays` leaves them."""
-        return volumes.float() if self.blends else torch.stack([self.to_grey(volume) for volume in volumes])
+        return values.float() if self.blends else torch.stack([self.to_grey(volume) for volume in values])
 
     def blank(self, tile: Tile3) -> Array:
         """The grey value of empty background."""
@@ -273,10 +293,9 @@ class TiledField(Tiled[Seen, Array], Field):
         grey = self.to_grey(torch.tensor(floors)[:, None, None, None]).numpy()
         return np.broadcast_to(grey, (self.channels, *extent(self.kept(tile))))
 
-    def join(self, parts: Sequence[Array], axis: int) -> Array:
-        """A tile from its parts."""
-        self.run.engine.record()()
-        return np.concatenate(parts, axis=axis + 1)
+    def whole(self, box: Box, parts: Sequence[tuple[Box, Array]]) -> Array:
+        """A box from boxes that cover it."""
+        return assembled(box, parts, lead=1)
 
     def begin(self, box: Box) -> Part:
         """The box, from the tiles that meet it; they are remembered where another box may meet them, too."""
@@ -291,12 +310,7 @@ class TiledField(Tiled[Seen, Array], Field):
 
         def part(box: Box) -> Array:
             arrived()
-            out = np.empty((self.channels, *extent(box)), self.dtype)
-            for core, values in tiles:
-                if meet(core, box):
-                    inside, source = _common(box, core)
-                    out[inside] = values[source]
-            return out
+            return self.whole(box, tiles)
 
         # Without a GPU there is nothing to wait for, and the tiles can be forgotten.
         return part if self.run.engine.device.type == "cuda" else parts_of(part(box), box)
@@ -307,16 +321,22 @@ class TiledField(Tiled[Seen, Array], Field):
             ramp = np.ones(1, np.float32)
             for axis, side, scale in zip(self.axes, tile, self.scale, strict=True):
                 ramp = ramp[..., None] * axis.weights(side.core[0] // axis.core, scale)
-            inside, source = _common(box, self.kept(tile))
+            met = overlap(box, kept := self.kept(tile))
+            inside, source = (..., *relative(met, box)), (..., *relative(met, kept))
             total[inside] += (values * ramp)[source]
             weight[inside] += ramp[source]
         return self.to_grey(torch.from_numpy(total / weight[0])).numpy()
 
 
-def _common(box: Box, other: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where two boxes meet, in the arrays (C, ...) of the one and of the other."""
-    met = overlap(box, other)
-    return (slice(None), *relative(met, box)), (slice(None), *relative(met, other))
+def assembled(box: Box, parts: Sequence[tuple[Box, Array]], lead: int = 0) -> Array:
+    """The values of a box, from those of boxes that cover it; ``lead`` axes of the arrays come before those of the boxes."""
+    some, before = parts[0][1], (slice(None),) * lead
+    out = np.empty((*some.shape[:lead], *extent(box), *some.shape[lead + len(box) :]), some.dtype)
+    for other, values in parts:
+        if meet(box, other):
+            met = overlap(box, other)
+            out[(*before, *relative(met, box))] = values[(*before, *relative(met, other))]
+    return out
 
 
 def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:

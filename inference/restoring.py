@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +20,15 @@ _LATERAL_CORE = 256  # voxels along each side of a tile of the lateral model
 Values = NDArray[np.float32]  # of the network, (slices of the window, C, y, x)
 
 
-class RestoredField(TiledField[Values]):
+class _OfSlices(TiledField[Values]):
+    """A field whose network sees slices as they are."""
+
+    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
+        """What is kept of tiles."""
+        return self.arrays(self.network(tiles, to_tensor(np.concatenate(seen), self.run.engine.device)))
+
+
+class RestoredField(_OfSlices):
     """IsoREF's output: the interpolated volume, sharpened in cubes of a training crop."""
 
     blends = keeps = True
@@ -53,19 +60,17 @@ class RestoredField(TiledField[Values]):
         places = reflected((planes.start, planes.stop), self.shape[0])
         return np.clip((places + 0.5) / self.factor - 0.5, 0, self.source.count - 1)
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
-        """Sharpened cubes."""
-        slices = to_tensor(np.concatenate(seen), self.run.engine.device)
-        return self.arrays(to_file(self.run.model.restore(slices, len(seen))))
-
-    def imagine(self, tile: Tile3) -> Tensor:
-        """See :meth:`inference.passes.Tiled.imagine`."""
+    def entrance(self, tile: Tile3) -> tuple[int, ...]:
+        """Planes (B·Z, C, X, Y)."""
         z, y, x = extent(window_box(tile, self.scale))
-        slices = torch.zeros(self.batch * z, len(self.source.volumes), y, x)
-        return self.imagined(to_file(self.run.model.restore(slices, self.batch)))
+        return self.batch * z, len(self.source.volumes), y, x
+
+    def network(self, tiles: Sequence[Tile3], inputs: Tensor) -> Tensor:
+        """Sharpened cubes."""
+        return to_file(self.run.model.restore(inputs, len(tiles)))
 
 
-class LateralField(TiledField[Values]):
+class LateralField(_OfSlices):
     """The output of the lateral and the fused model, from exact tiles."""
 
     divisible = (0, 1, 2)
@@ -91,16 +96,13 @@ class LateralField(TiledField[Values]):
         """The sections around a tile."""
         return None if self.skip_empty and (given == self.source.floors).all() else given
 
-    def compute(self, tiles: Sequence[Tile3], seen: Sequence[Values]) -> list[Values]:
+    def entrance(self, tile: Tile3) -> tuple[int, ...]:
+        """Sections (B·n, C, X, Y)."""
+        n, y, x = extent(self.needed(tile))
+        return self.batch * n, self.channels, y, x
+
+    def network(self, tiles: Sequence[Tile3], inputs: Tensor) -> Tensor:
         """Restored cores."""
-        slices = to_tensor(np.concatenate(seen), self.run.engine.device)
         z, y, x = self.inside(tiles[0])
         parts = [(side.start, side.stop) for side in (y, x, z)]
-        return self.arrays(to_file(self.run.model.restore(slices, len(seen), parts, **self._how)))
-
-    def imagine(self, tile: Tile3) -> Tensor:
-        """See :meth:`inference.passes.Tiled.imagine`."""
-        n, y, x = extent(self.needed(tile))
-        parts = [(side.start, side.stop) for side in (self.inside(tile)[k] for k in (1, 2, 0))]
-        slices = torch.zeros(self.batch * n, self.channels, y, x)
-        return self.imagined(to_file(self.run.model.restore(slices, self.batch, parts, **self._how)))
+        return to_file(self.run.model.restore(inputs, len(tiles), parts, **self._how))

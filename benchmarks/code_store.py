@@ -158,7 +158,7 @@ def random_access(store: Any, run: Any, grid: str) -> dict[str, Any]:
     from zarr.storage import LocalStore
 
     from codes.store import CodeStore, level_names
-    from inference.decoding import SliceField, decoded_field
+    from inference.decoding import SliceField, isotropic_field
     from inference.options import Options
 
     names, read, get = level_names(store.about["levels"]), [], LocalStore.get
@@ -172,7 +172,7 @@ def random_access(store: Any, run: Any, grid: str) -> dict[str, Any]:
 
     def needed(box: Any) -> list[Any]:
         kind = np.dtype(np.float32)
-        field = SliceField(run, store, kind) if grid == "raw" else decoded_field(run, store, kind, Options(region=box))
+        field = SliceField(run, store, kind) if grid == "raw" else isotropic_field(run, store, kind, Options(region=box))
         return [field.needed(tile) for tile in field.tiles(box)]  # the store keeps chunks that it has read
 
     def ratio(boxes_under: Any, shape: Any) -> float | None:

@@ -130,6 +130,7 @@ class CodeStore:
         n, h, w = about["shape"]
         return cls(folder, about, (n, h, w))
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """The tiles of the encoding."""
         return self.about["lattice"]

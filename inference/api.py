@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from codes.store import SUFFIX, CodeStore, CodeTarget
-from inference.decoding import SliceField, decoded_field, isotropic_field
-from inference.encoding import SliceEncoder
+from inference.decoding import SliceField, isotropic_field
+from inference.encoding import SliceEncoder, slices_or_codes
 from inference.fields import Field
 from inference.memory import require_memory
 from inference.options import Options
@@ -20,13 +19,12 @@ from inference.run import Run
 from inference.source import Given, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import InventedField, spread_field
-from inference.work import Job, compute, work_through, write, write_consistency
+from inference.work import Job, compute, place_of, work_through, write, write_consistency
 from utils.axes import exchanged
-from utils.boxes import Box, region_within
 from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
-from volumes.volume import Triple, seen_along, triple
+from volumes.volume import seen_along, triple
 from writing.outputs import Output, refuse_inputs
 from writing.target_plan import refuse_existing, room_for
 
@@ -74,89 +72,65 @@ def enhance(
         raise UserError(
             "--invented writes what texture adds, which is nothing without --texture; give --texture 0.5, for example"
         )
+    if options.texture and not run.has_texture:
+        raise UserError(
+            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train a "
+            "fused one with --teacher RUN --adv 0.05, or leave --texture out"
+        )
     with _source(run, volume, options) as source:
         options = replace(options, region=options.region and exchanged(options.region, source.thick))
         job = enhance_job(run, source, options)
         if output is None:
             return compute(job, progress)
         refuse_inputs([output], run.path, source.volumes)
-        if output.dry_run:
+        if output.dry_run or output.files == [output.path]:
             write(job, output)
-            return None
-        jobs = {output.path: job}
-        if output.uncertainty:
-            spread = spread_field(run, source, options, output.uncertainty)
-            about = {**job.attributes, "shows": f"standard deviation over {spread.over}"}
-            jobs[output.beside("uncertainty")] = replace(job, field=spread, attributes=about)
-        if output.invented:
-            about = {**job.attributes, "shows": "what texture invented: the output minus that of texture 0"}
-            jobs[output.beside("invented")] = replace(job, field=InventedField(run, source, options), attributes=about)
-        records = {path: one.attributes for path, one in jobs.items()}
-        if output.consistency:
-            shows = "output projected onto the input, minus the input"
-            place = _place(run, source.places(), job.region, raw=True)
-            records[output.beside("consistency")] = {**job.attributes, "place": place, "shows": shows}
-        finished = output.finished(records)
-        for path, one in jobs.items():
-            if path not in finished:
-                write(one, replace(output, path=path))
-        if output.processes.rank:
-            return None
-        made = [seen_along(open_volume(output.path, channel=c), job.thick) for c in range(job.field.channels)]
-        for path in records.keys() - jobs.keys() - finished:
-            write_consistency(run, source, made, path, output.beside("consistency", ".json"), records[path])
-        if output.preview and options.region is None:
-            save_preview(output.beside("preview", ".png"), source, made, run.factor, job.voxel_um, output.path.name)
-        elif output.preview:
-            log.info("no picture: --preview shows the whole output, not a region")
+        else:
+            _write_all(run, source, options, job, output)
     return None
+
+
+def _write_all(run: Run, source: Source, options: Options, job: Job, output: Output) -> None:
+    """An output and what was asked for beside it; what an interrupted command has finished is left as it is."""
+    jobs = {output.path: job}
+    if output.uncertainty:
+        spread = spread_field(run, source, options, output.uncertainty)
+        about = {**job.attributes, "shows": f"standard deviation over {spread.over}"}
+        jobs[output.beside("uncertainty")] = replace(job, field=spread, attributes=about)
+    if output.invented:
+        about = {**job.attributes, "shows": "what texture invented: the output minus that of texture 0"}
+        jobs[output.beside("invented")] = replace(job, field=InventedField(run, source, options), attributes=about)
+    records = {path: one.attributes for path, one in jobs.items()}
+    if output.consistency:
+        shows = "output projected onto the input, minus the input"
+        place = place_of(run, source.places, job.region, raw=True)
+        records[output.beside("consistency")] = {**job.attributes, "place": place, "shows": shows}
+    finished = output.finished(records)
+    for path, one in jobs.items():
+        if path not in finished:
+            write(one, replace(output, path=path))
+    if output.processes.rank:
+        return
+    made = [seen_along(open_volume(output.path, channel=c), job.thick) for c in range(job.field.channels)]
+    for path in records.keys() - jobs.keys() - finished:
+        write_consistency(run, source, made, path, output.beside("consistency", ".json"), records[path])
+    if output.preview and options.region is None:
+        save_preview(output.beside("preview", ".png"), source, made, run.factor, job.voxel_um, output.path.name)
+    elif output.preview:
+        log.info("no picture: --preview shows the whole output, not a region")
 
 
 def enhance_job(run: Run, source: Source, options: Options) -> Job:
     """Anisotropic volume → isotropic volume."""
-    field = isotropic_field(run, source, options, source.dtype)
-    record: dict[str, Any] = {"input": source.record(), "slices": source.places(), "normalisation": options.normalise}
+    field = isotropic_field(run, slices_or_codes(run, source, options), source.dtype, options)
+    record: dict[str, Any] = {"input": source.record, "slices": source.places, "normalisation": options.normalise}
     record |= {"grid": "isotropic"} | ({"texture": options.texture} if run.has_texture else {})
-    return _job(run, field, source.voxel_um, source.translation_um, record | _thick(source), options)
+    return Job.of(run, field, source.voxel_um, source.translation_um, record | _thick(source), options)
 
 
 def _thick(source: Source) -> dict[str, str]:
     """What records the thick axis of the input, where that is not z."""
     return {} if source.thick == "z" else {"thick": source.thick}
-
-
-def _job(
-    run: Run, field: Field, voxel: Triple | None, translation: Triple | None, record: Mapping[str, Any], options: Options
-) -> Job:
-    """A job from the place of the encoded slices: that of the isotropic planes follows (DECISIONS §2)."""
-    region = region_within(options.region, [(0, size) for size in field.shape], "the output has voxels")
-    attributes = {
-        **run.record_of_outputs(),
-        "precision": run.engine.precision,
-        "intensities": [intensity.as_json() for intensity in field.intensities],
-        "lattice": field.lattice(),
-        **record,
-    }
-    if options.region is not None:
-        attributes["region"] = [[part.start, part.stop] for part in region]
-    if record.get("slices"):
-        attributes["place"] = _place(run, record["slices"], region, raw=record["grid"] == "raw")
-    if voxel is not None and translation is not None:
-        if record["grid"] != "raw":
-            voxel = (voxel[0] / run.factor, voxel[1], voxel[2])
-            translation = (translation[0] - voxel[0] * run.centre, translation[1], translation[2])
-        z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
-        translation = (z, y, x)
-    return Job(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
-
-
-def _place(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> dict[str, list[float]]:
-    """Where an output lies in its input, known without any voxel size: voxel i (z, y, x) at the input's origin + i·step."""
-    step, before = slices["spacing"], 0.0
-    if not raw:
-        step, before = step / run.factor, run.centre
-    z, y, x = (part.start for part in region)
-    return {"origin": [slices["first"] + (z - before) * step, float(y), float(x)], "step": [step, 1.0, 1.0]}
 
 
 def encode(
@@ -204,7 +178,7 @@ def encode(
         else:
             kind = {"kind": "codebook", **dict(zip(("levels", "codes", "dimensions"), book.shape, strict=True))}
         about = {
-            **run.record_of_outputs(),
+            **run.record_of_outputs,
             **kind,
             "shape": list(encoder.shape),
             "inner": list(source.inner),
@@ -212,12 +186,12 @@ def encode(
             "output_dtype": source.dtype.name,
             "slice_voxel_um": source.voxel_um,
             "slice_translation_um": source.translation_um,
-            "slices": source.places(),
+            "slices": source.places,
             "intensities": [intensity.as_json() for intensity in source.intensities],
             "normalisation": options.normalise,
-            "lattice": encoder.lattice(),
+            "lattice": encoder.lattice,
             "run_path": str(run.path.resolve()),
-            "input": source.record(),
+            "input": source.record,
             **_thick(source),
             **({"effort": options.effort} if options.effort else {}),
         }
@@ -282,12 +256,12 @@ def decode_job(run: Run, store: CodeStore, options: Options, grid: str = "isotro
     dtype = checked_dtype(options.dtype or about["output_dtype"])
     if raw and run.channels > 1:
         log.info("the raw grid of a two-channel run shows channel 0")
-    field: Field = SliceField(run, store, dtype, options.batch) if raw else decoded_field(run, store, dtype, options)
+    field: Field = SliceField(run, store, dtype, options.batch) if raw else isotropic_field(run, store, dtype, options)
     voxel, translation = (v and triple(v) for v in (about["slice_voxel_um"], about["slice_translation_um"]))
     record = {"input": about["input"], "normalisation": about["normalisation"], "grid": grid}
     record |= {key: about[key] for key in ("slices", "thick") if key in about}  # stores of older versions do not know the first
     record |= {"levels": about["levels"]} if "of_levels" in about else {}
-    return _job(run, field, voxel, translation, record, options)
+    return Job.of(run, field, voxel, translation, record, options)
 
 
 def _told_apart(one: Given | Source | Run, other: Run | Path | str | Given | Source) -> tuple[Given | Source, Run | Path | str]:

@@ -61,9 +61,10 @@ class SliceField(TiledField[Array]):
         rows, columns = (local_axis(size, *halo) if halo else training_axis(size, crop) for size in (h, w))
         self.axes = (Axis(n, 1 if halo else min(n, GROUP)), rows, columns)
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """That of the codes, too."""
-        return {**super().lattice(), "encoding": self.codes.lattice()}
+        return {**super().lattice, "encoding": self.codes.lattice}
 
     def needed(self, tile: Tile3) -> Box:
         """Its codes."""
@@ -141,12 +142,13 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         self.axes = (z, y, x)
         self.block = block_of([len(z), len(y), len(x)], batch)
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """Cores and halos in latents, and the tiles that are computed together."""
         core, halo = [axis.core for axis in self.axes], [axis.before for axis in self.axes]
         tiles = {"core": core, "halo": halo, "block": list(self.block), "exact": True}
-        slices = {} if self.slices is None else {"slices": self.slices.lattice()["decoding"]}
-        return {"decoding": tiles, **slices, "encoding": self.codes.lattice()}
+        slices = {} if self.slices is None else {"slices": self.slices.lattice["decoding"]}
+        return {"decoding": tiles, **slices, "encoding": self.codes.lattice}
 
     def needed(self, tile: Tile3) -> Box:
         """The codes under a tile's window."""
@@ -223,36 +225,24 @@ class IsotropicField(TiledField[tuple[Array, Array | None]]):
         return stack[..., skip : skip + window[1] - window[0]]
 
 
-def isotropic_field(run: Run, source: Source, options: Options, dtype: np.dtype) -> Field:
-    """What a run makes of a volume, as its model does it.
+def isotropic_field(run: Run, origin: Source | Codes, dtype: np.dtype, options: Options, seed: int | None = None) -> Field:
+    """What a run makes of a volume, as its model does it, with tiles and passes as options and memory have them.
 
-    Raises:
-        UserError: texture is asked of a run that has none.
-    """
-    if options.texture and not run.has_texture:
-        raise UserError(
-            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train a "
-            "fused one with --teacher RUN --adv 0.05, or leave --texture out"
-        )
-    if hasattr(run.model, "restore_halo"):
-        return LateralField(run, source, dtype, options)
-    if run.restores:
-        return RestoredField(run, source, dtype, options.batch)
-    encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
-    return decoded_field(run, encoder, dtype, options)
-
-
-def decoded_field(run: Run, codes: Codes, dtype: np.dtype, options: Options, seed: int | None = None) -> IsotropicField:
-    """The volume decoder's field, with tiles and passes as options and memory have them.
+    Args:
+        origin: what :func:`inference.encoding.slices_or_codes` gives, or a store.
+        seed: see :class:`IsotropicField`.
 
     Raises:
         UserError: there is no volume decoder; or its norm sees the whole volume, which does not fit into one tile.
     """
+    if isinstance(origin, Source):
+        exact = hasattr(run.model, "restore_halo")
+        return LateralField(run, origin, dtype, options) if exact else RestoredField(run, origin, dtype, options.batch)
     run.require_volume_decoder()
-    core, batch = tiles_and_batch(run, options, codes.shape)
+    core, batch = tiles_and_batch(run, options, origin.shape)
     field = IsotropicField(
         run,
-        codes,
+        origin,
         dtype,
         core=(core,) * 3,
         batch=batch,

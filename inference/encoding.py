@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codes.store import Packed
+from inference.options import Options
 from inference.passes import Tiled, assembled, to_tensor
 from inference.run import Run
 from inference.source import Source
@@ -58,6 +59,7 @@ class SliceEncoder(Tiled[Window, Packed]):
         self.axes = (Axis(n, min(GROUP, n) if halo is None else 1), rows, columns)
         self._blank: NDArray[Any] | None = None
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """Slices that are encoded at once, core (rows, columns) of a tile, and how far its window reaches beyond."""
         group, rows, columns = self.axes
@@ -133,3 +135,8 @@ def _blocks_empty(pixels: NDArray[np.float32], floors: NDArray[np.float32], step
     k, y, x = np.nonzero(empty)  # most blocks are out of question by their first pixel
     empty[k, y, x] = (blocks[k, :, y, :, x] == floors).all(axis=(1, 2, 3))
     return empty
+
+
+def slices_or_codes(run: Run, source: Source, options: Options) -> Source | SliceEncoder:
+    """What a run makes its output of: the slices themselves, or their codes."""
+    return source if run.restores else SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)

@@ -57,6 +57,7 @@ class Field(ABC):
         """The box, (C, z, y, x)."""
         return self.begin(box)(box)
 
+    @property
     @abstractmethod
     def lattice(self) -> dict[str, Any]:
         """The tiles, as plain JSON for the metadata."""
@@ -79,9 +80,10 @@ class TurnedField(Field):
         self.shape, self.block, self.unit = (exchanged(n, thick) for n in (field.shape, field.block, field.unit))
         self.channels, self.intensities, self.dtype = field.channels, field.intensities, field.dtype
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """As the field has it."""
-        return self.field.lattice()
+        return self.field.lattice
 
     def prefetch(self, box: Box) -> None:
         """Lets the field read ahead."""

@@ -265,6 +265,7 @@ class TiledField(Tiled[Seen, Array], Field):
         z, y, x = (s * axis.core * n for s, axis, n in zip(self.scale, self.axes, self.block, strict=True))
         return z, y, x
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """Cores and overlaps in voxels."""
         axes = list(zip(self.scale, self.axes, strict=True))

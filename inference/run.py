@@ -225,6 +225,7 @@ class Run:
             return None
         return np.stack([book.weight.detach().float().cpu().numpy() for book in self.model.G["quantize"].codebooks])
 
+    @property
     def record_of_outputs(self) -> dict[str, Any]:
         """What everything that it makes records about it."""
         return {

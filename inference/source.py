@@ -114,6 +114,7 @@ class Source(AbstractContextManager["Source"]):
         self.reader.shutdown(cancel_futures=True)
         self.recent = Recent()
 
+    @property
     def places(self) -> dict[str, Any]:
         """Where the slices lie, in voxels of the volume, as outputs and code stores record it.
 
@@ -123,6 +124,7 @@ class Source(AbstractContextManager["Source"]):
         thinning = {"thinned": self.dsp, "how": "mean" if self.mean else "pick", "first_kept": self.first_kept}
         return {"first": self.first, "spacing": self.spacing, **thinning}
 
+    @property
     def record(self) -> dict[str, Any]:
         """What an interrupted command must find again to be continued."""
         first = self.volumes[0]

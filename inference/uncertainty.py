@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from inference.decoding import decoded_field, isotropic_field
-from inference.encoding import SliceEncoder
+from inference.decoding import isotropic_field
+from inference.encoding import slices_or_codes
 from inference.fields import Field, Part, parts_of
 from inference.options import Options
 from inference.run import Run
@@ -32,13 +32,14 @@ def spread_field(run: Run, source: Source, options: Options, passes: int) -> Spr
         raise UserError(f"--uncertainty {passes}: at least 2 passes have a standard deviation")
     single = np.dtype(np.float32)
     if not run.restores and any(isinstance(module, nn.Dropout) and module.p > 0 for module in run.model.G["net_g"].modules()):
-        encoder = SliceEncoder(run, source, batch=options.batch, skip_empty=options.skip_empty)
-        seeded = [decoded_field(run, encoder, single, options, seed) for seed in range(passes)]
+        codes = slices_or_codes(run, source, options)
+        seeded = [isotropic_field(run, codes, single, options, seed) for seed in range(passes)]
         return SpreadField(seeded, "passes with dropout")
     if passes > 8:
         raise UserError(f"--uncertainty {passes}: without dropout in the run there are 8 in-plane orientations")
     turned = [replace(run, model=Turned(run.model, turn)) for turn in range(passes)]
-    return SpreadField([isotropic_field(one, source, options, single) for one in turned], "in-plane orientations")
+    fields = [isotropic_field(one, slices_or_codes(one, source, options), single, options) for one in turned]
+    return SpreadField(fields, "in-plane orientations")
 
 
 class Passes(Field):
@@ -53,9 +54,10 @@ class Passes(Field):
         self.shape, self.channels, self.block, self.unit = first.shape, first.channels, first.block, first.unit
         self.intensities, self.dtype = first.intensities, np.dtype(np.float32)
 
+    @property
     def lattice(self) -> dict[str, Any]:
         """That of every pass."""
-        return self.passes[0].lattice()
+        return self.passes[0].lattice
 
     def prefetch(self, box: Box) -> None:
         """Lets every pass read ahead."""
@@ -87,7 +89,7 @@ class InventedField(Passes):
 
     def __init__(self, run: Run, source: Source, options: Options) -> None:
         both = (options, replace(options, texture=0.0))
-        super().__init__([isotropic_field(run, source, one, np.dtype(np.float32)) for one in both])
+        super().__init__([isotropic_field(run, source, np.dtype(np.float32), one) for one in both])
 
     def begin(self, box: Box) -> Part:
         """Their difference."""

@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from inference.fields import Field, Part, TurnedField
 from inference.memory import SHARD, require_memory
+from inference.options import Options
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import meet
 from inference.trust import projected, said_of_place, said_of_seams, seam
 from utils.axes import SEEN_ALONG, as_planes, exchanged
-from utils.boxes import Box, boxes, extent, parts, relative, voxels_of
+from utils.boxes import Box, boxes, extent, parts, region_within, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
 from volumes.volume import Triple, Volume, seen_along
@@ -59,6 +60,37 @@ class Job:
     attributes: Mapping[str, Any]
     channel_names: list[str] | None
 
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        field: Field,
+        voxel: Triple | None,
+        translation: Triple | None,
+        record: Mapping[str, Any],
+        options: Options,
+    ) -> Job:
+        """A job from the place of the encoded slices: that of the isotropic planes follows (DECISIONS §2)."""
+        region = region_within(options.region, [(0, size) for size in field.shape], "the output has voxels")
+        attributes = {
+            **run.record_of_outputs,
+            "precision": run.engine.precision,
+            "intensities": [intensity.as_json() for intensity in field.intensities],
+            "lattice": field.lattice,
+            **record,
+        }
+        if options.region is not None:
+            attributes["region"] = [[part.start, part.stop] for part in region]
+        if record.get("slices"):
+            attributes["place"] = place_of(run, record["slices"], region, raw=record["grid"] == "raw")
+        if voxel is not None and translation is not None:
+            if record["grid"] != "raw":
+                voxel = (voxel[0] / run.factor, voxel[1], voxel[2])
+                translation = (translation[0] - voxel[0] * run.centre, translation[1], translation[2])
+            z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
+            translation = (z, y, x)
+        return cls(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
+
     @property
     def thick(self) -> str:
         """The axis of the file that is z here."""
@@ -72,6 +104,15 @@ class Job:
         voxel, place = (known and exchanged(known, thick) for known in (self.voxel_um, self.translation_um))
         field, region = TurnedField(self.field, thick), exchanged(self.region, thick)
         return replace(self, field=field, region=region, voxel_um=voxel, translation_um=place)
+
+
+def place_of(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> dict[str, list[float]]:
+    """Where an output lies in its input, known without any voxel size: voxel i (z, y, x) at the input's origin + i·step."""
+    step, before = slices["spacing"], 0.0
+    if not raw:
+        step, before = step / run.factor, run.centre
+    z, y, x = (part.start for part in region)
+    return {"origin": [slices["first"] + (z - before) * step, float(y), float(x)], "step": [step, 1.0, 1.0]}
 
 
 def compute(job: Job, progress: bool) -> NDArray[Any]:

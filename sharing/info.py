@@ -53,7 +53,7 @@ def facts(path: Path) -> dict[str, Any]:
     found = _opened(path := existing(path))
     if isinstance(found, Run):
         parts = {name: sum(p.numel() for p in part.parameters()) for name, part in found.model.G.items()}
-        about = {**found.record_of_outputs(), "epochs": RunFolder(path).epochs(), "parameters": parts, "dataset": found.record}
+        about = {**found.record_of_outputs, "epochs": RunFolder(path).epochs(), "parameters": parts, "dataset": found.record}
         return {"kind": "run", "path": str(path), **about, "settings": dict(found.settings)}
     if isinstance(found, CodeStore):
         return {"kind": "codes", "path": str(path), "bytes": found.bytes_of(), "record": dict(found.about)}

@@ -50,6 +50,7 @@ class Output:
         ending = _ending(self.path)
         return self.path.with_name(f"{self.path.name[: -len(ending)]}_{what}{suffix or ending}")
 
+    @property
     def files(self) -> list[Path]:
         """All that is written."""
         side = (("uncertainty", None), ("invented", None), ("consistency", None), ("consistency", ".json"), ("preview", ".png"))
@@ -87,7 +88,7 @@ def refuse_inputs(outputs: Iterable[Output], run: Path, volumes: Iterable[Volume
         UserError: an output is, holds or lies in one of them.
     """
     read = [file for volume in volumes for file in (volume.path, *volume.files)]
-    refuse_overlap([file for output in outputs for file in output.files()], [run / "checkpoints", *read, *others])
+    refuse_overlap([file for output in outputs for file in output.files], [run / "checkpoints", *read, *others])
 
 
 def _ending(path: Path) -> str:

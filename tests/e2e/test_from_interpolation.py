@@ -9,7 +9,7 @@ from infer_runs import grey, make_run
 from experiment.reading import default_settings
 from experiment.runs import RunFolder
 from inference import Engine, Options, Run, decode, encode, enhance
-from inference.decoding import decoded_field
+from inference.decoding import isotropic_field
 from inference.encoding import SliceEncoder
 from inference.source import Source
 from models.build import build_model
@@ -109,7 +109,7 @@ def test_the_volume_is_what_the_networks_make_of_it_at_once(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
     with Source(run, ArrayVolume(grey((8, 40, 48))), Options()) as source:
         encoder = SliceEncoder(run, source)
-        field = decoded_field(run, encoder, np.dtype(np.float32), Options(tile=16))
+        field = isotropic_field(run, encoder, np.dtype(np.float32), Options(tile=16))
         made = field.render(tuple(slice(0, size) for size in field.shape))[0]
         codes = encoder.read((slice(0, encoder.shape[0]), slice(0, 5), slice(0, 6))).codes
         with torch.no_grad():

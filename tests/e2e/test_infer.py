@@ -14,7 +14,7 @@ from infer_runs import grey, make_run
 import infer
 from codes.store import CodeStore
 from inference import Options, Run, decode, encode, enhance
-from tests.walk import walk
+from tests.walk import stays, walk
 from utils.errors import UserError
 from volumes.open import open_volume
 from writing.write import write_tiff
@@ -197,10 +197,15 @@ def test_dry_run_writes_nothing(run, volume, tmp_path, caplog):
 
 
 def test_few_steps_to_the_first_network(run, volume, tmp_path):
-    def steps(name, **how):
-        words = ["enhance", "--run", run, "--input", volume, "--device", "cpu", "--output", tmp_path / name]
-        return walk(lambda: infer.main(list(map(str, words))), "SliceEncoder.compute", **how)
+    words = ["enhance", "--run", run, "--input", volume, "--device", "cpu", "--overwrite", "--output", tmp_path / "a.ome.zarr"]
 
-    calls, visited = steps("a.ome.zarr", chain=True), steps("b.ome.zarr")
-    assert len(calls) <= 6 and max(Counter(step.split()[0] for step in calls).values()) <= 2, "\n".join(calls)
-    assert len(visited) <= 70, "\n".join(visited)
+    def enhanced():
+        infer.main(list(map(str, words)))
+
+    calls, visited = walk(enhanced, "SliceEncoder.compute", chain=True), walk(enhanced, "SliceEncoder.compute")
+    assert len(calls) == len({step.split()[0] for step in calls}) <= 4, "\n".join(calls)
+    assert len(visited) <= 58, "\n".join(visited)
+    for until, small, most in (("SliceEncoder.compute", 6, 12), ("TiledField.begin", 3, 11)):
+        stayed = stays(enhanced, until, small=small)
+        assert len(stayed) <= most, "\n".join(stayed)
+        assert max(Counter(step.split()[0] for step in stayed).values()) <= 2, "\n".join(stayed)

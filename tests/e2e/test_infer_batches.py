@@ -77,7 +77,7 @@ def test_tiles_of_all_shapes_equal_those_computed_one_by_one(run, patched):
     expected = rendered(decoder(run))
     calls = patched("expand", lambda stack, margins: (len(stack), tuple(stack.shape[2:]), margins))
     field = decoder(run, batch=3)
-    assert field.block == (1, 1, 3) and field.unit == (16, 16, 24) and field.lattice()["decoding"]["block"] == [1, 1, 3]
+    assert field.block == (1, 1, 3) and field.unit == (16, 16, 24) and field.lattice["decoding"]["block"] == [1, 1, 3]
     np.testing.assert_allclose(rendered(field), expected, atol=2e-3)
     assert Counter(count for count, *_ in calls) == {1: 8, 2: 2, 3: 1}  # 0, 1, 2; 3, 4+5; 6+7+8; 9+10, 11; 12, 13, 14
     assert len({(shape, margins) for _, shape, margins in calls}) == 9

@@ -12,7 +12,7 @@ from infer_runs import ROOT, grey, make_run
 import inference.memory
 from inference import Engine, Options, Run
 from inference.decoding import isotropic_field
-from inference.encoding import SliceEncoder
+from inference.encoding import SliceEncoder, slices_or_codes
 from inference.memory import require_memory
 from inference.source import Source
 from utils.errors import UserError
@@ -43,10 +43,10 @@ def test_every_model_is_counted_and_computes_as_before(kind, tmp_path):
     run = Run.load(make_run(tmp_path / "D" / "P", *filter(None, [how.pop("model", None)]), **how), engine=Engine.choose("cpu"))
     options, given = Options(), [grey((5, 44, 40), seed) for seed in range(run.channels)]
     with Source(run, given if run.channels > 1 else given[0], options) as source:
-        field = isotropic_field(run, source, options, np.dtype(np.uint16))
+        field = isotropic_field(run, slices_or_codes(run, source, options), np.dtype(np.uint16), options)
         before = field.render(tuple(slice(0, size) for size in field.shape))
     with Source(run, given if run.channels > 1 else given[0], options) as source:
-        field = isotropic_field(run, source, options, np.dtype(np.uint16))
+        field = isotropic_field(run, slices_or_codes(run, source, options), np.dtype(np.uint16), options)
         assert held_memory() < foreseen(require_memory(field)) * 1.06 < held_memory() + 2**30
         assert np.array_equal(field.render(tuple(slice(0, size) for size in field.shape)), before)
         if not run.restores:
@@ -103,7 +103,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(kind, tmp_path, m
 def test_a_tile_that_would_fit_is_named(tmp_path, monkeypatch):
     run = Run.load(make_run(tmp_path / "D" / "P"), engine=Engine.choose("cpu"))
     with Source(run, grey((20, 160, 160)), Options()) as source:
-        field = isotropic_field(run, source, Options(), np.dtype(np.uint16))
+        field = isotropic_field(run, slices_or_codes(run, source, Options()), np.dtype(np.uint16), Options())
         monkeypatch.setattr(inference.memory, "held_memory", lambda: 0)
         needed = foreseen(require_memory(field))
         monkeypatch.setattr(inference.memory, "total_memory", lambda: int(0.7 * needed))

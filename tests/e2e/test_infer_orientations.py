@@ -9,6 +9,7 @@ from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, enhance
 from inference.decoding import isotropic_field
+from inference.encoding import slices_or_codes
 from inference.source import Source
 from inference.uncertainty import Turned, spread_field
 from volumes.volume import ArrayVolume
@@ -43,7 +44,7 @@ def run(request, tmp_path):
 
 def field_of(run, values, **options):
     given = Options(**options)
-    return isotropic_field(run, Source(run, values, given), given, np.dtype(np.float32))
+    return isotropic_field(run, slices_or_codes(run, Source(run, values, given), given), np.dtype(np.float32), given)
 
 
 @pytest.mark.parametrize("turn", range(8))

@@ -8,7 +8,7 @@ import torch
 from infer_runs import grey, make_run, whole
 
 from inference import Options, Run, decode, encode, enhance
-from inference.decoding import decoded_field
+from inference.decoding import isotropic_field
 from inference.source import Source
 from models.build import build_model
 from models.sampling import Sampling
@@ -57,7 +57,7 @@ def test_a_ramp_of_codes_lies_where_the_planes_are(tmp_path, down, cropz):
         book.copy_(torch.arange(256.0)[:, None].expand_as(book))
     store = encode(grey((9, 16, 16)), run, tmp_path / "x.codes.zarr")
     codes = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None], store.shape)
-    field = decoded_field(run, store, np.dtype(np.float32), Options(tile=16))
+    field = isotropic_field(run, store, np.dtype(np.float32), Options(tile=16))
     wanted = np.clip((np.arange(36) + 0.5) / 4 - 0.5, 0, 8).reshape(-1, down).max(1)  # downbranch keeps the largest
     for tile in field.tiles(whole(field)):
         box = field.needed(tile)

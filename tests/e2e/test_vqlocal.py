@@ -89,7 +89,7 @@ def test_tiled_codes_are_those_of_the_whole_slice(tmp_path, monkeypatch, ldmyaml
     encoder, tiled = of_tiles(run, slices)
     assert (len(encoder.axes[1]), len(encoder.axes[2])) == ((3, 2) if run.stride == 8 else (2, 1))
     core = {"vqlocal": [47, 46], "vqlinear": [48, 47], "vqlinear_ladder": [34, 51]}[ldmyaml]
-    assert encoder.lattice() == {"slices": 1, "core": core, **HALOS[ldmyaml]}
+    assert encoder.lattice == {"slices": 1, "core": core, **HALOS[ldmyaml]}
     assert_same_codes(run, slices, tiled)
 
 
@@ -132,7 +132,7 @@ def test_raw_grid_from_tiles_is_the_decoder_on_whole_slices(tmp_path, monkeypatc
     np.testing.assert_allclose(found, expected, atol=2e-2)
     box = (slice(1, 2), slice(31, 200), slice(20, 53))
     np.testing.assert_array_equal(SliceField(run, encoder, FLOAT).render(box)[0], found[box])
-    assert field.lattice()["decoding"] == {"core": [1, 3 * run.stride, 3 * run.stride], "overlap": [0, 0, 0], "exact": True}
+    assert field.lattice["decoding"] == {"core": [1, 3 * run.stride, 3 * run.stride], "overlap": [0, 0, 0], "exact": True}
 
 
 def test_info_states_the_halo(tmp_path, caplog):

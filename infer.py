@@ -81,7 +81,7 @@ def build_parser() -> Parser:
     add = enhance.add_argument_group("beside the volume: how far to trust it, texture").add_argument
     add("--consistency", action="store_true", help="also write the output projected onto the input grid, minus the input")
     add("--uncertainty", type=int, default=0, metavar="N", help="also write the standard deviation over N passes")
-    text = "share of learnt texture, 0 (the deterministic volume) to 1, of a fused run trained with --adv 0.05"
+    text = "share of invented texture, 0 (the deterministic volume) to 1 (the power of slices), of a run of models texture"
     add("--texture", type=float, default=0.0, metavar="A", help=text)
     add("--invented", action="store_true", help="also write what texture has added, the output minus that of --texture 0")
     add("--preview", action="store_true", help="also write XY, XZ and YZ planes as PNG")

@@ -54,7 +54,7 @@ EPOCHS, SHOWN = 10, 112  # of a training; voxels along a side of what pictures s
 EVERY = slice(None, None, 4)  # planes that SSIM sees
 PHANTOM_KINDS = {"phantom": (PhantomScene, None), "nuclei": (PhantomScene, 0), "neurites": (Sparse, None)}
 PHANTOM_SIGMA = 2.5
-CONSISTENT = "cubic + consistency"
+CONSISTENT, TEXTURE = "cubic + consistency", "texture"
 COLUMNS = {  # title: key, format
     "steps": ("steps", "d"),
     "min": ("train_minutes", ".1f"),
@@ -83,8 +83,7 @@ ROWS = {  # experiment file and options, steps of the small budget
     ),
     "Gaussian": ("fib25 --models ae0iso0tccut --ldmyaml kllinear --lbNCE 0 --teacher {lateral}", 600),
     "IsoREF": ("fib25 --models IsoREF --from_interpolation --nocyc --lbNCE 0 --teacher {lateral}", 600),
-    "start": ("fib25_fused --teacher {lateral} --adv 0", 200),
-    "texture": ("fib25_fused --init {start}", 600),
+    TEXTURE: ("fib25_texture --teacher {lateral}", 400),
 }
 
 
@@ -123,6 +122,7 @@ class Bench:
             if not about:
                 return
             files = ["--input", folder / "input.tif", "--output", restored, "--overwrite"]
+            files += ["--texture", 1] if row == TEXTURE else []
             about["infer_minutes"] = command("infer.py", "enhance", "--run", about.pop("run"), *files) / 60
         position = {"mean": "average"}.get(how.sampling, how.sampling)
         request = Request(

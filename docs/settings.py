@@ -6,6 +6,7 @@ from pathlib import Path
 from experiment.options import BASE_OPTIONS, GROUPS, RETIRED, Option, as_text, metric_name
 from training import MODEL_OPTIONS
 
+TRAINED = {model: own for model, own in MODEL_OPTIONS.items() if model != "fused"}  # of earlier versions: applied only
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings
 
@@ -27,7 +28,7 @@ def page() -> str:
 def _rows(group: str) -> Iterator[tuple[str, ...]]:
     """Name, values, default, models and meaning, in the order of the tables."""
     base = {option.name: option for option in BASE_OPTIONS}
-    models = {model: base | {option.name: option for option in own} for model, own in MODEL_OPTIONS.items()}
+    models = {model: base | {option.name: option for option in own} for model, own in TRAINED.items()}
     names = dict.fromkeys(name for options in models.values() for name, option in options.items() if option.group == group)
     for name in names:
         having: dict[Option, list[str]] = {}
@@ -48,7 +49,7 @@ def _values(option: Option) -> str:
 
 
 def _models(those: list[str]) -> str:
-    return "all" if len(those) == len(MODEL_OPTIONS) else ", ".join(those)
+    return "all" if len(those) == len(TRAINED) else ", ".join(those)
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> str:

@@ -74,8 +74,8 @@ def enhance(
         )
     if options.texture and not run.has_texture:
         raise UserError(
-            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train a "
-            "fused one with --teacher RUN --adv 0.05, or leave --texture out"
+            f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train "
+            "it with --models texture --teacher RUN, or leave --texture out"
         )
     with _source(run, volume, options) as source:
         options = replace(options, region=options.region and exchanged(options.region, source.thick))

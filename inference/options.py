@@ -29,7 +29,7 @@ class Options:
         approximate: tiles although the generator's norm sees the whole volume.
         batch: tiles per pass of the network, in encoding and in decoding; None: 1 on a CPU, more on a GPU.
         effort: of ``encode``: how often every code is tried anew by what is decoded (models.code_search); 0: as encoded.
-        texture: share of what a run trained for texture (``adv`` of the fused model) adds to its deterministic volume, 0 to 1.
+        texture: share of what a run of the texture model adds to its deterministic volume, 0 to 1.
 
     Raises:
         UserError: ``thick`` is no axis, ``dsp``, ``batch`` or ``effort`` no count, ``tile`` no multiple of 8, ``texture`` not
@@ -61,4 +61,4 @@ class Options:
         if self.tile is not None and (self.tile < LATENT_STRIDE or self.tile % LATENT_STRIDE):
             raise UserError(f"--tile {self.tile} must be a multiple of {LATENT_STRIDE}, such as 128")
         if not 0 <= self.texture <= 1:
-            raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (all that the adversary taught)")
+            raise UserError(f"--texture {self.texture:g} must be between 0 (deterministic) and 1 (the power of slices)")

@@ -1,8 +1,10 @@
 """Output volumes of the models that make a volume of a volume, without codes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -71,14 +73,14 @@ class RestoredField(_OfSlices):
 
 
 class LateralField(_OfSlices):
-    """The output of the lateral and the fused model, from exact tiles."""
+    """The output of the lateral model and of those with texture, from exact tiles."""
 
     divisible = (0, 1, 2)
     smallest = ("a tile of one section and 8 x 8 pixels", "a smaller --tile")
 
     def __init__(self, run: Run, source: Source, dtype: np.dtype, options: Options) -> None:
         super().__init__(run, source, dtype, options.batch, skip_empty=options.skip_empty)
-        self._how = {"texture": options.texture} if options.texture else {}
+        self._texture = options.texture
         self.source, self.channels, factor = source, run.channels, run.factor
         self.shape, self.scale = (source.count * factor, *source.inner), (factor, LATENT_STRIDE, LATENT_STRIDE)
         sections, *pixels = run.model.restore_halo
@@ -105,4 +107,12 @@ class LateralField(_OfSlices):
         """Restored cores."""
         z, y, x = self.inside(tiles[0])
         parts = [(side.start, side.stop) for side in (y, x, z)]
-        return to_file(self.run.model.restore(inputs, len(tiles), parts, **self._how))
+        return to_file(self.run.model.restore(inputs, len(tiles), parts, **self._how(tiles, inputs)))
+
+    def _how(self, tiles: Sequence[Tile3], inputs: Tensor) -> dict[str, Any]:
+        """What texture needs: its share, and where rows, columns and planes of the windows lie, to which its noise belongs."""
+        if not self._texture:
+            return {}
+        boxes = [window_box(tile, self.scale) for tile in tiles]
+        places = [torch.stack([torch.arange(box[k].start, box[k].stop) for box in boxes]) for k in (1, 2, 0)]
+        return {"texture": self._texture, "places": [along.to(inputs.device) for along in places]}

@@ -160,7 +160,7 @@ class Run:
 
     @property
     def restores(self) -> bool:
-        """IsoREF, lateral and fused: volume to volume, no codes."""
+        """IsoREF, lateral, texture and fused: volume to volume, no codes."""
         return "decoder" not in self.model.G
 
     @property
@@ -189,8 +189,8 @@ class Run:
 
     @property
     def has_texture(self) -> bool:
-        """Fused, trained with an adversary: what it adds to its lateral run's volume is texture."""
-        return self.settings["models"] == "fused" and bool(self.settings["adv"])
+        """Whether it adds texture to its lateral run's volume; of fused runs, those trained with an adversary do."""
+        return self.settings["models"] == "texture" or (self.settings["models"] == "fused" and bool(self.settings["adv"]))
 
     @property
     def channels(self) -> int:

@@ -19,6 +19,7 @@ from utils.axes import transposed
 from utils.boxes import Box, extent
 from utils.errors import UserError
 
+_OTHER_NOISE = 2**24  # voxels further on: noise of texture differs between orientations, so that what is invented shows as spread
 Pairs = Sequence[tuple[int, ...]]  # two numbers for each of rows, columns and planes
 
 
@@ -128,7 +129,7 @@ class Turned:
         """Stacks (B, d, h, w, m) → volumes (B, C, X, Y, Z) without margins along X, Y and Z."""
         return self._back(self.model.expand(self._there(stack), self._sides(margins)))
 
-    def restore(self, slices: Tensor, batch: int, parts: Pairs = (), **how: float) -> Tensor:
+    def restore(self, slices: Tensor, batch: int, parts: Pairs = (), **how: Any) -> Tensor:
         """Slices (B·Z, C, X, Y) of volumes → restored volumes (B, C, X, Y, Z), of parts along X, Y and Z where they are given."""
         turned = self._there(slices)
         if not parts:
@@ -137,6 +138,11 @@ class Turned:
         margins = [(start, size - stop) for (start, stop), size in zip(in_plane, slices.shape[2:], strict=True)]
         *sides, _ = self._sides([*margins, planes])
         spans = [(before, size - after) for (before, after), size in zip(sides, turned.shape[2:], strict=True)]
+        if "places" in how:
+            rows, columns, upright = how["places"]
+            rows, columns = (along.flip(1) if self.turn >> axis & 1 else along for axis, along in enumerate((rows, columns)))
+            in_turn = (columns, rows) if self.turn & 4 else (rows, columns)
+            how |= {"places": [along + self.turn * _OTHER_NOISE for along in in_turn] + [upright]}
         return self._back(self.model.restore(turned, batch, (*spans, planes), **how))
 
     def _sides(self, pairs: Pairs) -> Pairs:

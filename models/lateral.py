@@ -87,7 +87,7 @@ class Model(BaseModel):
 
     def initialise(self) -> None:
         """Measures the noise of the training's first slices, the same on every process."""
-        if not (self.settings["axial_noise"] and self.lacks_noise):
+        if not (self.lacks_noise and self.settings["axial_noise"]):
             return
         dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
         numbers = np.linspace(0, len(dataset) - 1, min(len(dataset), _MEASURED)).astype(int)

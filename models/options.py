@@ -132,6 +132,27 @@ LATERAL = (
     _loss("power", float, 0.7, "of the slices' power there, the share that lbpower asks for", ">0 <=1"),
 )
 
+_TEACHER = _network("teacher", str, None, "finished lateral run whose network is taken: a path, or a folder under LOGS")
+_OF_LATERAL = {
+    "ngf": {"help": "features of the 2-D network, as in the lateral run"},
+    "blocks": {"help": "residual blocks of the 2-D network, as in the lateral run"},
+    "fine_width": {"help": "features of its last layers, on the fine grid, as in the lateral run"},
+}
+TEXTURE = _with(
+    (
+        *(option for option in PLANES if option.name != "axial_noise"),
+        _network("grain_width", int, 16, "features of the 3-D network that makes grain", ">=1"),
+        _TEACHER,
+        _loss("lbstart", float, 30.0, "weight of the squared difference from the lateral run's volume", ">=0"),
+    ),
+    cropsize={"default": 64},
+    cropz={"default": 8},
+    batch_size={"default": 1},
+    lr={"default": 1e-3},
+    beta1={"default": 0.9},
+    monitor={"default": "validation/power"},
+    **_OF_LATERAL,
+)
 FUSED = _with(
     PLANES
     + ADVERSARIAL
@@ -139,7 +160,7 @@ FUSED = _with(
     + (
         _network("fuse_width", int, 32, "features of the 3-D network", ">=1"),
         _network("fuse_blocks", int, 4, "residual blocks of the 3-D network", ">=1"),
-        _network("teacher", str, None, "finished lateral run whose network is taken: a path, or a folder under LOGS"),
+        _TEACHER,
     ),
     cropsize={"default": 64},
     cropz={"default": 8},
@@ -147,9 +168,7 @@ FUSED = _with(
     lr={"default": 3e-4},
     beta1={"default": 0.9},
     adv={"default": 0.0},
-    ngf={"help": "features of the 2-D network, as in the lateral run"},
-    blocks={"help": "residual blocks of the 2-D network, as in the lateral run"},
-    fine_width={"help": "features of its last layers, on the fine grid, as in the lateral run"},
+    **_OF_LATERAL,
 )
 
 MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {
@@ -158,5 +177,6 @@ MODEL_OPTIONS: dict[str, tuple[Option, ...]] = {
     "ae0iso0tccutvqqssim": _with(VQ, lbm_ms_ssim={"default": 1.0}),
     "IsoREF": ISOREF,
     "lateral": LATERAL,
+    "texture": TEXTURE,
     "fused": FUSED,
 }

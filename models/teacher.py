@@ -161,14 +161,14 @@ class Teacher(Frozen):
 
 
 def needs_teacher(settings: Mapping[str, Any]) -> bool:
-    """Whether a training reads the run of its teacher; the fused model does as it begins, and only without ``--init``."""
+    """Whether a training reads the run of its teacher; texture does as it begins, and only without ``--init``."""
     begins = not (settings["init"] or settings["resume"])
-    return bool(settings.get("teacher")) and (begins or settings["models"] != "fused")
+    return bool(settings.get("teacher")) and (begins or settings["models"] != "texture")
 
 
 def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any], sampling: Sampling) -> None:
     """That both make the same planes of the same sections."""
-    if "axial_sampling" in settings:  # the fused model takes the very network
+    if "axial_sampling" in settings:  # it takes the very network
         for name in TAKEN:
             if stored[name] != settings[name]:
                 raise UserError(

@@ -52,14 +52,9 @@ class VolumeFuser(nn.Module):
             first: plane of a slab, [0, planes), that the volumes begin with.
         """
         folded = fold_pixels(torch.cat([interpolated, across_y, across_x], dim=1), self.SIDE)
-        place = self._places(folded, first).expand(folded.shape[0], 1, *folded.shape[2:])
+        places = self.sections.away(torch.arange(folded.shape[-1], device=folded.device) + first)
+        place = places.to(folded).expand(folded.shape[0], 1, *folded.shape[2:])
         features = functional.silu(self.enter(torch.cat([folded, place], dim=1)))
         fine = unfold_pixels(self.spread(features + self.body(features)), self.SIDE)
         found = self.last(functional.silu(fine))
         return mean_of_sides(across_y, across_x) + found.float()
-
-    def _places(self, volume: Tensor, first: int) -> Tensor:
-        """Distance of every plane from the nearest section, (Z,), in half distances of two sections."""
-        planes = self.sections.planes
-        away = (torch.arange(volume.shape[-1], device=volume.device) + first - self.sections.centre) % planes
-        return (torch.minimum(away, planes - away) * (2 / planes)).to(volume)

@@ -12,6 +12,7 @@ from torch.nn import functional
 # than (window - 1)·2⁴ pixels however few the scales are (experiment.rules).
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.6696)
 _MS_SSIM_WINDOW = 7
+_CELLS = 8  # squares along each axis of a plane of frequencies: 1/16 cycle per pixel wide
 
 
 def adversarial(logits: Tensor, real: bool, mode: str, *, generator: bool = False) -> Tensor:
@@ -128,6 +129,45 @@ def octave_power(made: Tensor, truth: Tensor, period: float) -> Tensor:
 
     with torch.autocast(made.device.type, enabled=False):
         return power(made) / power(truth).clamp_min(1e-12)
+
+
+def power_error(made: Tensor, truth: Tensor) -> Tensor:
+    """How far images are from others in power, at every frequency and in every direction.
+
+    The plane of frequencies is divided into at most 8 x 8 squares, by size along both axes; of all but the lowest one the
+    logarithm of the ratio of mean powers counts. The truth counts in both orientations.
+
+    Args:
+        made: (N, C, H, W).
+        truth: (M, C, side, side).
+
+    Returns:
+        A scalar, 0 where every square has the same power in both.
+
+    Raises:
+        ValueError: images of fewer than 4 pixels along a side.
+    """
+    cells = min(_CELLS, *(side // 2 for side in (*made.shape[2:], *truth.shape[2:])))
+    if cells < 2:
+        raise ValueError(f"images of {tuple(made.shape[2:])} and {tuple(truth.shape[2:])} have too few frequencies")
+    with torch.autocast(made.device.type, enabled=False):
+        wanted = _cell_powers(full_precision(truth), cells)
+        wanted = (wanted + wanted.transpose(1, 2)) / 2
+        ratio = _cell_powers(full_precision(made), cells).clamp_min(1e-12) / wanted.clamp_min(1e-12)
+    return ratio.log().abs().flatten(1)[:, 1:].mean()
+
+
+def _cell_powers(images: Tensor, cells: int) -> Tensor:
+    """Mean powers (C, cells, cells) of images (N, C, H, W) under a Hann window, by size of the frequency along H and W."""
+    window = (torch.hann_window(side, device=images.device) for side in images.shape[2:])
+    rows, columns = window
+    seen = (images - images.mean((2, 3), keepdim=True)) * rows[:, None] * columns
+    power = torch.fft.fft2(seen).abs().square().mean(0) / (rows.square().sum() * columns.square().sum())
+    for axis in (1, 2):
+        cell = (torch.fft.fftfreq(power.shape[axis], device=power.device).abs() * 2 * cells).long().clamp_max(cells - 1)
+        members = functional.one_hot(cell, cells).to(power)
+        power = torch.tensordot(power, members / members.sum(0), dims=([axis], [0])).movedim(-1, axis)
+    return power
 
 
 def psnr(made: Tensor, truth: Tensor) -> Tensor:

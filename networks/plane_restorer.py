@@ -12,12 +12,12 @@ from networks.views import spread_pixels
 class ResidualBlock(nn.Module):
     """Two convolutions beside an identity (Lim et al. 2017, without normalisation): (N, width, H, W) → the same shape.
 
-    With ``convolution`` nn.Conv3d of volumes, (N, width, X, Y, Z).
+    With ``convolution`` nn.Conv3d of volumes, (N, width, X, Y, Z). ``dilation`` is of the first one.
     """
 
-    def __init__(self, width: int, convolution: type[nn.Conv2d] | type[nn.Conv3d] = nn.Conv2d) -> None:
+    def __init__(self, width: int, convolution: type[nn.Conv2d] | type[nn.Conv3d] = nn.Conv2d, dilation: int = 1) -> None:
         super().__init__()
-        self.first = convolution(width, width, 3, padding=1)
+        self.first = convolution(width, width, 3, padding=dilation, dilation=dilation)
         self.second = convolution(width, width, 3, padding=1)
         nn.init.normal_(self.second.weight, std=0.1 / math.sqrt(self.second.weight[0].numel()))
 

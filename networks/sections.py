@@ -66,6 +66,16 @@ class Sections:
         return self.planes // 2 if self.sampling == "pick" else (self.planes - 1) / 2
 
     @property
+    def shows_planes(self) -> bool:
+        """Whether a section is one of the isotropic planes, as it is."""
+        return self.sampling == "pick" and len(self.profile) == 1
+
+    def away(self, planes: Tensor) -> Tensor:
+        """Distance of planes, numbered from the first slab on, from the nearest section, in half distances of two sections."""
+        beyond = (planes - self.centre) % self.planes
+        return torch.minimum(beyond, self.planes - beyond) * (2 / self.planes)
+
+    @property
     def margin(self) -> int:
         """Rows at both ends of an image that the profile needs and that are lost."""
         reach = len(self.profile) // 2

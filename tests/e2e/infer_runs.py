@@ -44,7 +44,7 @@ def make_run(
     run.prepare(resume=False, overwrite=False)
     run.write_settings(settings)
     torch.manual_seed(1)
-    built = build_model(settings, frozen=False)
+    built = build_model(settings, for_training=model != "fused", frozen=False)
     _lively(built)
     for name, part in built.components().items():
         torch.save(part.state_dict(), run.component(name, 3))
@@ -66,7 +66,7 @@ def _lively(model):
             module.running_var.uniform_(0.3, 0.6)
     for name in ("net_g", "net_t"):
         if name in model.G and "last" in dict(model.G[name].named_children()):
-            model.G[name].last.weight.normal_(0, 0.1)  # of an untrained lateral or fused model it is zero
+            model.G[name].last.weight.normal_(0, 0.1)  # of an untrained lateral model it is zero
     if model.settings.get("from_interpolation") or model.settings.get("from_teacher"):
         for parameter in model.G["net_g"].conv7_k.parameters():
             parameter.normal_(0, 0.1)  # zero at the start

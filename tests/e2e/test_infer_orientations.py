@@ -22,7 +22,7 @@ KINDS = {
     "posterior means": {"model": "ae0iso0tccut", "hbranch": "z"},
     "restoration": {"model": "IsoREF", "cropz": 4, "nocyc": True},
     "planes from the side": {"model": "lateral", "cropz": 2, "uprate": 8.0, "blocks": 1},
-    "both sides fused": {"model": "fused", "cropz": 2, "uprate": 8.0, "blocks": 1, "fuse_blocks": 1, "init": "RUN", "adv": 0.1},
+    "texture": {"model": "texture", "cropz": 2, "uprate": 8.0, "blocks": 1, "grain_width": 4, "init": "RUN"},
 }
 SHAPE = (2, 24, 40)
 
@@ -38,7 +38,7 @@ def turned(values, turn, back=False):
 @pytest.fixture(params=KINDS)
 def run(request, tmp_path):
     kind = {"model": "ae0iso0tccutvqq", "cropz": 8, **KINDS[request.param]}
-    dropout = {} if kind["model"] in ("lateral", "fused") else {"mc": False}
+    dropout = {} if kind["model"] in ("lateral", "texture") else {"mc": False}
     return Run.load(make_run(tmp_path / "D" / "P", cropsize=64, **dropout, **kind))
 
 

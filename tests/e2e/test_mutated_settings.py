@@ -64,7 +64,8 @@ def experiment(folder, content):
     path.write_text(text(content), encoding="utf-8")
     places = ["--data_root", str(folder), "--logs", str(folder / "logs"), "--perceptual_weight", "0"]
     lateral = content.get("train") if isinstance(content, dict) else None
-    places = places[: 6 if not (isinstance(lateral, dict) and lateral.get("models") in ("lateral", "fused", "IsoREF")) else 4]
+    without_codes = isinstance(lateral, dict) and lateral.get("models") in ("lateral", "texture", "fused", "IsoREF")
+    places = places[: 4 if without_codes else 6]
     read = read_settings(["--jsn", str(path), "--prj", "p", *places], MODEL_OPTIONS, ROOT)
     settings = settings_to_train(read.settings, ROOT)
     return settings

@@ -158,7 +158,7 @@ def test_some_planes_are_compared_with_what_each_view_makes_of_them(tmp_path, sa
     assert found > 1e-3 and teacher.error(whole, slices) < 1e-6 and teacher.error(whole, slices, 32) < 1e-6
 
 
-@pytest.mark.parametrize("model", [name for name in MODEL_OPTIONS if name not in ("lateral", "fused")])
+@pytest.mark.parametrize("model", [name for name in MODEL_OPTIONS if name not in ("lateral", "texture", "fused")])
 def test_it_guides_the_volume_and_nothing_else(tmp_path, model):
     path = lateral(tmp_path)
     kind = {"hbranch": "z"} if model == "ae0iso0tccut" else {}

@@ -118,6 +118,19 @@ TABLES = {
         "ema": 0.995,
         "ngf": 64,
     },
+    "texture": {
+        "models": "texture",
+        "teacher": None,
+        "uprate": None,
+        "cropsize": 64,
+        "cropz": 8,
+        "batch_size": 1,
+        "lr": 1e-3,
+        "beta1": 0.9,
+        "grain_width": 16,
+        "lbstart": 30.0,
+        "axial_noise": "missing",
+    },
     "fused": {
         "models": "fused",
         "teacher": None,
@@ -172,7 +185,9 @@ def test_names_of_ours_leave_the_established_abbreviations_alone():
         "precision",
         "save_minutes",
     }
-    known = [own for name, own in MODEL_OPTIONS.items() if name not in (LATERAL, "fused")]  # nobody has habits with these
+    known = [
+        own for name, own in MODEL_OPTIONS.items() if name not in (LATERAL, "texture", "fused")
+    ]  # nobody has habits with these
     every = {option.name: option for own in (BASE_OPTIONS, *known) for option in own}
     old = ESTABLISHED - {"l1"}
     prefixes = {name[:n] for name in old for n in range(1, len(name) + 1)}

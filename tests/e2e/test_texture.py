@@ -61,12 +61,12 @@ def test_the_run_alone_is_applied_and_resumed(workspace, lateral):
 
 
 def test_it_learns_the_power_of_slices(workspace, lateral):
-    """From the lateral run's smooth volume: 60 steps take most of what its planes lack, without stripes."""
+    """From the lateral run's smooth volume: 40 steps take most of what its planes lack, without stripes."""
     for split in ("train", "val"):
         (workspace.data / split / "x3d0").mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(("a.tif", "b.tif")):
             tifffile.imwrite(workspace.data / split / "x3d0" / name, grey((16, 48, 48), number + 5 * (split == "val"), high=900))
-    options = "--n_epochs 5 --crops_per_volume 6 --lr 0.01 --ema 0 --grain_width 8".split()
+    options = "--n_epochs 2 --crops_per_volume 10 --picture_epochs 9 --lr 0.01 --ema 0 --grain_width 8".split()
     workspace.train("texture", *TEXTURE, "--teacher", lateral.path, *options)
     events = EventAccumulator(str(workspace.run("texture").logs)).Reload()
     power, start = (events.Scalars(f"validation/{name}")[-1].value for name in ("power", "start_power"))
@@ -111,7 +111,6 @@ def test_texture_by_command_and_what_was_invented(tmp_path):
         ("--teacher {lateral} --axial_sampling mean", "give --axial_sampling pick"),
         ("--teacher {lateral} --blocks 2", "give --blocks 1"),
         ("--teacher {lateral} --nm 01", "nm=11"),
-        ("--models fused --teacher {lateral}", "--models texture --teacher RUN"),
         ("--teacher {lateral} --cropsize 48 --cropz 12", "smaller in-plane than cropsize=48"),
         ("--teacher nowhere", "neither nowhere nor"),
     ],
@@ -138,8 +137,11 @@ def test_texture_that_there_is_not_is_refused(tmp_path, options, rule):
     assert not (tmp_path / "out.tif").exists()
 
 
-def test_runs_of_earlier_versions_are_applied(tmp_path):
+def test_runs_of_earlier_versions_are_applied_and_none_is_trained(workspace, tmp_path):
     """Fused ones: without texture they show their lateral run's volume, and tiles are the whole."""
+    with pytest.raises(UserError, match="--models texture --teacher RUN"):
+        workspace.train("fused", *SHAPE, "--models", "fused")
+    assert not workspace.run("fused").path.exists()
     small = {"cropsize": 64, "cropz": 2, "blocks": 1, "fuse_blocks": 1, "fuse_width": 8, "init": "RUN", "uprate": 8.0}
     run = Run.load(make_run(tmp_path / "D" / "P", "fused", **small, adv=0.1))
     raw = ArrayVolume(grey((4, 38, 43)))

@@ -72,7 +72,7 @@ def test_options_of_other_models_are_noted_in_files_and_refused_on_the_command_l
     assert "env/jsn/x.json: not used by this model: ldmyaml, tc" in read(repository).notes
     with pytest.raises(UserError, match="--hbranch is an option of ae0iso0tccut, not of this model"):
         read(repository, "--hbranch", "z")
-    with pytest.raises(UserError, match=r"uprate \(an option of IsoREF, lateral, fused\)"):
+    with pytest.raises(UserError, match=r"uprate \(an option of IsoREF, lateral, texture, fused\)"):
         default_settings(MODEL_OPTIONS, VQ, uprate=8)
 
 

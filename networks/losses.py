@@ -152,7 +152,7 @@ def power_error(made: Tensor, truth: Tensor) -> Tensor:
         raise ValueError(f"images of {tuple(made.shape[2:])} and {tuple(truth.shape[2:])} have too few frequencies")
     with torch.autocast(made.device.type, enabled=False):
         wanted = _cell_powers(full_precision(truth), cells)
-        wanted = (wanted + wanted.transpose(1, 2)) / 2
+        wanted = (wanted + wanted.mT) / 2
         ratio = _cell_powers(full_precision(made), cells).clamp_min(1e-12) / wanted.clamp_min(1e-12)
     return ratio.log().abs().flatten(1)[:, 1:].mean()
 
@@ -163,11 +163,15 @@ def _cell_powers(images: Tensor, cells: int) -> Tensor:
     rows, columns = window
     seen = (images - images.mean((2, 3), keepdim=True)) * rows[:, None] * columns
     power = torch.fft.fft2(seen).abs().square().mean(0) / (rows.square().sum() * columns.square().sum())
-    for axis in (1, 2):
-        cell = (torch.fft.fftfreq(power.shape[axis], device=power.device).abs() * 2 * cells).long().clamp_max(cells - 1)
-        members = functional.one_hot(cell, cells).to(power)
-        power = torch.tensordot(power, members / members.sum(0), dims=([axis], [0])).movedim(-1, axis)
-    return power
+    high, wide = (_members(side, cells).to(power, non_blocking=True) for side in images.shape[2:])
+    return torch.einsum("chw,hi,wj->cij", power, high, wide)
+
+
+def _members(side: int, cells: int) -> Tensor:
+    """(side, cells): of the frequencies of so many samples, the share that each has in the mean of its cell."""
+    cell = (torch.fft.fftfreq(side).abs() * 2 * cells).long().clamp_max(cells - 1)
+    members = functional.one_hot(cell, cells).float()
+    return members / members.sum(0)
 
 
 def psnr(made: Tensor, truth: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line import Messages, Parser, add_shared, chosen, parse_region, voxel_size
+from utils.command_line import command as as_typed
 from utils.errors import reported
 
 EPILOG = """examples:
@@ -208,10 +209,23 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     for volumes, to in work:
         if given.command == "enhance":
             enhance(volumes, run, options, output=to)
+            for line in _next_steps(given, volumes, to) if output.processes.rank == 0 and not output.dry_run else ():
+                logging.info(line)
             continue
         store = encode(volumes, run, to, options, progress=output.processes.rank == 0)
         for line in store.sizes() if store else ():
             logging.info(line)
+
+
+def _next_steps(given: argparse.Namespace, volumes: Sequence[Any], output: Any) -> list[str]:
+    """The commands that show an output, and judge it by what it was made of."""
+    inputs = list(dict.fromkeys(volume.path for volume in volumes))
+    lines = ["look at it:", f"  {as_typed('infer', 'view', *inputs, output.path)}"]
+    if len(volumes) > 1 or given.level or (given.region, given.channel, given.time, given.scene) != (None,) * 4:
+        return lines  # evaluate.py takes one volume, whole
+    report = output.beside("report", ".html").with_suffix("")
+    words = ("--reconstruction", output.path, "--input", inputs[0], "--output", report)
+    return [*lines, "see how good it is (better with --truth, where there is one):", f"  {as_typed('evaluate', *words)}"]
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def build_parser() -> Parser:
     look.add_argument("--report", metavar="DIR", help="folder for the pictures and check.json; default LOGS/{dataset}/check")
     text = "also write env/jsn/NAME.json: the experiment --jsn (lateral) with what was found and what was given here"
     look.add_argument("--write", metavar="NAME", help=text)
+    text = "with --write: an experiment of this name becomes NAME.json.1, and the new one takes its place"
+    look.add_argument("--overwrite", action="store_true", help=text)
     look.add_argument(
         "--gpu", action="store_true", help="with --write: batches and workers for a GPU (their choice is not measured)"
     )
@@ -161,7 +163,7 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     experiment.require_data()
     if options.gpu and not options.write:
         raise UserError("--gpu says for which machine --write writes an experiment; give --write NAME, too")
-    written = options.write and new_experiment(options.write)
+    written = options.write and new_experiment(options.write, options.overwrite)
     settings = experiment.settings
     folder = experiment.data_root / settings["dataset"]
     for line in experiment.notes:
@@ -181,23 +183,25 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     if problems:
         raise UserError("a training would stop: " + "; ".join(dict.fromkeys(problems)))
     if written:
+        if written.exists():
+            written.replace(f"{written}.1")
         write_json(written, {"train": own})
         log.info("written: %s. Go on with", written)
         log.info("  %s", command("train", "--jsn", options.write, "--prj", "first"))
         log.info(
-            "it takes a section for %s: where that is not so, delete the file and check again with --axial_sampling %s%s",
+            "it takes a section for %s: where that is not so, check again with --overwrite --axial_sampling %s%s",
             *(("one plane", "mean") if settings["axial_sampling"] == "pick" else ("the mean of its planes", "pick")),
             ", which also changes the blur that is left (axial_taps)" if "axial_taps" in own else "",
         )
 
 
-def new_experiment(name: str) -> Path:
-    """The file of an experiment that does not exist yet; else a UserError."""
+def new_experiment(name: str, overwrite: bool) -> Path:
+    """The file of an experiment that does not exist yet, or may be replaced; else a UserError."""
     path = REPOSITORY / "env" / "jsn" / f"{name}.json"
     if Path(name).name != name:
         raise UserError(f"--write {name} must be a name, which becomes env/jsn/NAME.json")
-    if name in known_experiments(REPOSITORY):
-        raise UserError(f"--write: there is an experiment {name} in env/jsn already, and it is left alone; choose another name")
+    if name in known_experiments(REPOSITORY) and not (overwrite and path.exists()):
+        raise UserError(f"--write: there is an experiment {name} in env/jsn already; choose another name, or add --overwrite")
     return path
 
 

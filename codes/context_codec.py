@@ -40,17 +40,12 @@ def _wavefronts(shape: tuple[int, int, int]) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(steps[order])) + 1)
 
 
-def encoded(codes: NDArray[np.integer], model: ContextModel) -> bytes:
-    """A block of codes (slices, rows, columns), each less than ``model.codes``, as bytes.
+def encoded(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -> list[bytes]:
+    """Blocks of codes (slices, rows, columns), each less than ``model.codes``, as bytes; alike ones take the same steps at once.
 
     Raises:
         ValueError: there are other codes.
     """
-    return encoded_all([codes], model)[0]
-
-
-def encoded_all(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -> list[bytes]:
-    """:func:`encoded` of each: blocks that are filled alike go through the same steps at once."""
     for codes in blocks:
         if codes.size and not 0 <= codes.min() <= codes.max() < model.codes:
             raise ValueError(f"codes from {codes.min()} to {codes.max()} for a model of {model.codes}")
@@ -118,17 +113,12 @@ def _intervals(codes: NDArray[np.integer], model: ContextModel) -> tuple[NDArray
     return length, begin
 
 
-def decoded(data: bytes, shape: tuple[int, int, int], model: ContextModel) -> NDArray[np.int64]:
-    """The block that :func:`encoded` made bytes of.
+def decoded(streams: Sequence[bytes], shape: tuple[int, int, int], model: ContextModel) -> list[NDArray[np.int64]]:
+    """The blocks that :func:`encoded` made bytes of.
 
     Raises:
         ValueError: they are not whole, or of another shape.
     """
-    return decoded_all([data], shape, model)[0]
-
-
-def decoded_all(streams: Sequence[bytes], shape: tuple[int, int, int], model: ContextModel) -> list[NDArray[np.int64]]:
-    """:func:`decoded` of each: blocks that are filled alike go through the same steps at once."""
     filled = [tuple(int(side) for side in np.frombuffer(data[:6], "<u2")) for data in streams]
     for sides in filled:
         if len(sides) != 3 or any(side > most for side, most in zip(sides, shape, strict=True)):
@@ -206,7 +196,7 @@ class ContextCodec(ArrayBytesCodec):
     async def encode(self, chunks_and_specs: Iterable[tuple[NDBuffer | None, ArraySpec]]) -> list[Buffer | None]:
         """All chunks that zarr asks for at once."""
         pairs = [(chunk, spec) for chunk, spec in chunks_and_specs if chunk is not None]
-        streams = encoded_all([chunk.as_numpy_array() for chunk, _ in pairs], self.model)
+        streams = encoded([chunk.as_numpy_array() for chunk, _ in pairs], self.model)
         return [spec.prototype.buffer.from_bytes(data) for (_, spec), data in zip(pairs, streams, strict=True)]
 
     async def decode(self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]) -> list[NDBuffer | None]:
@@ -217,7 +207,7 @@ class ContextCodec(ArrayBytesCodec):
         if there:
             z, y, x = pairs[0][1].shape
             streams = [chunk.to_bytes() for chunk, _ in pairs if chunk is not None]
-            found = dict(zip(there, decoded_all(streams, (z, y, x), self.model), strict=True))
+            found = dict(zip(there, decoded(streams, (z, y, x), self.model), strict=True))
         return [
             spec.prototype.nd_buffer.from_numpy_array(found[n].astype(spec.dtype.to_native_dtype())) if n in found else None
             for n, (_, spec) in enumerate(pairs)

@@ -1,12 +1,13 @@
 """What a code store says of itself (attribute ``isoscope_codes``), taken from a file that anybody may have written."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 from utils.far import ADDRESS
+from utils.rules import Rule, count, each, entries, number, text
 from volumes.volume import READABLE
 
 KEY = "isoscope_codes"
@@ -15,45 +16,36 @@ MOST_LEVELS = 64
 _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 
 
-def _count(least: int, most: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _counts(number: int) -> Callable[[Any], bool]:
-    each = _count(1, 2**40)
-    return lambda value: isinstance(value, list) and len(value) == number and all(map(each, value))
-
-
 def _lengths(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value))
+    return value is None or each(number, 3)(value)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+def _name(value: Any) -> bool:
+    return text(value) and value != ""
 
 
-_INPUT = {"shape": _counts(3), "dtype": _text}
-_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_SIZES = count(1, 2**40)
+_RULES: dict[str, tuple[str, Rule]] = {
     "kind": ("codebook or gaussian", _DTYPES.__contains__),
-    "shape": ("three sizes (slices, rows, columns)", _counts(3)),
-    "inner": ("two sizes (rows and columns of pixels)", _counts(2)),
-    "levels": (f"1 to {MOST_LEVELS}", _count(1, MOST_LEVELS)),
-    "dimensions": ("1 to 65536", _count(1, 2**16)),
-    "factor": ("1 to 65536", _count(1, 2**16)),
+    "shape": ("three sizes (slices, rows, columns)", each(_SIZES, 3)),
+    "inner": ("two sizes (rows and columns of pixels)", each(_SIZES, 2)),
+    "levels": (f"1 to {MOST_LEVELS}", count(1, MOST_LEVELS)),
+    "dimensions": ("1 to 65536", count(1, 2**16)),
+    "factor": ("1 to 65536", count(1, 2**16)),
     "slice_voxel_um": ("three lengths, or null", _lengths),
     "slice_translation_um": ("three lengths, or null", _lengths),
     "intensities": ("a list", lambda value: isinstance(value, list)),
-    "input": ("an object with shape and dtype", lambda v: isinstance(v, dict) and all(ok(v.get(k)) for k, ok in _INPUT.items())),
+    "input": ("an object with shape and dtype", entries({"shape": each(_SIZES, 3), "dtype": _name})),
     "output_dtype": ("a type of values", READABLE[1:].__contains__),
 }
 _SINCE_4 = {"background": ("true or false", lambda value: isinstance(value, bool))}  # whether there is an array of it
-_OF_DECODING: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "run": ("a name", _text),
-    "run_path": ("a path", _text),
-    "epoch": ("a number of epochs", _count(0, 2**40)),
-    "weights": ("a SHA-256", _text),
+_OF_DECODING: dict[str, tuple[str, Rule]] = {
+    "run": ("a name", _name),
+    "run_path": ("a path", _name),
+    "epoch": ("a number of epochs", count(0, 2**40)),
+    "weights": ("a SHA-256", _name),
     "lattice": ("an object", lambda value: isinstance(value, dict)),
-    "normalisation": ("a name", _text),
+    "normalisation": ("a name", _name),
 }
 
 OF_DECODING = tuple(_OF_DECODING)  # what decoding needs besides
@@ -75,7 +67,7 @@ def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     _check(store, about, {key: rule for key, rule in (_OF_DECODING | _SINCE_4).items() if key in about})
     rules = {"dtype": (f"one of {', '.join(_DTYPES[about['kind']])}", _DTYPES[about["kind"]].__contains__)}
     if about["kind"] == "codebook":
-        rules["codes"] = ("1 to 65536", _count(1, 2**16))
+        rules["codes"] = ("1 to 65536", count(1, 2**16))
     _check(store, about, rules)
     return about
 
@@ -102,7 +94,7 @@ def stored_attributes(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check(store: Path, about: Mapping[str, Any], rules: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
+def _check(store: Path, about: Mapping[str, Any], rules: Mapping[str, tuple[str, Rule]]) -> None:
     for key, (what, holds) in rules.items():
         value = about.get(key)
         try:

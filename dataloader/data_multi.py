@@ -24,6 +24,7 @@ from intensity.statistics import Normalisation, pooled, scan, transform_of
 from intensity.transform import IntensityTransform, check_finite, share_outside
 from utils.errors import UserError
 from utils.files import read_mapping
+from utils.units import as_size
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Volume
 
@@ -188,7 +189,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                     )
         if self.preload:
             total = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in self._volumes.values())
-            logger.info("loading %s into memory: %.3g MB", self.root, total / 1e6)
+            logger.info("loading %s into memory: %s", self.root, as_size(total))
             with tqdm(total=total, desc=f"loading {self.root.name}", unit="B", unit_scale=True, **_BAR) as bar:
                 for key, volume in self._volumes.items():
                     values = volume[:]

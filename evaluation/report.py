@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.pages import page
+from utils.units import as_length
 
 FIDELITY_DB, STRUCTURE, ISOTROPY_DB = 0.1, 0.005, 0.5  # differences below these count as a tie
 ERRORS = 2  # standard errors, of a difference of resolutions that is significant
@@ -278,8 +279,7 @@ def _period(frequency: float, numbers: Numbers) -> str:
     text = f"periods of {1 / frequency:.1f} ± {known['standard_error'] / frequency**2:.1f} voxels"
     if known["cycles_per_um"]:
         scale = known["cycles_per_um"] / known["cycles_per_voxel"]
-        um = 1 / (frequency * scale)
-        text += f" ({um:.3g} µm)" if um < 1000 else f" ({um / 1000:.3g} mm)"
+        text += f" ({as_length(1 / (frequency * scale))})"
     return text
 
 

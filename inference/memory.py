@@ -13,6 +13,7 @@ from inference.source import Source
 from utils.errors import UserError
 from utils.machine import Alive, held_memory, total_memory
 from utils.recent import CACHE_BYTES
+from utils.units import as_size
 from volumes.recent_blocks import LIMIT
 
 SHARD = 256  # voxels along each side of a piece of an output that is written as one, about
@@ -40,10 +41,10 @@ def require_memory(part: Field | SliceEncoder) -> str:
         fitting = [side for side in _TILES if side < tile and rest + passes * (side / tile) ** 3 < there]
         ways = ["--batch 1"] * (parts[0].batch > 1) + [f"--tile {side}" for side in fitting[:1] if len(parts[0].divisible) == 3]
         raise UserError(
-            f"computing this needs about {needed / 1e9:.3g} GB of memory, of which this machine has {there / 1e9:.3g} GB; "
+            f"computing this needs about {as_size(needed)} of memory, of which this machine has {as_size(there)}; "
             f"use {' or '.join([*ways, '--precision bf16, or another --device'])}"
         )
-    return f"about {needed / 1e9:.3g} GB of memory, of which this machine has {there / 1e9:.3g} GB"
+    return f"about {as_size(needed)} of memory, of which this machine has {as_size(there)}"
 
 
 def _written(part: Field | SliceEncoder) -> int:

@@ -27,6 +27,7 @@ from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, parts, region_within, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
+from utils.units import as_size
 from volumes.volume import Triple, Volume, seen_along
 from writing.outputs import Output
 from writing.target import VolumeTarget
@@ -194,8 +195,8 @@ def _dry_run(job: Job, path: Path) -> None:
         field.render(piece)
         minutes = (time.monotonic() - started) * voxels / voxels_of(piece) / 60
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
-    gigabytes = voxels * field.channels * field.dtype.itemsize / 1e9
-    log.info("%s: %s voxels (z, y, x) of %s, %.3g GB before compression", path, filed, field.dtype, gigabytes)
+    size = as_size(voxels * field.channels * field.dtype.itemsize)
+    log.info("%s: %s voxels (z, y, x) of %s, %s before compression", path, filed, field.dtype, size)
     log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
     log.info(room)
     log.info("memory so far: %s; foreseen: %s", peak_memory(), foreseen or "as the GPU has it")

@@ -13,10 +13,11 @@ from experiment.reading import COMMAND_LINE
 from experiment.runs import RunFolder
 from models.base import BaseModel
 from training.callbacks import RunKeeper
-from training.requirements import Requirements, as_size, training_requirements
+from training.requirements import Requirements, training_requirements
 from training.trackers import where_to_look
 from utils.command_line import command
 from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN
+from utils.units import as_size
 
 
 def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataModule, needs: Requirements | None) -> list[str]:

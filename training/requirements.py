@@ -16,6 +16,7 @@ from models.build import build_model
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
 from utils.machine import total_memory
+from utils.units import as_size
 
 _SIDE = 32  # of the crop that is measured, at least
 _STATES = 4  # of a parameter in memory: value, gradient, two moments of Adam
@@ -89,11 +90,6 @@ def require_room(model: BaseModel, folder: Path) -> None:
             f"{folder} needs {as_size(needed)} for the first save, and {there} has {as_size(free)} free; make room, or choose "
             "another place for runs with --logs"
         )
-
-
-def as_size(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / 1e9:.2g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
 
 
 def training_requirements(settings: Mapping[str, Any]) -> Requirements:

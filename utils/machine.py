@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from utils.errors import UserError
 from utils.threads import Threads
+from utils.units import as_size
 
 log = logging.getLogger("isoscope")
 
@@ -88,7 +89,7 @@ def peak_memory() -> str:
     """The most memory that this process has had, of the machine and of a GPU."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return f"{own / 1e9:.3g} GB" + (f", {gpu / 1e9:.3g} GB on the GPU" if gpu else "")
+    return as_size(own) + (f", {as_size(gpu)} on the GPU" if gpu else "")
 
 
 def held_memory() -> int:

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils.axes import transposed
 from utils.files import replaced
+from utils.units import as_length
 
 _TARGET = 256  # planes are magnified to about this many pixels
 _LARGEST = 768  # larger planes are thinned to at most this
@@ -159,7 +160,7 @@ def _scale_bar(draw: ImageDraw.ImageDraw, right: int, bottom: int, longest: floa
     """A white bar in the corner of a plane: 1, 2 or 5 times a power of ten µm, and no longer than so many pixels."""
     power = 10.0 ** np.floor(np.log10(longest * pixel_um))
     length = float(max(step * power for step in (1, 2, 5) if step * power <= longest * pixel_um * (1 + 1e-9)))
-    left, label = right - 8 - length / pixel_um, f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+    left, label = right - 8 - length / pixel_um, as_length(length)
     draw.rectangle((left, bottom - 10, right - 9, bottom - 7), "white")
     middle = ((left + right - 8) / 2, bottom - 14)
     draw.text(middle, label, "white", _font(11), "ms", stroke_width=2, stroke_fill="black")

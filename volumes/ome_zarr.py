@@ -147,7 +147,7 @@ class ZarrVolume(Volume):
         with nullcontext(self._array) if self._array is not None else _opened(folder) as array:
             try:
                 require_blocks(folder, array, key)
-                self._check_chunks(array, key)
+                self._check_chunks(folder, array, key)
                 values = np.asarray(array[key])
             except (MemoryError, UserError):
                 raise
@@ -155,40 +155,31 @@ class ZarrVolume(Volume):
                 raise UserError(self._damage(folder, array, key, error)) from error
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
 
-    def _check_chunks(self, array: Any, key: Iterable[slice | int]) -> None:
+    def _check_chunks(self, folder: Folder, array: Any, key: Iterable[slice | int]) -> None:
         """A ValueError: a chunk under the key is a link out of the folder, or has more bytes than values can make."""
-        if isinstance(self._folder, FarPath):
+        if isinstance(folder, FarPath):
             return  # a server follows its own links
-        grain = array.shards or array.chunks
+        grain, root = array.shards or array.chunks, os.path.realpath(self.path) + os.sep
         most = _MOST_PER_VALUE * math.prod(grain) * array.dtype.itemsize + _MOST_BESIDE
-        names = [self._folder / array.metadata.encode_chunk_key(place) for place in blocks_under(key, grain)]
-        if self._array is None:
-            with zipfile.ZipFile(self.path) as file:
-                known = {self.path / info.filename: info.file_size for info in file.infolist()}
-            sizes = {name: known.get(name, 0) for name in names}
-        else:
-            root, sizes = os.path.realpath(self.path) + os.sep, {}
-            for name in names:
-                if not (leads := os.path.realpath(name)).startswith(root):
-                    raise ValueError(f"{name.name} is a link out of the folder, to {leads}, which is not followed")
-                if os.path.lexists(name):
-                    if not name.is_file():  # Zarr would take it for a chunk of zeros
-                        raise ValueError(f"{name.name} is no file, or a link to nothing")
-                    sizes[name] = name.stat().st_size
-        if large := [name for name, size in sizes.items() if size > most]:
-            raise ValueError(f"it has {sizes[large[0]]} bytes where {most} are the most")
+        sizes: list[tuple[Folder, int]] = []
+        for place in blocks_under(key, grain):
+            name = folder / array.metadata.encode_chunk_key(place)
+            if isinstance(name, zipfile.Path):
+                sizes += [(name, name.root.getinfo(name.at).file_size)] if name.exists() else []
+                continue
+            if not (leads := os.path.realpath(name)).startswith(root):
+                raise ValueError(f"{name.name} is a link out of the folder, to {leads}, which is not followed")
+            if os.path.lexists(name):
+                if not name.is_file():  # Zarr would take it for a chunk of zeros
+                    raise ValueError(f"{name.name} is no file, or a link to nothing")
+                sizes.append((name, name.stat().st_size))
+        if large := [size for _, size in sizes if size > most]:
+            raise ValueError(f"it has {large[0]} bytes where {most} are the most")
         # numcodecs makes room for all that a frame claims
         if any("zstd" in type(codec).__name__.lower() for codec in array.compressors):
-            claimed = max((_unpacked(head) for head in self._beginnings(name for name, size in sizes.items() if size)), default=0)
+            claimed = max((_unpacked(_beginning(name)) for name, size in sizes if size), default=0)
             if claimed > most:
                 raise ValueError(f"it claims to hold {claimed} bytes where {most} are the most")
-
-    def _beginnings(self, names: Iterable[Path]) -> Iterator[bytes]:
-        """The first bytes of chunks that are there."""
-        with nullcontext() if self._array is not None else zipfile.ZipFile(self.path) as zipped:
-            for name in names:
-                with name.open("rb") if zipped is None else zipped.open(name.relative_to(self.path).as_posix()) as file:
-                    yield file.read(_FRAME)
 
     def _damage(self, folder: Folder, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
         """Which chunk cannot be read, found by reading those that were asked for one by one."""
@@ -197,7 +188,7 @@ class ZarrVolume(Volume):
             try:
                 box = tuple(slice(p * side, (p + 1) * side) for p, side in zip(position, grain, strict=True))
                 require_blocks(folder, array, box)
-                self._check_chunks(array, box)
+                self._check_chunks(folder, array, box)
                 array[box]
             except Exception as error:
                 name = self._folder / array.metadata.encode_chunk_key(position)
@@ -268,6 +259,11 @@ def image_metadata(
         shown = {"color": "FFFFFF", "active": True, "window": window}
         ome["omero"] = {"channels": [{"label": label, **shown} for label in channel_names]}
     return ome
+
+
+def _beginning(name: Folder) -> bytes:
+    with name.open("rb") as file:
+        return file.read(_FRAME)
 
 
 def _unpacked(head: bytes) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.files import PARTIAL, refuse_far, remove_left_overs
 from utils.packages import optional_package
+from utils.units import as_size
 from volumes.block_array import BlockArray, sharded
 from volumes.volume import READABLE, Triple, as_sides, triple
 from writing.pyramid import Level, plan_levels
@@ -68,7 +69,7 @@ def free_space(path: Path | str, needed: int) -> int:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{path} needs up to {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; make room or write elsewhere"
+            f"{path} needs up to {as_size(needed)} and {folder} has {as_size(free)} free; make room or write elsewhere"
         )
     return free
 
@@ -91,7 +92,7 @@ def room_for(output: Path, needed: int) -> str:
         What it needs and what is free, for a message.
     """
     free = free_space(output, 0 if partial_path(output).exists() else needed // 4)
-    return f"{output}: up to {needed / 1e9:.3g} GB on disc, {free / 1e9:.3g} GB are free"
+    return f"{output}: up to {as_size(needed)} on disc, {as_size(free)} are free"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_whatever_else_does_not_fit_is_said_in_one_message(workspace, monkeypatc
 def test_a_training_whose_first_save_does_not_fit_is_refused(workspace, monkeypatch):
     usage = shutil.disk_usage(workspace.root)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
-    with pytest.raises(UserError, match=r"one needs \d\.\d MB for the first save, and .* has 1 MB free; make room, or .*--logs"):
+    with pytest.raises(UserError, match=r"one needs [\d.]+ MB for the first save, and .* has 1 MB free; make room, or .*--logs"):
         workspace.train("one")
     assert not workspace.run("one").path.exists()
 

@@ -2,15 +2,18 @@
 
 import json
 import logging
+import shlex
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from infer_commands import command, read
+from infer_commands import VOXEL, command, read
 from infer_runs import grey, make_run
 
+import evaluate
 import infer
 from codes.store import CodeStore
 from inference import Options, Run, decode, encode, enhance
@@ -188,10 +191,24 @@ def test_info(run, volume, tmp_path, caplog):
         assert text in caplog.text
 
 
+def test_the_end_says_what_to_do_next(run, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path, out = tmp_path / "in it.tif", tmp_path / "iso.ome.tif"
+    write_tiff(path, grey((5, 64, 72)), voxel_um=VOXEL)
+    command("enhance", "--run", run, "--input", path, "--output", out)
+    look, judge = (shlex.split(line) for line in caplog.messages if line.startswith("  "))
+    assert look[-3:] == ["view", str(path), str(out)] and Path(look[-4]).stem == "infer"
+    evaluate.main(judge[judge.index("--reconstruction") :])
+    assert (tmp_path / "iso_report" / "report.html").is_file()
+    caplog.clear()
+    command("enhance", "--run", run, "--input", path, "--output", out, "--overwrite", "--region", "0:8,:,:")
+    assert len([line for line in caplog.messages if line.startswith("  ")]) == 1
+
+
 def test_dry_run_writes_nothing(run, volume, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     command("enhance", "--run", run, "--input", volume, "--output", tmp_path / "o.ome.zarr", "--dry-run")
-    for said in ("tiles of", "minutes", "GB are free", "memory so far"):
+    for said in ("tiles of", "minutes", "B are free", "memory so far"):
         assert said in caplog.text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tif"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from codes.context_codec import decoded, decoded_all, encoded, encoded_all
+from codes.context_codec import decoded, encoded
 from codes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
 from codes.store import CodeStore, CodeTarget, Packed
 from utils.errors import UserError
@@ -72,14 +72,14 @@ def test_a_block_comes_back(number, shape, kind):
     vectors = np.random.default_rng(1).standard_normal((number, 4))
     codes = smooth(shape, vectors)
     model = ContextModel.from_json(model_of[kind](codes, vectors).as_json())
-    data = encoded(codes, model)
-    np.testing.assert_array_equal(decoded(data, shape, model), codes)
+    data = encoded([codes], model)[0]
+    np.testing.assert_array_equal(decoded([data], shape, model)[0], codes)
     larger = tuple(side + 3 for side in shape)
-    np.testing.assert_array_equal(decoded(data, larger, model), np.pad(codes, [(0, 3)] * 3))
+    np.testing.assert_array_equal(decoded([data], larger, model)[0], np.pad(codes, [(0, 3)] * 3))
     noise = np.random.default_rng(2).integers(0, number, shape)  # the opposite of what the model expects
-    np.testing.assert_array_equal(decoded(encoded(noise, model), shape, model), noise)
+    np.testing.assert_array_equal(decoded(encoded([noise], model), shape, model)[0], noise)
     nothing = np.zeros(shape, int)
-    np.testing.assert_array_equal(decoded(encoded(nothing, model), shape, model), nothing)
+    np.testing.assert_array_equal(decoded(encoded([nothing], model), shape, model)[0], nothing)
 
 
 def test_blocks_that_are_coded_together_are_coded_as_alone():
@@ -89,13 +89,13 @@ def test_blocks_that_are_coded_together_are_coded_as_alone():
     blocks += [block * (np.arange(16) < 9) for block in blocks[:2]]  # filled less
     for make in model_of.values():
         model = make(codes, vectors)
-        streams = encoded_all(blocks, model)
-        assert streams == [encoded(block, model) for block in blocks]
-        for block, found in zip(blocks, decoded_all(streams, (16, 16, 17), model), strict=True):
+        streams = encoded(blocks, model)
+        assert streams == [encoded([block], model)[0] for block in blocks]
+        for block, found in zip(blocks, decoded(streams, (16, 16, 17), model), strict=True):
             np.testing.assert_array_equal(found, np.pad(block, [(0, 0), (0, 0), (0, 1)]))
         for harm in (streams[1][:-2], streams[1] + b"xx", streams[1][:-2] + b"xx", streams[1][:20]):
             with pytest.raises(ValueError, match=r"cut short|damaged"):
-                decoded_all([streams[0], harm, *streams[2:]], (16, 16, 16), model)
+                decoded([streams[0], harm, *streams[2:]], (16, 16, 16), model)
 
 
 def test_without_context_codes_take_their_entropy():
@@ -105,7 +105,7 @@ def test_without_context_codes_take_their_entropy():
     assert model.vectors.shape[1] == 0 and len(model.as_json()["numbers"]) < 500
     share = np.bincount(codes.ravel()) / codes.size
     entropy = -(share * np.log2(np.maximum(share, 1e-9))).sum() * codes.size / 8
-    assert entropy < len(encoded(codes, model)) < 1.01 * entropy + 100
+    assert entropy < len(encoded([codes], model)[0]) < 1.01 * entropy + 100
 
 
 def test_frequencies_are_those_of_integer_arithmetic():
@@ -217,11 +217,11 @@ def test_a_changed_stream_is_never_read_as_other_codes():
     vectors = np.random.default_rng(8).standard_normal((64, 4))
     codes = smooth((4, 16, 16), vectors)
     model = ContextModel.fit([codes], vectors, 10**6)
-    data = encoded(codes, model)
+    data = encoded([codes], model)[0]
     for place in range(6, len(data), 17):
         harmed = bytearray(data)
         harmed[place] ^= 1 << place % 8
         with pytest.raises(ValueError, match=r"damaged|cut short"):
-            decoded(bytes(harmed), codes.shape, model)
+            decoded([bytes(harmed)], codes.shape, model)
     with pytest.raises(ValueError, match="codes from 0 to 64"):
-        encoded(np.arange(65).reshape(1, 1, 65), model)
+        encoded([np.arange(65).reshape(1, 1, 65)], model)

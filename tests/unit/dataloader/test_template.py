@@ -54,7 +54,12 @@ def test_sections_that_lie_apart(repository, capsys):
     assert found["crops_per_volume"] == 2000 and "axial_taps" not in found
     settings = read_settings(["--jsn", "mine", "--prj", "first"], MODEL_OPTIONS, repository).settings
     assert settings["models"] == "lateral" and settings["uprate"] == 4
-    assert "already" in refusal(capsys)
+    said = refusal(capsys)
+    assert "already; choose another name, or add --overwrite" in said
+    write("--overwrite", "--axial_sampling", "mean")
+    assert written(repository)["axial_sampling"] == "mean"
+    before = json.loads((repository / "env" / "jsn" / "mine.json.1").read_text())["train"]
+    assert before == found
 
 
 def test_the_command_line_wins_and_is_kept(repository):

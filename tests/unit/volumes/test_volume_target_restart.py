@@ -230,7 +230,7 @@ def test_finishing_shows_a_bar_of_known_length(name, tmp_path, capfd):
 
 
 def test_room_is_looked_for_before_writing(tmp_path):
-    with pytest.raises(UserError, match="GB free; make room"):
+    with pytest.raises(UserError, match="B free; make room"):
         free_space(tmp_path / "not" / "there", 10**18)
     free_space(tmp_path, 1)
     assert estimate_bytes("v.ome.tif", SHAPE, "uint16") == 4 * np.prod(SHAPE)

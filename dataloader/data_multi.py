@@ -24,6 +24,7 @@ from intensity.statistics import Normalisation, pooled, scan, transform_of
 from intensity.transform import IntensityTransform, check_finite, share_outside
 from utils.errors import UserError
 from utils.files import read_mapping
+from utils.machine import total_memory
 from utils.units import as_size
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Volume
@@ -189,6 +190,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                     )
         if self.preload:
             total = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in self._volumes.values())
+            require_memory(total, self.root)
             logger.info("loading %s into memory: %s", self.root, as_size(total))
             with tqdm(total=total, desc=f"loading {self.root.name}", unit="B", unit_scale=True, **_BAR) as bar:
                 for key, volume in self._volumes.items():
@@ -247,6 +249,15 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         if key not in self._transforms:
             self._transforms[key] = transform_of(self._volume(*key), self.wanted, advance)
         return self._transforms[key]
+
+
+def require_memory(needed: int, where: Path) -> None:
+    """Refuses, as a UserError, to preload decoded volumes of so many bytes where the machine does not have them."""
+    if needed > (there := total_memory()):
+        raise UserError(
+            f"{where}: preload keeps {as_size(needed)} of decoded volumes in memory, of which this machine has {as_size(there)}; "
+            "use --no-preload, which reads every crop from its file"
+        )
 
 
 def check_unit_range(values: np.ndarray, where: str) -> None:

@@ -203,6 +203,13 @@ def test_preloading_changes_nothing_but_the_reading(folder):
             np.testing.assert_array_equal(one, two)
 
 
+def test_preloading_more_than_the_machine_holds_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("dataloader.data_multi.total_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"preload keeps .* kB of decoded volumes .* this machine has 1 kB; use --no-preload"):
+        make(folder, preload=True).check()
+    make(folder).check()
+
+
 def test_the_record_is_json_and_holds_the_constants(folder):
     record = DataModule(folder, ["a", "b"], **OPTIONS).train_set.intensity_record()
     assert json.loads(json.dumps(record)) == record

@@ -92,6 +92,12 @@ def test_good_data(repository, caplog):
         assert picture.width == 1500 and np.asarray(picture).std() > 20
 
 
+def test_more_data_than_the_machine_holds(repository, monkeypatch, capsys):
+    monkeypatch.setattr("dataloader.data_multi.total_memory", lambda: 1000)
+    assert "use --no-preload" in refused(capsys, "--preload")
+    check("--no-preload")
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("grey", [[], ["--nm_clip", "1", "99"], ["--preload"], ["--nm", "00"]])
 def test_every_voxel_is_read_once(repository, monkeypatch, voxels_read, dtype, grey):

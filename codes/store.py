@@ -33,7 +33,7 @@ from codes.record import KEY, VERSION, check_inside, record_in, stored_attribute
 from experiment.runs import CODES
 from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
-from utils.boxes import Box, boxes, extent, overlap, parts, relative
+from utils.boxes import Box, assembled, boxes, parts, relative
 from utils.checksums import unsealed
 from utils.errors import UserError, printable
 from utils.files import CONTINUES, PARTIAL, writing
@@ -186,7 +186,6 @@ class CodeStore:
         try:
             array = self._opened(name)
             part = tuple(slice(*p.indices(size)) for p, size in zip(part, array.shape, strict=True))
-            out = np.empty(extent(part), array.dtype)
             touched = [range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(part, array.chunks, strict=True)]
             places = list(product(*touched))
             found = {place: self._chunks.latest((name, place)) for place in places if (name, place) in self._chunks}
@@ -195,11 +194,7 @@ class CodeStore:
                 found |= self._read_chunks(name, array, group)
             for place in missing:
                 self._chunks.put((name, place), found[place])
-            for place in places:
-                chunk = _chunk_box(array, place, place)
-                met = overlap(part, chunk)
-                out[relative(met, part)] = found[place][relative(met, chunk)]
-            return out
+            return assembled(part, [(_chunk_box(array, place, place), found[place]) for place in places])
         except (UserError, MemoryError):
             raise
         except Exception as error:  # every codec fails in its own way

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from codes.store import Packed
 from inference.options import Options
-from inference.passes import Tiled, assembled, to_tensor
+from inference.passes import Tiled, to_tensor
 from inference.run import Run
 from inference.source import Source
 from inference.tiling import Axis, Tile, Tile3, core_box, local_axis, round_up, training_axis, window_box
 from models.code_search import searched
-from utils.boxes import Box, extent, relative
+from utils.boxes import Box, assembled, extent, relative
 from utils.errors import UserError
 
 GROUP = 16  # slices that are encoded at once

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from inference.fields import Array, Field, Part, parts_of
 from inference.run import Run
-from inference.tiling import Axis, Tile3, core_box, meet, window_box
-from utils.boxes import Box, extent, overlap, relative
+from inference.tiling import Axis, Tile3, core_box, window_box
+from utils.boxes import Box, assembled, extent, meet, overlap, relative
 from utils.errors import UserError
 from utils.machine import lacks_memory
 from utils.recent import Recent
@@ -327,17 +327,6 @@ class TiledField(Tiled[Seen, Array], Field):
             total[inside] += (values * ramp)[source]
             weight[inside] += ramp[source]
         return self.to_grey(torch.from_numpy(total / weight[0])).numpy()
-
-
-def assembled(box: Box, parts: Sequence[tuple[Box, Array]], lead: int = 0) -> Array:
-    """The values of a box, from those of boxes that cover it; ``lead`` axes of the arrays come before those of the boxes."""
-    some, before = parts[0][1], (slice(None),) * lead
-    out = np.empty((*some.shape[:lead], *extent(box), *some.shape[lead + len(box) :]), some.dtype)
-    for other, values in parts:
-        if meet(box, other):
-            met = overlap(box, other)
-            out[(*before, *relative(met, box))] = values[(*before, *relative(met, other))]
-    return out
 
 
 def to_tensor(values: NDArray[Any], device: torch.device) -> Tensor:

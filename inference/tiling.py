@@ -52,11 +52,6 @@ def _box(spans: Iterable[Span], scale: Sequence[int]) -> Box:
     return z, y, x
 
 
-def meet(box: Box, other: Box) -> bool:
-    """Whether two boxes have a voxel in common."""
-    return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
-
-
 @dataclass(frozen=True)
 class Axis:
     """The lattice along one axis of ``size`` places: cores of ``core`` places side by side from 0; the last one ends at ``size``.

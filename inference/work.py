@@ -21,10 +21,9 @@ from inference.memory import SHARD, require_memory
 from inference.options import Options
 from inference.run import Run
 from inference.source import Source
-from inference.tiling import meet
 from inference.trust import projected, said_of_place, said_of_seams, seam
 from utils.axes import SEEN_ALONG, as_planes, exchanged
-from utils.boxes import Box, boxes, extent, parts, region_within, relative, voxels_of
+from utils.boxes import Box, boxes, extent, meet, parts, region_within, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
 from utils.units import as_size

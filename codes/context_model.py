@@ -28,6 +28,8 @@ _SHIFT = 12  # of products of vectors and matrices: bits below a 32nd
 _QUARTER = _STEPS // 4  # the bias is in quarters of a bit
 _RANKS = (1, 2, 3, 4, 5, 6, 8)  # numbers of a vector that are tried
 _COARSE = (1, 2, 4)  # quarters of a bit to which rank 0 rounds how rare codes are: coarser ones take fewer bytes
+_SMALL = 1 << 17  # codes in all, up to which numbers that take fewer bytes pay
+_ROUGH = (16, 2)  # there, to what vectors and rarity are rounded
 _SAMPLE = 20_000  # codes that the fit looks at
 _FEWER = 4_000  # of them, where all codes are weighed against each other
 _ITERATIONS = 3  # of the scaling that makes the codes as frequent as they are
@@ -135,7 +137,8 @@ class ContextModel:
         chosen = np.random.default_rng(0).permutation(len(code))[:_SAMPLE]
         context, code = context[chosen], code[chosen]
         most = min(vectors.shape[1], len(vectors) - 1) if len(vectors) <= MOST_CODES else 0
-        models += [_fitted(context, code, vectors, rank) for rank in _RANKS if rank <= most]
+        rough = _ROUGH if total <= _SMALL else (1, 1)
+        models += [_fitted(context, code, vectors, rank, *rough) for rank in _RANKS if rank <= most]
         costs = [model._cost(context, code, total) for model in models]
         least = int(np.argmin(costs))
         return models[least] if costs[least] < total * math.log2(len(vectors)) / 8 else None
@@ -167,16 +170,21 @@ def _alone(code: NDArray[np.integer], codes: int, coarse: int) -> ContextModel:
     return ContextModel(np.zeros((codes, 0), np.int8), np.zeros((len(NEIGHBOURS), 0, 0), "<i2"), rarity)
 
 
-def _fitted(context: NDArray[np.integer], code: NDArray[np.integer], vectors: NDArray[np.floating], rank: int) -> ContextModel:
-    """A Gaussian prediction by least squares, its quadratic terms in the bias; then codes are made as frequent as seen."""
+def _fitted(
+    context: NDArray[np.integer], code: NDArray[np.integer], vectors: NDArray[np.floating], rank: int, step: int, rough: int
+) -> ContextModel:
+    """A Gaussian prediction by least squares, its quadratic terms in the bias; then codes are made as frequent as seen.
+
+    Vectors are multiples of ``step``, rarity of ``rough``.
+    """
     share = np.bincount(code, minlength=len(vectors)) + 0.5
     share /= share.sum()
     centred = vectors.astype(np.float64) - share @ vectors
     axes = np.linalg.svd(centred * np.sqrt(share)[:, None], full_matrices=False)[2]
     e = centred @ axes[:rank].T
     e /= np.sqrt(share @ e**2) + 1e-9
-    scale = np.abs(e).max() / 127  # from here on what the integers will say
-    e = np.rint(e / scale) * scale
+    scale = np.abs(e).max() / (127 // step * step)  # from here on what the integers will say
+    e = np.rint(e / (step * scale)) * (step * scale)
     x = np.vstack([e, np.zeros(rank)])[context].reshape(len(context), -1)
     y, n = e[code], len(code)
     prediction = np.linalg.solve(x.T @ x + 1e-3 * n * np.eye(x.shape[1]), x.T @ y)
@@ -192,7 +200,7 @@ def _fitted(context: NDArray[np.integer], code: NDArray[np.integer], vectors: ND
     return ContextModel(
         np.rint(e / scale).astype(np.int8),
         np.clip(np.rint(matrices * scale**2 * unit * 2**_SHIFT), -32768, 32767).astype("<i2").reshape(-1, rank, rank),
-        np.clip(np.rint((bias.max() - bias) * unit / _QUARTER), 0, 255).astype(np.uint8),
+        np.clip(np.rint((bias.max() - bias) * unit / _QUARTER / rough) * rough, 0, 255).astype(np.uint8),
     )
 
 

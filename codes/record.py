@@ -11,7 +11,7 @@ from utils.rules import Rule, count, each, entries, number, text
 from volumes.volume import READABLE
 
 KEY = "isoscope_codes"
-VERSION = 5
+VERSION = 6
 MOST_LEVELS = 64
 _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 
@@ -48,7 +48,21 @@ _OF_DECODING: dict[str, tuple[str, Rule]] = {
     "normalisation": ("a name", _name),
 }
 
+# What a record says of most stores: an entry that is just so is not written, and read as if it were.
+_USUAL: dict[str, Any] = {
+    "axial_taps": [1.0],
+    "background": False,
+    "slice_translation_um": None,
+    "slice_voxel_um": None,
+    "slices": {"first": 0.0, "spacing": 1.0, "thinned": 1, "how": "pick", "first_kept": 0.0},
+}
+
 OF_DECODING = tuple(_OF_DECODING)  # what decoding needs besides
+
+
+def brief(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is written, from which :func:`record_in` makes the whole one."""
+    return {key: value for key, value in about.items() if key not in _USUAL or value != _USUAL[key]}
 
 
 def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +77,7 @@ def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     version = about.get("version") if isinstance(about, dict) else None
     if version not in range(1, VERSION + 1):
         raise UserError(f"{store} is of version {version!r:.40}, this program reads 1 to {VERSION}; encode it again")
+    about = (_USUAL if version > 5 else {}) | about
     _check(store, about, _RULES)
     _check(store, about, {key: rule for key, rule in (_OF_DECODING | _SINCE_4).items() if key in about})
     rules = {"dtype": (f"one of {', '.join(_DTYPES[about['kind']])}", _DTYPES[about["kind"]].__contains__)}

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from codes.context_model import MOST_CODES, ContextModel
-from codes.record import KEY, VERSION, check_inside, record_in, stored_attributes
+from codes.record import KEY, VERSION, brief, check_inside, record_in, stored_attributes
 from experiment.runs import CODES
 from intensity.transform import Intensity
 from utils.axes import levels_first, levels_last
@@ -229,7 +229,7 @@ class CodeStore:
         box, sides = _chunk_box(array, places[0], places[-1]), array.shards or array.chunks
         for place in product(*(range(p.start // side, math.ceil(p.stop / side)) for p, side in zip(box, sides, strict=True))):
             file = self.path / name / array.metadata.encode_chunk_key(place)
-            if array.shards and not (file.is_file() and file.stat().st_size):
+            if (array.shards or self.about["version"] > 5) and not (file.is_file() and file.stat().st_size):
                 raise FileNotFoundError(f"{file} is missing or empty")
             check_inside(self.path, file)
         with zarr.config.set({"codec_pipeline.batch_size": _TOGETHER}):
@@ -344,7 +344,7 @@ class CodeTarget(Target):
             channel_names=channels,
             dtype=self.about["dtype"],
         )
-        self.put_in_place({"ome": ome, KEY: {**self.about, "background": background}}, indent=None)
+        self.put_in_place({"ome": ome, KEY: brief({**self.about, "background": background})}, indent=None)
         return CodeStore.open(self.output)
 
 
@@ -370,7 +370,7 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
             shape=codes.shape,
             dtype=codes.dtype,
             chunks=tuple(chunk),
-            shards=tuple(shard),
+            shards=tuple(shard) if shard != chunk else None,  # of one chunk they say nothing
             serializer=ContextCodec(model) if model else "auto",
             compressors=[Crc32cCodec()] if model else [ZstdCodec(level=3), Crc32cCodec()],
             fill_value=0,

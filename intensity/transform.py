@@ -177,14 +177,16 @@ class Intensity:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON from which :meth:`from_json` makes an equal one."""
-        return {"into": [t.as_json() for t in self.into], "out": [t.as_json() for t in self.out]}
+        into, out = ([t.as_json() for t in way] for way in (self.into, self.out))
+        return {"into": into} if out == into else {"into": into, "out": out}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], where: str) -> Self:
         """The intensities that a record describes; ``where`` begins the message if it is none."""
         try:
-            into, out = (tuple(IntensityTransform.from_json(t, where) for t in record[key]) for key in ("into", "out"))
-        except (KeyError, TypeError) as error:
+            ways = record["into"], record.get("out", record["into"])
+            into, out = (tuple(IntensityTransform.from_json(t, where) for t in way) for way in ways)
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: the record of intensities is damaged ({error})") from error
         return cls(into, out)
 

@@ -1,6 +1,7 @@
 """Codes by a model of their neighbours: what is written is what is read, smaller, for ever, and damage is named."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,7 @@ from utils.errors import UserError
 
 GOLDEN = (
     Path(__file__).parents[2] / "data" / "codes_version_2.codes.zarr"
-)  # of FIB-25 (CC BY): 8x8 blocks, 12 components, 256 means
-GOLDEN_5 = GOLDEN.with_name("codes_version_5.codes.zarr")  # its codes by four, in tables of their own
+)  # of FIB-25 (CC BY): 8x8 blocks, 12 components, 256 means; of versions 5 and 6 these by four
 ALL = (slice(0, 20), slice(0, 31), slice(0, 31))
 
 
@@ -149,10 +149,13 @@ def test_stores_of_two_levels_with_background_are_read_for_ever(version):
     assert hashlib.sha256(packed.codes.tobytes()).hexdigest() == digest
 
 
-def test_codes_without_context_are_the_same_for_ever():
-    store = CodeStore.open(GOLDEN_5)
+@pytest.mark.parametrize("version", [5, 6])
+def test_codes_of_one_chunk_are_the_same_for_ever(version):
+    store = CodeStore.open(GOLDEN.with_name(f"codes_version_{version}.codes.zarr"))
     codes = store.read((slice(0, 8), slice(0, 31), slice(0, 31))).codes
-    assert zarr.open_array(store.path / "codes").metadata.codecs[0].codecs[0].model.vectors.shape == (64, 0)
+    array = zarr.open_array(store.path / "codes")
+    codec = array.metadata.codecs[0].codecs[0] if version == 5 else array.metadata.codecs[0]
+    assert codec.model.vectors.shape == (64, version - 5) and (array.shards is None) == (version == 6)
     np.testing.assert_array_equal(codes, CodeStore.open(GOLDEN).read(ALL).codes[:8] // 4)
 
 
@@ -210,6 +213,37 @@ def test_damage_is_named_and_the_rest_is_read(tmp_path, harm):
         opened.read(ALL)
     first = (slice(0, 10), *ALL[1:])
     np.testing.assert_array_equal(opened.read(first).codes, CodeStore.open(GOLDEN).read(first).codes)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "gone"])
+def test_damage_of_an_array_of_one_chunk_is_named(tmp_path, harm):
+    vectors = np.random.default_rng(7).standard_normal((1, 64, 4)).astype(np.float32)
+    store = stored(tmp_path / "a.codes.zarr", smooth((4, 40, 40), vectors[0]), vectors)
+    assert zarr.open_array(store.path / "codes").shards is None
+    chunk = store.path / "codes" / "c" / "0" / "0" / "0"
+    data = chunk.read_bytes()
+    if harm == "gone":
+        chunk.unlink()
+    else:
+        chunk.write_bytes({"flip": bytes([data[0] ^ 4]) + data[1:], "cut": data[:-9], "empty": b""}[harm])
+    with pytest.raises(UserError, match=r"codes cannot be read .*damaged"):
+        CodeStore.open(store.path).read((slice(0, 4), slice(0, 40), slice(0, 40)))
+
+
+def test_a_record_is_written_without_what_most_of_them_say(tmp_path):
+    vectors = np.random.default_rng(7).standard_normal((1, 64, 4)).astype(np.float32)
+    codes = smooth((4, 40, 40), vectors[0])
+    usual = {"first": 0.0, "spacing": 1.0, "thinned": 1, "how": "pick", "first_kept": 0.0}
+    for name, slices in (("usual", usual), ("thinned", {**usual, "thinned": 2})):
+        store = stored(tmp_path / f"{name}.codes.zarr", codes, vectors, slices=slices, axial_taps=[1.0])
+        written = store_record(store.path)
+        assert store.about["slices"] == slices and store.about["axial_taps"] == [1.0] and store.about["background"] is False
+        assert store.about["slice_voxel_um"] is None and ("slices" in written) == (name == "thinned")
+        assert not {"axial_taps", "background", "slice_voxel_um", "slice_translation_um"} & written.keys()
+
+
+def store_record(path):
+    return json.loads((path / "zarr.json").read_text())["attributes"]["isoscope_codes"]
 
 
 def test_a_changed_stream_is_never_read_as_other_codes():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 APART = 10  # one place of so many is changed at a time, each three from the next: their changes hardly meet
 SHIFT = 3  # of the places that are changed, from a row to the next
-NEAR = 2  # blocks on each side of a place in which a change has to pay
+NEAR = 1  # blocks on each side of a place in which a change has to pay
 PROBE = 0.05  # of the vectors' size: a move that the decoder's curvature is measured by
 LEAST_SEEN = 0.05  # of a block's pixels
 CAUTION = 1.25  # on that curvature, which is a mean over directions
@@ -32,34 +32,37 @@ def searched(model: Any, slices: Tensor, visible: Tensor, sweeps: int) -> Tensor
     codes, vectors = code.indices, code.latent
     side = slices.shape[-1] // vectors.shape[-1]
 
+    def errors_of(vectors: Tensor) -> Tensor:
+        """Squared errors of the decoded pixels (N, 1, X, Y)."""
+        return (model.reconstruct(vectors) - slices[:, :1]).float().square() * visible
+
     def judged(vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared error of each block (N, h, w), and the gradient of their sum."""
+        """Squared error of each block and those around it (N, h, w), and the gradient of the sum of all."""
         vectors = vectors.detach().clone().requires_grad_()
         with torch.enable_grad():
-            errors = (model.reconstruct(vectors) - slices[:, :1]).float().square() * visible
+            errors = errors_of(vectors)
             (gradient,) = torch.autograd.grad(errors.sum(), vectors)
-        return _sum(errors.detach(), side, side), gradient
+        return around(errors.detach()), gradient
 
-    _, gradient = judged(vectors)
+    def around(errors: Tensor) -> Tensor:
+        return _sum(_sum(errors, side, side)[:, None], 2 * NEAR + 1, 1, NEAR)
+
+    before, gradient = judged(vectors)
     probe = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)).to(vectors)
     probe *= PROBE * vectors.norm() / probe.norm()
     bend = ((judged(vectors + probe)[1] - gradient) * probe).sum() / probe.square().sum().clamp_min(1e-12)
     bend = CAUTION * bend.clamp_min(1e-6)  # the error of a move is gradient * move + bend / 2 * move squared
     rows, columns = (torch.arange(size, device=slices.device) for size in vectors.shape[-2:])
     share = _sum(visible, side, side).div(side**2).clamp_min(LEAST_SEEN)  # of a block; so much less does a move matter
-    places = (columns + SHIFT * rows[:, None]) % APART
-    before, kept, changed = None, codes, places < 0
-    for number in range(APART * sweeps + 1):
-        errors, gradient = judged(vectors)
-        paid = _sum(errors[:, None], 2 * NEAR + 1, 1, NEAR)
-        if before is not None:
-            codes = torch.where(_of_levels(changed & (paid > before), codes), kept, codes)
-            vectors = quantizer.lookup(codes)
-        before, kept, changed = paid, codes, (places == number % APART).expand(paid.shape)
+    places = ((columns + SHIFT * rows[:, None]) % APART).expand(before.shape)
+    for number in range(APART * sweeps):
         better = quantizer.nearest(vectors - gradient / (bend * share[:, None]))
-        codes = torch.where(_of_levels(changed, codes), better, codes)
+        tried = torch.where(_of_levels(places == number % APART, codes), better, codes)
+        worse = around(errors_of(quantizer.lookup(tried))) > before
+        codes = torch.where(_of_levels(worse, codes), codes, tried)
         vectors = quantizer.lookup(codes)
-    return kept  # the last ones have not been judged
+        before, gradient = judged(vectors)
+    return codes
 
 
 def _sum(values: Tensor, side: int, step: int, padding: int = 0) -> Tensor:

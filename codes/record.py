@@ -77,7 +77,7 @@ def record_in(store: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     version = about.get("version") if isinstance(about, dict) else None
     if version not in range(1, VERSION + 1):
         raise UserError(f"{store} is of version {version!r:.40}, this program reads 1 to {VERSION}; encode it again")
-    about = (_USUAL if version > 5 else {}) | about
+    about = about if version in range(1, 6) else _USUAL | about
     _check(store, about, _RULES)
     _check(store, about, {key: rule for key, rule in (_OF_DECODING | _SINCE_4).items() if key in about})
     rules = {"dtype": (f"one of {', '.join(_DTYPES[about['kind']])}", _DTYPES[about["kind"]].__contains__)}

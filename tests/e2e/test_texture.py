@@ -1,6 +1,7 @@
 """Texture through the commands: it takes a lateral run's network, learns grain, is applied in any tiles."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from infer_runs import grey, make_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from inference import Options, Run, enhance
+from inference.uncertainty import Turned
 from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
@@ -86,6 +88,18 @@ def test_tiles_regions_and_batches_are_the_whole(tmp_path, values, channels):
     region = (slice(3, 4), slice(10, 30), slice(20, 43))
     part = enhance(run, given, Options(tile=16, batch=2, texture=0.5, region=region))
     assert np.array_equal(part, tiled[(..., *region)])
+
+
+@pytest.mark.parametrize("turn", [0, 3, 4, 6])
+def test_grain_of_a_turned_volume_has_no_seams_either(tmp_path, turn):
+    run = Run.load(make_run(tmp_path / "D" / "P", "texture", **SMALL, uprate=4.0))
+    raw = ArrayVolume(grey((4, 38, 43)))
+    one = replace(run, model=Turned(run.model, turn))
+    whole, tiled, straight = (
+        enhance(which, raw, Options(tile=tile, texture=1.0)).astype(int) for which, tile in ((one, 128), (one, 16), (run, 128))
+    )
+    assert np.abs(tiled - whole).max() <= 1
+    assert (np.abs(straight - whole).max() > 10) == (turn > 0)  # the noise of another orientation is other noise
 
 
 def test_texture_by_command_and_what_was_invented(tmp_path):

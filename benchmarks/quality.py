@@ -83,7 +83,7 @@ ROWS = {  # experiment file and options, steps of the small budget
     ),
     "Gaussian": ("fib25 --models ae0iso0tccut --ldmyaml kllinear --lbNCE 0 --teacher {lateral}", 600),
     "IsoREF": ("fib25 --models IsoREF --from_interpolation --nocyc --lbNCE 0 --teacher {lateral}", 600),
-    TEXTURE: ("fib25_texture --teacher {lateral}", 400),
+    TEXTURE: ("fib25_texture --teacher {contrast}", 400),
 }
 
 

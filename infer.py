@@ -199,6 +199,7 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     if given.command == "decode":
         how: dict[str, Any] = {"grid": given.grid, "levels": given.levels, "epoch": given.epoch, "weights": given.weights}
         decode(given.codes, given.run, **how, options=options, output=output, engine=engine)
+        _say_next_steps(given, (), output)
         return
     run = Run.load(given.run, given.epoch, engine, given.weights)
     suffix = ".codes.zarr" if given.command == "encode" else given.format
@@ -209,23 +210,24 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     for volumes, to in work:
         if given.command == "enhance":
             enhance(volumes, run, options, output=to)
-            for line in _next_steps(given, volumes, to) if output.processes.rank == 0 and not output.dry_run else ():
+        else:
+            store = encode(volumes, run, to, options, progress=output.processes.rank == 0)
+            for line in store.sizes() if store else ():
                 logging.info(line)
-            continue
-        store = encode(volumes, run, to, options, progress=output.processes.rank == 0)
-        for line in store.sizes() if store else ():
-            logging.info(line)
+        _say_next_steps(given, volumes, to)
 
 
-def _next_steps(given: argparse.Namespace, volumes: Sequence[Any], output: Any) -> list[str]:
+def _say_next_steps(given: argparse.Namespace, volumes: Sequence[Any], output: Any) -> None:
     """The commands that show an output, and judge it by what it was made of."""
+    if output.processes.rank or output.dry_run:
+        return
+    several = (getattr(given, "time", None), getattr(given, "scene", None)) != (None, None)  # which the output has not
     inputs = list(dict.fromkeys(volume.path for volume in volumes))
-    lines = ["look at it:", f"  {as_typed('infer', 'view', *inputs, output.path)}"]
-    if len(volumes) > 1 or given.level or (given.region, given.channel, given.time, given.scene) != (None,) * 4:
-        return lines  # evaluate.py takes one volume, whole
-    report = output.beside("report", ".html").with_suffix("")
-    words = ("--reconstruction", output.path, "--input", inputs[0], "--output", report)
-    return [*lines, "see how good it is (better with --truth, where there is one):", f"  {as_typed('evaluate', *words)}"]
+    logging.info("look at it:\n  %s", as_typed("infer", "view", *([] if several else inputs), output.path))
+    if given.command == "enhance" and len(volumes) == 1 and not (several or given.level or given.region or given.channel):
+        report = output.beside("report", ".html").with_suffix("")
+        line = as_typed("evaluate", "--reconstruction", output.path, "--input", *inputs, "--output", report)
+        logging.info("see how good it is (better with --truth, where there is one):\n  %s", line)
 
 
 if __name__ == "__main__":

@@ -193,16 +193,24 @@ def test_info(run, volume, tmp_path, caplog):
 
 def test_the_end_says_what_to_do_next(run, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    path, out = tmp_path / "in it.tif", tmp_path / "iso.ome.tif"
+    path, out, store = tmp_path / "in it.tif", tmp_path / "iso.ome.tif", tmp_path / "a.codes.zarr"
     write_tiff(path, grey((5, 64, 72)), voxel_um=VOXEL)
-    command("enhance", "--run", run, "--input", path, "--output", out)
-    look, judge = (shlex.split(line) for line in caplog.messages if line.startswith("  "))
+
+    def said(*words):
+        caplog.clear()
+        command(*words)
+        return [shlex.split(line) for text in caplog.messages for line in text.splitlines() if line.startswith("  ")]
+
+    look, judge = said("enhance", "--run", run, "--input", path, "--output", out)
     assert look[-3:] == ["view", str(path), str(out)] and Path(look[-4]).stem == "infer"
     evaluate.main(judge[judge.index("--reconstruction") :])
     assert (tmp_path / "iso_report" / "report.html").is_file()
-    caplog.clear()
-    command("enhance", "--run", run, "--input", path, "--output", out, "--overwrite", "--region", "0:8,:,:")
-    assert len([line for line in caplog.messages if line.startswith("  ")]) == 1
+    (look,) = said("enhance", "--run", run, "--input", path, "--output", out, "--overwrite", "--region", "0:8,:,:")
+    assert look[-2:] == [str(path), str(out)]
+    (look,) = said("encode", "--run", run, "--input", path, "--output", store)
+    assert look[-2:] == [str(path), str(store)]
+    (look,) = said("decode", "--codes", store, "--output", tmp_path / "back.tif")
+    assert look[-2:] == ["view", str(tmp_path / "back.tif")]
 
 
 def test_dry_run_writes_nothing(run, volume, tmp_path, caplog):

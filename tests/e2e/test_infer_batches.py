@@ -227,6 +227,14 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile(run, patched):
         decoder(run, batch=4).render(box)
 
 
+def test_of_a_tile_in_halves_only_those_under_the_region_are_computed(run, patched):
+    box = (slice(0, 16), slice(12, 16), slice(57, 63))  # in the lower half of a tile of 2 x 2 x 1 latents
+    expected = decoder(run).render(box)
+    calls = patched("expand", latents, most=2)
+    np.testing.assert_allclose(decoder(run, region=box).render(box), expected, atol=2e-3)
+    assert calls == [4, 1, 1]
+
+
 def test_out_of_memory_halves_the_batch_of_slices_and_then_the_tile(run, patched):
     slices = slices_of(run, grey((3, 61, 40)))
     box = whole_box(SliceEncoder(run, slices).shape)

@@ -177,8 +177,7 @@ class Intensity:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON from which :meth:`from_json` makes an equal one."""
-        into, out = ([t.as_json() for t in way] for way in (self.into, self.out))
-        return {"into": into} if out == into else {"into": into, "out": out}
+        return {key: [t.as_json() for t in way] for key, way in vars(self).items() if key == "into" or way != self.into}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], where: str) -> Self:

@@ -149,7 +149,7 @@ class Bench:
         """Trains a row, or goes on with it; what it took, or nothing where time ran out."""
         runs = {name: RunFolder(folder / "logs" / way / f"{name}_{self.budget}") for name in ROWS}
         run, clock = runs[row], runs[row].path / "seconds"
-        recipe, *given = shlex.split(ROWS[row][0].format_map({name: one.path for name, one in runs.items()}))
+        recipe, *given = shlex.split(ROWS[row][0].format_map({name: shlex.quote(str(one.path)) for name, one in runs.items()}))
         places = ["--data_root", folder / "data", "--logs", folder / "logs", "--dataset", way]
         words = ["--jsn", recipe, "--prj", run.path.name, *places]
         settings = read_settings([*map(str, words), *given], MODEL_OPTIONS, ROOT).settings

@@ -4,7 +4,8 @@ End to end means from a volume on disc to a finished OME-Zarr: reading, normalis
 the pyramid. The bare network makes the same passes, halos included, on tensors that lie on the device already: each command's
 calls of the network are counted by their shapes, and one of each kind is timed afterwards. Voxels are those of the isotropic
 output, and of the raw input for encode. Volumes of 1, 4 and 16 times the size run in a process each, so that peak memory is that
-of the size. The input is noise, of which no tile can be skipped and nothing compresses away.
+of the size. The input is noise, of which no tile can be skipped and nothing compresses away. With OMP_NUM_THREADS=1 the seconds
+of processor time are those of one core also where the machine is busy.
 
 ``--limit GIB`` is RLIMIT_DATA: the system refuses such a process any private memory (heap, tensors, buffers, thread stacks)
 beyond it, whether touched or not; pages of mapped files, which the system may drop at any time, do not count there. With
@@ -89,10 +90,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             calls = {"enhance": calls["enhance"]}
         passes = {}
         for verb, call in calls.items():
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             with counted(run.model, *(name for name in ("pack", "expand") if hasattr(run.model, name))) as passes[verb]:
                 call()
-            verbs[verb] = {"seconds": time.perf_counter() - started}
+            verbs[verb] = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - used}
     peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # with pages of mapped files
     if engine.device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated() / 2**30

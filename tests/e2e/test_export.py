@@ -191,13 +191,13 @@ def test_the_page_says_how_good_it_is(tmp_path):
     command("enhance", "--run", run, "--input", tmp_path / "in.tif", "--output", tmp_path / "out.tif")
     judged = ["--truth", tmp_path / "truth.tif", "--input", tmp_path / "in.tif", "--output", tmp_path / "report"]
     evaluate.main([str(word) for word in ["--reconstruction", tmp_path / "out.tif", *judged]])
-    (tmp_path / "about.md").write_text("Data: CC BY, µm\n")
+    (tmp_path / "about.md").write_text("Data: CC BY, µm\n\nTrained <fast>\n")
     told = ("--about", tmp_path / "about.md")
     command("export", run, "--output", tmp_path / "alone", "--evaluation", tmp_path / "report", *told)
     page = (tmp_path / "alone" / "README.md").read_text()
     [line] = [line for line in page.splitlines() if "--init FOLDER" in line]
     assert set(line.partition("FOLDER ")[2].split(" --")) == {"--ngf 4", "blocks 1", "uprate 4"}, line
-    assert "\n\nData: CC BY, µm\n\nHere are:" in page
+    assert "\n\nData: CC BY, µm\n\nTrained &lt;fast>\n\nHere are:" in page
     assert "import zarr" not in page and "autoencoder" not in page  # of a run that restores, without codes
     verdict = json.loads((tmp_path / "report" / "metrics.json").read_text())["verdict"]
     assert f"`evaluate.py` on out.tif, made of in.tif, beside the truth truth.tif: **{verdict['headline']}**" in page

@@ -18,7 +18,7 @@ from experiment.reading import known_experiments, read_settings
 from training import MODEL_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "pretrained" / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(
     r"^(?:python (\w+)\.py|\./run\.sh (prepare|train|infer|evaluate|import_reference)|.*(?:--|python) (infer|train)\.py) +(.*)"
 )

@@ -69,7 +69,8 @@ def stays(command, until, *, small):
 
     * functions of up to ``small`` lines, those inside others, and properties, which are facts; checks (``require_``,
       ``refuse_``), whose names say what they refuse; what ``Run.load`` calls; arithmetic of the lattice (inference/tiling.py);
-    * other rooms than inference. What lay in it at 6ea4a28 counts where it is now: Engine, Intensity, inputs_and_outputs.
+    * other rooms than inference. What lay in it at 6ea4a28 counts where it is now: Engine, Intensity, inputs_and_outputs;
+      but for Processes (who shares the work), which counts on neither side, like tiles.py then and tiling.py now.
 
     At 6ea4a28, ``small`` 6, to the first network: 22 stays in 10 files. ``small`` 3, to the first box that is begun ("until
     anything is computed"): 22 stays in 9 files, 13 returns, as in HOUSE.md. docs/architecture.md lists what they are today.

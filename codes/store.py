@@ -379,6 +379,7 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
         )
         metadata = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
         metadata = {key: value for key, value in metadata.items() if key not in ("attributes", "storage_transformers") or value}
+        metadata["chunk_key_encoding"] = {"name": "default"}  # whose separator is / by default
         (folder / "zarr.json").write_text(json.dumps(metadata, separators=(",", ":")), encoding="utf-8")
         pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
         with zarr.config.set({"codec_pipeline.batch_size": _TOGETHER}):

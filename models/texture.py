@@ -22,6 +22,7 @@ from networks.grain import GrainMaker, Places
 from networks.losses import gradient_ratio, power_error
 from networks.views import resample_z, to_slices, xz_planes, yz_planes
 from utils.errors import UserError
+from utils.machine import lay_channels_last
 
 _AT_ONCE = 64  # rows in use that go through the 3-D network together
 _FAR = 2**31  # noise of a training is that of places drawn within
@@ -61,6 +62,7 @@ class Model(lateral.Model):
             raise UserError("teacher is not set: texture is added to what a lateral run gives; name it with --teacher RUN")
         self.G["net_t"] = self.G["net_g"].requires_grad_(False)
         self.G["net_g"] = GrainMaker(self.sections, s["input_nc"], s["grain_width"])
+        lay_channels_last(self.G["net_g"])  # a third less time in 32 bits, and less memory
         self.loss_weights = {"power": 1.0, "start": s["lbstart"]} if for_training else {}
 
     @property

@@ -52,11 +52,13 @@ _OF_DECODING: dict[str, tuple[str, Rule]] = {
 _USUAL: dict[str, Any] = {
     "axial_taps": [1.0],
     "background": False,
+    "dtype": "uint8",
     "kind": "codebook",
     "l1how": "max",
     "levels": 1,
     "model": "ae0iso0tccutvqq",
     "normalisation": "run",
+    "output_dtype": "uint8",
     "slice_translation_um": None,
     "slice_voxel_um": None,
     "slices": {"first": 0.0, "spacing": 1.0, "thinned": 1, "how": "pick", "first_kept": 0.0},

@@ -82,9 +82,7 @@ class LateralField(_OfSlices):
         super().__init__(run, source, dtype, options.batch, skip_empty=options.skip_empty)
         self._texture = options.texture
         if options.texture:
-            self.scratch = (
-                2.4  # what the 3-D network has freed is kept in pieces: 4.3 to 5.0 GB were measured where 4.9 are foreseen
-            )
+            self.scratch = 2.4  # freed memory is kept in pieces: 4.3 to 5.0 GB were measured where 4.7 are foreseen
         self.source, self.channels, factor = source, run.channels, run.factor
         self.shape, self.scale = (source.count * factor, *source.inner), (factor, LATENT_STRIDE, LATENT_STRIDE)
         sections, *pixels = run.model.restore_halo

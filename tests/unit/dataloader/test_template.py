@@ -51,7 +51,7 @@ def test_sections_that_lie_apart(repository, capsys):
     write()
     found = written(repository)
     assert (found["uprate"], found["cropsize"], found["nm"], found["dataset"]) == (4, 96, "11", "X")
-    assert found["crops_per_volume"] == 2000 and "axial_taps" not in found
+    assert found["crops_per_volume"] == 2000 and "axial_taps" not in found and (found["ngf"], found["fine_width"]) == (32, 8)
     settings = read_settings(["--jsn", "mine", "--prj", "first"], MODEL_OPTIONS, repository).settings
     assert settings["models"] == "lateral" and settings["uprate"] == 4
     said = refusal(capsys)
@@ -71,9 +71,11 @@ def test_the_command_line_wins_and_is_kept(repository):
 
 def test_for_a_gpu_the_steps_are_as_many_of_larger_batches(repository, capsys):
     place(repository, grey((16, 100, 120)), (1.0, 0.25, 0.25))
+    assert "settings of the lateral model, not of texture" in refusal(capsys, "--models", "texture", "--uprate", "4")
     write("--gpu")
     found = written(repository)
     assert (found["batch_size"], found["crops_per_volume"]) == (16, 500 * 16) and found["workers"] > 0
+    assert "ngf" not in found
     with pytest.raises(SystemExit):
         prepare.main(["check", "--jsn", "lateral", "--dataset", "X", "--gpu"])
     assert "give --write NAME" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def encoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], pl
     source, path = place.with_suffix(".tif"), place.with_suffix(".codes.zarr")
     if not source.exists():
         write_tiff(source, textured(given.texture, shape), shape=shape, dtype="uint16")
-    with spent(cpu, "coding", codes.store, "_fitted"), spent(cpu, "coding", codes.context_codec, "encoded_all"):
+    with spent(cpu, "coding", codes.store, "_fitted"), spent(cpu, "coding", codes.context_codec, "encoded"):
         store = encode(source, run, path, Options(normalise="volume"), overwrite=True)
     assert store is not None
     return lambda: {"codes": int(np.prod(store.shape)), "levels": store.about["levels"], "bytes": store.bytes_of()}
@@ -116,7 +116,7 @@ def decoded(given: argparse.Namespace, run: Any, shape: tuple[int, int, int], pl
 
     store = CodeStore.open(place.with_suffix(".codes.zarr"))
     output = Output(place.with_suffix(".ome.zarr"), overwrite=True)
-    with spent(cpu, "coding", codes.context_codec, "decoded_all"):
+    with spent(cpu, "coding", codes.context_codec, "decoded"):
         decode(store, run, grid=given.grid, output=output)
     return lambda: {"random_access": random_access(store, run, given.grid)}
 

@@ -54,17 +54,10 @@ class Model(lateral.Model):
     def restore(
         self, slices: Tensor, batch: int, parts: Parts = WHOLE, texture: float = 0.0, places: Places | None = None
     ) -> Tensor:
-        """Sections of volumes → the isotropic volumes.
+        """As :meth:`models.texture.Model.restore`.
 
-        Args:
-            slices: (B·n, C, X, Y), X and Y even.
-            batch: B.
-            parts: start and stop along X, Y and Z of what is wanted; the rest is only looked at.
-            texture: α in S + α·(X - S), where texture was trained: S is the volume of the lateral run, X what this model makes.
-            places: not needed.
-
-        Returns:
-            (B, C, part of X, part of Y, part of n·planes).
+        Where texture was trained it is α in S + α·(X - S): S is the volume of the lateral run, X what this model makes. There is
+        no noise, so ``places`` are not needed.
         """
         planes, pixels = self.G["net_g"].halo  # type: ignore[misc]
         wide, inner = self.widened(slices, batch, parts, (pixels, pixels, planes))

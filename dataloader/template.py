@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 
-STEPS = 500  # of an epoch: with 10 epochs the 5000 steps that docs/choosing-settings.md has measured
+STEPS = 500  # of an epoch: with 10 epochs the 5000 steps that docs/measurements.md has measured
 CPU = {"ngf": 32, "fine_width": 8}  # at equal minutes as good as the default or better, and enhances twice as fast
 GPU = {"batch_size": 16, "workers": 4}  # four times as many crops as that saw; not measured
 _SIDE = 128  # of a crop at most; 96 suffices for sections so close, and a step costs the same there

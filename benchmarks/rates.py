@@ -5,9 +5,10 @@ raw`` at every number of levels, ``--effort`` as of ``infer.py encode``; bytes o
 not decoded) stand beside JPEG2000,
 JPEG-XL, AVIF and zstd on coarser grey values, each one stream for all slices, at four rates and at those of the codes; no
 library here codes one frame by another (x265). The floor that no learned codec may fall below is no network at all:
-principal components of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged, their
-codes coded as those of a store are. PSNR over all pixels, peak 255, or of 16 bit the range of the slices. Every point is
-written as it is measured; a comparison that was interrupted goes on. Writes the JSON, a table and the curves beside it.
+principal components of blocks of 8x8 and 16x16 pixels and residual k-means, fitted on the slices that are not judged (or on
+other volumes, ``--fitted``; ``--stride 1`` judges all slices), their codes coded as those of a store are. PSNR over all pixels,
+peak 255, or of 16 bit the range of the slices. Every point is written as it is measured; a comparison that was interrupted goes
+on. Writes the JSON, a table and the curves beside it.
 """
 
 import json
@@ -30,6 +31,7 @@ RATES = (0.0625, 0.125, 0.25, 0.5)
 FITTED = 40_000  # blocks at most that the floor is fitted on
 FLOOR = ((16, 24), (8, 12))  # pixels along a side of a block, principal components
 LEVELS, CODES = (1, 2, 4), 256
+CHECKED = 20  # bytes of a chunk's checksum and place
 
 
 def main() -> None:
@@ -38,6 +40,7 @@ def main() -> None:
     add("--case", nargs="+", action="append", required=True, metavar="NAME VOLUME RUN", help="a volume and runs that code it")
     add("--rates", type=float, nargs="+", default=RATES, help="bits per pixel of the other codecs")
     add("--stride", type=int, default=16, metavar="N", help="slices from one that is judged to the next")
+    add("--fitted", type=Path, nargs="+", metavar="VOLUME", help="what the floor is fitted on, all cases alike")
     add("--effort", type=int, default=0, metavar="N", help="with which runs encode")
     add("--output", type=Path, default=RESULTS / "rates.json")
     given = parser.parse_args()
@@ -74,7 +77,7 @@ def judge(case: dict[str, Any], path: Path, runs: list[Path], given: Any, save: 
         if not any(point["codec"] == codec for point in points.values()):
             for levels, size, shown in of_run(run, judged, given.effort):
                 note(f"{codec}, {levels} level(s)", codec, size, shown)
-    rest = np.delete(volume, chosen, axis=0)
+    rest = [open_volume(other)[:] for other in given.fitted] if given.fitted else [np.delete(volume, chosen, axis=0)]
     for side, components in FLOOR:
         codec = f"PCA and k-means, {side}x{side}"
         if not any(point["codec"] == codec for point in points.values()):
@@ -118,14 +121,14 @@ def of_codec(name: str, rate: float, slices: np.ndarray) -> tuple[int, np.ndarra
         return (0, None) if coded is None else (coded.bytes, np.array(coded.decoded))
 
 
-def floor(fitted: np.ndarray, slices: np.ndarray, side: int, components: int) -> Iterator[tuple[int, int, np.ndarray]]:
+def floor(fitted: list[np.ndarray], slices: np.ndarray, side: int, components: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """As :func:`of_run`, of principal components and residual k-means."""
     import torch
 
     from taming.codebook import kmeans, nearest_code
 
     generator = np.random.default_rng(0)
-    rows = blocks(fitted, side)
+    rows = np.concatenate([blocks(volume, side) for volume in fitted])
     rows = rows[generator.permutation(len(rows))[:FITTED]]
     mean = rows.mean(0)
     axes = np.linalg.svd(rows - mean, full_matrices=False)[2][:components]
@@ -148,13 +151,14 @@ def coded_bytes(codes: np.ndarray, book: np.ndarray) -> int:
     """What the codes of a level take in a store, chunk by chunk, with the model."""
     from codes.context_codec import encoded
     from codes.context_model import ContextModel
-    from codes.store import CODED
+    from codes.store import CODED, FEW, UNIT
     from utils.boxes import boxes
 
     model = ContextModel.fit([codes], book, codes.size)
     if model is None:
         return math.ceil(codes.size * math.log2(len(book)) / 8)
-    return len(model.as_json()["numbers"]) + sum(len(encoded(codes[box], model)) + 20 for box in boxes(codes.shape, CODED))
+    chunks = [codes[box] for box in boxes(codes.shape, UNIT if codes.size <= FEW else CODED)]
+    return len(model.as_json()["numbers"]) + sum(len(stream) + CHECKED for stream in encoded(chunks, model))
 
 
 def blocks(slices: np.ndarray, side: int) -> np.ndarray:

@@ -27,8 +27,8 @@ NAME = "isoscopexx.context"
 _BITS = TOTAL.bit_length() - 1
 _LANES = 16
 _OF_A_LANE = 512  # codes at least, for its state of four bytes
-_BLOCKS = 1024  # that are coded at once, where all codes have one table
-_AT_ONCE = 64  # codes whose tables are made at once: larger ones leave the cache, and memory for them is asked for anew
+_BLOCKS = 1024  # that are coded at once
+_AT_ONCE = 128  # codes whose tables are made at once: larger ones leave the cache, and memory for them is asked for anew
 
 
 @lru_cache(maxsize=16)
@@ -51,23 +51,22 @@ def encoded(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -> list[
             raise ValueError(f"codes from {codes.min()} to {codes.max()} for a model of {model.codes}")
     filled = [tuple(int(places.max()) + 1 if len(places) else 0 for places in np.nonzero(codes)) for codes in blocks]
     streams = [np.array(sides, "<u2").tobytes() for sides in filled]
-    for sides, numbers in _alike(filled, model):
+    for sides, numbers in _alike(filled):
         parts = [blocks[n][tuple(slice(0, side) for side in sides)] for n in numbers]
         for n, stream in zip(numbers, _encoded_alike(parts, model), strict=True):
             streams[n] += stream
     return streams
 
 
-def _alike(filled: Sequence[tuple[int, ...]], model: ContextModel) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+def _alike(filled: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
     """The numbers of blocks that are filled alike, as many as are coded at once; none of those that are empty."""
     found: dict[tuple[int, ...], list[int]] = {}
     for n, sides in enumerate(filled):
         if all(sides):
             found.setdefault(sides, []).append(n)
     for sides, numbers in found.items():
-        most = _BLOCKS if model.alone is not None else max(1, _AT_ONCE // _lanes(math.prod(sides)))
-        for begin in range(0, len(numbers), most):
-            yield sides, numbers[begin : begin + most]
+        for begin in range(0, len(numbers), _BLOCKS):
+            yield sides, numbers[begin : begin + _BLOCKS]
 
 
 def _lanes(count: int) -> int:
@@ -124,7 +123,7 @@ def decoded(streams: Sequence[bytes], shape: tuple[int, int, int], model: Contex
         if len(sides) != 3 or any(side > most for side, most in zip(sides, shape, strict=True)):
             raise ValueError(f"a chunk of {sides} codes where {shape} fit")
     out = [np.zeros(shape, np.int64) for _ in streams]
-    for (d, h, w), numbers in _alike(filled, model):
+    for (d, h, w), numbers in _alike(filled):
         for n, codes in zip(numbers, _decoded_alike([streams[n][6:] for n in numbers], (d, h, w), model), strict=True):
             out[n][:d, :h, :w] = codes
     return out
@@ -169,12 +168,17 @@ def _found(
         length, end = model.alone
         code = end.searchsorted(slot, side="right")
         return code, length[code], end[code] - length[code]
-    frequency = model.frequencies(beside().reshape(-1, len(NEIGHBOURS))).ravel()
-    ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
-    rows = np.arange(slot.size).reshape(slot.shape)
-    found = ends.searchsorted((rows << _BITS) + slot, side="right")
-    length = frequency[found].astype(np.int64)
-    return found - rows * model.codes, length, ends[found] - length - (rows << _BITS)
+    context, slots = beside().reshape(-1, len(NEIGHBOURS)), slot.ravel()
+    code, length, begin = (np.empty_like(slots) for _ in range(3))
+    for n in range(0, len(slots), _AT_ONCE):
+        part = slice(n, n + _AT_ONCE)
+        frequency = model.frequencies(context[part]).ravel()
+        ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
+        rows = np.arange(len(ends) // model.codes)
+        found = ends.searchsorted((rows << _BITS) + slots[part], side="right")
+        code[part], length[part] = found - rows * model.codes, frequency[found]
+        begin[part] = ends[found] - length[part] - (rows << _BITS)
+    return code.reshape(slot.shape), length.reshape(slot.shape), begin.reshape(slot.shape)
 
 
 @dataclass(frozen=True)

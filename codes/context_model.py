@@ -65,7 +65,8 @@ class ContextModel:
         np.matmul(vectors[context].reshape(len(context), -1), matrices, out=predicted[:, :-1])
         score = predicted @ scores  # in 4096ths; rounded down together with what follows
         best = np.floor(score.max(1, keepdims=True)) + (1 - 2.0**-_SHIFT)
-        weight = weights.take((best - score).astype(np.intp), mode="clip", out=score)
+        np.subtract(best, score, out=score)
+        weight = weights.take(score.astype(np.intp), mode="clip", out=score)
         weight /= weight.sum(1, keepdims=True) / (TOTAL - self.codes)
         frequency = weight.astype(np.int32)
         frequency += 1

@@ -56,12 +56,13 @@ def searched(model: Any, slices: Tensor, visible: Tensor, sweeps: int) -> Tensor
     share = _sum(visible, side, side).div(side**2).clamp_min(LEAST_SEEN)  # of a block; so much less does a move matter
     places = ((columns + SHIFT * rows[:, None]) % APART).expand(before.shape)
     for number in range(APART * sweeps):
+        if number:
+            before, gradient = judged(vectors)
         better = quantizer.nearest(vectors - gradient / (bend * share[:, None]))
         tried = torch.where(_of_levels(places == number % APART, codes), better, codes)
         worse = around(errors_of(quantizer.lookup(tried))) > before
         codes = torch.where(_of_levels(worse, codes), codes, tried)
         vectors = quantizer.lookup(codes)
-        before, gradient = judged(vectors)
     return codes
 
 

@@ -30,6 +30,7 @@ from utils.boxes import Box, extent, voxels_of
 from utils.errors import UserError
 from utils.far import LINK, FarPath, write_link
 from utils.files import writing
+from utils.places import require_folder_name
 from volumes.volume import Triple, Volume
 from writing.target_plan import free_space
 from writing.write import write_tiff
@@ -71,6 +72,8 @@ class Plan:
         names, wanted = self.directions, self.normalisation
         if not all(names) or len(set(names)) < len(names):
             raise UserError(f"direction={'_'.join(names)} must be different folder names joined by single _, such as x3d0 or a_b")
+        for name in names:
+            require_folder_name("direction", name)
         changes = {"patch": self.lattice.patch, "step": self.lattice.step, "min_mean": self.min_mean}
         changes |= {"threshold": wanted.threshold, "percentile": wanted.percentile, "normalise": wanted.kind}
         changes |= {"thick": None if self.thick == "z" else self.thick}

@@ -55,6 +55,8 @@ def _check_folders(s: Settings) -> None:
     folders, two_channels = s["direction"].split("_"), s.get("tc", False)
     if not all(folders):
         raise UserError(f"direction={s['direction']} must be folder names joined by single _, such as x3d0 or a_b")
+    for name in folders:
+        require_folder_name("direction", name)
     if two_channels and len(folders) != 2:
         raise UserError(f"tc needs two folders, one per channel; direction={s['direction']} names {len(folders)}; try x3d0_x3d1")
     if len(folders) > (2 if "tc" in s else 1):

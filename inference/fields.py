@@ -63,13 +63,11 @@ class Field(ABC):
         """The tiles, as plain JSON for the metadata."""
 
     def to_grey(self, values: Tensor) -> Tensor:
-        """The network's values (C, ...) → grey values of the field's dtype, rounded and clipped where it is an integer."""
-        last = len(self.intensities) - 1
+        """The network's values (C, ...) → grey values of the field's dtype, clipped to it, and rounded where it is an integer."""
+        last, dtype = len(self.intensities) - 1, getattr(torch, self.dtype.name)
         grey = torch.stack([self.intensities[min(c, last)].to_grey(v) for c, v in enumerate(values.float())])
-        if self.dtype.kind in "ui":
-            limits = np.iinfo(self.dtype)
-            grey = grey.round().clamp(float(limits.min), float(limits.max))
-        return grey.to(getattr(torch, self.dtype.name))
+        limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+        return (grey if dtype.is_floating_point else grey.round()).clamp(limits.min, limits.max).to(dtype)
 
 
 class TurnedField(Field):

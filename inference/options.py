@@ -1,5 +1,6 @@
 """How a run is applied, as the command line or a caller wants it."""
 
+import math
 from dataclasses import dataclass
 
 from utils.axes import SEEN_ALONG
@@ -32,8 +33,8 @@ class Options:
         texture: share of what a run of the texture model adds to its deterministic volume, 0 to 1.
 
     Raises:
-        UserError: ``thick`` is no axis, ``dsp``, ``batch`` or ``effort`` no count, ``tile`` no multiple of 8, ``texture`` not
-            a share.
+        UserError: ``region`` is no box, ``voxel_um`` no size, ``thick`` no axis, ``dsp``, ``batch`` or ``effort`` no count,
+            ``tile`` no multiple of 8, ``texture`` not a share.
     """
 
     normalise: str = "run"
@@ -53,6 +54,10 @@ class Options:
     texture: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.region is not None and [type(side) for side in self.region] != [slice] * 3:
+            raise UserError(f"region {self.region} must be three slices (z, y, x), such as (slice(0, 128),) + (slice(None),) * 2")
+        if self.voxel_um is not None and not all(0 < size < math.inf for size in self.voxel_um):
+            raise UserError(f"voxel_um {self.voxel_um}: sizes (z, y, x) in µm must be positive")
         if self.thick not in (None, *SEEN_ALONG):
             raise UserError(f"--thick {self.thick} is no axis; choose one of {', '.join(SEEN_ALONG)}")
         for name, count, least in (("dsp", self.dsp, 1), ("batch", self.batch, 1), ("effort", self.effort, 0)):

@@ -240,10 +240,10 @@ def _thick_axis(run: Run, options: Options) -> str:
 
 def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
     """One volume per channel of the run, all of one shape."""
-    several = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.ndim == 4)
-    channels: Sequence[Any] = given if several else [given]  # type: ignore[assignment]
-    opened = [open_volume(one) if isinstance(one, (str, Path)) else one for one in channels]
-    volumes = tuple(ArrayVolume(one) if isinstance(one, np.ndarray) else one for one in opened)
+    several = isinstance(given, (list, tuple)) or getattr(given, "ndim", 3) == 4
+    channels: Sequence[Any] = list(given) if several else [given]  # type: ignore[arg-type]
+    opened = (open_volume(one) if isinstance(one, (str, Path)) else one for one in channels)
+    volumes = tuple(one if isinstance(one, Volume) else ArrayVolume(one) for one in opened)
     if len(volumes) != run.channels:
         raise UserError(
             f"{run.name} reads {run.channels} channel(s), the input has {len(volumes)}; "

@@ -72,6 +72,8 @@ class Job:
     ) -> Job:
         """A job from the place of the encoded slices: that of the isotropic planes follows (DECISIONS §2)."""
         region = region_within(options.region, [(0, size) for size in field.shape], "the output has voxels")
+        if options.dtype is not None:
+            _warn_of_clipping(field)
         attributes = {
             **run.record_of_outputs,
             "precision": run.engine.precision,
@@ -104,6 +106,18 @@ class Job:
         voxel, place = (known and exchanged(known, thick) for known in (self.voxel_um, self.translation_um))
         field, region = TurnedField(self.field, thick), exchanged(self.region, thick)
         return replace(self, field=field, region=region, voxel_um=voxel, translation_um=place)
+
+
+def _warn_of_clipping(field: Field) -> None:
+    """Says that the dtype asked for does not hold all grey values of an output: they are not scaled to it."""
+    limits = np.finfo(field.dtype) if field.dtype.kind == "f" else np.iinfo(field.dtype)
+    least, most = float(limits.min), float(limits.max)
+    for low, high in dict.fromkeys(intensity.ends for intensity in field.intensities):
+        if low < least - 0.5 or high > most + 0.5:
+            log.warning(
+                "--dtype %s holds %g to %g, and the output has grey values from %.6g to %.6g: what lies beyond becomes constant",
+                *(field.dtype.name, least, most, low, high),
+            )
 
 
 def place_of(run: Run, slices: Mapping[str, Any], region: Box, *, raw: bool) -> dict[str, list[float]]:

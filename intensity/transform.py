@@ -170,10 +170,16 @@ class Intensity:
         return values
 
     @property
-    def width(self) -> float:
-        """Grey values from background to the brightest that the network knows: the range that consistency's PSNR refers to."""
+    def ends(self) -> tuple[float, float]:
+        """Grey values of background, and of the brightest that the network knows."""
         low, high = self.to_grey(np.array([self.floor, 1.0]))
-        return float(high - low)
+        return float(low), float(high)
+
+    @property
+    def width(self) -> float:
+        """From one of these ends to the other: the range that consistency's PSNR refers to."""
+        low, high = self.ends
+        return high - low
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON from which :meth:`from_json` makes an equal one."""

@@ -139,17 +139,24 @@ def seen_along(volume: Volume, thick: str) -> Volume:
 
 
 class ArrayVolume(Volume):
-    """A volume that is already in memory: array of shape (Z, Y, X)."""
+    """An array of shape (Z, Y, X): numpy's, or one that becomes numpy's as it is read (zarr, h5py, dask).
 
-    def __init__(self, array: np.ndarray, path: Path | str = "<array>", voxel_um: Triple | None = None):
-        if array.ndim != 3:
-            raise ValueError(f"a volume has three axes (Z, Y, X), not shape {array.shape}")
-        self.path, self.array = Path(path), array
-        self.shape = (array.shape[0], array.shape[1], array.shape[2])
+    A UserError: it is none, has other axes or no voxel, or its values are no real numbers.
+    """
+
+    def __init__(self, array: Any, path: Path | str = "<array>", voxel_um: Triple | None = None):
+        if not hasattr(array, "__array__"):
+            raise UserError(f"a volume is an array, a path or a Volume, not a {type(array).__name__}")
+        array = array if isinstance(getattr(array, "dtype", None), np.dtype) else np.asarray(array)  # such as torch's
+        if array.ndim != 3 or 0 in array.shape:
+            raise UserError(f"{path}: a volume has three axes (Z, Y, X), none of them empty, not the shape {tuple(array.shape)}")
+        if array.dtype.kind not in "buif":
+            raise UserError(f"{path}: values of type {array.dtype} are no grey values")
+        self.path, self.array, self.shape = Path(path), array, as_sides(array.shape)
         self.dtype, self.voxel_um = array.dtype, voxel_um
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
-        return self.array[planes.start : planes.stop : planes.step, rows, columns]
+        return np.asarray(self.array[planes.start : planes.stop : planes.step, rows, columns])
 
 
 def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:

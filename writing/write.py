@@ -42,7 +42,7 @@ def write_tiff(
 ) -> None:
     """Write a volume as a TIFF file that appears only when it is complete.
 
-    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes or more; below 4 GB),
+    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes and columns or more; below 4 GB),
     else, and for names ending in ``.ome.tif``, an OME-TIFF (BigTIFF above 4 GB).
 
     Args:
@@ -63,7 +63,8 @@ def write_tiff(
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")
     kind, large = np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize >= _CLASSIC_LIMIT
-    if not file.name.lower().endswith((".ome.tif", ".ome.tiff")) and shape[0] > 1 and kind.name in _IMAGEJ_DTYPES and not large:
+    named, held = file.name.lower().endswith((".ome.tif", ".ome.tiff")), kind.name in _IMAGEJ_DTYPES and not large
+    if held and not named and shape[0] > 1 and shape[2] > 1:  # a single column is taken for samples by tifffile
         described: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZYX"}}
         if voxel_um is not None:
             described["resolution"] = (1 / voxel_um[2], 1 / voxel_um[1])

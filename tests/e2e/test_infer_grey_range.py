@@ -56,6 +56,19 @@ def test_values_like_those_of_the_training_pass(run, tmp_path, caplog):
     assert "little of that range" in caplog.text
 
 
+def test_values_that_the_dtype_asked_for_does_not_hold(run, caplog):
+    opened = Run.load(run)
+    assert enhance(LIKE, opened, Options(dtype="uint8")).max() == 255
+    assert "--dtype uint8 holds 0 to 255, and the output has grey values from 971 to 32667" in caplog.text
+    caplog.clear()
+    bright = LIKE.astype(np.float32) * 8
+    assert np.isfinite(enhance(bright, opened, Options(dtype="float16", normalise="volume"))).all()
+    assert "--dtype float16 holds -65504 to 65504" in caplog.text
+    caplog.clear()
+    enhance(LIKE, opened, Options(dtype="float32"))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("kind", ["vq", "lateral"])
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
 def test_values_of_another_scale_that_lie_within_the_range_stop_the_command(kind, dtype, tmp_path):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -127,6 +128,36 @@ def test_wrong_number_of_channels(run, tmp_path):
     refused("choose one", *base, "--input", tmp_path / "two.ome.tif")
     with pytest.raises(UserError, match="reads 1 channel"):
         enhance(run, np.zeros((2, 3, 16, 16), np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (np.zeros((16, 16), np.uint16), r"three axes \(Z, Y, X\), none of them empty, not the shape \(16, 16\)"),
+        (np.zeros((0, 16, 16), np.uint16), r"not the shape \(0, 16, 16\)"),
+        (np.zeros((3, 16, 16), complex), "complex128 are no grey values"),
+        (None, "an array, a path or a Volume, not a NoneType"),
+    ],
+)
+def test_what_is_no_volume(opened, given, match):
+    with pytest.raises(UserError, match=match):
+        enhance(given, opened)
+
+
+@pytest.mark.parametrize("option", [{"region": (0, 0, 0)}, {"region": (slice(0, 3),) * 2}, {"voxel_um": (1, 0.1, float("nan"))}])
+def test_options_that_are_none(option):
+    with pytest.raises(UserError, match=r"must be three slices|must be positive"):
+        Options(**option)
+
+
+def test_arrays_that_lie_elsewhere(opened, tmp_path):
+    values, shape = grey((2, 16, 24)), {"shape": (2, 16, 24), "dtype": "uint16"}
+    stored = zarr.create_array({}, chunks=(1, 16, 24), **shape)
+    stored[:] = values
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["v"] = values
+        for given in (stored, file["v"], torch.from_numpy(values.astype(np.int16))):
+            np.testing.assert_array_equal(enhance(given, opened), enhance(values, opened))
 
 
 def test_a_run_without_its_grey_values(tmp_path, volume):

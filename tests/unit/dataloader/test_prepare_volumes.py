@@ -288,6 +288,7 @@ def test_memory_does_not_grow_with_the_volume(tmp_path, monkeypatch):
         (["--input", "a/scan 0.tif", "--patch", "8", "32", "8", "--val", "0.1"], "is too small to be split"),
         (["--input", "a", "--patch", "5", "8", "8", "--min_mean", "1e5"], "all 120 patches have a mean grey value below"),
         (["--input", "a", "--val", "1"], "val=1 must be a fraction"),
+        (["--input", "a", "--direction", "../x"], "direction=../x must be the name of a folder inside"),
         (["--input", "a", "--percentile", "5", "1"], "must be LOW < HIGH within 0 to 100"),
         (["--input", "a", "--threshold", "5", "1"], "LOW must be less than HIGH"),
         (["--input", "a", "--link", "--patch", "4", "8", "8", "--normalise", "11"], "leave out --patch, --normalise"),

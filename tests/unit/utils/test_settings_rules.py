@@ -76,6 +76,7 @@ def test_geometry_of_the_models():
         (VQ, {"input_nc": 2, "output_nc": 2}, r"without tc .*both must be 1; .*, or --tc"),
         (VQ, {"direction": "a_b_c"}, r"direction=a_b_c names 3 folders, but ae0iso0tccutvqq uses at most two"),
         (ISOREF, {"direction": "a_b"}, r"direction=a_b names 2 folders, but IsoREF uses one folder"),
+        (VQ, {"direction": "../a_b"}, r"direction=\.\./a must be the name of a folder inside"),
         (VQ, {"direction": "a__b"}, r"direction=a__b must be folder names joined by single _"),
         (
             SSIM,

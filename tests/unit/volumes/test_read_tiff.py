@@ -142,6 +142,15 @@ def test_dtypes_are_kept(dtype, tmp_path):
     np.testing.assert_array_equal(volume[:], values)
 
 
+@pytest.mark.parametrize("shape", [(5, 7, 1), (5, 1, 7), (5, 1, 1), (1, 7, 1)])
+def test_single_rows_and_columns_come_back(shape, tmp_path):
+    values = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    write_tiff(tmp_path / "v.tif", values, voxel_um=(1.0, 0.25, 0.25))
+    volume = open_volume(tmp_path / "v.tif")
+    assert volume.shape == shape and volume.voxel_um == (1.0, 0.25, 0.25)
+    np.testing.assert_array_equal(volume[:], values)
+
+
 def test_a_binary_volume_is_uint8(tmp_path):
     values = np.random.default_rng(0).random((3, 5, 9)) > 0.5
     tifffile.imwrite(tmp_path / "v.tif", values)

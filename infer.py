@@ -234,5 +234,6 @@ if __name__ == "__main__":
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[Messages(sys.stderr if "--json" in sys.argv else sys.stdout)]
     )
-    with reported(debug="--debug" in sys.argv):
+    goes_on = sys.argv[1:2] in (["enhance"], ["encode"], ["decode"])
+    with reported(debug="--debug" in sys.argv, again="; the same command goes on where it was" if goes_on else ""):
         main(sys.argv[1:])

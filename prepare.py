@@ -147,10 +147,9 @@ def volumes(options: argparse.Namespace) -> None:
         log.info(line)
     nm = "11" if kind in ("00", "01") else "00"
     words = ("--dataset", options.dataset, "--direction", options.direction)
-    log.info(
-        "train with %s --nm %s; what suits it is found, and written as env/jsn/%s.json, by", " ".join(words), nm, options.dataset
-    )
+    log.info("to see whether they are sound, and write what suits them as env/jsn/%s.json:", options.dataset)
     log.info("  %s", command("prepare", "check", "--jsn", "lateral", *words, "--write", options.dataset))
+    log.info("(other experiments train on them with %s --nm %s)", " ".join(words), nm)
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -177,6 +176,7 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     own = {name: settings[name] for name in experiment.given if name not in ("jsn", "prj")}
     if written and files:
         typed = {name: value for name, value in own.items() if experiment.given[name] == COMMAND_LINE}
+        log.info("counting what a training takes …")
         own |= template(read_mapping(place / "check.json", "result of a check"), settings, typed, options.gpu)
         for line in training_needs(experiment, {**settings, **own}, files, problems):
             log.info(line)
@@ -188,11 +188,12 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
         write_json(written, {"train": own})
         log.info("written: %s. Go on with", written)
         log.info("  %s", command("train", "--jsn", options.write, "--prj", "first"))
-        log.info(
-            "it takes a section for %s: where that is not so, check again with --overwrite --axial_sampling %s%s",
-            *(("one plane", "mean") if settings["axial_sampling"] == "pick" else ("the mean of its planes", "pick")),
-            ", which also changes the blur that is left (axial_taps)" if "axial_taps" in own else "",
-        )
+        if own.get("uprate") != 1:  # sections as close as pixels stand for themselves
+            log.info(
+                "it takes a section for %s: where that is not so, check again with --overwrite --axial_sampling %s%s",
+                *(("one plane", "mean") if settings["axial_sampling"] == "pick" else ("the mean of its planes", "pick")),
+                ", which also changes the blur that is left (axial_taps)" if "axial_taps" in own else "",
+            )
 
 
 def new_experiment(name: str, overwrite: bool) -> Path:

@@ -17,7 +17,7 @@ python=$venv/bin/python
 stamp=$venv/installed
 
 set_up() {
-    local base
+    local base quietly=
     for base in python3 python3.13 python3.12 python3.11 none; do
         "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break
     done
@@ -26,18 +26,23 @@ set_up() {
         exit 2
     fi
     # A half-made or outdated .venv (no python3-venv, another Python since) is made anew, and installed into again.
-    if ! "$python" -m pip --version >/dev/null 2>&1; then
+    if ! "$python" -c "import pip" >/dev/null 2>&1; then
         "$base" -m venv --clear "$venv" || {
             echo "error: $base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
             exit 2
         }
     fi
     [ "$cpu" = no ] || touch "$venv/cpu"
-    if ! cmp -s <(wanted) "$stamp"; then
-        echo "Installing into $venv (several GB; once) …"
+    if [ "$(wanted)" != "$(cat "$stamp" 2>/dev/null)" ]; then
+        if [ -e "$stamp" ]; then
+            quietly=yes
+            echo "What the checkout needs has changed: bringing $venv up to date (a minute or more) …"
+        else
+            echo "Installing into $venv (several GB; once) …"
+        fi
         wanted > "$venv/wanted"
         sed '1,/^# constraints$/d' "$venv/wanted" > "$venv/constraints.txt"
-        "$python" -m pip install --constraint "$venv/constraints.txt" --editable '.[test]' || {
+        "$python" -m pip install ${quietly:+--quiet} --constraint "$venv/constraints.txt" --editable '.[test]' || {
             [ ! -e "$venv/cpu" ] || no_cpu_build
             exit 2
         }
@@ -63,22 +68,34 @@ no_cpu_build() {
 }
 
 quickstart() {
-    local data=data/phantom run=logs/phantom/quickstart volume=x3d0/phantom_004.tif code=0 resume=()
-    [ ! -e "$run/checkpoints/last.ckpt" ] || [ "${1:-}" = --overwrite ] || resume=(--resume)
+    local data=data/phantom run=logs/phantom/quickstart volume=x3d0/phantom_004.tif code=0 resume=
+    [ ! -e "$run/checkpoints/last.ckpt" ] || [ "${1:-}" = --overwrite ] || resume=yes
+    echo "1 of 4: a phantom, whose truth is known (prepare.py)"
     "$python" prepare.py phantom --data_root data
-    "$python" train.py --jsn quickstart --prj quickstart --logs logs --data_root data "${resume[@]}" "$@" || code=$?
+    echo "2 of 4: a training on its sections (train.py); loading PyTorch …"
+    "$python" train.py --jsn quickstart --prj quickstart --logs logs --data_root data ${resume:+--resume} "$@" || code=$?
     if [ "$code" = 130 ] || [ "$code" = 75 ]; then
-        echo "Stopped before the end of the training; ./run.sh goes on from here." >&2
-    elif [ "$code" != 0 ] && [ -n "${resume[*]}" ]; then
+        echo "To finish the quickstart type ./run.sh again; it goes on from here." >&2
+    elif [ "$code" != 0 ] && [ -n "$resume" ]; then
         echo "To begin again: ./run.sh quickstart --overwrite (the run that is there is set aside)." >&2
     fi
     [ "$code" = 0 ] || exit "$code"
+    echo "3 of 4: a phantom that it has not seen is made isotropic (infer.py)"
     "$python" infer.py enhance --run "$run" --input "$data/val/$volume" --output "$run/enhanced.ome.tif" --overwrite
+    echo "4 of 4: how good is it? (evaluate.py)"
     "$python" evaluate.py --reconstruction "$run/enhanced.ome.tif" --truth "$data/truth/$volume" \
         --input "$data/val/$volume" --input-position average --factor 8 --output "$run/report" --overwrite
-    echo "The run, its pictures and TensorBoard logs: $PWD/$run ('$(cd "$venv" && pwd)/bin/tensorboard' --logdir '$PWD/logs/phantom')"
-    echo "A phantom made isotropic: $PWD/$run/enhanced.ome.tif; how good it is: $PWD/$run/report/report.html"
-    echo "Look at both: ./run.sh infer view $data/val/$volume $run/enhanced.ome.tif. Your own volumes: README.md, 'Your own volumes'"
+    cat << END
+
+Done. In $PWD/$run lie
+  report/report.html   how good it is; open it in a browser
+  enhanced.ome.tif     the phantom made isotropic
+  pictures             how it looked while it learnt
+To go on:
+  ./run.sh infer view $data/val/$volume $run/enhanced.ome.tif   # sections and volume, in the browser
+  $venv/bin/tensorboard --logdir logs/phantom   # curves
+  your own volumes: README.md, "Your own volumes"
+END
 }
 
 lint() {

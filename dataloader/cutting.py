@@ -87,7 +87,7 @@ def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, B
             return (train[0], train[1], train[2]), (val[0], val[1], val[2])
     raise UserError(
         f"{volume.path} of (Z, Y, X) = {volume.shape} is too small to be split: a part takes a patch, or {LEAST} rows or planes "
-        "of a whole volume; give a smaller --patch, several volumes, or --val 0"
+        "of a whole volume; give several volumes, a smaller --patch, or --val 0"
     )
 
 

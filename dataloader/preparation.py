@@ -144,7 +144,7 @@ def _split(plan: Plan, sources: list[Source]) -> list[str]:
         except UserError as error:
             if plan.fraction is not None:
                 raise
-            notes.append(f"no validation data (a training does without, but shows no curve of it): {error}")
+            notes.append(f"no validation data, which a training does without: {error}")
     for source in sources:
         if not all(plan.lattice.voxels(part) for part in source.parts.values()):
             volume = source.volumes[0]

@@ -22,7 +22,7 @@ from utils.spectra import SIGNAL, Anisotropy, anisotropy
 from volumes.open import open_volume
 from volumes.volume import Triple, Volume
 
-SATURATED = 1e-3  # share of voxels at the largest value that is reported
+SATURATED = 2e-3  # share of voxels at the largest value that is reported; prepare.py --percentile 0.1 99.9 makes half of it
 HOT = 2.0  # times the 99.9 percentile's distance from the lowest value: a maximum beyond it is an outlier
 _READ = 2**31  # voxels of a file that are looked at; of larger files every n-th block
 _SAMPLE = 2**20  # values from which percentiles are taken
@@ -101,10 +101,15 @@ class Surveyed:
             found.append(f"{100 * self.saturated:.2g} % of the voxels have the largest value {self.high:g}: saturated or clipped")
         low, _, high = self.percentiles
         if self.high - self.low > HOT * (high - low):
+            mapped = -1 <= self.low and self.high <= 1
+            remedy = (
+                "make the files again with prepare.py volumes … --percentile 0.1 99.9 --overwrite"
+                if mapped
+                else "add --nm_clip 0.1 99.9"
+            )
             found.append(
-                f"values reach from {self.low:g} to {self.high:g}, but 99.8 % lie within {low:g} to {high:g}, squeezed by "
-                "such outliers: use --nm_clip 0.1 99.9 under nm 01 and 11; files that prepare.py has mapped (nm 00) are made "
-                "again with --percentile 0.1 99.9 --overwrite"
+                f"a few voxels squeeze all others: values reach from {self.low:g} to {self.high:g}, 99.8 % of them from "
+                f"{low:g} to {high:g}; {remedy}"
             )
         return found
 

@@ -154,7 +154,7 @@ def write(job: Job, output: Output) -> None:
         log.info(require_room(output.path, shape, field.dtype, field.channels))
     said = require_memory(computing)
     if said and processes.rank == 0:
-        log.info("computing it takes %s", said)
+        log.info("memory: %s", said)
     plan = plan_target(
         output.path,
         shape=shape,
@@ -210,10 +210,11 @@ def _dry_run(job: Job, path: Path) -> None:
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     size = as_size(voxels * field.channels * field.dtype.itemsize)
     log.info("%s: %s voxels (z, y, x) of %s, %s before compression", path, filed, field.dtype, size)
-    log.info("%d tiles of %s voxels, up to %d at once", len(boxes(shape, tile)), tuple(tile), math.prod(field.block))
+    log.info("tiles of %s voxels: %d, up to %d at once", tuple(tile), len(boxes(shape, tile)), math.prod(field.block))
     log.info(room)
-    log.info("memory so far: %s; foreseen: %s", peak_memory(), foreseen or "as the GPU has it")
-    log.info("computing them takes about %.2g minutes for one process, if all take as long as those in the middle", minutes)
+    log.info("memory: %s so far; %s", peak_memory(), foreseen or "as much of the GPU's as there is")
+    time_of_all = f"{60 * minutes:.2g} seconds" if minutes < 2 else f"{minutes:.2g} minutes"
+    log.info("time: about %s for one process, if all tiles take as long as those in the middle", time_of_all)
 
 
 def write_consistency(

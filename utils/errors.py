@@ -56,14 +56,14 @@ def is_full(error: OSError) -> bool:
 
 
 @contextmanager
-def reported(debug: bool) -> Iterator[None]:
+def reported(debug: bool, again: str = "") -> Iterator[None]:
     """Ends the program with the message of a UserError and code 2, after Ctrl-C with 130, after a scheduler's signal with 75.
 
-    debug: with the traceback. What packages warn of is logged.
+    debug: with the traceback. again: what running the command again would do. What packages warn of is logged.
     """
     logging.captureWarnings(True)
     try:
-        with _giving_way():
+        with _giving_way(again):
             yield
     except UserError as error:
         if debug or error.shows_traceback:
@@ -82,16 +82,16 @@ def reported(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug:
             raise
-        sys.stderr.write("stopped by Ctrl-C\n")
+        sys.stderr.write(f"stopped by Ctrl-C{again}\n")
         sys.exit(CTRL_C)
 
 
 @contextmanager
-def _giving_way() -> Iterator[None]:
+def _giving_way(again: str) -> Iterator[None]:
     """A scheduler's signal ends the program as Ctrl-C does: what is half-written is removed, what is kept is kept."""
 
     def leave(number: int, frame: object) -> NoReturn:
-        sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
+        sys.stderr.write(f"stopped by {signal.Signals(number).name}{again}\n")
         sys.exit(TRY_AGAIN)
 
     mine = threading.current_thread() is threading.main_thread()  # no other thread hears signals

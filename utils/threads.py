@@ -84,5 +84,7 @@ class Threads:
         elif free >= self.now + _SPARE:
             wanted = min(self.most, int(free + 1 - _SPARE))
         if wanted < self.now == self.most:
-            log.info("other programs use the processors: computing with %d of %d threads, for as long", wanted, self.most)
+            log.info(
+                "other programs are using the processors: computing with %d of %d threads until they are free", wanted, self.most
+            )
         self.now = wanted

@@ -191,7 +191,8 @@ def write(job: Job, output: Output) -> None:
     target.finish(rank=processes.rank, world=processes.world, barrier=processes.wait, extra=extra)
     if processes.rank == 0:
         rate = voxels / seconds / 1e6 if voxels else 0.0
-        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s, %d background tiles filled", output.path, shape, rate, background)
+        filled = f", {background} tiles of background filled" if background else ""
+        log.info("%s: %s voxels (z, y, x), %.3g Mvoxel/s%s", output.path, shape, rate, filled)
         for line in (*said_of_place(job.attributes), *said_of_seams(seams)):
             log.info(line)
 

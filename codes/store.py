@@ -383,7 +383,8 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
         (folder / "zarr.json").write_text(json.dumps(metadata, separators=(",", ":")), encoding="utf-8")
         pieces = parts(tuple(slice(0, size) for size in codes.shape), shard)
         with zarr.config.set({"codec_pipeline.batch_size": _TOGETHER}):
-            for box in tqdm(pieces, desc=printable(f"{folder.parent.name}: {folder.name}"), unit="shard", leave=False):
+            title = printable(f"{folder.parent.name.removesuffix(PARTIAL)}: {folder.name}")
+            for box in tqdm(pieces, desc=title, unit="shard", leave=False, delay=1):
                 coded[box] = codes.read(box)
 
 

@@ -176,9 +176,8 @@ def _of_store(path: Path, run: Path | None, options: Options, engine: Engine | N
     counted = Place(place["step"], place["origin"])
     for channel in range(made.channels):
         grey = made.intensities[min(channel, len(made.intensities) - 1)]
-        low, high = grey.to_grey(np.array([grey.floor, 1.0])).tolist()
         title, read = f"{name} decoded{_number(channel, made.channels)}", partial(_decoded, made, channel)
-        yield Layer(title, "grey", made.shape, made.dtype, read, um, counted, (low, high), computed=True, **shared)
+        yield Layer(title, "grey", made.shape, made.dtype, read, um, counted, grey.ends, computed=True, **shared)
     side, slices = about["lattice"].get("stride", LATENT_STRIDE), about.get("slices", {"first": 0.0, "spacing": 1.0})
     um = um and _of_codes(about["slice_voxel_um"], about["slice_translation_um"], side)
     counted = _of_codes((slices["spacing"], 1.0, 1.0), (slices["first"], 0.0, 0.0), side)

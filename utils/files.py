@@ -262,7 +262,7 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
         UserError: the file cannot be read or is no object with text keys, or a key is given twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark of its encoding
         if path.suffix in (".yaml", ".yml"):
             found = yaml.load(text, _Loader)
         else:

@@ -41,6 +41,13 @@ def test_unreadable_experiments_are_named(tmp_path, name, text, message):
         read(repository)
 
 
+def test_a_mark_of_its_encoding_is_no_part_of_a_file(tmp_path):
+    repository = make_repository(tmp_path)
+    file, before = repository / "env" / "jsn" / "x.json", read(repository).settings
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert read(repository).settings == before
+
+
 def test_missing_experiment_lists_the_others(tmp_path):
     with pytest.raises(UserError, match=r"no experiment xx: expected env/jsn/xx.json .*did you mean x\? Experiments: x"):
         read(make_repository(tmp_path), "--jsn", "xx")

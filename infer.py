@@ -205,7 +205,7 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
     suffix = ".codes.zarr" if given.command == "encode" else given.format
     which = {"channel": given.channel, "time": given.time, "scene": given.scene, "level": given.level}
     found = inputs_and_outputs(run.channels, given.input, given.output, suffix, **which)
-    work = [(volumes, replace(output, path=path)) for volumes, path in found]
+    work = [(volumes, replace(output, path=path, among=len(found) > 1)) for volumes, path in found]
     refuse_inputs([to for _, to in work], run.path, [volume for volumes, _ in work for volume in volumes])
     for volumes, to in work:
         if given.command == "enhance":

@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.machine import Engine
 from volumes.open import open_volume
 from volumes.volume import seen_along, triple
-from writing.outputs import Output, refuse_inputs
+from writing.outputs import Output, refuse_inputs, says
 from writing.target_plan import refuse_existing, room_for
 
 log = logging.getLogger("isoscope")
@@ -83,7 +83,7 @@ def enhance(
         if output is None:
             return compute(job, progress)
         refuse_inputs([output], run.path, source.volumes)
-        if output.dry_run or output.files == [output.path]:
+        if output.dry_run or (output.files == [output.path] and not output.among):
             write(job, output)
         else:
             _write_all(run, source, options, job, output)
@@ -158,7 +158,7 @@ def encode(
     target = output if isinstance(output, Output) else Output(Path(output), overwrite=overwrite)
     if target.path.suffix != ".zarr":
         raise UserError(f"{target.path}: codes are written as {SUFFIX}; choose that ending")
-    refuse_existing(target.path, target.overwrite)
+    refuse_existing(target.path, target.overwrite or target.among)
     if run.restores:
         raise UserError(f"{run.name} is of {run.settings['models']}, which makes no codes; use enhance")
     if run.model.from_encoder:
@@ -195,6 +195,9 @@ def encode(
             **_thick(source),
             **({"effort": options.effort} if options.effort else {}),
         }
+        if target.among and not target.overwrite and target.path.exists() and says(CodeStore.open(target.path).about, about):
+            log.info("%s is finished; going on with the rest", target.path)
+            return CodeStore.open(target.path) if target.processes.rank == 0 else None
         if target.processes.rank == 0:
             numbers: Any = kind["dimensions" if book is None else "levels"]
             of_place = encoder.dtype.itemsize * numbers + 1  # a byte says whether it is empty

@@ -33,6 +33,7 @@ class Output:
         preview: also write a picture.
         compression: of a TIFF.
         processes: who shares the work.
+        among: one of several of a command: what of them is finished stays as it is when the command is started again.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Output:
     preview: bool = False
     compression: str = "zstd"
     processes: Processes = field(default_factory=Processes)
+    among: bool = False
 
     def beside(self, what: str, suffix: str | None = None) -> Path:
         """OUT_what.suffix for OUT.suffix."""
@@ -70,15 +72,20 @@ class Output:
                 there = open_volume(path, channel=0).attributes if path.exists() else {}
             except UserError:  # something else lies there
                 continue
-            if all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items()):
+            if says(there, wanted):
                 found.add(path)
-        if len(found) == len(records) and not self.preview:
+        if len(found) == len(records) and not (self.preview or self.among):
             found = set()
         for path in records.keys() - found:
             refuse_existing(path, overwrite=False)
         for path in found:
-            log.info("%s is finished; going on with what comes beside it", path)
+            log.info("%s is finished; going on with the rest", path)
         return found
+
+
+def says(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the record in an output has all that is wanted: then the same command has made it."""
+    return all(there.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
 
 
 def refuse_inputs(outputs: Iterable[Output], run: Path, volumes: Iterable[Volume], *others: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import shutil
 from collections import Counter
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from infer_commands import VOXEL, command, read
+from infer_commands import VOXEL, command, read, refused
 from infer_runs import grey, make_run
 
 import evaluate
@@ -172,13 +173,24 @@ def test_two_channels(tmp_path):
         np.testing.assert_array_equal(open_volume(out, channel=channel)[:], expected[channel])
 
 
-def test_several_inputs(run, volume, tmp_path):
-    folder = tmp_path / "many"
+@pytest.mark.parametrize(("verb", "suffix"), [("enhance", ".tif"), ("enhance", ".nii.gz"), ("encode", ".codes.zarr")])
+def test_several_inputs_of_which_some_were_done(run, volume, tmp_path, caplog, verb, suffix):
+    """A command on several volumes that was stopped goes on with those that are not finished."""
+    caplog.set_level(logging.INFO)
+    folder, one = tmp_path / "volumes", tmp_path / "volumes" / "a.tif"
     folder.mkdir()
-    for name in "ab":
-        shutil.copy(volume, folder / f"{name}.tif")
-    command("enhance", "--run", run, "--input", folder, "--output", tmp_path / "out", "--format", ".tif")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.tif", "b.tif"]
+    for number, name in enumerate("abc"):
+        write_tiff(folder / f"{name}.tif", grey((2, 24, 32), number), voxel_um=VOXEL)
+    base = [verb, "--run", run, "--output", tmp_path / "out", *(["--format", suffix] if verb == "enhance" else [])]
+    command(*base, "--input", one, folder / "b.tif")
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
+    command(*base, "--input", folder)
+    after = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
+    assert after.keys() - before.keys() == {f"c{suffix}"} and before.items() <= after.items()
+    assert f"a{suffix} is finished; going on with the rest" in caplog.text
+    refused(f"a{suffix} exists", *base, "--input", folder, "--normalise", "volume")
+    os.utime(one)  # another volume, as far as anybody knows
+    refused(f"a{suffix} exists", *base, "--input", folder)
 
 
 def test_info(run, volume, tmp_path, caplog):

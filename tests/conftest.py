@@ -1,7 +1,7 @@
 """What every test can use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,12 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def freed_memory(monkeypatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory() -> Iterator[None]:
     """A command that runs in the process of the tests leaves freed blocks to the system: a thousand hold gigabytes."""
-    monkeypatch.setattr(machine, "keep_freed_memory", lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "keep_freed_memory", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ TINY = {
     "nm": "11",
     "cropsize": 32,
     "cropz": 4,
-    "crops_per_volume": 3,
+    "crops_per_volume": 1,
     "workers": 0,
     "ngf": 4,
     "ndf": 4,
@@ -103,11 +103,15 @@ def write_volume(path, seed, shape=(12, 48, 40), dtype=np.uint16):
     tifffile.imwrite(path, (1000 + 150 * waves + 20 * rng.standard_normal(shape)).astype(dtype))
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    made = Workspace(tmp_path)
+def made_in(folder):
+    made = Workspace(folder)
     for number, name in enumerate(("a.tif", "b.tif")):
         write_volume(made.data / "train" / "x3d0" / name, number)
-    (tmp_path / "tiny.yaml").write_text(TINY_AUTOENCODER)
+    (folder / "tiny.yaml").write_text(TINY_AUTOENCODER)
     made.settings()
     return made
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return made_in(tmp_path)

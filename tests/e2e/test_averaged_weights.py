@@ -52,7 +52,8 @@ def test_pictures_and_validation_show_the_weights_that_infer_takes(kind, workspa
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_short_training_leaves_averages_that_can_be_used(kind, workspace):
     """Not grey: after few steps of a decay that remembers thousands, what they make resembles what the raw weights make."""
-    run = workspace.train("one", *workspace.variant(kind), "--ema", 0.9999, "--n_epochs", 8, "--epoch_save", 8)
+    options = ("--ema", 0.9999, "--n_epochs", 8, "--epoch_save", 8, "--crops_per_volume", 3)
+    run = workspace.train("one", *workspace.variant(kind), *options)
     volume = open_volume(workspace.data / "train" / "x3d0" / "a.tif")[:4]
     averaged, raw = (enhance(volume, run.path, weights=kind).astype(float) for kind in ("ema", "raw"))
     assert averaged.std() > 0.5 * raw.std() > 0 and np.corrcoef(averaged.ravel(), raw.ravel())[0, 1] > 0.8

@@ -2,17 +2,16 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import zarr
-from infer_commands import quiet, refused
-from infer_runs import ROOT, grey, make_run
+from infer_commands import refused
+from infer_runs import grey, make_run
 
 from codes.store import CodeTarget, Packed
 from inference import Options, Run, decode, encode
+from tests.forks import script
 from tests.unit.codes.test_coded_store import smooth
 from utils.checksums import sealed
 from utils.errors import UserError, printable
@@ -222,8 +221,7 @@ def test_no_escape_sequence_reaches_the_terminal(made, tmp_path):
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m"
     says(run=evil)(store)
     for words in (["info", store], ["decode", "--codes", store, "--output", tmp_path / "o.tif", "--run", tmp_path / evil[:9]]):
-        command = [sys.executable, str(ROOT / "infer.py"), *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, env=quiet(), timeout=300)
+        done = script(tmp_path, "infer.py", *words)
         assert not {"\x1b", "\x07", "\x9b"} & set(done.stdout + done.stderr)
         assert "Traceback" not in done.stderr and "\\x1b]0;owned" in done.stdout + done.stderr
     assert printable("a\tb\nµ — 中\x1b\x7f\r") == "a\tb\nµ — 中\\x1b\\x7f\\r"

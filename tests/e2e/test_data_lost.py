@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 from test_bad_input import volume
-from workspace import TINY_AUTOENCODER, Workspace, write_volume
+from workspace import made_in
 
 import dataloader.steady
 import train
@@ -35,12 +35,7 @@ def quickly(name, *first, slowly):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A training that nothing disturbs."""
-    made = Workspace(tmp_path_factory.mktemp("whole"))
-    for seed, name in enumerate(("a.tif", "b.tif")):
-        write_volume(made.data / "train" / "x3d0" / name, seed)
-    (made.root / "tiny.yaml").write_text(TINY_AUTOENCODER)
-    made.settings()
-    return made.train("whole", *OPTIONS, 0)
+    return made_in(tmp_path_factory.mktemp("whole")).train("whole", *OPTIONS, 0)
 
 
 @pytest.fixture

@@ -10,20 +10,17 @@ import torch
 from infer_commands import quiet
 from infer_runs import ROOT
 
+from tests.e2e import ddp_worker
+from tests.forks import together
+
 WORKER = Path(__file__).with_name("ddp_worker.py")
 TWO = ("--devices", 2, "--strategy", "ddp", "--batch_size", 1)
 
 
-def started(workspace, prj, how, *options):
-    command = [sys.executable, str(WORKER), str(workspace.root / prj), how, *workspace.arguments(prj, *options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-
-
 def states(workspace, prj, optimizer, *options, ranks=1):
-    out = workspace.root / prj
-    done = started(workspace, prj, optimizer, *options)
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = str(workspace.root / prj)
+    codes = together(ddp_worker.forked, out, optimizer, workspace.arguments(prj, *options), world=ranks)
+    assert codes == [0] * ranks, "".join(Path(f"{out}_{rank}.txt").read_text()[-3000:] for rank in range(ranks))
     return [torch.load(f"{out}_{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
@@ -49,7 +46,7 @@ def test_codebook_is_one_on_all_ranks(workspace):
     """Of two levels; one level takes the same way."""
     yaml = workspace.root / "tiny.yaml"
     yaml.write_text(yaml.read_text() + "codebook: {revive_after: 2, levels: 2}\n")
-    first, second = states(workspace, "double", "adam", *TWO, "--n_epochs", 3, ranks=2)
+    first, second = states(workspace, "double", "adam", *TWO, "--crops_per_volume", 3, ranks=2)
     assert first["revival.initialised"] and len(first["revival.unused_steps"]) == 2
     for key, value in first.items():
         if "running" not in key and "num_batches" not in key:
@@ -57,7 +54,9 @@ def test_codebook_is_one_on_all_ranks(workspace):
 
 
 def test_all_processes_say_why_they_stop_where_one_has_a_nan(workspace):
-    done = started(workspace, "broken", "nan", *TWO)
+    """Started by Lightning, as a user has it who asks for two devices."""
+    command = [sys.executable, str(WORKER), str(workspace.root / "broken"), "nan", *workspace.arguments("broken", *TWO)]
+    done = subprocess.run(command, env=quiet(), capture_output=True, text=True, timeout=900)
     assert done.returncode != 0
     assert done.stderr.count("UserError: the loss became NaN or infinite at step 0") == 2, done.stderr[-3000:]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.workspace import made_in
 from training import requirements
 from training.callbacks import InPlace
 from training.shown import PictureWriter
@@ -30,9 +31,15 @@ def test_nothing_is_staged_outside_the_runs_folder(workspace, monkeypatch):
     assert run.last.is_file() and run.epochs() == [2]
 
 
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+    """The weights that a training ends with where there is room."""
+    return weights(made_in(tmp_path_factory.mktemp("whole")).train("whole", *OPTIONS))
+
+
 @pytest.mark.parametrize("count", [5, 9, 10, 18])  # of 8 component files and a last.ckpt after each epoch
-def test_a_checkpoint_that_does_not_fit_leaves_those_before_it(workspace, monkeypatch, count):
-    whole, calls, save = workspace.train("whole", *OPTIONS), [], InPlace.save_checkpoint
+def test_a_checkpoint_that_does_not_fit_leaves_those_before_it(workspace, right, monkeypatch, count):
+    calls, save = [], InPlace.save_checkpoint
 
     def last_one(self, checkpoint, path, storage_options=None):
         calls.append(path)
@@ -49,7 +56,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_those_before_it(workspace, monkey
     assert not list(run.path.rglob("*partial*")) and not run.manifest.damaged_checkpoints()
     assert run.epochs() == list(range(1, count // 9 + 1))
     workspace.train("one", *(["--resume"] if run.manifest.trained() else OPTIONS))
-    ours, right = weights(run), weights(whole)
+    ours = weights(run)
     assert all(torch.equal(ours[key], right[key]) for key in right)
 
 

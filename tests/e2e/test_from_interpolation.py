@@ -96,7 +96,7 @@ def test_a_training_starts_at_what_the_lateral_network_makes_of_the_slices(tmp_p
 @pytest.mark.parametrize("name", KINDS | RESTORED)
 def test_tiles_and_regions_are_the_whole(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
-    volume = ArrayVolume(grey((11, 43, 37)))
+    volume = ArrayVolume(grey((7, 43, 37)))
     whole = enhance(run, volume, Options(tile=128))
     assert np.abs(enhance(run, volume, Options(tile=16)).astype(int) - whole).max() <= 1  # one rounding of a grey value
     region = (slice(5, whole.shape[0] - 3), slice(10, 43), slice(9, 30))
@@ -124,7 +124,7 @@ def test_the_volume_is_what_the_networks_make_of_it_at_once(tmp_path, name):
 def test_a_store_gives_the_same_volume(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
     volume = tmp_path / "in.tif"
-    tifffile.imwrite(volume, grey((5, 43, 37)))
+    tifffile.imwrite(volume, grey((3, 43, 37)))
     enhance(run, volume, Options(tile=16), output=tmp_path / "out.tif")
     encode(run, volume, tmp_path / "in.codes.zarr")
     decode(tmp_path / "in.codes.zarr", run, options=Options(tile=16), output=tmp_path / "decoded.tif")

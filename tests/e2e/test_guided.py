@@ -26,7 +26,7 @@ def teacher(workspace):
 
 @pytest.mark.parametrize("baseline", ["--from_interpolation", "--from_teacher"])
 def test_a_guided_training_says_by_whom_and_goes_on_exactly(workspace, teacher, baseline):
-    options = (*GUIDED, baseline, "--lblateral", 0.5, "--teacher_planes", 4)
+    options = (*GUIDED, baseline, "--lblateral", 0.5, "--teacher_planes", 4, "--log_steps", 2)
     whole = workspace.train("whole", *options, "--teacher", "tiny/lateral")
     record = json.loads(whole.teacher_record.read_text())
     assert record["run"] == str(teacher.path) and record["weights"] == "net_g_ema_model_epoch_2.pth"

@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import tifffile
-from infer_commands import command, quiet, refused
-from infer_runs import ROOT, grey
+from infer_commands import command, refused
+from infer_runs import grey
 
+from tests.forks import script
 from volumes.open import open_volume
 from writing.write import write_tiff
 
@@ -42,8 +41,7 @@ def test_of_a_run_a_store_and_volumes(run, opened, volume, tmp_path, capsys):
 def test_remarks_go_elsewhere(tmp_path):
     description = {"axes": "ZYX", "PhysicalSizeX": 0.0, "PhysicalSizeXUnit": "µm"}
     tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((2, 8, 9), np.uint8), metadata=description)
-    words = [sys.executable, ROOT / "infer.py", "info", "--json", tmp_path / "a.ome.tif"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=quiet())
+    done = script(tmp_path, "infer.py", "info", "--json", tmp_path / "a.ome.tif")
     assert json.loads(done.stdout)["shape"] == [2, 8, 9] and "is no length" in done.stderr
 
 

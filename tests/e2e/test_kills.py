@@ -15,9 +15,10 @@ import pytest
 import tifffile
 import torch
 from infer_runs import grey, make_run
-from victims import SIGNALS, Victim, drawn, forks
+from victims import SIGNALS, Victim, drawn
 from workspace import TINY_AUTOENCODER, Workspace, write_volume
 
+from tests.forks import forks
 from utils.files import read_mapping, write_json
 from volumes.open import open_volume
 from writing.write import write_tiff

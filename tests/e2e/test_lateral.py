@@ -82,13 +82,13 @@ def interpolated(run):
 def test_tiles_regions_and_batches_are_the_whole(tmp_path, values, channels):
     two = {"tc": True, "direction": "x3d0_x3d1", "input_nc": 2, "output_nc": 2} if channels == 2 else {}
     run = Run.load(make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, blocks=1, **values, **two))
-    raw = [grey((5, 70, 75), seed) for seed in range(channels)]
+    raw = [grey((5, 40, 45), seed) for seed in range(channels)]
     given = [ArrayVolume(one) for one in raw]
     whole = enhance(run, given, Options(tile=128))
-    assert whole.shape[-3:] == (5 * int(np.ceil(values["uprate"])), 70, 75)
+    assert whole.shape[-3:] == (5 * int(np.ceil(values["uprate"])), 40, 45)
     difference = enhance(run, given, Options(tile=16, batch=2)).astype(int) - whole
     assert np.abs(difference).max() <= 1  # the grey values of one rounding
-    region = (slice(3, 5), slice(10, 50), slice(20, 75))
+    region = (slice(3, 5), slice(10, 30), slice(12, 45))
     part = enhance(run, given, Options(tile=16, region=region))
     assert np.array_equal(part, enhance(run, given, Options(tile=16))[(..., *region)])
 
@@ -104,7 +104,7 @@ def test_planes_lie_where_the_sections_say(tmp_path, sampling, place):
 
 def test_background_is_filled_and_codes_are_refused(tmp_path):
     folder = make_run(tmp_path / "D" / "P", "lateral", cropsize=64, cropz=2, uprate=8.0, blocks=1)
-    raw = np.zeros((20, 64, 64), np.uint16)
+    raw = np.zeros((16, 40, 40), np.uint16)
     raw[:2, :8, :8] = 900
     tifffile.imwrite(tmp_path / "in.tif", raw)
     common = ["--run", str(folder), "--input", str(tmp_path / "in.tif"), "--device", "cpu", "--output"]

@@ -49,7 +49,7 @@ def validated(workspace):
     ],
 )
 def test_the_summary_names_model_geometry_data_device_and_memory(workspace, said, variant, options, geometry):
-    run = workspace.train("one", *workspace.variant(variant), *options.split())
+    run = workspace.train("one", *workspace.variant(variant), *options.split(), "--crops_per_volume", 2)
     lines = said()
     text = "\n".join(lines)
     assert f"geometry: {geometry}" in text
@@ -58,7 +58,7 @@ def test_the_summary_names_model_geometry_data_device_and_memory(workspace, said
     assert counts[0] == pytest.approx(sum(counts[1:]), abs=0.01 * len(counts))
     batch = 2 if variant == "lateral" else 1
     assert f"data: 2 volumes in {workspace.data / 'train' / 'x3d0'}, none for validation, 96.3 kB" in text
-    assert f"3 crops of each volume in batches of {batch} = {6 // batch} steps an epoch, {6 // batch} in 1 epochs" in text
+    assert f"2 crops of each volume in batches of {batch} = {4 // batch} steps an epoch, {4 // batch} in 1 epochs" in text
     assert re.search(r"device: 1 x cpu, 32-true; a step needs [\d.]+ [MG]B of memory", text)
     assert f"run folder: {run.path}" in lines
 
@@ -71,13 +71,13 @@ def test_a_log_file_stays_calm(workspace, said, capfd, monkeypatch):
     monkeypatch.setattr(Progress, "PAUSE", 0)
     monkeypatch.setattr(Progress, "SHARE", 0)
     monkeypatch.setattr(Progress, "LOOK", 0)
-    workspace.train("two", "--picture_epochs", 9, "--n_epochs", 2)
+    workspace.train("two", "--picture_epochs", 9, "--crops_per_volume", 2)
     steps = [line for line in said() if line.endswith(" left")]
-    assert len(steps) == 11  # the last step has nothing left
+    assert len(steps) == 7  # the last step has nothing left
     assert re.fullmatch(
-        r"epoch 2 of 2, step 11 of 12, loss/generator/projection [\d.e-]+, .*; [\d.]+ m?s a step, [\d.]+ m?s left", steps[-1]
+        r"epoch 2 of 2, step 7 of 8, loss/generator/projection [\d.e-]+, .*; [\d.]+ m?s a step, [\d.]+ m?s left", steps[-1]
     )
-    assert len({line.split(",")[2] for line in steps}) > 6
+    assert len({line.split(",")[2] for line in steps}) > 4
 
 
 class Terminal(io.StringIO):
@@ -89,10 +89,10 @@ def test_losses_in_the_bar_move_within_an_epoch(workspace, monkeypatch, said):
     terminal = Terminal()
     monkeypatch.setattr("training.shown.tqdm", lambda **how: of_tqdm.tqdm(**{**how, "file": terminal, "mininterval": 0}))
     monkeypatch.setattr(Progress, "LOOK", 0)
-    workspace.train("one", "--n_epochs", 2, "--picture_epochs", 9)
+    workspace.train("one", "--crops_per_volume", 2, "--picture_epochs", 9)
     shown = terminal.getvalue()
-    assert "epoch 1/2" in shown and "epoch 2/2" in shown and "12/12" in shown
-    assert len(set(re.findall(r"generator/projection=([\d.e-]+)", shown))) > 6
+    assert "epoch 1/2" in shown and "epoch 2/2" in shown and "8/8" in shown
+    assert len(set(re.findall(r"generator/projection=([\d.e-]+)", shown))) > 4
     assert not [line for line in said() if line.endswith(" left")]
 
 
@@ -108,7 +108,7 @@ def test_every_picture_comes_with_the_course_of_the_loss(workspace, said, monkey
 
 
 def test_after_ctrl_c_the_command_that_goes_on_is_said(workspace, said, monkeypatch):
-    signalled(monkeypatch, 1)
+    signalled(monkeypatch, 0)
     assert train.main(workspace.arguments("one", "--ema", 0.9)) == 75
     monkeypatch.undo()
     how = said()[-1]

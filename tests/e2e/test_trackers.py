@@ -18,7 +18,7 @@ from tests.workspace import signalled, write_volume
 from training.trackers import DESCRIPTIONS, PICTURE, hyper_parameters
 from utils.errors import UserError
 
-OPTIONS = ("--log_steps", 2, "--picture_epochs", 1, "--workers", 0)
+OPTIONS = ("--crops_per_volume", 2, "--log_steps", 2, "--picture_epochs", 1, "--workers", 0)
 
 
 def validated(workspace):
@@ -48,7 +48,7 @@ def test_tensorboard_has_groups_descriptions_settings_and_pictures_at_their_step
         assert described and any(tag.startswith(known) and described == text for known, text in DESCRIPTIONS.items()), tag
     last = {events.Scalars(tag)[-1].step for tag in ("loss/generator/total", "validation/recon", "codes/used")}
     pictures = events.Tensors(PICTURE)
-    assert [picture.step for picture in pictures] == [6, 12] and max(last) <= 12
+    assert [picture.step for picture in pictures] == [4, 8] and max(last) <= 8
     width, height, png = pictures[-1].tensor_proto.string_val
     assert png == run.picture(2).read_bytes() and (int(width), int(height)) == size_of(run.picture(2))
     content = events.PluginTagToContent("hparams")[of_hparams.SESSION_START_INFO_TAG]
@@ -87,9 +87,9 @@ def test_csv_files_keep_every_start(workspace):
         assert {"loss/generator/total", "training/learning_rate_generator", "epoch", PICTURE} <= rows[0].keys()
         steps.append([int(row["step"]) for row in rows if row["loss/generator/total"]])
         (picture,) = (row for row in rows if row[PICTURE])
-        assert picture[PICTURE] == str(run.picture(start + 1)) and int(picture["step"]) == 6 * (start + 1)
+        assert picture[PICTURE] == str(run.picture(start + 1)) and int(picture["step"]) == 4 * (start + 1)
         assert "cropsize: 32" in (folder / "hparams.yaml").read_text()
-    assert max(steps[0]) <= 6 < min(steps[1]) and not list(run.logs.glob("events*"))
+    assert max(steps[0]) <= 4 < min(steps[1]) and not list(run.logs.glob("events*"))
 
 
 @pytest.mark.slow  # the packages start programs and make databases
@@ -128,7 +128,7 @@ def test_mlflow_goes_on_with_the_same_entry(workspace, monkeypatch):
     assert entry.info.run_name == "one" and entry.info.status == "FINISHED"
     assert entry.data.params["cropsize"] == "32" and entry.data.params["n_epochs"] == "1"
     steps = [point.step for point in client.get_metric_history(entry.info.run_id, "loss/generator/total")]
-    assert steps == sorted(set(steps)) and steps[-1] > 6
+    assert steps == sorted(set(steps)) and steps[-1] > 4
     names = [file.path for file in client.list_artifacts(entry.info.run_id, "pictures")]
     assert names == [f"pictures/{run.picture(epoch).name}" for epoch in (1, 2)]
 
@@ -157,7 +157,7 @@ def test_nothing_stays_of_a_try_that_was_given_up_before_its_first_save(workspac
 
 def test_what_came_after_the_last_checkpoint_is_not_shown_twice(workspace, monkeypatch):
     """A process that is killed has logged steps that the one that goes on trains again."""
-    options = ("--log_steps", 1, "--n_epochs", 3)
+    options = ("--log_steps", 1, "--n_epochs", 1, "--crops_per_volume", 3)
     signalled(monkeypatch, 1)
     workspace.train("one", *options)
     monkeypatch.undo()
@@ -170,7 +170,7 @@ def test_what_came_after_the_last_checkpoint_is_not_shown_twice(workspace, monke
     run.manifest.path.write_bytes(checkpoint[1])
     workspace.train("one", "--resume")
     steps = [event.step for event in events_of(run).Scalars("loss/generator/total")]
-    assert steps == list(range(18))
+    assert steps == list(range(6))
     assert len(list(run.logs.glob("events*"))) == 3
 
 

@@ -28,7 +28,7 @@ def example(settings):
 @pytest.mark.parametrize("name", EACH)
 def test_resume_is_bit_identical_and_components_reload(workspace, monkeypatch, name):
     """Resumed after an epoch, and stopped by a signal within one."""
-    options = ("--crops_per_volume", 2, *workspace.variant(name), "--epoch_save", 1)
+    options = (*workspace.variant(name), "--epoch_save", 1, *(("--crops_per_volume", 2) if name == "lateral" else ()))
     whole = workspace.train("whole", *options)
     epoch = workspace.train("epoch", *options, "--n_epochs", 1)
     workspace.train("epoch", "--resume", "--n_epochs", 2)
@@ -79,7 +79,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(workspace, name):
     "name", [pytest.param(name, marks=() if name in ("kl", "isoref") else pytest.mark.slow) for name in VARIANTS]
 )
 def test_two_processes_hold_the_same_weights(workspace, name):
-    first, second = states(workspace, "double", "adam", *workspace.variant(name), *TWO, "--n_epochs", 1, ranks=2)
+    options = (*workspace.variant(name), *TWO, "--n_epochs", 1, "--crops_per_volume", 3)
+    first, second = states(workspace, "double", "adam", *options, ranks=2)
     for key, value in first.items():
         assert value.isfinite().all(), key
         if "running" not in key and "num_batches" not in key:

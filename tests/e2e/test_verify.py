@@ -43,7 +43,7 @@ def spoilt(path, how):
         flip(path, float(how))
 
 
-HOW = ("deleted", "cut", "zeros", "0", "0.13", "0.5", "0.77", "1")
+HOW = ("deleted", "cut", "zeros", "0", "0.5", "1")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ class Killed(BaseException):
     """What stands for SIGKILL: nothing after it is done."""
 
 
-@pytest.mark.parametrize("how", ["deleted", "cut", "0.5", "1"])
+@pytest.mark.parametrize("how", ["deleted", "cut", "0.5"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_of_an_unfinished_output_are_checked_before_it_goes_on(whole, runs, tmp_path, monkeypatch, caplog, kind, how):
     output = tmp_path / made(whole, kind).name

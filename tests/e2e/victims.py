@@ -5,7 +5,6 @@ A start costs a second in place of eight. What a script is doing is marked in me
 
 import functools
 import importlib
-import multiprocessing
 import os
 import random
 import runpy
@@ -34,18 +33,6 @@ MARKED = (
     ("dataloader.preparation", "_cut", "writing"),
     ("dataloader.preparation", "merge_record", "finishing"),
 )
-_PRELOADED = """victims torch pytorch_lightning tensorboard.compat training.trainer training.record training.requirements
-    dataloader.data_multi dataloader.preparation models.lateral models.ae0iso0tccutvqq models.IsoREF inference
-    training.messages s3fs httpx rich zarr numcodecs.zarr3 imagecodecs einops codes.context_codec""".split()
-
-
-def forks():
-    """A context whose processes are forked from a server with our modules; once per session."""
-    os.environ["PYTHONPATH"] = f"{ROOT}:{Path(__file__).parent}"
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
 
 
 class Marks:

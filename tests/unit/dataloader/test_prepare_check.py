@@ -55,6 +55,12 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the sheets of pictures, which take longer than the rest."""
+    monkeypatch.setattr("dataloader.check.write_sheets", lambda *_: [])
+
+
 def place(repository, name, values, direction="x3d0", voxel_um=(2.0, 0.25, 0.25)):
     path = repository / "data" / "X" / "train" / direction / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +98,7 @@ def test_good_data(repository, caplog):
         assert picture.width == 1500 and np.asarray(picture).std() > 20
 
 
-def test_more_data_than_the_machine_holds(repository, monkeypatch, capsys):
+def test_more_data_than_the_machine_holds(repository, undrawn, monkeypatch, capsys):
     monkeypatch.setattr("dataloader.data_multi.total_memory", lambda: 1000)
     assert "use --no-preload" in refused(capsys, "--preload")
     check("--no-preload")
@@ -100,9 +106,8 @@ def test_more_data_than_the_machine_holds(repository, monkeypatch, capsys):
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("grey", [[], ["--nm_clip", "1", "99"], ["--preload"], ["--nm", "00"]])
-def test_every_voxel_is_read_once(repository, monkeypatch, voxels_read, dtype, grey):
+def test_every_voxel_is_read_once(repository, undrawn, voxels_read, dtype, grey):
     """Statistics, spectra, pictures and the range that a training maps: one scan; under nm 00 crops are tried besides."""
-    monkeypatch.setattr("dataloader.check.write_sheets", lambda *_: [])
     scale, crop = (16000.0, 4 * 32 * 32) if "00" in grey else (1, 0)
     for k in range(2):
         place(repository, f"v{k}.tif", ((cells(k) - 1000) // scale if dtype == "uint16" else cells(k) / scale).astype(dtype))
@@ -130,7 +135,7 @@ def test_a_hole_at_the_end_of_a_large_file_is_found(repository, capsys, monkeypa
     assert f"{path}: 1 NaN or infinite voxels" in refused(capsys, "--nm", nm)
 
 
-def test_planes_per_slice_that_do_not_divide_the_measured_crop(repository, caplog):
+def test_planes_per_slice_that_do_not_divide_the_measured_crop(repository, undrawn, caplog):
     caplog.set_level("INFO")
     check("--models", "IsoREF", "--cropsize", "40", "--cropz", "8", "--nocyc")
     assert "memory: at least" in caplog.text
@@ -150,9 +155,8 @@ def test_faults_of_files_are_named(repository, caplog, tmp_path):
     assert (tmp_path / "there" / "contact_sheet_x3d0.png").is_file()
 
 
-def test_what_would_stop_a_training_ends_the_check_after_everything_else(repository, capsys, caplog, monkeypatch):
+def test_what_would_stop_a_training_ends_the_check_after_everything_else(repository, undrawn, capsys, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr("dataloader.check.write_sheets", lambda *_: [])  # slow, and drawn in other tests
     assert "use --nm 11" in refused(capsys, "--nm", "00")
     assert "Try" in refused(capsys, "--cropz", "5") and "recommended: --dsp 1" in caplog.text
     holes = cells(5).astype(np.float32)
@@ -267,7 +271,7 @@ def test_real_volumes(repository, caplog):
     assert "resolution length 1.67" in caplog.text
 
 
-def test_the_axial_profile_is_said_as_options_to_paste(repository, caplog):
+def test_the_axial_profile_is_said_as_options_to_paste(repository, undrawn, caplog):
     caplog.set_level("INFO")
     specimen = gaussian_filter(np.random.default_rng(0).standard_normal((96, 80, 80)), 1.5)
     for k in range(2):
@@ -285,7 +289,7 @@ def test_the_axial_profile_is_said_as_options_to_paste(repository, caplog):
     check(*lateral, "--axial_taps", *taps)
 
 
-def test_profiles_that_are_not_measured_or_sharp_give_no_options(repository, caplog):
+def test_profiles_that_are_not_measured_or_sharp_give_no_options(repository, undrawn, caplog):
     caplog.set_level("INFO")
     check()
     assert "axial profile: not measured" in caplog.text

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ VOXEL = (2.0, 0.25, 0.25)
 SAMPLES = os.environ.get("ISOSCOPE_SAMPLES")
 
 
+@cache
 def cells(shape=(96, 96, 96), seed=0):
     """Structure of every size that is alike along all axes, and a little noise."""
     draw = np.random.default_rng(seed)
@@ -46,7 +48,7 @@ def test_spectra_tell(how, axis):
 @pytest.mark.parametrize("name", ["fibsem_fib25_dev", "mesospim_nuclei_c5", "nuclei_cyto_rgb3d_ch0", "nuclei_cyto_rgb3d_ch1"])
 def test_spectra_of_real_volumes_tell(name):
     values = open_volume(Path(SAMPLES) / f"{name}.tif")[:]
-    cases = [(values[4::8], True), (values[2::4], True), (values, False)] if "fib25" in name else [(values, True)]
+    cases = [(values[4::8], True), (values[2::4], True), (values[:, :128, :128], False)] if "fib25" in name else [(values, True)]
     for part, coarse in cases:
         for axis, order in SEEN_ALONG.items():
             found = thick_axis([None], [spectra_along(as_planes(part, order), None)])

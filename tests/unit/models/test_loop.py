@@ -1,6 +1,6 @@
 """The training loop's parts: windows, schedules, who trains what."""
 
-import subprocess
+import resource
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,8 @@ from models.base import BaseModel, Window
 from models.build import build_model
 from models.options import MODEL_OPTIONS
 from models.schedules import build_scheduler, multiplier
+from tests.forks import together
+from utils.machine import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[3]
 PUBLISHED = sorted(path.stem for path in (ROOT / "env" / "jsn").iterdir())
@@ -113,13 +115,17 @@ def test_a_metric_is_that_of_all_processes():
     assert model.metric("g/typo") is None
 
 
-def test_freed_memory_is_kept():
-    """In a process of its own, because the setting cannot be taken back: a smaller tensor comes without new pages."""
-    code = (
-        "import resource, torch\nfrom utils.machine import keep_freed_memory\nkeep_freed_memory()\n"
-        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "torch.ones(2**25); before = faults(); torch.ones(2**24); print(faults() - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+def new_pages(_, path):
+    """Of a tensor that is smaller than one that was freed before."""
+    keep_freed_memory()
+    torch.ones(2**25)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    path.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+
+
+def test_freed_memory_is_kept(tmp_path):
+    """In a process of its own, because the setting cannot be taken back."""
+    assert together(new_pages, tmp_path / "pages", world=1) == [0]
     if sys.platform == "linux":
-        assert int(done.stdout) < 2000, "64 MiB are 16384 pages"
+        assert int((tmp_path / "pages").read_text()) < 2000, "64 MiB are 16384 pages"

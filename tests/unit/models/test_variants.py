@@ -220,7 +220,7 @@ def bf16_on_a_gpu():
         ("lateral", {"uprate": 2.5, "axial_sampling": "mean", "axial_sigma": 0.5, "blocks": 1}),
     ],
 )
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_nothing_is_left_on_the_cpu_when_a_model_is_on_a_gpu(repository, name, options, bf16):
     """With tensors without values, said to lie on a GPU: an operation that also gets one of the CPU fails, without any GPU."""
     with FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
+from tests.forks import together
 from utils.errors import UserError
 from utils.processes import Processes
 
@@ -81,4 +81,4 @@ def one_of_two(rank, meeting):
 def test_the_slowest_of_two_processes_is_the_time_that_they_took(tmp_path):
     """Of one piece of work the first process has nothing to do, and would be done in no time."""
     assert Processes().slowest(1.25) == 1.25
-    multiprocessing.spawn(one_of_two, (f"file://{tmp_path}/meeting",), nprocs=2)
+    assert together(one_of_two, f"file://{tmp_path}/meeting") == [0, 0]

@@ -13,39 +13,44 @@ from experiment.runs import RunFolder
 from utils.errors import UserError
 
 
-def hold(folder, start, held):
-    """Takes the lock at a moment; notes when it was held."""
-    run = RunFolder(folder)
-    while time.time() < start:
-        pass
-    try:
-        with run.locked():
-            begun = time.monotonic()
-            time.sleep(0.02)
-            held.put((begun, time.monotonic()))
-    except UserError:
-        held.put(None)
+def race(folders, together, held):
+    """Takes one lock after the other, each at the same moment as the others; notes when it was held."""
+    for attempt, folder in enumerate(folders):
+        run = RunFolder(folder)
+        together.wait(30)
+        start = (time.time() // 0.01 + 2) * 0.01
+        while time.time() < start:
+            pass
+        try:
+            with run.locked():
+                begun = time.monotonic()
+                time.sleep(0.02)
+                held.put((attempt, begun, time.monotonic()))
+        except UserError:
+            held.put((attempt, None, None))
 
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_lock_has_one_holder_however_closely_processes_start(tmp_path, stale):
-    forked = multiprocessing.get_context("fork")
-    for attempt in range(40):
-        folder = tmp_path / str(attempt)
+    forked, folders = multiprocessing.get_context("fork"), [tmp_path / str(attempt) for attempt in range(40)]
+    for folder in folders:
         folder.mkdir()
         if stale:
             dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": "long ago"}
             (folder / "run.lock").write_text(json.dumps(dead))
-        held, start = forked.Queue(), time.time() + 0.05
-        racing = [forked.Process(target=hold, args=(folder, start, held)) for _ in range(4)]
-        for process in racing:
-            process.start()
-        times = sorted(found for found in (held.get(timeout=30) for _ in racing) if found)
-        for process in racing:
-            process.join()
+    held, together = forked.Queue(), forked.Barrier(4)
+    racing = [forked.Process(target=race, args=(folders, together, held)) for _ in range(4)]
+    for process in racing:
+        process.start()
+    found = [held.get(timeout=30) for _ in racing for _ in folders]
+    for process in racing:
+        process.join()
+    for attempt, folder in enumerate(folders):
+        times = sorted((begun, end) for number, begun, end in found if number == attempt and begun)
         assert times, "nobody got it"
         assert all(end <= begun for (_, end), (begun, _) in pairwise(times)), "two holders"
         assert not (folder / "run.lock").exists()
+    assert sum(begun is None for _, begun, _ in found) > 40, "they did not meet"
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "[1, 2]", '{"host": 5}'])

@@ -1,7 +1,8 @@
 """The files of an evaluation on one grid: the truth, the reconstruction, and what interpolation makes of the input.
 
 Positions are known as the user states them, by voxel size and translation, as a reconstruction records them, or by equal
-shapes. Nothing is guessed: 3.5 planes of misregistration cost 2.7 dB at 8×, more than most methods gain.
+shapes; of an input thinned from the truth, by the planes that it equals. Nothing is guessed: 3.5 planes of misregistration cost
+2.7 dB at 8×, more than most methods gain.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.codecs import coded_sections
-from evaluation.record import Recorded, picked_of
+from evaluation.record import Recorded, as_seen, picked_of
 from evaluation.sections import METHODS, Candidate, Degraded, Sections
 from utils.axes import exchanged
 from utils.boxes import Box, region_within
@@ -108,8 +109,11 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     known = None
     if given is not None:
         known = place_input(given, reference, request.input_position, request.factor, placed)
+    notes = []
+    if truth is not None and placed is not None and known is not None and Recorded.of(restored) and _missing(truth):
+        placed, known, notes = as_seen(placed, known, truth)
     region = _compared(request.region and exchanged(request.region, thick), reference, placed)
-    found = Comparison(region, reference.voxel_um, reference.dtype)
+    found = Comparison(region, reference.voxel_um, reference.dtype, notes=notes)
     if thick != "z":
         found.notes.append(f"The thick axis of the files is {thick}: here it is called z, and z is called {thick}.")
     found.alignment["grid"] = f"voxels of {reference.path.name}"

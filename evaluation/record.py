@@ -1,8 +1,10 @@
 """What a reconstruction records of its place in the volume that it was made of (attributes ``place`` and ``slices``)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
+
+import numpy as np
 
 from evaluation.sections import Sections
 from intensity.transform import Intensity
@@ -76,6 +78,40 @@ def picked_of(factor: int, placed: Sections | None) -> int:
         if step == factor and first == round(first):
             return int(first) % factor
     return factor // 2
+
+
+def as_seen(placed: Sections, known: Sections, truth: Volume) -> tuple[Sections, Sections, list[str]]:
+    """Reconstruction and input where the input's sections equal planes of the truth, whatever was assumed; a note says so."""
+    recorded, first = Recorded.of(placed.source), _equal_planes(known, truth)
+    if recorded is None or first is None or first == known.first:
+        return placed, known, []
+    shift = first - recorded.input_in(placed, known.source).first
+    note = (
+        f"The input's sections equal planes {first} + k·{known.step:g} of the truth, not {known.first:g} + k·{known.step:g} "
+        f"({known.how}). They were laid there, and the reconstruction {shift:+g} planes from the truth's beginning."
+    )
+    placed = replace(placed, first=placed.first + shift, how="by its input's sections, which equal planes of the truth")
+    return placed, replace(known, first=first, how="its sections equal these planes of the truth"), [note]
+
+
+def _equal_planes(sections: Sections, truth: Volume) -> int | None:
+    """The plane of the truth that the first section equals, value for value, if others equal those that follow ``step`` apart.
+
+    As of a truth that was thinned by ``truth[n::step]``, whatever n; None: of no n. Looked at are the middles of three sections.
+    """
+    step, source = round(sections.step), sections.source
+    if step < 2 or sections.step != step or source.shape[1:] != truth.shape[1:]:
+        return None
+    window = tuple(slice(max(0, size // 2 - 128), size // 2 + 128) for size in source.shape[1:])
+    some = {section: source[(slice(section, section + 1), *window)] for section in {0, source.shape[0] // 2, source.shape[0] - 1}}
+    if all(plane.min() == plane.max() for plane in some.values()):
+        return None
+
+    def equal(first: int) -> bool:
+        places = ((first + section * step, plane) for section, plane in some.items())
+        return all(np.array_equal(truth[(slice(at, at + 1), *window)], plane) for at, plane in places)
+
+    return next((first for first in range(step) if equal(first)), None)
 
 
 def grey_width(volume: Volume, channel: int) -> float | None:

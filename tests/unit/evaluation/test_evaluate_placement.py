@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from evaluate_files import SHAPE, numbers, refused, save, scene
 
+from tests.unit.volumes.target_volumes import write_volume
+
 
 def test_translation_lays_a_shorter_volume_where_it_belongs(tmp_path):
     truth = scene()
@@ -60,3 +62,33 @@ def test_equal_shapes_with_unequal_voxels_are_refused(tmp_path, capsys):
     save(tmp_path / "r.ome.tif", scene(), (0.3, 0.2, 0.2))
     arguments = ("--reconstruction", tmp_path / "r.ome.tif", "--truth", tmp_path / "t.ome.tif", "--thin", "8")
     assert "same shape but voxel sizes" in refused(capsys, tmp_path, *arguments)
+
+
+def test_sections_that_equal_planes_of_the_truth_say_where_they_lie(tmp_path):
+    """As of a truth that was thinned by truth[::8] and states no position, restored by infer.py."""
+    truth = scene()
+    save(tmp_path / "t.tif", truth)
+    record = {
+        "run": "a/b@2",
+        "weights": "0" * 64,
+        "place": {"origin": [-0.5, 0.0, 0.0], "step": [0.125, 1.0, 1.0]},
+        "slices": {"first": 0.0, "spacing": 1.0, "thinned": 1, "how": "pick", "first_kept": 0.0},
+        "input": {"files": ["a.tif"], "shape": [5, *SHAPE[1:]], "dtype": "uint8"},
+    }
+    for first in (0, 4):
+        save(tmp_path / f"{first}.tif", truth[first::8])
+        restored = np.roll(truth, 4 - first, axis=0)
+        write_volume(tmp_path / f"{first}.ome.zarr", restored, attributes=record)
+        files = (
+            "--truth",
+            tmp_path / "t.tif",
+            "--input",
+            tmp_path / f"{first}.tif",
+            "--reconstruction",
+            tmp_path / f"{first}.ome.zarr",
+        )
+        document = numbers(tmp_path, *files)
+        assert document["alignment"]["input"]["first_plane"] == first
+        assert document["alignment"]["reconstruction"]["first_plane"] == first - 4
+        assert document["volumes"]["reconstruction"]["rmse"] == 0
+        assert any("equal planes 0 + k·8 of the truth, not 4 + k·8" in note for note in document["notes"]) == (first == 0)

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiment.runs import RunFolder
 from utils.command_line import Messages, Parser, add_shared, chosen, parse_region, voxel_size
 from utils.command_line import command as as_typed
 from utils.errors import reported
+from utils.far import existing
 
 EPILOG = """examples:
   infer.py enhance --run logs/brain/first --input scan.ome.zarr --output iso.ome.zarr
@@ -150,6 +152,7 @@ def main(arguments: Sequence[str]) -> None:
     """Reads the command line; torch is loaded after it is known to be good."""
     given = build_parser().parse_args(arguments)
     given.region, given.voxel_um = parse_region(given.region), voxel_size(given.voxel_um)
+    _refuse_what_is_not_there(given)
     if given.command == "info":
         if (given.path / "0.json").is_file():  # torch and the weights take seconds, on a busy machine many
             logging.info("%s: a run; reading its weights …", given.path)
@@ -190,6 +193,14 @@ def main(arguments: Sequence[str]) -> None:
         run_command(given, options, Output(given.output, processes=processes, **chosen(given, Output)), engine)
     finally:
         processes.leave()
+
+
+def _refuse_what_is_not_there(given: argparse.Namespace) -> None:
+    for name in ("path", "input", "codes"):
+        for path in paths if isinstance(paths := getattr(given, name, []), list) else [paths]:
+            existing(path)
+    if getattr(given, "run", None):
+        RunFolder(given.run).require()
 
 
 def run_command(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:

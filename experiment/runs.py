@@ -189,6 +189,11 @@ class RunFolder:
             f"wait for it, choose another --prj, or delete {self._lock} if that process is gone"
         )
 
+    def require(self) -> None:
+        """A UserError says that there is no such folder."""
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is not a training's folder: there is no such folder; runs lie like logs/mytissue/first")
+
     def stored_settings(self, models: Models) -> dict[str, Any]:
         """The settings of the latest start, complete also where an older version wrote them (models: MODEL_OPTIONS).
 

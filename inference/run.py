@@ -77,8 +77,7 @@ class Run:
         if weights not in (None, "ema", "raw"):
             raise UserError(f"--weights {weights} is unknown; choose ema (averaged) or raw (of the last step)")
         folder = RunFolder(Path(path))
-        if not folder.path.is_dir():
-            raise UserError(f"{path} is not a training's folder: there is no such folder; runs lie like logs/mytissue/first")
+        folder.require()
         settings = folder.stored_settings(MODEL_OPTIONS)
         engine = engine or Engine.choose()
         exported = folder.exported()

@@ -124,7 +124,7 @@ def test_it_appears_whole_or_not_at_all(made, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "kept").write_text("precious")
     refused("exists; an export never replaces", "export", made[0], "--output", tmp_path / "there")
-    refused("no such folder", "export", tmp_path / "nothing", "--output", tmp_path / "o")
+    refused("no such file or folder", "export", tmp_path / "nothing", "--output", tmp_path / "o")
     refused("is not a code store", "export", tmp_path / "there", "--output", tmp_path / "o")
     refused("holds or lies in", "export", made[0], "--output", made[0] / "inside")
     damaged = shutil.copytree(made[0], tmp_path / "damaged")

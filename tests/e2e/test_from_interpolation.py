@@ -124,7 +124,7 @@ def test_the_volume_is_what_the_networks_make_of_it_at_once(tmp_path, name):
 def test_a_store_gives_the_same_volume(tmp_path, name):
     run = Run.load(kind_of_run(tmp_path, name))
     volume = tmp_path / "in.tif"
-    tifffile.imwrite(volume, grey((3, 43, 37)))
+    tifffile.imwrite(volume, grey((5, 43, 37)))
     enhance(run, volume, Options(tile=16), output=tmp_path / "out.tif")
     encode(run, volume, tmp_path / "in.codes.zarr")
     decode(tmp_path / "in.codes.zarr", run, options=Options(tile=16), output=tmp_path / "decoded.tif")

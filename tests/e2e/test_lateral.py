@@ -36,7 +36,7 @@ def test_it_learns_to_undo_what_the_microscope_did(workspace):
     """On a volume that it never saw it is clearly better than cubic interpolation, its start."""
     for number, name in enumerate(("a.tif", "b.tif")):
         tifffile.imwrite(workspace.data / "train" / "x3d0" / name, blobs((64, 80, 80), number)[2::4])
-    workspace.settings(ngf=32, lr=3e-3, n_epochs=12, epoch_save=12)
+    workspace.settings(ngf=16, lr=3e-3, n_epochs=12, epoch_save=12)
     run = workspace.train("lateral", *OPTIONS)
     truth = blobs((48, 72, 72), 9)
     made = enhance(run.path, truth[2::4], Options(voxel_um=(0.4, 0.1, 0.1))).astype(float)

@@ -18,7 +18,7 @@ def race(folders, together, held):
     for attempt, folder in enumerate(folders):
         run = RunFolder(folder)
         together.wait(30)
-        start = (time.time() // 0.01 + 2) * 0.01
+        start = (time.time() // 0.005 + 2) * 0.005
         while time.time() < start:
             pass
         try:
@@ -32,7 +32,7 @@ def race(folders, together, held):
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_lock_has_one_holder_however_closely_processes_start(tmp_path, stale):
-    forked, folders = multiprocessing.get_context("fork"), [tmp_path / str(attempt) for attempt in range(40)]
+    forked, folders = multiprocessing.get_context("fork"), [tmp_path / str(attempt) for attempt in range(80)]
     for folder in folders:
         folder.mkdir()
         if stale:
@@ -50,7 +50,7 @@ def test_a_lock_has_one_holder_however_closely_processes_start(tmp_path, stale):
         assert times, "nobody got it"
         assert all(end <= begun for (_, end), (begun, _) in pairwise(times)), "two holders"
         assert not (folder / "run.lock").exists()
-    assert sum(begun is None for _, begun, _ in found) > 40, "they did not meet"
+    assert sum(begun is None for _, begun, _ in found) > len(folders), "they did not meet"
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "[1, 2]", '{"host": 5}'])

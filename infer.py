@@ -153,44 +153,21 @@ def main(arguments: Sequence[str]) -> None:
     given = build_parser().parse_args(arguments)
     given.region, given.voxel_um = parse_region(given.region), voxel_size(given.voxel_um)
     _refuse_what_is_not_there(given)
-    if given.command == "info":
-        if (given.path / "0.json").is_file():  # torch and the weights take seconds, on a busy machine many
-            logging.info("%s: a run; reading its weights …", given.path)
-        from sharing.info import describe, facts
+    others = {"info": _info, "verify": _verify, "export": _export, "view": _view}
+    others.get(given.command, _compute)(given)
 
-        if given.json:
-            sys.stdout.write(json.dumps(facts(given.path), ensure_ascii=False) + "\n")
-        for line in () if given.json else describe(given.path):
-            logging.info(line)
-        return
-    if given.command == "verify":
-        from sharing.verify import verify
 
-        said, damaged = verify(given.path)
-        for line in [*said, *damaged, f"{given.path}: {len(damaged) or 'nothing'} damaged or missing"]:
-            logging.info(line)
-        sys.exit(1 if damaged else 0)
+def _compute(given: argparse.Namespace) -> None:
+    """One of enhance, encode and decode, of one volume or several; a process of a torchrun or srun command takes its share."""
     from inference import Engine, Options, Output, Processes
     from utils.machine import keep_freed_memory
 
-    if given.command == "export":
-        from sharing import export
-
-        export(given.path, given.output, run=given.run, epoch=given.epoch, evaluations=given.evaluation, about=given.about)
-        return
     keep_freed_memory()
-    options = Options(**chosen(given, Options))
-    if given.command == "view":
-        from sharing.view import opened, view
-
-        which = {"time": given.time, "scene": given.scene}
-        layers = opened(given.path, given.run, options, Engine.choose(given.device), **which)
-        view(layers, port=given.port, browser=given.browser)
-        return
-    processes = Processes.from_environment()
+    options, processes = Options(**chosen(given, Options)), Processes.from_environment()
     try:
         engine = Engine.choose(given.device, given.precision, local_rank=processes.local_rank, compile=given.compile)
-        run_command(given, options, Output(given.output, processes=processes, **chosen(given, Output)), engine)
+        output = Output(given.output, processes=processes, **chosen(given, Output))
+        (_decode if given.command == "decode" else _enhance_or_encode)(given, options, output, engine)
     finally:
         processes.leave()
 
@@ -203,15 +180,19 @@ def _refuse_what_is_not_there(given: argparse.Namespace) -> None:
         RunFolder(given.run).require()
 
 
-def run_command(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:
-    """One of enhance, encode and decode."""
-    from inference import Run, decode, encode, enhance, inputs_and_outputs, refuse_inputs
+def _decode(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:
+    """Codes to a volume."""
+    from inference import decode
 
-    if given.command == "decode":
-        how: dict[str, Any] = {"grid": given.grid, "levels": given.levels, "epoch": given.epoch, "weights": given.weights}
-        decode(given.codes, given.run, **how, options=options, output=output, engine=engine)
-        _say_next_steps(given, (), output)
-        return
+    how: dict[str, Any] = {"grid": given.grid, "levels": given.levels, "epoch": given.epoch, "weights": given.weights}
+    decode(given.codes, given.run, **how, options=options, output=output, engine=engine)
+    _say_next_steps(given, (), output)
+
+
+def _enhance_or_encode(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:
+    """One volume after the other, each to an output of its own."""
+    from inference import Run, encode, enhance, inputs_and_outputs, refuse_inputs
+
     run = Run.load(given.run, given.epoch, engine, given.weights)
     suffix = ".codes.zarr" if given.command == "encode" else given.format
     which = {"channel": given.channel, "time": given.time, "scene": given.scene, "level": given.level}
@@ -226,6 +207,47 @@ def run_command(given: argparse.Namespace, options: Any, output: Any, engine: An
             for line in store.sizes() if store else ():
                 logging.info(line)
         _say_next_steps(given, volumes, to)
+
+
+def _info(given: argparse.Namespace) -> None:
+    """Says what is in a run, a volume or a code store."""
+    if (given.path / "0.json").is_file():  # torch and the weights take seconds, on a busy machine many
+        logging.info("%s: a run; reading its weights …", given.path)
+    from sharing.info import describe, facts
+
+    if given.json:
+        sys.stdout.write(json.dumps(facts(given.path), ensure_ascii=False) + "\n")
+    for line in () if given.json else describe(given.path):
+        logging.info(line)
+
+
+def _verify(given: argparse.Namespace) -> None:
+    """Says whether it is whole; the program ends with 1 where it is not."""
+    from sharing.verify import verify
+
+    said, damaged = verify(given.path)
+    for line in [*said, *damaged, f"{given.path}: {len(damaged) or 'nothing'} damaged or missing"]:
+        logging.info(line)
+    sys.exit(1 if damaged else 0)
+
+
+def _export(given: argparse.Namespace) -> None:
+    """Makes one folder of it that needs nothing else."""
+    from sharing import export
+
+    export(given.path, given.output, run=given.run, epoch=given.epoch, evaluations=given.evaluation, about=given.about)
+
+
+def _view(given: argparse.Namespace) -> None:
+    """Shows volumes and code stores in the browser."""
+    from inference import Engine, Options
+    from sharing.view import opened, view
+    from utils.machine import keep_freed_memory
+
+    keep_freed_memory()
+    which = {"time": given.time, "scene": given.scene}
+    layers = opened(given.path, given.run, Options(**chosen(given, Options)), Engine.choose(given.device), **which)
+    view(layers, port=given.port, browser=given.browser)
 
 
 def _say_next_steps(given: argparse.Namespace, volumes: Sequence[Any], output: Any) -> None:

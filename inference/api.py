@@ -173,33 +173,12 @@ def encode(
             raise UserError(f"--effort {options.effort} is for runs with a codebook; {run.name} has a Gaussian code")
         how: dict[str, Any] = {"batch": options.batch, "skip_empty": options.skip_empty, "effort": options.effort}
         encoder = SliceEncoder(run, source, **how)
-        if book is None:
-            kind = {"kind": "gaussian", "levels": 1, "dimensions": int(run.settings["autoencoder"]["ddconfig"]["z_channels"])}
-        else:
-            kind = {"kind": "codebook", **dict(zip(("levels", "codes", "dimensions"), book.shape, strict=True))}
-        about = {
-            **run.record_of_outputs,
-            **kind,
-            "shape": list(encoder.shape),
-            "inner": list(source.inner),
-            "dtype": encoder.dtype.name,
-            "output_dtype": source.dtype.name,
-            "slice_voxel_um": source.voxel_um,
-            "slice_translation_um": source.translation_um,
-            "slices": source.places,
-            "intensities": [intensity.as_json() for intensity in source.intensities],
-            "normalisation": options.normalise,
-            "lattice": encoder.lattice,
-            "run_path": str(run.path.resolve()),
-            "input": source.record,
-            **_thick(source),
-            **({"effort": options.effort} if options.effort else {}),
-        }
+        about = _record_of_codes(run, source, encoder, book, options)
         if target.among and not target.overwrite and target.path.exists() and says(CodeStore.open(target.path).about, about):
             log.info("%s is finished; going on with the rest", target.path)
             return CodeStore.open(target.path) if target.processes.rank == 0 else None
         if target.processes.rank == 0:
-            numbers: Any = kind["dimensions" if book is None else "levels"]
+            numbers = about["dimensions" if book is None else "levels"]
             of_place = encoder.dtype.itemsize * numbers + 1  # a byte says whether it is empty
             log.info(room_for(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
         said = require_memory(encoder)
@@ -213,6 +192,34 @@ def encode(
     store = codes.finish() if target.processes.rank == 0 else None
     target.processes.wait()
     return store
+
+
+def _record_of_codes(
+    run: Run, source: Source, encoder: SliceEncoder, book: NDArray[Any] | None, options: Options
+) -> dict[str, Any]:
+    """What a store says of itself: all that decoding needs beside the run."""
+    if book is None:
+        kind = {"kind": "gaussian", "levels": 1, "dimensions": int(run.settings["autoencoder"]["ddconfig"]["z_channels"])}
+    else:
+        kind = {"kind": "codebook", **dict(zip(("levels", "codes", "dimensions"), book.shape, strict=True))}
+    return {
+        **run.record_of_outputs,
+        **kind,
+        "shape": list(encoder.shape),
+        "inner": list(source.inner),
+        "dtype": encoder.dtype.name,
+        "output_dtype": source.dtype.name,
+        "slice_voxel_um": source.voxel_um,
+        "slice_translation_um": source.translation_um,
+        "slices": source.places,
+        "intensities": [intensity.as_json() for intensity in source.intensities],
+        "normalisation": options.normalise,
+        "lattice": encoder.lattice,
+        "run_path": str(run.path.resolve()),
+        "input": source.record,
+        **_thick(source),
+        **({"effort": options.effort} if options.effort else {}),
+    }
 
 
 def decode(

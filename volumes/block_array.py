@@ -176,15 +176,15 @@ def blocks_under(key: Iterable[slice | int], block: Sequence[int]) -> Iterator[t
     return product(*(range(part.start // side, -(-part.stop // side)) for part, side in zip(spans, block, strict=True)))
 
 
-def require_blocks(folder: Any, array: Any, key: Iterable[slice | int], every: bool = False) -> None:
-    """Zarr takes a file that is not there for zeros; where zeros have files, too (``every``, or as the array says), it is lost.
+def require_blocks(folder: Any, array: Any, key: Iterable[slice | int]) -> None:
+    """Zarr takes a file that is not there for zeros; of an array that says that its zeros have files, too, it is lost.
 
     Raises:
         FileNotFoundError: the file of a block under the key is not in the folder (of a zip file, too) of the array.
     """
     if isinstance(folder, FarPath):
         return  # its store sees to it, without asking for every block twice
-    if array.metadata.zarr_format == 3 and (every or array.metadata.attributes.get(EVERY_BLOCK)):
+    if array.metadata.zarr_format == 3 and array.metadata.attributes.get(EVERY_BLOCK):
         for place in blocks_under(key, array.shards or array.chunks):
             if not (file := folder / array.metadata.encode_chunk_key(place)).is_file():
                 raise FileNotFoundError(f"{file} is missing")

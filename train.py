@@ -37,7 +37,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> int:
-    """One training from the settings of this start, with the resolved autoencoder, to its last checkpoint."""
+    """One training from the settings of this start, with the resolved autoencoder, to its last checkpoint.
+
+    What a step is stands in models/base.py, what is learned in models/lateral.py and, of codes, in models/slice2volume.py.
+    """
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 

@@ -4,7 +4,7 @@ The path of one volume through ``infer.py enhance``::
 
     api.py          enhance, encode, decode: one verb each, for arrays and for files; what is recorded about the result
       run.py          the training's folder: the model with its weights, made fast; device and precision
-      outputs.py      which volumes a command reads, which files it writes
+      outputs.py      which volumes a command reads, which files it writes (room writing)
       source.py       the volume as the slices that the network reads: opened, measured and placed once, and handed on
       encoding.py       slices → codes, when somebody asks for them
       fields.py         any box of an output, from exact tiles or from blended ones
@@ -13,12 +13,12 @@ The path of one volume through ``infer.py enhance``::
         passes.py         the one way of tiles through a network: several per pass, recent ones kept, halved where memory ends
         tiling.py         the lattice of these tiles: cores, windows, halos
       uncertainty.py    the spread over passes; what texture invented
-      work.py         piece after piece to an array, or to a file that appears when it is whole (volumes): the next one is read,
-                      the last ones are stitched and written while one is computed
+      work.py         piece after piece to an array, or to a file that appears when it is whole (room writing): the next one is
+                      read, the last ones are stitched and written while one is computed
       trust.py        what speaks for the result: seams, consistency with the input, a picture
 
-``encode`` stops after encoding.py and writes a store (the room codes), from which ``decode`` goes on at decoding.py; info is
-info.py, and operating_points.py decodes a store at every rate that it allows. What leaves the program is the room sharing.
+``encode`` stops after encoding.py and writes a store (the room codes), from which ``decode`` goes on at decoding.py;
+operating_points.py decodes a store at every rate that it allows. info, verify, export and view are the room sharing.
 """
 
 from inference.api import decode, encode, enhance

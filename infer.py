@@ -157,6 +157,14 @@ def main(arguments: Sequence[str]) -> None:
     others.get(given.command, _compute)(given)
 
 
+def _refuse_what_is_not_there(given: argparse.Namespace) -> None:
+    for name in ("path", "input", "codes"):
+        for path in paths if isinstance(paths := getattr(given, name, []), list) else [paths]:
+            existing(path)
+    if getattr(given, "run", None):
+        RunFolder(given.run).require()
+
+
 def _compute(given: argparse.Namespace) -> None:
     """One of enhance, encode and decode, of one volume or several; a process of a torchrun or srun command takes its share."""
     from inference import Engine, Options, Output, Processes
@@ -170,14 +178,6 @@ def _compute(given: argparse.Namespace) -> None:
         (_decode if given.command == "decode" else _enhance_or_encode)(given, options, output, engine)
     finally:
         processes.leave()
-
-
-def _refuse_what_is_not_there(given: argparse.Namespace) -> None:
-    for name in ("path", "input", "codes"):
-        for path in paths if isinstance(paths := getattr(given, name, []), list) else [paths]:
-            existing(path)
-    if getattr(given, "run", None):
-        RunFolder(given.run).require()
 
 
 def _decode(given: argparse.Namespace, options: Any, output: Any, engine: Any) -> None:

@@ -30,6 +30,8 @@ from writing.target_plan import refuse_existing, room_for
 
 log = logging.getLogger("isoscope")
 
+GRIDS = ("isotropic", "raw")  # of what codes are decoded to
+
 
 def enhance(
     volume: Given | Source | Run,
@@ -246,8 +248,10 @@ def decode(
         epoch, weights: of the run; by default the store's (the epoch if no run is named).
 
     Raises:
-        UserError: there is no such store or run, it has fewer levels, or the run's weights are not those of the codes.
+        UserError: no such store, run or grid, the store has fewer levels, or the run's weights are not those of the codes.
     """
+    if grid not in GRIDS:
+        raise UserError(f"grid={grid} is unknown; choose one of {', '.join(GRIDS)}")
     store, output = codes if isinstance(codes, CodeStore) else CodeStore.open(codes), _output(output)
     store = store if levels is None else store.first_levels(levels)
     run = Run.of_store(store, run, epoch, engine, weights)

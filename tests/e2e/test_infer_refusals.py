@@ -15,7 +15,7 @@ import zarr
 from infer_commands import command, quiet, read, refused
 from infer_runs import ROOT, grey, make_run
 
-from inference import Options, enhance
+from inference import Options, decode, enhance
 from utils.errors import UserError
 from volumes.block_array import BlockArray
 from volumes.open import open_volume
@@ -109,6 +109,8 @@ def test_codes_of_other_weights(run, volume, tmp_path):
     torch.save(state, file)
     refused("encoded with other weights", "decode", "--codes", store, "--run", other, "--output", tmp_path / "o.ome.zarr")
     refused("is not a code store", "decode", "--codes", run, "--output", tmp_path / "o.ome.zarr")
+    with pytest.raises(UserError, match="grid=Raw is unknown; choose one of isotropic, raw"):
+        decode(store, run, grid="Raw")
 
 
 def test_runs_that_make_no_codes(tmp_path, volume):

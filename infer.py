@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiment.runs import RunFolder
+from experiment.runs import require_run
 from utils.command_line import Messages, Parser, add_shared, chosen, parse_region, voxel_size
 from utils.command_line import command as as_typed
 from utils.errors import reported
@@ -151,7 +151,8 @@ def _add_engine(parser: Parser) -> tuple[Any, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Reads the command line; torch is loaded after it is known to be good."""
     given = build_parser().parse_args(arguments)
-    given.region, given.voxel_um = parse_region(given.region), voxel_size(given.voxel_um)
+    given.region = given.region and parse_region(given.region)
+    given.voxel_um = given.voxel_um and voxel_size(given.voxel_um)
     _refuse_what_is_not_there(given)
     others = {"info": _info, "verify": _verify, "export": _export, "view": _view}
     others.get(given.command, _compute)(given)
@@ -162,7 +163,7 @@ def _refuse_what_is_not_there(given: argparse.Namespace) -> None:
         for path in paths if isinstance(paths := getattr(given, name, []), list) else [paths]:
             existing(path)
     if getattr(given, "run", None):
-        RunFolder(given.run).require()
+        require_run(given.run)
 
 
 def _compute(given: argparse.Namespace) -> None:

@@ -189,11 +189,6 @@ class RunFolder:
             f"wait for it, choose another --prj, or delete {self._lock} if that process is gone"
         )
 
-    def require(self) -> None:
-        """A UserError says that there is no such folder."""
-        if not self.path.is_dir():
-            raise UserError(f"{self.path} is not a training's folder: there is no such folder; runs lie like logs/mytissue/first")
-
     def stored_settings(self, models: Models) -> dict[str, Any]:
         """The settings of the latest start, complete also where an older version wrote them (models: MODEL_OPTIONS).
 
@@ -223,6 +218,12 @@ class RunFolder:
     def copy_source(self, source: Path) -> None:
         """Keeps a copy of the model's source file for the record."""
         shutil.copyfile(source, self.path / source.name)
+
+
+def require_run(path: Path) -> None:
+    """A UserError says that there is no such folder."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a training's folder: there is no such folder; runs lie like logs/mytissue/first")
 
 
 def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.region is not None and [type(side) for side in self.region] != [slice] * 3:
             raise UserError(f"region {self.region} must be three slices (z, y, x), such as (slice(0, 128),) + (slice(None),) * 2")
-        if self.voxel_um is not None and not all(0 < size < math.inf for size in self.voxel_um):
-            raise UserError(f"voxel_um {self.voxel_um}: sizes (z, y, x) in µm must be positive")
+        if self.voxel_um is not None and [0 < size < math.inf for size in self.voxel_um] != [True] * 3:
+            raise UserError(f"voxel_um {self.voxel_um}: three sizes (z, y, x) in µm must be positive")
         if self.thick not in (None, *SEEN_ALONG):
             raise UserError(f"--thick {self.thick} is no axis; choose one of {', '.join(SEEN_ALONG)}")
         for name, count, least in (("dsp", self.dsp, 1), ("batch", self.batch, 1), ("effort", self.effort, 0)):

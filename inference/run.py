@@ -12,7 +12,7 @@ import numpy as np
 
 from codes.record import OF_DECODING
 from codes.store import CodeStore
-from experiment.runs import RunFolder, program_version
+from experiment.runs import RunFolder, program_version, require_run
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
@@ -76,8 +76,8 @@ class Run:
         """
         if weights not in (None, "ema", "raw"):
             raise UserError(f"--weights {weights} is unknown; choose ema (averaged) or raw (of the last step)")
+        require_run(Path(path))
         folder = RunFolder(Path(path))
-        folder.require()
         settings = folder.stored_settings(MODEL_OPTIONS)
         engine = engine or Engine.choose()
         exported = folder.exported()

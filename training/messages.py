@@ -33,7 +33,8 @@ def summary(trainer: pl.Trainer, model: BaseModel, run: RunFolder, data: DataMod
         *alone,
         *_data(s, data, trainer.world_size),
         f"device: {trainer.num_devices} x {trainer.accelerator.name()}, {trainer.precision}; a step needs "
-        f"{as_size((needs or training_requirements(s)).memory)} of memory or more in 32 bits, about half of it in bf16-mixed",
+        f"{as_size((needs or training_requirements(s)).memory)} of memory or more"
+        + (" in 32 bits, about half of it in this precision" if str(trainer.precision).startswith("bf16") else ""),
         f"run folder: {run.path}",
         f"pictures: {run.pictures}",
         *where_to_look(s, run),
@@ -46,8 +47,8 @@ def _geometry(s: Mapping[str, Any], geometry: Any) -> str:
     taken = "".join(f" {sign} {key} {s[key]:g}" for sign, key in (("·", "usp"), ("/", "dsp")) if s[key] != 1)
     read = f"{s['cropz']} planes{taken} = {slices} slices of {side}² pixels" if taken else f"{slices} slices of {side}² pixels"
     if "axial_sampling" in s:
-        how = f"sections {s['uprate']:g} pixels apart ({s['axial_sampling']}), of which each becomes {geometry.factor} planes"
-        return f"{read}; their rows play {how}"
+        how = f"sections {s['uprate']:g} pixels apart ({s['axial_sampling']})"
+        return f"{read}, made as coarse along one side as {how}; each section becomes {geometry.factor} planes"
     how = f"{side}/{slices}" if "uprate" in s else f"8·{geometry.resizebranch}/{geometry.downbranch}"
     return f"{read}; {slices} · {geometry.factor} planes each ({how}) = a cube of {slices * geometry.factor}³ voxels"
 
@@ -56,7 +57,7 @@ def _data(s: Mapping[str, Any], data: DataModule, world: int) -> list[str]:
     train, val = data.train_set, data.val_set
     steps = len(train) // (world * s["batch_size"])
     return [
-        f"data: {len(train.names)} volumes in {train.root / s['direction']}, {len(val.names) if val else 'none'} for validation, "
+        f"data: {len(train.names)} volume{'s' * (len(train.names) != 1)} in {train.root / s['direction']}, {len(val.names) if val else 'none'} for validation, "
         f"{as_size(data.nbytes())}",
         f"{train.crops_per_volume} crops of each volume in batches of {s['batch_size'] * world} = {steps} steps an epoch, "
         f"{steps * s['n_epochs']} in {s['n_epochs']} epochs",

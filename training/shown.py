@@ -124,9 +124,7 @@ class Progress(Callback):
         watched = trainer.callback_metrics.get(self.monitor)
         known = [] if watched is None else [f"{self.monitor} {float(watched):.4g}"]
         course = f"{self.LINE} {sparkline(self.seen)} {self.seen[-1]:.3g}" if self.seen else ""
-        self.bar.clear()
         log.info("after epoch %d: %s", trainer.current_epoch + 1, ", ".join([course, *known, str(picture)]))
-        self.bar.refresh()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """What is said of it gets a line of its own."""

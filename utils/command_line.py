@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from tqdm import tqdm
+
 from utils.errors import UserError, printable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,6 +25,11 @@ class Messages(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without control characters."""
         return printable(super().format(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """The line, with the bars that are being shown below it."""
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

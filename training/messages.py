@@ -56,8 +56,9 @@ def _geometry(s: Mapping[str, Any], geometry: Any) -> str:
 def _data(s: Mapping[str, Any], data: DataModule, world: int) -> list[str]:
     train, val = data.train_set, data.val_set
     steps = len(train) // (world * s["batch_size"])
+    volumes = f"{len(train.names)} volume{'s' * (len(train.names) != 1)}"
     return [
-        f"data: {len(train.names)} volume{'s' * (len(train.names) != 1)} in {train.root / s['direction']}, {len(val.names) if val else 'none'} for validation, "
+        f"data: {volumes} in {train.root / s['direction']}, {len(val.names) if val else 'none'} for validation, "
         f"{as_size(data.nbytes())}",
         f"{train.crops_per_volume} crops of each volume in batches of {s['batch_size'] * world} = {steps} steps an epoch, "
         f"{steps * s['n_epochs']} in {s['n_epochs']} epochs",

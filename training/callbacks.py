@@ -27,7 +27,7 @@ from utils.threads import Threads
 log = logging.getLogger(__name__)
 
 GO_ON = "what was saved before is as it was: make room and go on with --resume"
-STOP_SIGNALS = (signal.SIGINT, *SCHEDULERS)
+STOP_SIGNALS = (signal.SIGINT, *SCHEDULERS, signal.SIGHUP)  # the last one: the terminal was closed
 
 
 class InPlace(TorchCheckpointIO):
@@ -67,7 +67,9 @@ class RunKeeper(Checkpoint):
         if trainer.is_global_zero:
             self.run.manifest.begin()
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+            nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            heard = [number for number in STOP_SIGNALS if not (nohup and number == signal.SIGHUP)]
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""

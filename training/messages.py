@@ -12,11 +12,11 @@ from dataloader.dataset_folders import read_record
 from experiment.reading import COMMAND_LINE
 from experiment.runs import RunFolder
 from models.base import BaseModel
-from training.callbacks import RunKeeper
+from training.callbacks import STOP_SIGNALS, RunKeeper
 from training.requirements import Requirements, training_requirements
 from training.trackers import where_to_look
 from utils.command_line import command
-from utils.errors import CTRL_C, SCHEDULERS, TRY_AGAIN
+from utils.errors import CTRL_C, TRY_AGAIN
 from utils.units import as_size
 
 
@@ -73,7 +73,7 @@ def closing(
     keeper = next(callback for callback in trainer.callbacks if isinstance(callback, RunKeeper))  # type: ignore[attr-defined]
     if not keeper.reason:
         return [f"done: {epochs}", *_next_steps(model, run, data)], 0
-    code = {signal.SIGINT.name: CTRL_C, **{number.name: TRY_AGAIN for number in SCHEDULERS}}.get(keeper.reason, 0)
+    code = {**{number.name: TRY_AGAIN for number in STOP_SIGNALS}, signal.SIGINT.name: CTRL_C}.get(keeper.reason, 0)
     typed = [name for name in ("jsn", "prj", "env", "logs", "data_root") if given.get(name) == COMMAND_LINE]
     words = [word for name in typed for word in (f"--{name}", str(model.settings[name]))]
     return [f"stopped by {keeper.reason}: {epochs}; go on with", f"  {command('train', *words, '--resume')}"], code

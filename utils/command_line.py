@@ -28,7 +28,7 @@ class Messages(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """The line, with the bars that are being shown below it."""
-        with tqdm.external_write_mode(self.stream):
+        with tqdm.external_write_mode(self.stream, nolock=True):  # which another process may hold
             super().emit(record)
 
 

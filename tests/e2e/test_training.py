@@ -168,9 +168,9 @@ def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, w
     assert ends[0]["generator_steps"] == ends[1]["generator_steps"] == 8
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_who_started_a_training_learns_from_its_code_that_it_was_stopped(workspace, monkeypatch, number, code):
-    """By Ctrl-C, or by a scheduler that wants its place: a script must not go on as if it were trained."""
+    """By Ctrl-C, by a scheduler, or since the terminal was closed: a script must not go on as if it were trained."""
     signalled(monkeypatch, 1, number=number)
     assert train.main(workspace.arguments("stopped")) == code
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import io
 import logging
 import re
 import signal
@@ -62,6 +63,9 @@ def reported(debug: bool, again: str = "") -> Iterator[None]:
     debug: with the traceback. again: what running the command again would do. What packages warn of is logged.
     """
     logging.captureWarnings(True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of an older cluster, which may know no µ; and names may be of any bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _giving_way(again):
             yield

@@ -1,5 +1,6 @@
 """What all scripts have in common on their command line."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from settings_repository import make_repository, read
 
 from utils.command_line import Parser
-from utils.errors import UserError
+from utils.errors import UserError, reported
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -74,3 +75,13 @@ def test_every_script_ends_with_one_line_and_code_2(script, words):
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: argument {words[-1]}: expected ")
     assert line.endswith(f"; see {' '.join([script, *words[:-1]])} --help")
+
+
+def test_a_terminal_that_does_not_know_a_letter_is_shown_its_number(monkeypatch):
+    """As on a cluster whose language is de_DE.ISO-8859-1; what is written are names of any bytes, too."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="latin-1"))
+    with reported(debug=False):
+        sys.stdout.write("5 µm … \udcff")
+        sys.stdout.flush()
+    assert shown.getvalue() == b"5 \xb5m \\u2026 \\udcff"

@@ -21,7 +21,7 @@ from evaluation.sweep import REFERENCE, sweep
 from experiment.runs import program_version
 from utils.boxes import Box, extent
 from utils.errors import UserError, is_full
-from utils.files import MAKE_ROOM, put_files, refuse_overlap, write_json
+from utils.files import MAKE_ROOM, put_files, refuse_overlap, write_json, write_text
 
 SCHEMA = "isoscopexx.evaluation/1"
 OUTPUTS = ("metrics.json", "report.html", "planes.png", "fsc.png", "spectra.png")
@@ -48,7 +48,7 @@ def evaluate(
         document, comparison, boxes = numbers(request, folder, earlier)
         figures = draw_figures(comparison, document["volumes"], boxes, folder)
         write_json(folder / "metrics.json", plain(document))
-        (folder / "report.html").write_text(render(document, figures), encoding="utf-8")
+        write_text(folder / "report.html", render(document, figures))
     return document
 
 

@@ -60,10 +60,15 @@ def replaced(path: Path, remedy: str = MAKE_ROOM) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def utf8(text: str) -> bytes:
+    """Text in UTF-8; what a file's name has that is none stands as a number, as which JSON reads it back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) that is never seen half-written."""
     with replaced(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(utf8(text))
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
+from utils.files import utf8
 from volumes.nifti_mrc import COMMENT
 from writing.target_plan import TargetPlan
 
@@ -43,7 +44,7 @@ def write_nifti(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], blo
             for name, (affine, code) in _forms(plan, dict(plan.attributes.get("input") or {}).get("space")).items():
                 getattr(header, f"set_{name}")(affine, code)
     if attributes:
-        text = json.dumps(dict(attributes), ensure_ascii=False).encode()
+        text = utf8(json.dumps(dict(attributes), ensure_ascii=False))
         header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, text))
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
     content = io.BytesIO()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils.boxes import boxes
 from utils.errors import printable
-from utils.files import replaced
+from utils.files import replaced, utf8
 from volumes.tiff_reader import NAMESPACE
 from volumes.volume import Volume
 from writing.nifti import write_nifti
@@ -174,6 +174,6 @@ def _ome_metadata(
             **{f"Position{axis}Unit": ["µm"] * number for axis in "XYZ"},
         }
     if attributes:
-        values = {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()}
+        values = {key: utf8(json.dumps(value, ensure_ascii=False)).decode() for key, value in attributes.items()}
         metadata["MapAnnotation"] = {"Namespace": NAMESPACE, "Value": values}
     return metadata

@@ -28,7 +28,7 @@ def test_every_format_comes_back_with_voxel_size_position_and_attributes(name, t
     values = random_values()
     target = begin(tmp_path / name, attributes={"made": "a/b", "sides": [1, 2], "factor": 8.0})
     fill(target, values)
-    assert target.finish(extra={"skipped": 3, "name": "µ"}) == tmp_path / name
+    assert target.finish(extra={"skipped": 3, "name": "µ\udcff"}) == tmp_path / name
     volume = open_volume(tmp_path / name)
     for this in (volume, pickle.loads(pickle.dumps(volume))):
         np.testing.assert_array_equal(this[:], values)
@@ -36,7 +36,7 @@ def test_every_format_comes_back_with_voxel_size_position_and_attributes(name, t
     assert (volume.dtype, volume.shape) == (np.uint16, SHAPE)
     assert volume.voxel_um == pytest.approx(VOXEL)
     assert volume.translation_um == pytest.approx(PLACE)
-    assert volume.attributes == {"made": "a/b", "sides": [1, 2], "factor": 8.0, "skipped": 3, "name": "µ"}
+    assert volume.attributes == {"made": "a/b", "sides": [1, 2], "factor": 8.0, "skipped": 3, "name": "µ\udcff"}
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 

@@ -49,7 +49,7 @@ def test_pictures_and_validation_show_the_weights_that_infer_takes(kind, workspa
     assert any(not torch.equal(seen["generated"][0][key], taken[key]) for key in taken)  # a training goes on from raw ones
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[:2], pytest.param(KINDS[2], marks=pytest.mark.slow)])  # 48 steps of IsoREF
 def test_a_short_training_leaves_averages_that_can_be_used(kind, workspace):
     """Not grey: after few steps of a decay that remembers thousands, what they make resembles what the raw weights make."""
     options = ("--ema", 0.9999, "--n_epochs", 8, "--epoch_save", 8, "--crops_per_volume", 3)

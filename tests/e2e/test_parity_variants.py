@@ -58,7 +58,7 @@ def two_channels(manifest):
         pytest.param("e2e_vq_tc", "e2e_vq_base", {"tc": True, "input_nc": 2, "output_nc": 2}, marks=pytest.mark.slow),
         ("e2e_vq_lsgan", "e2e_vq_skip1", {"gan_mode": "lsgan"}),
         ("e2e_vq_usp2", "e2e_vq_skip1", {"cropz": 2, "usp": 2}),
-        ("e2e_vq_usp2_deep", "e2e_vq_x4_downbranch2", {"cropz": 4, "usp": 2.0}),
+        pytest.param("e2e_vq_usp2_deep", "e2e_vq_x4_downbranch2", {"cropz": 4, "usp": 2.0}, marks=pytest.mark.slow),
         ("e2e_kl_tc", "e2e_kl_mid", {"tc": True}),
     ],
 )

@@ -48,7 +48,8 @@ def test_spectra_tell(how, axis):
 @pytest.mark.parametrize("name", ["fibsem_fib25_dev", "mesospim_nuclei_c5", "nuclei_cyto_rgb3d_ch0", "nuclei_cyto_rgb3d_ch1"])
 def test_spectra_of_real_volumes_tell(name):
     values = open_volume(Path(SAMPLES) / f"{name}.tif")[:]
-    cases = [(values[4::8], True), (values[2::4], True), (values[:, :128, :128], False)] if "fib25" in name else [(values, True)]
+    part = values[:, :160, :160]
+    cases = [(part[4::8], True), (part[2::4], True), (part[:, :128, :128], False)] if "fib25" in name else [(values, True)]
     for part, coarse in cases:
         for axis, order in SEEN_ALONG.items():
             found = thick_axis([None], [spectra_along(as_planes(part, order), None)])

@@ -102,7 +102,7 @@ def test_a_training_starts_from_it_by_the_line_of_its_card(workspace):
     folder = PRETRAINED / "fib25"
     [line] = [line for line in (folder / "README.md").read_text().splitlines() if "--init FOLDER" in line]
     given = shlex.split(line.partition("FOLDER")[2])
-    small = ("--models", "lateral", "--cropsize", 40, "--n_epochs", 1, "--epoch_save", 1)
+    small = ("--models", "lateral", "--cropsize", 40, "--crops_per_volume", 2, "--n_epochs", 1, "--epoch_save", 1)
     made = workspace.train("tuned", *small, *given, "--init", folder, "--lr", 1e-9, "--ema", 0)
     state = torch.load(made.component("net_g", 1), weights_only=True)
     before = load_file(next(folder.glob("checkpoints/*.safetensors")))

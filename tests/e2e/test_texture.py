@@ -17,7 +17,7 @@ from utils.errors import UserError
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume
 
-SHAPE = "--cropsize 32 --cropz 4 --uprate 4 --nm 11 --ngf 4 --blocks 1 --fine_width 6".split()
+SHAPE = "--crops_per_volume 2 --cropsize 32 --cropz 4 --uprate 4 --nm 11 --ngf 4 --blocks 1 --fine_width 6".split()
 TEXTURE = [*SHAPE, *"--models texture --grain_width 4".split()]
 SMALL = {"cropsize": 64, "cropz": 2, "blocks": 1, "grain_width": 4, "init": "RUN"}
 

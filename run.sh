@@ -156,7 +156,7 @@ case "$command" in
         ;;
     *)
         echo "error: './run.sh $command' is not known; its first lines say what is:" >&2
-        sed -n '2,/^set/{/^#/p}' "$0" >&2
+        sed -n '2,/^set/{/^#/p;}' "$0" >&2
         exit 2
         ;;
 esac

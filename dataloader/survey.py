@@ -16,7 +16,7 @@ from dataloader.dataset_folders import SPLITS, VAL, paired_names
 from dataloader.thick_axis import Spectra, spectra_along
 from intensity.statistics import scan
 from utils.boxes import Box, extent, overlap, relative
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import replaced
 from utils.spectra import SIGNAL, Anisotropy, anisotropy
 from volumes.open import open_volume
@@ -258,7 +258,7 @@ def contact_sheet(path: Path, title: str, files: Sequence[Surveyed]) -> None:
     """Draws one row per file: three planes at their true proportions, histogram of these planes, spectra of the three axes."""
     height = 3.1 * len(files) + 0.5  # inches
     figure = Figure(figsize=(15, height), dpi=100, facecolor="white")
-    figure.suptitle(title, x=0.01, y=1 - 0.12 / height, ha="left", va="top", fontsize=12, parse_math=False)
+    figure.suptitle(printable(title), x=0.01, y=1 - 0.12 / height, ha="left", va="top", fontsize=12, parse_math=False)
     margins = {"left": 0.03, "right": 0.99, "top": 1 - 0.75 / height, "bottom": 0.45 / height, "hspace": 0.55, "wspace": 0.22}
     grid = figure.add_gridspec(len(files), 5, width_ratios=(1, 1, 1, 0.9, 1.2), **margins)
     for k, file in enumerate(files):
@@ -266,7 +266,7 @@ def contact_sheet(path: Path, title: str, files: Sequence[Surveyed]) -> None:
         _draw_values(axes[:4], file)
         _draw_spectra(axes[4], file.spectra)
         left, top = axes[0].get_position().x0, grid[k, 0].get_position(figure).y1
-        facts, faults = f"{file.name}   {file.facts}", "; ".join(file.faults())
+        facts, faults = printable(f"{file.name}   {file.facts}"), "; ".join(file.faults())
         figure.text(left, top + 0.22 / height, facts, fontsize=9, weight="bold", va="bottom", parse_math=False)
         figure.text(left, top + 0.05 / height, faults, fontsize=8, color="tab:red", va="bottom", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)

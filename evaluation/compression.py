@@ -22,7 +22,7 @@ from evaluation.sections import METHODS, Candidate, Sections
 from evaluation.sweep import blocks, central_box
 from experiment.runs import program_version
 from utils.boxes import Box, voxels_of
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import write_json
 from volumes.open import open_volume
 from volumes.volume import ArrayVolume, Volume
@@ -299,7 +299,7 @@ def draw_rates(points: list[Point], title: str, path: Path) -> None:
     for axes in panels.flat:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(title, color=INK, fontsize=12)
+    figure.suptitle(printable(title), color=INK, fontsize=12)
     figure.savefig(path)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from evaluation.figures import INK, plain_axes, style
 from evaluation.grid import Request
 from evaluation.measure import evaluate, results
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import write_json
 from volumes.open import stem_of
 
@@ -86,7 +86,7 @@ def draw(document: dict[str, Any], count: int) -> Figure:
         places = [point["power"][band] for point in joined], [point["fidelity"] for point in joined]
         axes.plot(*places, **style("reconstruction") | {"marker": "o"})
         for point, x, y in zip(joined, *places, strict=True):
-            axes.annotate(point["name"], (x, y), xytext=(6, 5), textcoords="offset points", color=INK, fontsize=9)
+            axes.annotate(printable(point["name"]), (x, y), xytext=(6, 5), textcoords="offset points", color=INK, fontsize=9)
         for point in known[len(joined) :]:
             axes.plot(point["power"][band], point["fidelity"], **style(point["name"]) | {"marker": "s"})
         long, short = (edge.split("/")[1] for edge in band.split("-"))

@@ -46,8 +46,11 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def printable(text: str) -> str:
-    """Text in which control characters, which a terminal would obey, are spelled out; ends of lines and tabs stay."""
-    return re.sub(r"[^\n\t -~\xa0-\U0010ffff]", lambda found: repr(found[0])[1:-1], text)
+    """Text in which is spelled out what a terminal would obey (control characters) or no font has (bytes that are no letters).
+
+    Ends of lines and tabs stay.
+    """
+    return re.sub(r"[^\n\t -~\xa0-\ud7ff\ue000-\U0010ffff]", lambda found: repr(found[0])[1:-1], text)
 
 
 def is_full(error: OSError) -> bool:

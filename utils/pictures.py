@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.axes import transposed
+from utils.errors import printable
 from utils.files import replaced
 from utils.units import as_length
 
@@ -92,7 +93,7 @@ def orthogonal_planes(
     width = max(layout.bars + 150, layout.left + 9 * max(map(len, [title, *planes])))  # long names are not cut
     picture = Image.new("RGB", (width, layout.top + len(planes) * layout.row), "white")
     draw = ImageDraw.Draw(picture)
-    draw.text((layout.left, 18), title, "black", _font(15), "ls")
+    draw.text((layout.left, 18), printable(title), "black", _font(15), "ls")
     ordinal = {2: "2nd", 3: "3rd"}.get(layout.thin, f"{layout.thin}th")
     note = f", every {ordinal} pixel" if layout.thin > 1 else ""
     places = (f"XY  (z = {size[2] // 2}{note})", f"XZ  (y = {size[0] // 2})", f"YZ  (x = {size[1] // 2})")

@@ -243,7 +243,7 @@ def test_needs_of_a_model_of_single_slices(cropz):
 
 
 def test_a_sheet_shows_planes_at_their_proportions(tmp_path):
-    volume = ArrayVolume(np.zeros((40, 40, 40), np.uint8), "a.tif", (2.0, 0.25, 0.25))
+    volume = ArrayVolume(np.zeros((40, 40, 40), np.uint8), "a\udcff.tif", (2.0, 0.25, 0.25))  # a name that is no UTF-8
     planes = (np.eye(40), np.eye(5, 40), np.eye(5, 40))
     file = Surveyed(
         "train", "d", volume, 0, 1, (0, 1), (0.0, 0.5, 1.0), 0.5, 0, 1.0, None, None, {}, planes

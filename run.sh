@@ -121,8 +121,24 @@ if [ "${1:-}" = --cpu ]; then
     cpu=yes
     shift
 fi
-set_up
 command=${1:-quickstart}
+usage() {
+    sed -n '2,/^set/{/^#/p;}' "$0"
+}
+
+case "$command" in
+    -h | --help | help)
+        usage
+        exit
+        ;;
+    quickstart | prepare | train | infer | evaluate | import_reference | setup | lint | type | docs | bench | test | test-slow | -*) ;;
+    *)
+        echo "error: './run.sh $command' is not known; its first lines say what is:" >&2
+        usage >&2
+        exit 2
+        ;;
+esac
+set_up
 case "$command" in
     quickstart)
         quickstart "${@:2}"
@@ -153,10 +169,5 @@ case "$command" in
         ;;
     -* )
         exec "$python" train.py "$@"
-        ;;
-    *)
-        echo "error: './run.sh $command' is not known; its first lines say what is:" >&2
-        sed -n '2,/^set/{/^#/p;}' "$0" >&2
-        exit 2
         ;;
 esac

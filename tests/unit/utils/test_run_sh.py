@@ -36,6 +36,12 @@ def run(checkout, *words, code=0):
 
 
 def test_it_installs_once_and_again_where_versions_changed(checkout):
+    done, calls = run(checkout, "enhance")
+    assert (
+        done.returncode == 2 and "'./run.sh enhance' is not known" in done.stderr and "./run.sh test" in done.stderr and not calls
+    )
+    done, calls = run(checkout, "--help")
+    assert done.returncode == 0 and "./run.sh test" in done.stdout and not calls
     done, calls = run(checkout, "setup")
     assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith("--editable .[test]")
     assert (checkout / "seen").read_text() == (checkout / "constraints.txt").read_text()

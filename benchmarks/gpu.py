@@ -119,7 +119,8 @@ def on_a_cube(kit: Kit, given: Any, folder: Path) -> None:
     write_sections(given.data, folder, 64 if given.short else SIDE)
     kit.run("prepare", ["prepare.py", "volumes", "--input", folder / "train.tif", "--dataset", "fib25", "--link", *places[:2]])
     size = "--n_epochs 1 --crops_per_volume 8 --epoch_save 1" if given.short else "--max_time 00:03:00"
-    train = ["train.py", "--jsn", "fib25_lateral", "--prj", "lateral", *places, *size.split()]
+    wide = "--ngf 64 --fine_width 16"  # a GPU has the time
+    train = ["train.py", "--jsn", "fib25_lateral", "--prj", "lateral", *places, *size.split(), *wide.split()]
     run, volume = folder / "logs" / "fib25" / "lateral", folder / "enhanced.ome.tif"
     if kit.run("train", train, least=30):
         apply = ["infer.py", "enhance", "--run", run, "--input", folder / "dev.tif", "--output", volume, "--device", given.device]

@@ -59,13 +59,13 @@ def main() -> None:
 def of_experiment(jsn: str, rounds: int, words: list[Any]) -> dict[str, Any]:
     """Medians over rounds, in which all kinds take turns with the step."""
     found = in_turn(__file__, [f"step: {jsn}", *(f"{jsn}: {kind}" for kind in KINDS)], rounds, *words)
-    step = statistics.median(found.pop(f"step: {jsn}"))
+    step, batch = statistics.median(found.pop(f"step: {jsn}")), settings_of(jsn)["batch_size"]
     kinds = {}
     for variant, answers in found.items():
         crops = statistics.median(each["crops_per_s"] for each in answers)
         read_for = answers[0]["bytes_read_per_byte_of_crops"]
         kinds[variant.partition(": ")[2]] = {
-            "crops_per_s": round(crops, 1), "times_what_the_model_takes": round(crops * step, 1),
+            "crops_per_s": round(crops, 1), "times_what_the_model_takes": round(crops * step / batch, 1),
             "bytes_read_per_byte_of_crops": round(read_for, 2),
         }  # fmt: skip
     return {"seconds_per_step": round(step, 3), "kinds": kinds}

@@ -71,7 +71,7 @@ the truth's by period. Minutes of training are processor time of one thread on t
 *Cubic + consistency* is stopped where the truth says that it is best.
 """
 ROWS = {  # experiment file and options, steps of the small budget
-    "lateral": ("fib25_lateral", 5000),
+    "lateral": ("fib25_lateral", 12000),
     "contrast": (
         "fib25_lateral --init {lateral} --lateral_error squared --lbpower 0.002 --power 0.69 --lr 3e-4",
         2400,

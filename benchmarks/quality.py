@@ -74,7 +74,7 @@ ROWS = {  # experiment file and options, steps of the small budget
     "lateral": ("fib25_lateral", 12000),
     "contrast": (
         "fib25_lateral --init {lateral} --lateral_error squared --lbpower 0.002 --power 0.69 --lr 3e-4",
-        2400,
+        4800,
     ),
     "codes": ("fib25 --teacher {lateral}", 1200),
     "codes, MS-SSIM": (

@@ -99,7 +99,7 @@ def _write(folder: Path, run: Run, store: CodeStore | None, judged: Sequence[Map
     """All files; of a run that was exported before, all that it still has."""
     made, source = RunFolder(folder), RunFolder(run.path)
     made.checkpoints.mkdir()
-    made.write_settings(dict(run.settings))
+    made.write_settings({**run.settings, "logs": None, "data_root": None})  # places of this machine
     if source.dataset_record.is_file():
         shutil.copyfile(source.dataset_record, made.dataset_record)
     wanted = run.model.G.keys() if store is None else set(run.model.decoding) & run.model.G.keys()

@@ -215,6 +215,7 @@ def test_the_page_says_how_good_it_is(tmp_path):
 def test_a_training_starts_from_an_exported_run(workspace, tmp_path):
     run = workspace.train("first")
     folder = export(run.path, tmp_path / "alone")
+    assert str(run.path.parents[1]) not in (folder / "0.json").read_text()  # a place on the maker's machine
     made = workspace.train("second", "--init", folder, "--n_epochs", 1, "--lr", 1e-9)
     for name in ("encoder", "net_g"):
         state, before = (torch.load(path, weights_only=True) for path in (made.component(name, 1), run.component(name, 2)))

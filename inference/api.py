@@ -185,7 +185,7 @@ def encode(
             log.info(room_for(target.path, 2 * of_place * math.prod(encoder.shape)))  # as they are made, and coded
         said = require_memory(encoder)
         if said and target.processes.rank == 0:
-            log.info("memory: %s", said)
+            log.info("computing takes %s", said)
         with target.processes.first_alone(target.overwrite):
             codes = CodeTarget(target.path, about, book, overwrite=target.overwrite)
         mine = codes.pending(target.processes.share(len(codes.units)))

@@ -154,7 +154,7 @@ def write(job: Job, output: Output) -> None:
         log.info(require_room(output.path, shape, field.dtype, field.channels))
     said = require_memory(computing)
     if said and processes.rank == 0:
-        log.info("memory: %s", said)
+        log.info("computing takes %s", said)
     plan = plan_target(
         output.path,
         shape=shape,

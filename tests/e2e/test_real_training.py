@@ -57,7 +57,7 @@ def test_the_codebook_is_used(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def unseen(trained, tmp_path_factory):
-    """Truth, restored volume, nearest neighbour and linear interpolation of a cube that was never trained on."""
+    """Truth, restored volume and linear interpolation of a cube that was never trained on."""
     folder = tmp_path_factory.mktemp("dev")
     truth = tifffile.imread(Path(SAMPLES) / "fibsem_fib25_dev.tif")[:248, :248, :248]
     thinned = truth[FACTOR // 2 :: FACTOR]
@@ -68,17 +68,16 @@ def unseen(trained, tmp_path_factory):
     assert restored.shape == truth.shape and restored.dtype == truth.dtype
     centres = FACTOR // 2 + FACTOR * np.arange(len(thinned))
     places = np.arange(len(truth))
-    nearest = thinned[np.abs(places[:, None] - centres).argmin(axis=1)]
     below = np.clip((places - centres[0]) // FACTOR, 0, len(thinned) - 2)
     share = np.clip((places - centres[below]) / FACTOR, 0, 1)[:, None, None]
-    return truth, restored, nearest, (1 - share) * thinned[below] + share * thinned[below + 1]
+    return truth, restored, (1 - share) * thinned[below] + share * thinned[below + 1]
 
 
-def test_gradients_along_z_are_closer_to_the_truth_than_nearest_neighbour(unseen):
-    wanted, restored, nearest, _ = (gradient_ratio(volume) for volume in unseen)
-    assert abs(restored - wanted) < abs(nearest - wanted), (restored, nearest, wanted)
+def test_gradients_along_z_are_closer_to_the_truth_than_interpolation(unseen):
+    wanted, restored, linear = (gradient_ratio(volume) for volume in unseen)  # nearest neighbour has steps, which are no detail
+    assert abs(restored - wanted) < abs(linear - wanted) / 2, (restored, linear, wanted)
 
 
 def test_what_an_eighth_of_a_bit_keeps_is_better_than_interpolating_everything(unseen):
-    truth, restored, _, linear = unseen
+    truth, restored, linear = unseen
     assert psnr(restored, truth) > psnr(linear, truth) + 0.4, (psnr(restored, truth), psnr(linear, truth))

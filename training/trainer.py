@@ -178,13 +178,20 @@ def build_trainer(settings: Mapping[str, Any], run: RunFolder, sample: Mapping[s
 
 @contextmanager
 def explained(settings: Mapping[str, Any], run: RunFolder) -> Iterator[None]:
-    """A UserError that says what can be done: memory, disc, another process that has gone, a checkpoint that is none."""
+    """A UserError that says what can be done: memory, disc, another process that has gone, a checkpoint that is none.
+
+    Ctrl-C stays what it is.
+    """
     try:
         yield
     except OSError as error:
         if not is_full(error):
             raise
         raise UserError(f"{error.filename or run.path}: the disc is full; {GO_ON}") from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # before the first step signals are not ours
+            raise KeyboardInterrupt from error
+        raise
     except pickle.UnpicklingError as error:  # torch's words advise to execute what a stranger wrote
         raise UserError(
             f"{run.last} is no checkpoint of a training: it holds more than numbers and names, which is not executed; copy it "

@@ -378,3 +378,18 @@ def test_command_line_reports_mistakes_without_a_traceback(workspace, capsys, mo
     with pytest.raises(UserError):
         monkeypatch.setattr("sys.argv", ["train.py", *workspace.arguments("one", "--cropz", 5, "--debug")])
         runpy.run_path(train.__file__, run_name="__main__")
+
+
+def test_ctrl_c_before_the_first_step(workspace, monkeypatch):
+    """Signals are Python's until then, and Lightning would leave with 1."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunKeeper, "on_train_start", interrupted)
+    handler = signal.getsignal(signal.SIGINT)  # Lightning has it ignored from then on
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            workspace.train("one")
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -160,7 +160,7 @@ case "$command" in
     test)
         lint
         types
-        echo "pytest … (8 to 9 minutes on two quiet cores; a dot for each test)"
+        echo "pytest … (6 to 7 minutes on two quiet cores; a dot for each test)"
         # each process computes with one thread: small tensors gain nothing from more
         OMP_NUM_THREADS=1 "$python" -m pytest --numprocesses 2 --dist loadfile "${@:2}"
         ;;

@@ -159,6 +159,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _refuse_what_is_not_there(given: argparse.Namespace) -> None:
+    """Tells a wrong path before torch is loaded, which takes long."""
     for name in ("path", "input", "codes"):
         for path in paths if isinstance(paths := getattr(given, name, []), list) else [paths]:
             existing(path)

@@ -116,16 +116,16 @@ types() {
     "$python" -m mypy
 }
 
+usage() {
+    sed -n '2,/^set/{/^#/p;}' "$0"
+}
+
 cpu=no
 if [ "${1:-}" = --cpu ]; then
     cpu=yes
     shift
 fi
 command=${1:-quickstart}
-usage() {
-    sed -n '2,/^set/{/^#/p;}' "$0"
-}
-
 case "$command" in
     -h | --help | help)
         usage

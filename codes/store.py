@@ -348,6 +348,11 @@ class CodeTarget(Target):
         return CodeStore.open(self.output)
 
 
+def most_of_a_chunk(count: int) -> tuple[int, int, int]:
+    """Codes (slices, rows, columns) at most that a chunk of a store of so many has."""
+    return UNIT if count <= FEW else CODED
+
+
 def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) -> None:
     """Writes an array anew, every chunk with a checksum: codes by the model that fits them, where one pays, else by zstd."""
     import zarr
@@ -357,7 +362,7 @@ def _code(codes: BlockArray, vectors: NDArray[np.float32] | None, folder: Path) 
 
     model = None if vectors is None else _fitted(codes, vectors)
     lead = codes.shape[:-3]  # channels, of a posterior's mean
-    most = UNIT if math.prod(codes.shape) <= FEW else CODED
+    most = most_of_a_chunk(math.prod(codes.shape))
     chunk = [math.ceil(size / math.ceil(size / side)) for size, side in zip(codes.shape, (*lead, *most), strict=True)]
     shard = [
         side * min(math.ceil(size / side), most // side)

@@ -110,7 +110,7 @@ def open_comparison(request: Request, folder: Path) -> Comparison:
     if given is not None:
         known = place_input(given, reference, request.input_position, request.factor, placed)
     notes: list[str] = []
-    if truth and placed and known and not request.input_position and Recorded.of(restored) and _missing(truth):
+    if truth and placed and known and not request.input_position and _missing(truth):
         placed, known, notes = as_seen(placed, known, truth)
     region = _compared(request.region and exchanged(request.region, thick), reference, placed)
     found = Comparison(region, reference.voxel_um, reference.dtype, notes=notes)

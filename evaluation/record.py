@@ -82,7 +82,8 @@ def picked_of(factor: int, placed: Sections | None) -> int:
 
 def as_seen(placed: Sections, known: Sections, truth: Volume) -> tuple[Sections, Sections, list[str]]:
     """Reconstruction and input where the input's sections equal planes of the truth, whatever was assumed; a note says so."""
-    recorded, first = Recorded.of(placed.source), _equal_planes(known, truth)
+    recorded = Recorded.of(placed.source)
+    first = None if recorded is None else _equal_planes(known, truth)
     if recorded is None or first is None or first == known.first:
         return placed, known, []
     shift = first - recorded.input_in(placed, known.source).first

@@ -176,9 +176,10 @@ def encode(
         how: dict[str, Any] = {"batch": options.batch, "skip_empty": options.skip_empty, "effort": options.effort}
         encoder = SliceEncoder(run, source, **how)
         about = _record_of_codes(run, source, encoder, book, options)
-        if target.among and not target.overwrite and target.path.exists() and says(CodeStore.open(target.path).about, about):
+        there = CodeStore.open(target.path) if target.among and not target.overwrite and target.path.exists() else None
+        if there is not None and says(there.about, about):
             log.info("%s is finished; going on with the rest", target.path)
-            return CodeStore.open(target.path) if target.processes.rank == 0 else None
+            return there if target.processes.rank == 0 else None
         if target.processes.rank == 0:
             numbers = about["dimensions" if book is None else "levels"]
             of_place = encoder.dtype.itemsize * numbers + 1  # a byte says whether it is empty

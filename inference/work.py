@@ -26,7 +26,7 @@ from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, meet, parts, region_within, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
-from utils.units import as_size
+from utils.units import as_size, as_time
 from volumes.volume import Triple, Volume, seen_along
 from writing.outputs import Output
 from writing.target import VolumeTarget
@@ -207,15 +207,14 @@ def _dry_run(job: Job, path: Path) -> None:
     for piece in pieces[max(0, middle - 1) : middle + 1]:  # the first one also asks for memory
         started = time.monotonic()
         field.render(piece)
-        minutes = (time.monotonic() - started) * voxels / voxels_of(piece) / 60
+        seconds = (time.monotonic() - started) * voxels / voxels_of(piece)
     tile = [size // count for size, count in zip(field.unit, field.block, strict=True)]
     size = as_size(voxels * field.channels * field.dtype.itemsize)
     log.info("%s: %s voxels (z, y, x) of %s, %s before compression", path, filed, field.dtype, size)
     log.info("tiles of %s voxels: %d, up to %d at once", tuple(tile), len(boxes(shape, tile)), math.prod(field.block))
     log.info(room)
     log.info("memory: %s so far; %s", peak_memory(), foreseen or "as much of the GPU's as there is")
-    time_of_all = f"{60 * minutes:.2g} seconds" if minutes < 2 else f"{minutes:.2g} minutes"
-    log.info("time: about %s for one process, if all tiles take as long as those in the middle", time_of_all)
+    log.info("time: about %s for one process, if all tiles take as long as those in the middle", as_time(seconds))
 
 
 def write_consistency(

@@ -18,6 +18,7 @@ from dataloader.sampler import done_so_far
 from experiment.runs import RunFolder
 from training.trackers import log_picture
 from utils.pictures import keep_newest, orthogonal_planes, save_png
+from utils.units import as_time
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Progress(Callback):
             self.said = now
             where = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {self.done} of {self.total}"
             losses = "".join(f", {name} {value:.3g}" for name, value in self.values.items())
-            log.info("%s%s; %s a step, %s left", where, losses, seconds(each), seconds(left))
+            log.info("%s%s; %s a step, %s left", where, losses, as_time(each), as_time(left))
 
     def _look(self, trainer: pl.Trainer, now: float) -> None:
         """Takes note of the losses, and shows them beside the bar."""
@@ -147,11 +148,3 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
     low, high = means.min(), means.max()
     levels = np.rint((means - low) / (high - low or 1) * (len(_BLOCKS) - 1)).astype(int)
     return "".join(_BLOCKS[level] for level in levels)
-
-
-def seconds(duration: float) -> str:
-    """A duration in words: 0.12 s, 3 min, 5.2 h."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if duration >= 2 * size:
-            return f"{duration / size:.{0 if unit == 'min' else 1}f} {unit}"
-    return f"{duration:.2g} s" if duration < 10 else f"{duration:.0f} s"

@@ -15,8 +15,9 @@ import evaluate
 import prepare
 import train
 from tests.workspace import signalled, write_volume
-from training.shown import Progress, seconds, sparkline
+from training.shown import Progress, sparkline
 from utils import command_line
+from utils.units import as_time
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_sparkline(values, width, drawn):
 
 
 def test_durations_in_words():
-    found = [seconds(value) for value in (0.0123, 0.5, 30, 119, 120, 7200, 100000, 172800)]
+    found = [as_time(value) for value in (0.0123, 0.5, 30, 119, 120, 7200, 100000, 172800)]
     assert found == ["0.012 s", "0.5 s", "30 s", "119 s", "2 min", "2.0 h", "27.8 h", "2.0 d"]
 
 

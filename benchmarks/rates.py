@@ -150,11 +150,11 @@ def floor(fitted: list[np.ndarray], slices: np.ndarray, side: int, components: i
 def coded_bytes(codes: np.ndarray, book: np.ndarray) -> int:
     """What the codes of a level take in a store, chunk by chunk, with the model."""
     from codes.context_codec import encoded
-    from codes.context_model import ContextModel
+    from codes.context_fit import fitted_model
     from codes.store import most_of_a_chunk
     from utils.boxes import boxes
 
-    model = ContextModel.fit([codes], book, codes.size)
+    model = fitted_model([codes], book, codes.size)
     if model is None:
         return math.ceil(codes.size * math.log2(len(book)) / 8)
     chunks = [codes[box] for box in boxes(codes.shape, most_of_a_chunk(codes.size))]

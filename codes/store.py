@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from codes.context_fit import fitted_model
 from codes.context_model import MOST_CODES, ContextModel
 from codes.record import KEY, VERSION, brief, check_inside, record_in, stored_attributes
 from experiment.runs import CODES
@@ -44,11 +45,7 @@ from volumes.ome_zarr import image_metadata
 from writing.target import WORK, Target
 
 CHUNK = (16, 64, 64)  # of codes at work
-CODED = (
-    16,
-    16,
-    16,
-)  # at most; what a region of codes is read in: 64³ anywhere read 1.9 times as many (2.7 with 32², 1 % smaller)
+CODED = (16, 16, 16)  # at most; what codes are read in: a region of 64³ reads 1.9 times as many (2.7 with 32², 1 % smaller)
 FEW = 2**15  # codes; so few are read at once
 UNIT = (16, 512, 512)  # codes that are written at once
 _LARGEST_CHUNK = 2**27  # values; those of any program that writes stores are far smaller
@@ -397,4 +394,4 @@ def _fitted(codes: BlockArray, vectors: NDArray[np.float32]) -> ContextModel | N
     """The model of an array's codes, from some blocks all over it."""
     blocks = boxes(codes.shape, CHUNK)
     some = [blocks[n] for n in np.unique(np.linspace(0, len(blocks) - 1, _SAMPLES).astype(int))]
-    return ContextModel.fit([codes.read(box) for box in some], vectors, math.prod(codes.shape))
+    return fitted_model([codes.read(box) for box in some], vectors, math.prod(codes.shape))

@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from codes.context_codec import decoded, encoded
+from codes.context_fit import fitted_model
 from codes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
 from codes.store import CodeStore, CodeTarget, Packed
 from utils.errors import UserError
@@ -58,10 +59,10 @@ def stored(path, codes, vectors, empty=(), **changes):
 
 def alone(codes, vectors):
     """A model of vectors that say nothing."""
-    return ContextModel.fit([codes], np.random.default_rng(8).permutation(vectors), 10**4)
+    return fitted_model([codes], np.random.default_rng(8).permutation(vectors), 10**4)
 
 
-model_of = {"context": lambda codes, vectors: ContextModel.fit([codes], vectors, 10**7), "alone": alone}
+model_of = {"context": lambda codes, vectors: fitted_model([codes], vectors, 10**7), "alone": alone}
 
 
 @pytest.mark.parametrize("kind", model_of)
@@ -112,7 +113,7 @@ def test_frequencies_are_those_of_integer_arithmetic():
     """No processor's rounding has a say: Python's integers give the same."""
     vectors = np.random.default_rng(3).standard_normal((30, 4))
     codes = smooth((4, 20, 20), vectors)
-    model = ContextModel.fit([codes], vectors, 10**6)
+    model = fitted_model([codes], vectors, 10**6)
     context = contexts(codes, 30)[::37]
     frequency = model.frequencies(context)
     assert (frequency.sum(1) == TOTAL).all() and frequency.min() >= 1
@@ -250,7 +251,7 @@ def test_a_changed_stream_is_never_read_as_other_codes():
     """Even without the checksum around it: the states end where the encoder began."""
     vectors = np.random.default_rng(8).standard_normal((64, 4))
     codes = smooth((4, 16, 16), vectors)
-    model = ContextModel.fit([codes], vectors, 10**6)
+    model = fitted_model([codes], vectors, 10**6)
     data = encoded([codes], model)[0]
     for place in range(6, len(data), 17):
         harmed = bytearray(data)

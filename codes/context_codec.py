@@ -9,9 +9,9 @@ of lanes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,6 @@ _BITS = TOTAL.bit_length() - 1
 _LANES = 16
 _OF_A_LANE = 512  # codes at least, for its state of four bytes
 _BLOCKS = 1024  # that are coded at once
-_AT_ONCE = 128  # codes whose tables are made at once: larger ones leave the cache, and memory for them is asked for anew
 
 
 @lru_cache(maxsize=16)
@@ -83,11 +82,12 @@ def _steps(shape: tuple[int, int, int]) -> list[NDArray[np.int64]]:
 def _encoded_alike(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -> list[bytes]:
     """States and words of blocks of one shape."""
     d, h, w = blocks[0].shape
-    frequency, start = (np.stack(each) for each in zip(*(_intervals(codes, model) for codes in blocks), strict=True))
+    intervals = [model.intervals(codes.ravel(), partial(contexts, codes, model.codes)) for codes in blocks]
+    length, start = (np.stack(each) for each in zip(*intervals, strict=True))
     state = np.full((len(blocks), _lanes(d * h * w)), TOTAL, np.int64)
     words, written = [], []
     for step in reversed(_steps((d, h, w))):
-        own, f = state[:, : len(step)], frequency[:, step]
+        own, f = state[:, : len(step)], length[:, step]
         full = own >= f << _BITS
         words.append((own & TOTAL - 1).astype("<u2"))
         written.append(full)
@@ -95,21 +95,6 @@ def _encoded_alike(blocks: Sequence[NDArray[np.integer]], model: ContextModel) -
         state[:, : len(step)] = (own // f << _BITS) + own % f + start[:, step]
     all_words, kept = (np.concatenate(each[::-1], axis=1) for each in (words, written))
     return [own.astype("<u4").tobytes() + w[k].tobytes() for own, w, k in zip(state, all_words, kept, strict=True)]
-
-
-def _intervals(codes: NDArray[np.integer], model: ContextModel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Length and begin of every code's interval."""
-    if model.alone is not None:
-        length, end = (each[codes.ravel()] for each in model.alone)
-        return length, end - length
-    context, own = contexts(codes, model.codes), codes.ravel().astype(np.int64)
-    length, begin = np.empty_like(own), np.empty_like(own)
-    for n in range(0, len(own), _AT_ONCE):
-        part = slice(n, n + _AT_ONCE)
-        table, rows = model.frequencies(context[part]), np.arange(len(own[part]))
-        length[part] = table[rows, own[part]]
-        begin[part] = table.cumsum(1, dtype=np.int32)[rows, own[part]] - length[part]
-    return length, begin
 
 
 def decoded(streams: Sequence[bytes], shape: tuple[int, int, int], model: ContextModel) -> list[NDArray[np.int64]]:
@@ -145,9 +130,10 @@ def _decoded_alike(streams: Sequence[bytes], shape: tuple[int, int, int], model:
     offsets = np.array([(z * (h + 1) + y) * (w + 2) + x for z, y, x in NEIGHBOURS])
     for places in _steps(shape):
         target, own = inside[places], state[:, : len(places)]
-        slot = own & TOTAL - 1
-        code, f, begin = _found(model, slot, lambda: flat[:, target[:, None] + offsets])  # noqa: B023  called at once
-        own = f * (own >> _BITS) + slot - begin
+        slot = (own & TOTAL - 1).ravel()
+        found = model.found(slot, lambda: flat[:, target[:, None] + offsets].reshape(len(slot), -1))  # noqa: B023  called at once
+        code, f, begin = (each.reshape(own.shape) for each in found)
+        own = f * (own >> _BITS) + (own & TOTAL - 1) - begin
         low = own < TOTAL
         after = taken[:, None] + low.cumsum(axis=1)
         taken = after[:, -1]
@@ -158,27 +144,6 @@ def _decoded_alike(streams: Sequence[bytes], shape: tuple[int, int, int], model:
     if (taken != end).any() or (state != TOTAL).any():  # where the encoder began
         raise ValueError("a chunk of codes is damaged")
     return padded[:, 1:, 1:, 1:-1]
-
-
-def _found(
-    model: ContextModel, slot: NDArray[np.int64], beside: Callable[[], NDArray[np.int64]]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of slots (blocks, lanes), beside codes (blocks, lanes, neighbours): code, length and begin of its interval."""
-    if model.alone is not None:
-        length, end = model.alone
-        code = end.searchsorted(slot, side="right")
-        return code, length[code], end[code] - length[code]
-    context, slots = beside().reshape(-1, len(NEIGHBOURS)), slot.ravel()
-    code, length, begin = (np.empty_like(slots) for _ in range(3))
-    for n in range(0, len(slots), _AT_ONCE):
-        part = slice(n, n + _AT_ONCE)
-        frequency = model.frequencies(context[part]).ravel()
-        ends = frequency.cumsum(dtype=np.int64)  # row after row, each of TOTAL: one search finds row and code
-        rows = np.arange(len(ends) // model.codes)
-        found = ends.searchsorted((rows << _BITS) + slots[part], side="right")
-        code[part], length[part] = found - rows * model.codes, frequency[found]
-        begin[part] = ends[found] - length[part] - (rows << _BITS)
-    return code.reshape(slot.shape), length.reshape(slot.shape), begin.reshape(slot.shape)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from utils.rules import Rule, count, each, entries, number, text
 from volumes.volume import READABLE
 
 KEY = "isoscope_codes"
-VERSION = 6
+VERSION = 7
 MOST_LEVELS = 64
 _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 

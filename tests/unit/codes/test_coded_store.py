@@ -3,12 +3,15 @@
 import hashlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from codes import context_model
 from codes.context_codec import decoded, encoded
 from codes.context_fit import fitted_model
 from codes.context_model import NEIGHBOURS, TOTAL, ContextModel, contexts
@@ -109,24 +112,46 @@ def test_without_context_codes_take_their_entropy():
     assert entropy < len(encoded([codes], model)[0]) < 1.01 * entropy + 100
 
 
-def test_frequencies_are_those_of_integer_arithmetic():
+@pytest.mark.parametrize("rounded", [0, 9])
+def test_intervals_are_those_of_integer_arithmetic(rounded):
     """No processor's rounding has a say: Python's integers give the same."""
     vectors = np.random.default_rng(3).standard_normal((30, 4))
     codes = smooth((4, 20, 20), vectors)
-    model = fitted_model([codes], vectors, 10**6)
+    model = replace(fitted_model([codes], vectors, 10**6), rounded=rounded)
     context = contexts(codes, 30)[::37]
-    frequency = model.frequencies(context)
+    both = [model.intervals(np.full(len(context), code), lambda: context) for code in range(30)]
+    frequency, begin = (np.stack(each, axis=1) for each in zip(*both, strict=True))
     assert (frequency.sum(1) == TOTAL).all() and frequency.min() >= 1
+    np.testing.assert_array_equal(begin, frequency.cumsum(1) - frequency)
     whole = [[int(v) for v in row] for row in model.vectors] + [[0] * model.vectors.shape[1]]
     for row, places in zip(frequency, context, strict=True):
         predicted = [0] * model.vectors.shape[1]
         for matrix, place in zip(model.matrices.tolist(), places, strict=True):
             predicted = [p + sum(v * m[j] for v, m in zip(whole[place], matrix, strict=True)) for j, p in enumerate(predicted)]
+        predicted = [(p + (1 << rounded >> 1) >> rounded) << rounded for p in predicted]
         products = [sum(p * v for p, v in zip(predicted, code, strict=True)) for code in whole[:-1]]
         scores = [(product >> 12) - 8 * int(rarity) for product, rarity in zip(products, model.rarity, strict=True)]
         assert scores[row.argmax()] == max(scores)
         ratio = 2.0 ** ((np.array(scores) - max(scores)) / 32)
         np.testing.assert_allclose(row, ratio / ratio.sum() * (TOTAL - 30) + 1, rtol=1e-6, atol=31)
+
+
+@pytest.mark.parametrize("most", [1 << 18, 2100])  # once there is no room for more they are made anew
+def test_tables_that_are_kept_change_nothing(most, monkeypatch):
+    vectors = np.random.default_rng(5).standard_normal((64, 3))
+    codes = smooth((16, 20, 20), vectors)
+    blocks = [codes, codes[:, ::-1]]
+    model = fitted_model([codes], vectors, 10**7)
+    plain = replace(model)
+    vars(plain)["_radix"] = None  # keeps none
+    assert model.rounded and model._radix is not None
+    monkeypatch.setattr(context_model, "_KEPT", 2 * 64 * most)
+    streams = encoded(blocks, plain)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: decoded(encoded(blocks, model), codes.shape, model), range(8)):
+            np.testing.assert_array_equal(found, blocks)
+    assert encoded(blocks, model) == streams
+    np.testing.assert_array_equal(decoded(streams, codes.shape, plain), blocks)
 
 
 def test_neighbours_come_before():
@@ -150,14 +175,15 @@ def test_stores_of_two_levels_with_background_are_read_for_ever(version):
     assert hashlib.sha256(packed.codes.tobytes()).hexdigest() == digest
 
 
-@pytest.mark.parametrize("version", [5, 6])
-def test_codes_of_one_chunk_are_the_same_for_ever(version):
+@pytest.mark.parametrize(("version", "model_shape"), [(5, (64, 0)), (6, (64, 1)), (7, (256, 5))])
+def test_codes_of_one_chunk_are_the_same_for_ever(version, model_shape):
     store = CodeStore.open(GOLDEN.with_name(f"codes_version_{version}.codes.zarr"))
     codes = store.read((slice(0, 8), slice(0, 31), slice(0, 31))).codes
     array = zarr.open_array(store.path / "codes")
     codec = array.metadata.codecs[0].codecs[0] if version == 5 else array.metadata.codecs[0]
-    assert codec.model.vectors.shape == (64, version - 5) and (array.shards is None) == (version == 6)
-    np.testing.assert_array_equal(codes, CodeStore.open(GOLDEN).read(ALL).codes[:8] // 4)
+    assert codec.model.vectors.shape == model_shape and (array.shards is None) == (version > 5)
+    assert (codec.model.rounded > 0) == (version == 7)  # as of a store of many codes
+    np.testing.assert_array_equal(codes, CodeStore.open(GOLDEN).read(ALL).codes[:8] // (1 if version == 7 else 4))
 
 
 def test_levels_regions_and_wide_codebooks(tmp_path):

@@ -20,20 +20,42 @@ VECTORS_PER_CODE = 10  # the least that k-means is asked to place a code from
 ITERATIONS = 30  # of Lloyd at most: a start for training, not its result
 
 
+@torch.no_grad()
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest row of ``codebook`` (n, d) for each of ``vectors`` (M, d): (M,) int64, ties to the lowest.
 
     Squared Euclidean distances as sums of squared differences, channel by channel in float32: no cancellation, no matrix product
-    of reduced precision, and the same result for a vector whatever the others are.
+    of reduced precision, and the same result for a vector whatever the others are. On a CPU a product finds the same codes in a
+    seventh of the time; where its rounding could decide, for one vector in a thousand, the sums do.
     """
-    nearest = []
-    for part in vectors.split(CHUNK.get(vectors.device.type, 65536)):
-        distances = part.new_zeros(len(part), len(codebook))  # without an (M, n, d) intermediate
-        for channel in range(part.shape[1]):
-            difference = part[:, channel, None] - codebook[:, channel]
-            distances.addcmul_(difference, difference)
-        nearest.append(distances.argmin(dim=1))
-    return torch.cat(nearest)
+    full = vectors.dtype == codebook.dtype and torch.get_float32_matmul_precision() == "highest"
+    on_cpu = type(vectors) is Tensor and vectors.device.type == "cpu"  # no fake one, which only measures memory
+    find = _nearest_by_product if full and on_cpu else _nearest_by_sums
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.cat([find(part, codebook) for part in vectors.split(CHUNK.get(vectors.device.type, 65536))])
+
+
+def _nearest_by_sums(vectors: Tensor, codebook: Tensor) -> Tensor:
+    distances = vectors.new_zeros(len(vectors), len(codebook))  # without an (M, n, d) intermediate
+    for channel in range(vectors.shape[1]):
+        difference = vectors[:, channel, None] - codebook[:, channel]
+        distances.addcmul_(difference, difference)
+    return distances.argmin(dim=1)
+
+
+def _nearest_by_product(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """What :func:`_nearest_by_sums` finds: distances of both differ by less than a quarter of ``doubt`` (Higham 2002, 3.1)."""
+    squares = codebook.square().sum(dim=1)
+    table = torch.addmm(squares, vectors, codebook.T, alpha=-2)  # each distance less what all of a row have in common
+    index = torch.from_numpy(table.numpy().argmin(1))  # a tenth of torch's time
+    least = table.gather(1, index[:, None])
+    second = table.scatter_(1, index[:, None], torch.inf).amin(dim=1)
+    rounding, reach = torch.finfo(table.dtype), (vectors.norm(dim=1) + squares.max().sqrt()) ** 2
+    doubt = 8 * (codebook.shape[1] + 8) * (rounding.eps * reach + rounding.tiny)
+    unsure = ~(second - least[:, 0] > doubt)  # or not a number
+    if unsure.any():
+        index[unsure] = _nearest_by_sums(vectors[unsure], codebook)
+    return index
 
 
 def codes_used(counts: Tensor) -> Tensor:

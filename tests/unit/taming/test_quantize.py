@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from taming import codebook as codebook_room
 from taming.codebook import CodebookLife, codes_used, kmeans, nearest_code, perplexity
 from taming.quantize import ResidualVectorQuantizer, VectorQuantizer, build_quantizer, to_vectors
 from tests.forks import together
@@ -37,6 +38,23 @@ def test_nearest_agrees_with_double_precision_across_chunks():
     vectors, codebook = torch.randn(1500, 3, generator=generator()), torch.randn(40, 3, generator=generator(1))
     expected = torch.cdist(vectors.double(), codebook.double()).argmin(dim=1)
     assert torch.equal(nearest_code(vectors, codebook), expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "apart"),
+    [(1, 0, 1), (1, 1000, 1), (1e-3, 50, 1), (1, 0, 1e-7), (1e18, 0, 1), (1e19, 0, 1), (1e-22, 0, 1)],
+)
+def test_what_a_product_finds_is_what_sums_find(scale, offset, apart):
+    """Also where rounding decides, codes are equal, and squares overflow or vanish."""
+    codebook = offset + scale * torch.randn(60, 12, generator=generator())
+    codebook[30:] = codebook[:30] + apart * scale * torch.randn(30, 12, generator=generator(1))
+    codebook[7], codebook[50] = codebook[3], codebook[20]
+    vectors = torch.cat([offset + scale * torch.randn(1500, 12, generator=generator(2)), codebook])
+    vectors[5, 3], vectors[6, 2] = torch.nan, torch.inf
+    expected = codebook_room._nearest_by_sums(vectors, codebook)
+    assert torch.equal(nearest_code(vectors, codebook), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nearest_code(vectors, codebook), expected)
 
 
 def test_initial_codebook_range():

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiment.reading import COMMAND_LINE, Experiment, known_experiments, read_settings
 from experiment.rules import settings_to_train
+from experiment.teachers import taught
 from training import MODEL_OPTIONS
 from utils.axes import exchanged
 from utils.command_line import Messages, Parser, add_shared, chosen, command, voxel_size
@@ -159,6 +160,8 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from dataloader.template import template
 
     experiment = read_settings(["--prj", "check", *rest], MODEL_OPTIONS, REPOSITORY)
+    if experiment.given.get("teacher") == COMMAND_LINE:  # one that only the file names need not be trained yet
+        experiment = taught(experiment, MODEL_OPTIONS)
     experiment.require_data()
     if options.gpu and not options.write:
         raise UserError("--gpu says for which machine --write writes an experiment; give --write NAME, too")

@@ -10,6 +10,7 @@ from typing import Any
 from experiment.reading import Experiment, read_settings
 from experiment.rules import settings_to_train
 from experiment.runs import RunFolder, resumed_settings
+from experiment.teachers import taught
 from training import MODEL_OPTIONS
 from utils.command_line import Messages
 from utils.errors import UserError, reported
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     experiment = read_settings(arguments, MODEL_OPTIONS, REPOSITORY)
     UserError.shows_traceback = experiment.settings["debug"]
+    experiment = taught(experiment, MODEL_OPTIONS)
     experiment.require_data()
     run = RunFolder(experiment.logs / experiment.settings["dataset"] / experiment.settings["prj"])
     if experiment.settings["resume"]:

@@ -41,7 +41,7 @@ from evaluation.measure import evaluate
 from evaluation.report import plain
 from experiment.reading import read_settings
 from experiment.runs import RunFolder
-from models.sampling import PROJECTIONS
+from experiment.teachers import PROJECTIONS
 from training import MODEL_OPTIONS
 from utils.axes import to_memory
 from utils.files import write_json, write_text
@@ -83,7 +83,7 @@ ROWS = {  # experiment file and options, steps of the small budget
     ),
     "Gaussian": ("fib25 --models ae0iso0tccut --ldmyaml kllinear --lbNCE 0 --teacher {lateral}", 600),
     "IsoREF": ("fib25 --models IsoREF --from_interpolation --nocyc --lbNCE 0 --teacher {lateral}", 600),
-    TEXTURE: ("fib25_texture --teacher {contrast}", 400),
+    TEXTURE: ("texture --teacher {contrast}", 400),
 }
 
 

@@ -71,8 +71,9 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
     given = dict.fromkeys(in_file, label) | dict.fromkeys(typed, COMMAND_LINE)
     if "prj" not in given:
         raise UserError(f"--prj is missing: the run's folder under LOGS/{settings['dataset'] or 'dataset'}/; {USAGE}")
-    if not settings["dataset"]:
-        raise UserError(f'{label}: dataset is missing; add "dataset": "NAME" or give --dataset NAME')
+    if not (settings["dataset"] or settings.get("teacher")):  # which says of what data set it is (experiment/teachers.py)
+        built_on = ", or a run with --teacher RUN, whose data set is taken" * ("teacher" in settings)
+        raise UserError(f'{label}: dataset is missing; add "dataset": "NAME" or give --dataset NAME{built_on}')
     if settings["strict"] and abbreviations:
         wanted = ", ".join(f"{full} instead of {short}" for short, full in abbreviations.items())
         raise UserError(f"--strict refuses abbreviations: write {wanted}")

@@ -49,6 +49,8 @@ def _check_run(s: Settings) -> None:
             raise UserError(f"--{one} and --{other} contradict each other; give one of them")
     if s["init"] and "@" in s["init"] and not s["init"].rpartition("@")[2].isdigit():
         raise UserError(f"init={s['init']} must be RUN or RUN@EPOCH with a whole number as epoch")
+    if s["models"] == "texture" and not (s["init"] or s["resume"] or s["teacher"]):
+        raise UserError("teacher is not set: texture is added to what a lateral run gives; name it with --teacher RUN")
 
 
 def _check_folders(s: Settings) -> None:

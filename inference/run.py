@@ -13,10 +13,10 @@ import numpy as np
 from codes.record import OF_DECODING
 from codes.store import CodeStore
 from experiment.runs import RunFolder, program_version, require_run
+from experiment.teachers import PROJECTIONS
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
-from models.sampling import PROJECTIONS
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.geometry import LATENT_STRIDE, Geometry, block_side

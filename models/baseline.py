@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from experiment.reading import default_settings
+from experiment.teachers import TAKEN
 from models import lateral
 from models.options import MODEL_OPTIONS
 from models.sampling import Sampling
-from models.teacher import TAKEN, stored_lateral
+from models.teacher import stored_lateral
 from networks.views import between_slices, to_slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE

@@ -31,7 +31,7 @@ class Model(lateral.Model):
         if for_training:
             raise UserError(
                 "models=fused is not trained any more, since what it learnt was stripes; train texture of noise with "
-                "--models texture --teacher RUN (env/jsn/fib25_texture.json is an example). Runs that there are can be applied"
+                "--models texture --teacher RUN (env/jsn/texture.json is an example). Runs that there are can be applied"
             )
         super().__init__(settings, for_training)
         s = self.settings

@@ -8,13 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from experiment.teachers import PROJECTIONS
 from networks.sections import rows_at
 from networks.views import between_slices, xz_planes, xz_volume
 from utils.errors import UserError
 from utils.geometry import Geometry
-
-OPERATORS = {"dsp": "pick", "mean": "mean"}  # what a slice is of its planes, as l1how and as axial_sampling say it
-PROJECTIONS = {sampling: how for how, sampling in OPERATORS.items()}
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiment.runs import RunFolder
+from experiment.teachers import OPERATORS, PROJECTIONS, TAKEN
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
-from models.sampling import OPERATORS, PROJECTIONS, Sampling, shifted
+from models.sampling import Sampling, shifted
 from networks.sections import Sections
 from networks.sides import mean_of_sides
 from networks.views import X_AXIS, Y_AXIS, to_slices, to_volume, xz_planes, xz_volume, yz_planes, yz_volume
@@ -24,9 +25,6 @@ from utils.checksums import sha256
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
-
-# what a model that takes the very network must have, too
-TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks", "fine_width")
 
 
 def stored_lateral(folder: Path | str) -> dict[str, Any]:
@@ -158,12 +156,6 @@ class Teacher(Frozen):
                 made = shifted(stacked(self.network.restorer(seen(sections.index_select(axis, some))), batch), self._offset)
             errors.append(functional.l1_loss(volume.index_select(axis, some), made))
         return torch.stack(errors).mean()
-
-
-def needs_teacher(settings: Mapping[str, Any]) -> bool:
-    """Whether a training reads the run of its teacher; texture does as it begins, and only without ``--init``."""
-    begins = not (settings["init"] or settings["resume"])
-    return bool(settings.get("teacher")) and (begins or settings["models"] != "texture")
 
 
 def _check(where: str, stored: Mapping[str, Any], sections: Sections, settings: Mapping[str, Any], sampling: Sampling) -> None:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from experiment.teachers import needs_teacher
 from models import lateral
 from models.base import Terms
 from models.lateral import WHOLE, Parts
-from models.teacher import Teacher, needs_teacher
+from models.teacher import Teacher
 from networks.grain import GrainMaker, Places
 from networks.losses import gradient_ratio, power_error
 from networks.views import resample_z, to_slices, xz_planes, yz_planes
-from utils.errors import UserError
 from utils.machine import lay_channels_last
 
 _AT_ONCE = 64  # rows in use that go through the 3-D network together
@@ -51,15 +51,9 @@ class Model(lateral.Model):
     """The 2-D network of a lateral run, frozen, and a 3-D network that makes grain."""
 
     def __init__(self, settings: Mapping[str, Any], for_training: bool = True) -> None:
-        """As BaseModel.
-
-        Raises:
-            UserError: neither a lateral run nor one of this model to take weights from.
-        """
+        """As BaseModel."""
         super().__init__(settings, for_training)
         s = self.settings
-        if for_training and not (s["init"] or s["resume"] or s["teacher"]):
-            raise UserError("teacher is not set: texture is added to what a lateral run gives; name it with --teacher RUN")
         self.G["net_t"] = self.G["net_g"].requires_grad_(False)
         self.G["net_g"] = GrainMaker(self.sections, s["input_nc"], s["grain_width"])
         lay_channels_last(self.G["net_g"])  # a third less time in 32 bits, and less memory

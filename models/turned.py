@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.sampling import OPERATORS, Sampling, shifted
+from experiment.teachers import OPERATORS
+from models.sampling import Sampling, shifted
 from networks.sections import Sections
 from networks.turned import acquired_error, turned_sections
 from networks.views import swap_in_plane, to_slices, to_volume

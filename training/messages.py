@@ -75,6 +75,7 @@ def closing(
         return [f"done: {epochs}", *_next_steps(model, run, data)], 0
     code = {**{number.name: TRY_AGAIN for number in STOP_SIGNALS}, signal.SIGINT.name: CTRL_C}.get(keeper.reason, 0)
     typed = [name for name in ("jsn", "prj", "env", "logs", "data_root") if given.get(name) == COMMAND_LINE]
+    typed += ["dataset"] if given.get("dataset", COMMAND_LINE) == COMMAND_LINE else []  # typed, or a teacher's
     words = [word for name in typed for word in (f"--{name}", str(model.settings[name]))]
     return [f"stopped by {keeper.reason}: {epochs}; go on with", f"  {command('train', *words, '--resume')}"], code
 
@@ -84,15 +85,18 @@ def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[
     shown = data.val_set or data.train_set
     truth = shown.truth_of(0)
     volume = (None if truth else _raw(shown)) or shown.root / shown.directions[0] / shown.names[0]
+    words = ("infer", "encode", "--run", run.path, "--input", volume, "--output", run.path / "scan.codes.zarr")
+    encoding = ["encode a volume:", f"  {command(*words)}"] if "encoder" in model.G else []
     if "net_g" not in model.G:
-        words = ("infer", "encode", "--run", run.path, "--input", volume, "--output", run.path / "scan.codes.zarr")
-        return ["encode a volume:", f"  {command(*words)}"]
+        return encoding
     made = run.path / "enhanced.ome.tif"
     known = ["--truth", truth] if truth else []
+    invents = ["--texture", "0.5", "--invented"] if "grain_width" in model.settings else []
     return [
         "make a volume isotropic, and see how good it is:",
-        f"  {command('infer', 'enhance', '--run', run.path, '--input', volume, '--output', made)}",
+        f"  {command('infer', 'enhance', '--run', run.path, '--input', volume, '--output', made, *invents)}",
         f"  {command('evaluate', '--reconstruction', made, '--input', volume, *known, '--output', run.path / 'report')}",
+        *encoding,
     ]
 
 

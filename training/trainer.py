@@ -12,10 +12,10 @@ import pytorch_lightning as pl
 import torch
 
 from experiment.runs import RunFolder
+from experiment.teachers import folder_of_run, needs_teacher
 from models.base import BaseModel
 from models.baseline import restorer_of
 from models.build import build_model, load_components
-from models.teacher import needs_teacher
 from training.callbacks import GO_ON, GivesWay, InPlace, RunKeeper
 from training.requirements import smaller
 from training.shown import PictureWriter, Progress
@@ -76,20 +76,6 @@ def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:
     # of what is lacking because that run's losses did not need it
     lacking = {*model.D, "netF"} | ({"net_g", "net_t"} if "encoder" in model.G else set())
     return load_components(model, RunFolder(folder), int(epoch) if epoch else None, dispensable=lacking)
-
-
-def folder_of_run(option: str, name: str, logs: Path) -> Path:
-    """The folder of a run that an option names, from the working directory or from the folder of runs.
-
-    Raises:
-        UserError: it is in neither.
-    """
-    folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
-    if folder is None:
-        raise UserError(
-            f"{option} {name!r}: neither {name} nor {logs / name} is a folder; name a run's folder, or train it first"
-        )
-    return folder
 
 
 def _quieten() -> None:

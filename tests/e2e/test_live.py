@@ -110,7 +110,8 @@ def test_every_picture_comes_with_the_course_of_the_loss(workspace, said, monkey
 
 def test_after_ctrl_c_the_command_that_goes_on_is_said(workspace, said, monkeypatch):
     signalled(monkeypatch, 0)
-    assert train.main(workspace.arguments("one", "--ema", 0.9)) == 75
+    workspace.settings(dataset="another")
+    assert train.main(workspace.arguments("one", "--ema", 0.9, "--dataset", "tiny")) == 75
     monkeypatch.undo()
     how = said()[-1]
     assert how.startswith("stopped by SIGTERM: 0 of 2 epochs are in ") and "go on with\n" in how
@@ -123,11 +124,12 @@ def test_after_ctrl_c_the_command_that_goes_on_is_said(workspace, said, monkeypa
 def test_at_the_end_stand_the_commands_that_come_next(workspace, said):
     validated(workspace)
     run = workspace.train("one", "--n_epochs", 1)
-    enhance, judge = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
+    enhance, judge, encode = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
     command(*enhance[enhance.index("enhance") :])
     assert (run.path / "enhanced.ome.tif").is_file() and str(workspace.data / "truth" / "x3d0" / "a.tif") in judge
     evaluate.main(judge[judge.index("--reconstruction") :])
     assert "PSNR" in (run.path / "report" / "report.html").read_text()
+    assert encode[encode.index("encode") :][:3] == ["encode", "--run", str(run.path)]
 
 
 def test_what_comes_next_is_said_of_the_file_that_prepare_has_read(workspace, said, tmp_path):
@@ -136,7 +138,7 @@ def test_what_comes_next_is_said_of_the_file_that_prepare_has_read(workspace, sa
     where = ("volumes", "--data_root", workspace.data.parent, "--dataset", "mine", "--input", tmp_path / "raw" / "scan.tif")
     prepare.main(list(map(str, where)))
     workspace.train("one", "--n_epochs", 1, "--dataset", "mine", "--nm", "00")
-    enhance, judge = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
+    enhance, judge, encode = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
     assert enhance[enhance.index("--input") + 1] == judge[judge.index("--input") + 1] == str(tmp_path / "raw" / "scan.tif")
     command(*enhance[enhance.index("enhance") :])
 

@@ -18,7 +18,7 @@ from volumes.open import open_volume
 from volumes.volume import ArrayVolume
 
 SHAPE = "--crops_per_volume 2 --cropsize 32 --cropz 4 --uprate 4 --nm 11 --ngf 4 --blocks 1 --fine_width 6".split()
-TEXTURE = [*SHAPE, *"--models texture --grain_width 4".split()]
+TEXTURE = "--crops_per_volume 2 --cropsize 32 --cropz 4 --models texture --grain_width 4".split()  # the rest is the teacher's
 SMALL = {"cropsize": 64, "cropz": 2, "blocks": 1, "grain_width": 4, "init": "RUN"}
 
 
@@ -58,7 +58,7 @@ def test_the_run_alone_is_applied_and_resumed(workspace, lateral):
     workspace.train("texture", "--resume", "--n_epochs", 3)
     assert run.epochs() == [2, 3]
     assert not np.array_equal(enhance(run.path, raw, Options(texture=1.0)), before)
-    again = workspace.train("again", *TEXTURE, "--init", run.path)
+    again = workspace.train("again", *SHAPE, *TEXTURE, "--init", run.path)
     assert np.array_equal(enhance(again.path, raw), start)
 
 

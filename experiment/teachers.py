@@ -1,0 +1,76 @@
+"""The lateral run that a training builds on (``--teacher RUN``), and what it says of a training on the same data (torch-free)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiment.options import as_text
+from experiment.reading import Experiment, Models
+from experiment.runs import RunFolder
+from utils.errors import UserError
+from utils.geometry import LATENT_STRIDE
+
+OPERATORS = {"dsp": "pick", "mean": "mean"}  # what a slice is of its planes, as l1how and as axial_sampling say it
+PROJECTIONS = {sampling: how for how, sampling in OPERATORS.items()}
+# what a model that takes the very network must have, too
+TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks", "fine_width")
+
+_OF_DATA = ("dataset", "direction", "nm", "nm_clip")
+_OF_CROPS = ("cropz", "dsp", "usp", "downbranch", "resizebranch")
+
+
+def needs_teacher(settings: Mapping[str, Any]) -> bool:
+    """Whether a training reads the run of its teacher; texture does as it begins, and only without ``--init``."""
+    begins = not (settings["init"] or settings["resume"])
+    return bool(settings.get("teacher")) and (begins or settings["models"] != "texture")
+
+
+def folder_of_run(option: str, name: str, logs: Path) -> Path:
+    """The folder of a run that an option names, from the working directory or from the folder of runs.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    folder = next((path for path in (Path(name), logs / name) if path.is_dir()), None)
+    if folder is None:
+        raise UserError(
+            f"{option} {name!r}: neither {name} nor {logs / name} is a folder; name a run's folder, or train it first"
+        )
+    return folder
+
+
+def taught(experiment: Experiment, models: Models) -> Experiment:
+    """The same experiment; what was not given is as in the run of its teacher, where there is one.
+
+    That is the data, and how slices stand for planes; of a model that takes over the very network how that is built, too.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    settings = experiment.settings
+    if not (needs_teacher(settings) or (settings.get("teacher") and not settings["dataset"])):
+        return experiment
+    run = RunFolder(folder_of_run("--teacher", settings["teacher"], experiment.logs))
+    known = run.stored_settings(models)
+    taken = {name: known.get(name) for name in _OF_DATA}
+    if "axial_sampling" in settings:
+        taken |= {name: known[name] for name in TAKEN if name in known}
+    elif "axial_sampling" in known:
+        taken["l1how"] = PROJECTIONS[known["axial_sampling"]]
+        if not experiment.given.keys() & set(_OF_CROPS):
+            taken |= _crops(settings["cropsize"], known["uprate"])
+    taken = {name: value for name, value in taken.items() if name in settings and name not in experiment.given}
+    settings = settings | taken
+    if not settings["dataset"]:
+        raise UserError(f"{run.path} does not say of which data set it is; name yours with --dataset NAME")
+    said = ", ".join(f"{name} {as_text(value)}" for name, value in taken.items() if value is not None)
+    notes = [*experiment.notes, f"as in the teacher {settings['teacher']}: {said}"] if said else experiment.notes
+    return replace(experiment, settings=settings, notes=notes)
+
+
+def _crops(side: int, apart: float) -> dict[str, int]:
+    """Crops of a model with codes whose slices become as many planes as they lie pixels apart, a divisor of 16, else 8."""
+    planes = int(apart) if 2 * LATENT_STRIDE % apart == 0 else LATENT_STRIDE
+    doubled = planes > LATENT_STRIDE
+    return {"cropz": side // planes, "downbranch": (1 + doubled) * LATENT_STRIDE // planes, "resizebranch": 1 + doubled}

@@ -138,7 +138,7 @@ def test_what_comes_next_is_said_of_the_file_that_prepare_has_read(workspace, sa
     where = ("volumes", "--data_root", workspace.data.parent, "--dataset", "mine", "--input", tmp_path / "raw" / "scan.tif")
     prepare.main(list(map(str, where)))
     workspace.train("one", "--n_epochs", 1, "--dataset", "mine", "--nm", "00")
-    enhance, judge, encode = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
+    enhance, judge, *_ = (shlex.split(line) for line in said()[-1].splitlines() if line.startswith("  "))
     assert enhance[enhance.index("--input") + 1] == judge[judge.index("--input") + 1] == str(tmp_path / "raw" / "scan.tif")
     command(*enhance[enhance.index("enhance") :])
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
-from utils.errors import UserError, printable
+from utils.errors import UserError, did_you_mean, printable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -58,13 +58,23 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
-        """Raises the UserError."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        """Raises the UserError, with what was probably meant: an option of another spelling, or a command before its options."""
+        commands = next((action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)), {})
+        if commands and not self._words[:1]:
+            message = f"name a command: {', '.join(commands)}"
+        elif commands and self._words[0].startswith("-"):
+            message = f"the command ({', '.join(commands)}) comes first, then its options"
+        said_by = commands.get(next(iter(self._words), ""), self)
+        flags = said_by._option_string_actions
+        typed = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        meant = [f"{word} is not an option{near}" for word in typed if word not in flags and (near := did_you_mean(word, flags))]
+        raise UserError(f"{' '.join(meant) or message + ';'} see {said_by.prog} --help")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does, with hyphens and underscores in the names of options taken for each other."""
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([as_declared(word, self._option_string_actions) for word in words], namespace)
+        self._words = [as_declared(word, self._option_string_actions) for word in words]
+        return super().parse_known_args(self._words, namespace)
 
 
 def as_declared(word: str, flags: Any) -> str:

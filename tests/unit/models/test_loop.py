@@ -37,7 +37,8 @@ def model_of(settings):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_experiments_build(name, tmp_path):
     words = ["--jsn", name, "--prj", "x", "--dataset", "x", "--logs", str(tmp_path)]
-    words += ["--uprate", "8"] if name == "lateral" else []  # a template: prepare.py check --write says the rest
+    words += ["--uprate", "8"] if name in ("lateral", "texture") else []  # templates: prepare.py check --write says the rest,
+    words += ["--cropz", "8", "--l1how", "dsp"] if name == "codes" else []  # or a teacher
     experiment = read_settings(words, MODEL_OPTIONS, ROOT)
     assert sum(p.numel() for p in model_of(experiment.settings).parameters()) > 1e5
 

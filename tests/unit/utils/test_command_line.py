@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def parser():
     parser = Parser(prog="script.py")
-    commands = parser.add_subparsers(dest="command")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     group = commands.add_parser("go", help="goes").add_argument_group("places")
     group.add_argument("--ignore-voxels", action="store_true", help="whether it looks")
     group.add_argument("--all", action="store_false", dest="some", help="nothing left out")
@@ -42,7 +42,10 @@ def test_hyphens_and_underscores_are_one_for_a_training(tmp_path):
     ("words", "message"),
     [
         (["go", "--voxel_um", "wide"], r"--voxel_um: invalid float value: 'wide'; see script.py go --help"),
-        (["go", "--ignore"], r"unrecognized arguments: --ignore; see script.py --help"),
+        (["go", "--ignore"], r"^--ignore is not an option; did you mean --ignore-voxels\? see script.py go --help$"),
+        (["go", "--qqq"], r"^unrecognized arguments: --qqq; see script.py go --help$"),
+        (["--voxel_um", "1", "go"], r"^the command \(go\) comes first, then its options; see script.py --help$"),
+        ([], r"^name a command: go; see script.py --help$"),
     ],
 )
 def test_mistakes_are_told_without_a_usage_of_many_lines(parser, words, message):

@@ -9,6 +9,8 @@ from settings_repository import PROFILES, make_repository, read
 from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from experiment.reading import default_settings, known_experiments, read_settings
 from experiment.rules import check_settings, parse_duration
+from experiment.runs import RunFolder
+from experiment.teachers import taught
 from models.options import MODEL_OPTIONS
 from utils.errors import UserError
 from utils.places import read_profiles
@@ -61,9 +63,15 @@ def test_two_files_of_one_name_are_not_guessed_between(tmp_path):
 
 
 @pytest.mark.parametrize("name", known_experiments(REPOSITORY))
-def test_published_experiments_parse_and_pass_every_check(name):
+def test_published_experiments_parse_and_pass_every_check(name, tmp_path):
     open_ = ["--dataset", "X", "--uprate", "8"] if name == "lateral" else []  # what prepare.py check --write fills in
+    open_ = ["--teacher", "lateral", "--logs", str(tmp_path)] if name in ("texture", "codes") else open_
     experiment = read_settings(["--jsn", name, "--prj", "p", *open_], MODEL_OPTIONS, REPOSITORY)
+    if name in ("texture", "codes"):
+        known = default_settings(MODEL_OPTIONS, "lateral", dataset="X", uprate=4)
+        (tmp_path / "lateral").mkdir()
+        RunFolder(tmp_path / "lateral").write_settings({**known, "given": {}, "autoencoder": None})
+        experiment = taught(experiment, MODEL_OPTIONS)
     settings = experiment.settings
     assert not [note for note in experiment.notes if "ignored" in note or "not used" in note]
     autoencoder = read_autoencoder_yaml(REPOSITORY, settings["ldmyaml"]) if "ldmyaml" in settings else None

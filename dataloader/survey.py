@@ -23,7 +23,7 @@ from volumes.open import open_volume
 from volumes.volume import Triple, Volume
 
 SATURATED = 2e-3  # share of voxels at the largest value that is reported; prepare.py --percentile 0.1 99.9 makes half of it
-HOT = 2.0  # times the 99.9 percentile's distance from the lowest value: a maximum beyond it is an outlier
+HOT = 4.0  # times the 99.9 percentile's distance from the lowest value: a maximum beyond it is an outlier
 _READ = 2**31  # voxels of a file that are looked at; of larger files every n-th block
 _SAMPLE = 2**20  # values from which percentiles are taken
 _BOX = 256  # side of the central box whose spectra are taken
@@ -103,13 +103,13 @@ class Surveyed:
         if self.high - self.low > HOT * (high - low):
             mapped = -1 <= self.low and self.high <= 1
             remedy = (
-                "make the files again with prepare.py volumes … --percentile 0.1 99.9 --overwrite"
+                "make the files again with prepare.py volumes … --percentile 0.01 99.99 --overwrite"
                 if mapped
-                else "add --nm_clip 0.1 99.9"
+                else "add --nm_clip 0.01 99.99"
             )
             found.append(
                 f"a few voxels squeeze all others: values reach from {self.low:g} to {self.high:g}, 99.8 % of them from "
-                f"{low:g} to {high:g}; {remedy}"
+                f"{low:g} to {high:g}; where those few are no specimen, {remedy}, which cuts them off"
             )
         return found
 

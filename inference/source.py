@@ -37,6 +37,7 @@ _FINEST = 1000  # denominators of usp
 _VOXEL_TOLERANCE = 0.01  # relative difference of voxel sizes that counts as none
 _FACTOR_TOLERANCE = 0.05
 _OUTSIDE = 0.05  # share of voxels outside the training's grey values, beyond what its preparation clips, that stops a command
+_SAID = 1e-4  # share that is remarked upon
 _OUTSIDE_THRESHOLD = 0.95  # likewise where the training data were clipped at a threshold: any share may be background
 _NARROW = 0.05  # share of the training's range; an input that uses less of it is remarked upon
 _FLAT = 0.01  # likewise; less is one grey value to a network: of other kinds of values than the training's it stops a command
@@ -278,6 +279,10 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
     low, high = np.percentile(values.astype(np.float64), _PERCENTILES)
     what = f"{volume.path} has grey values from {low:.6g} to {high:.6g}, {run.name} was trained on {first:.6g} to {last:.6g}"
     used = (high - low) / width
+    if _SAID < share <= most and not settings.get("threshold"):
+        log.warning(
+            "%s: %.1g%% of its voxels lie outside and are cut off; a training on a wider range keeps them", what, 100 * share
+        )
     dtype = record.get("directions", {}).get(direction, {}).get("dtype")
     flat = 0 < used < _FLAT and (volume.dtype.kind == "f" or dtype not in (None, volume.dtype.name))
     if share > most or flat:

@@ -146,12 +146,12 @@ def test_faults_of_files_are_named(repository, caplog, tmp_path):
     place(repository, "empty.tif", np.full((12, 48, 40), 7, np.uint16))
     place(repository, "saturated.tif", np.minimum(cells(3), 3000))
     hot = cells(4)
-    hot[3, 4, 5] = 60000
+    hot[3, 4, 5] = 65535
     place(repository, "hot.tif", hot)
     check("--report", tmp_path / "there")
     assert "empty: every voxel is 7" in caplog.text
     assert "have the largest value 3000: saturated or clipped" in caplog.text
-    assert "values reach from 1000 to 60000" in caplog.text and "--nm_clip 0.1 99.9" in caplog.text
+    assert "values reach from 1000 to 65535" in caplog.text and "--nm_clip 0.01 99.99" in caplog.text
     assert (tmp_path / "there" / "contact_sheet_x3d0.png").is_file()
 
 

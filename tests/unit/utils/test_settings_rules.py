@@ -25,7 +25,7 @@ def check(model=VQ, **overrides):
 @pytest.mark.parametrize(
     ("model", "settings"),
     [
-        *((model, {"uprate": 4.6} if model in ("lateral", "texture", "fused") else {}) for model in MODEL_OPTIONS),
+        *((model, {"uprate": 4.6, "init": "RUN"} if model in ("lateral", "texture", "fused") else {}) for model in MODEL_OPTIONS),
         (VQ, {"cropz": 32, "downbranch": 2}),
         (VQ, {"cropz": 32, "dsp": 2}),
         (VQ, {"cropz": 8, "usp": 2}),

@@ -145,7 +145,7 @@ def test_faults_of_files_are_named(repository, caplog, tmp_path):
     caplog.set_level("INFO")
     place(repository, "empty.tif", np.full((12, 48, 40), 7, np.uint16))
     place(repository, "saturated.tif", np.minimum(cells(3), 3000))
-    hot = cells(4)
+    hot = cells(4) // 2 + np.uint16(500)
     hot[3, 4, 5] = 65535
     place(repository, "hot.tif", hot)
     check("--report", tmp_path / "there")

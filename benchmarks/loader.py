@@ -2,9 +2,10 @@
 
 DATA is the folder with fibsem_fib25_train.tif. Its values, repeated, lie as a TIFF of compressed tiles, as one of compressed
 strips, as a chunked OME-Zarr, and as a plain TIFF larger than the private memory (RLIMIT_DATA) that its process may have. Crops
-are those of ``--jsn``, drawn and cut as a training does, by one process without workers and without ``preload``. Bytes read are
-those of read calls (/proc/self/io), from the cache of the system or not; a crop's bytes are its voxels in the file's type. Beside
-it a step of the generator of ``--jsn`` on one thread, in the same precision: what the loader must keep fed.
+are those of ``--jsn``, an epoch of ``--crops``, drawn and cut in the order of a training, by one process without workers and
+without ``preload``, each alone and with ``--neighbours``. Bytes read are those of read calls (/proc/self/io), from the cache of
+the system or not; a crop's bytes are its voxels in the file's type. Beside it a step of the generator of ``--jsn`` on one
+thread, in the same precision: what the loader must keep fed.
 
 Then the listing: seconds and memory to list folders of 10, 1000 and 100 000 files (links to one small volume), and of a
 check, which opens every file, up to 1000. Writes benchmarks/results/loader_cpu.json.
@@ -36,7 +37,8 @@ def main() -> None:
     add = parser.add_argument
     add("data", type=Path, metavar="DATA")
     add("--jsn", nargs="+", default=["fib25_lateral", "fib25"], help="experiments of env/jsn whose crops are drawn")
-    add("--crops", type=int, default=200)
+    add("--crops", type=int, default=2048)
+    add("--neighbours", type=int, nargs="+", default=[1, 32])
     add("--limit", type=float, default=2.0, metavar="GIB", help="private memory beside the volume that is larger")
     add("--rounds", type=int, default=3)
     add("--files", type=int, nargs="+", default=FILES)
@@ -50,15 +52,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         write_volumes(given.data, Path(name), given.limit)
         words = [given.data, "--crops", given.crops, "--limit", given.limit, "--folder", name]
-        content = {jsn: of_experiment(jsn, given.rounds, words) for jsn in given.jsn}
+        content = {jsn: of_experiment(jsn, given.neighbours, given.rounds, words) for jsn in given.jsn}
         counts = in_turn(__file__, [f"files: {count}" for count in given.files], 1, *words)
     listing = {variant.removeprefix("files: "): found for variant, (found,) in counts.items()}
     write_result(given.results, {"crops": given.crops, "experiments": content, "listing": listing})
 
 
-def of_experiment(jsn: str, rounds: int, words: list[Any]) -> dict[str, Any]:
+def of_experiment(jsn: str, neighbours: list[int], rounds: int, words: list[Any]) -> dict[str, Any]:
     """Medians over rounds, in which all kinds take turns with the step."""
-    found = in_turn(__file__, [f"step: {jsn}", *(f"{jsn}: {kind}" for kind in KINDS)], rounds, *words)
+    ways = [f"{jsn}: {kind}, neighbours {number}" for kind in KINDS for number in neighbours]
+    found = in_turn(__file__, [f"step: {jsn}", *ways], rounds, *words)
     step, batch = statistics.median(found.pop(f"step: {jsn}")), settings_of(jsn)["batch_size"]
     kinds = {}
     for variant, answers in found.items():
@@ -103,27 +106,27 @@ def settings_of(jsn: str) -> dict[str, Any]:
 
 def read(given: argparse.Namespace) -> dict[str, float]:
     """Crops per second of one kind of file, and bytes read for each byte of a crop."""
-    from dataclasses import fields
-
-    from dataloader.crops import CropSettings, random_crop, read_crop
-    from intensity.transform import IntensityTransform
+    from dataloader.data_multi import DataModule
+    from dataloader.steady import SteadyVolume
     from volumes.open import open_volume
 
-    jsn, _, kind = given.variant.partition(": ")
-    settings = settings_of(jsn)
-    crop = CropSettings(**{field.name: settings[field.name] for field in fields(CropSettings)})
+    jsn, kind, neighbours = given.variant.replace(", neighbours ", ": ").split(": ")
+    settings = settings_of(jsn) | {"workers": 0, "preload": False, "crops_per_volume": given.crops, "neighbours": int(neighbours)}
     if "larger" in kind:
         resource.setrlimit(resource.RLIMIT_DATA, (int(given.limit * 2**30),) * 2)
+    place = given.folder / "set" / "train" / "x3d0" / "v.tif"  # stands for the volume, of whatever format
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
     number = KINDS.index(kind)
     volume = open_volume(given.folder / f"{number}.{'zarr' if number == 2 else 'tif'}")
-    transform = IntensityTransform("11", 0.0, 255.0)
+    data = DataModule.from_settings(settings | {"dataset": "set"}, given.folder)
+    data.train_set._volumes["x3d0", place.name] = SteadyVolume(volume)
+    data.train_set.check({volume.path: (0.0, 255.0)})
     before, started = bytes_read(), time.perf_counter()
-    for index in range(given.crops):
-        values = read_crop(volume, random_crop(volume.shape, crop, np.random.default_rng([0, index])), crop)
-        transform.apply(values)
+    crops = sum(len(batch["labels"]) for batch in data.train_dataloader())
     seconds = time.perf_counter() - started
-    size = crop.cropsize**2 * crop.cropz * volume.dtype.itemsize
-    return {"crops_per_s": given.crops / seconds, "bytes_read_per_byte_of_crops": (bytes_read() - before) / size / given.crops}
+    size = settings["cropsize"] ** 2 * settings["cropz"] * volume.dtype.itemsize
+    return {"crops_per_s": crops / seconds, "bytes_read_per_byte_of_crops": (bytes_read() - before) / size / crops}
 
 
 def bytes_read() -> int:

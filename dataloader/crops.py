@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 
 from utils.axes import to_memory
-from utils.boxes import reflected, sample
+from utils.boxes import Box, overlap, reflected, sample, whole_box
 from utils.errors import UserError
 from volumes.volume import Volume
 
 MAX_ANGLE = 45  # degrees; every square orientation up to the symmetries of the grid
+_CELL = 8, 128, 128  # least sides (z, y, x) of a neighbourhood: their multiples are borders of most chunks and tiles, too
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a worker process
 
 
@@ -89,22 +90,37 @@ class Crop:
     rotation: int | None = None
 
 
-def random_crop(shape: tuple[int, int, int], settings: CropSettings, rng: np.random.Generator) -> Crop:
-    """A crop of a volume of shape (Z, Y, X): all positions are equally likely, the last ones too."""
-    depth, height, width = _grid(shape, settings)
+def places(shape: tuple[int, int, int], settings: CropSettings) -> Box:
+    """Where crops of a volume of shape (Z, Y, X) may begin: first plane, row and column."""
+    side = settings.resize or settings.precrop
+    depth, height, width = (shape[0], side, side) if side else shape
+    return whole_box((depth - settings.cropz + 1, height - settings.cropsize + 1, width - settings.cropsize + 1))
+
+
+def neighbourhood(everywhere: Box, settings: CropSettings, rng: np.random.Generator) -> Box:
+    """Places no farther apart than a crop is large, or 8 x 128 x 128; all places are equally likely to be among them."""
+    crop = random_crop(everywhere, settings, rng)
+    sides = np.maximum(_CELL, (settings.cropz, settings.cropsize, settings.cropsize))
+    z, y, x = (slice(n * side, (n + 1) * side) for n, side in zip((crop.z, crop.row, crop.column) // sides, sides, strict=True))
+    return overlap((z, y, x), everywhere)
+
+
+def random_crop(within: Box, settings: CropSettings, rng: np.random.Generator) -> Crop:
+    """A crop that begins at one of these places: all are equally likely, the last ones too."""
+    z, rows, columns = within
     return Crop(
-        z=int(rng.integers(depth - settings.cropz + 1)),
+        z=int(rng.integers(z.start, z.stop)),
         offset=int(rng.integers(settings.dsp)),
-        row=int(rng.integers(height - settings.cropsize + 1)),
-        column=int(rng.integers(width - settings.cropsize + 1)),
+        row=int(rng.integers(rows.start, rows.stop)),
+        column=int(rng.integers(columns.start, columns.stop)),
         rotation=int(rng.integers(2**31)) if settings.rotate else None,
     )
 
 
 def centre_crop(shape: tuple[int, int, int], settings: CropSettings) -> Crop:
     """The crop in the middle of a volume of shape (Z, Y, X), for validation."""
-    depth, height, width = _grid(shape, settings)
-    return Crop((depth - settings.cropz) // 2, 0, (height - settings.cropsize) // 2, (width - settings.cropsize) // 2)
+    z, row, column = ((part.stop - 1) // 2 for part in places(shape, settings))
+    return Crop(z, 0, row, column)
 
 
 def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
@@ -113,9 +129,9 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
     Axes are (X, Y, Z).
     """
     margin = rotation_margin(settings.cropsize) if crop.rotation is not None else 0
-    rows = _source_positions(crop.row, volume.shape[1], margin, settings)
-    columns = _source_positions(crop.column, volume.shape[2], margin, settings)
-    y, x = (slice(int(np.floor(at.min())), int(np.ceil(at.max())) + 1) for at in (rows, columns))
+    rows = _source_positions(slice(crop.row, crop.row + 1), volume.shape[1], margin, settings)
+    columns = _source_positions(slice(crop.column, crop.column + 1), volume.shape[2], margin, settings)
+    y, x = _span(rows), _span(columns)
     stop = crop.z + settings.kept * settings.dsp
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the intensity check reports
         if settings.dsp_how == "pick":
@@ -134,23 +150,30 @@ def read_crop(volume: Volume, crop: Crop, settings: CropSettings) -> np.ndarray:
     return image
 
 
+def box_under(within: Box, shape: tuple[int, int, int], settings: CropSettings) -> Box:
+    """What crops that begin at these places read of a volume of shape (Z, Y, X)."""
+    margin = rotation_margin(settings.cropsize) if settings.rotate else 0
+    z, *corners = within
+    y, x = (_span(_source_positions(at, size, margin, settings)) for at, size in zip(corners, shape[1:], strict=True))
+    return slice(z.start, z.stop - 1 + settings.kept * settings.dsp), y, x
+
+
 def rotation_margin(cropsize: int) -> int:
     """Pixels around a crop that a rotation by up to 45° about its centre can reach, and one for interpolation."""
     return math.ceil(cropsize * (math.sqrt(2) - 1) / 2) + 1
 
 
-def _grid(shape: tuple[int, int, int], settings: CropSettings) -> tuple[int, int, int]:
-    side = settings.resize or settings.precrop
-    return (shape[0], side, side) if side else shape
-
-
-def _source_positions(corner: int, size: int, margin: int, settings: CropSettings) -> np.ndarray:
-    """Pixels of the file (fractional when resized) under the pixels of a crop with its margin, along one axis."""
+def _source_positions(corners: slice, size: int, margin: int, settings: CropSettings) -> np.ndarray:
+    """Pixels of the file (fractional when resized) under the pixels of crops with their margin, along one axis."""
     region = settings.precrop or size
     grid = settings.resize or region
-    places = reflected((corner - margin, corner + settings.cropsize + margin), grid)
-    inside = np.clip((places + 0.5) * region / grid - 0.5, 0, region - 1)
+    pixels = reflected((corners.start - margin, corners.stop - 1 + settings.cropsize + margin), grid)
+    inside = np.clip((pixels + 0.5) * region / grid - 0.5, 0, region - 1)
     return inside + (size - region) // 2
+
+
+def _span(positions: np.ndarray) -> slice:
+    return slice(int(np.floor(positions.min())), int(np.ceil(positions.max())) + 1)
 
 
 @cache

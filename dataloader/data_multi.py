@@ -16,24 +16,25 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataloader.batches import Batches
-from dataloader.crops import Crop, CropSettings, centre_crop, random_crop, read_crop
+from dataloader.crops import Crop, CropSettings, box_under, centre_crop, neighbourhood, places, random_crop, read_crop
 from dataloader.dataset_folders import paired_names
-from dataloader.sampler import CropSampler, done_so_far
+from dataloader.sampler import APART, CropSampler, done_so_far
 from dataloader.steady import DataLost, LeftOut, SteadyVolume
 from intensity.statistics import Normalisation, pooled, scan, transform_of
 from intensity.transform import IntensityTransform, check_finite, share_outside
+from utils.boxes import Box, corner, voxels_of
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.machine import total_memory
 from utils.units import as_size
 from volumes.open import open_volume
-from volumes.volume import ArrayVolume, Volume
+from volumes.volume import ArrayVolume, Region, Volume
 
 logger = logging.getLogger(__name__)
 
 _SETTINGS = (
     *("cropsize", "cropz", "dsp", "dsp_how", "usp", "precrop", "resize", "rotate", "nm", "nm_clip", "seed"),
-    *("crops_per_volume", "preload", "draw", "batch_size", "workers", "unreadable_files"),
+    *("crops_per_volume", "neighbours", "preload", "draw", "batch_size", "workers", "unreadable_files"),
 )
 _DRAWN_AGAIN, _TRIED = 8, 64  # places in search of content; crops that say how strong a file's content is
 _SAMPLED_FILES = 16  # files whose values are tried under nm 00 before a training starts
@@ -57,6 +58,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         directions: folders within it, one image each.
         train: False: one crop per file from its centre, not rotated, the same in every epoch.
         nm, nm_clip, seed, crops_per_volume: options of train.py.
+        neighbours: so many crops of a file and epoch, or one less, are cut out of one region, which is read once.
+        regions: how many of these are kept at the most.
         draw: ``uniform``, all places are equally likely; ``content``: a place that shows little but background is drawn again,
             up to 8 times, so that sparse volumes train as well.
         preload: ``check`` decodes the volumes into memory (worker processes that are forked share them).
@@ -78,6 +81,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         nm_clip: Sequence[float] | None = None,
         seed: int = 123,
         crops_per_volume: int = 1,
+        neighbours: int = 1,
+        regions: int = APART,
         preload: bool = False,
         draw: str = "uniform",
         unreadable_files: int = 0,
@@ -91,6 +96,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             raise UserError(f"nm_clip={nm_clip[0]:g} {nm_clip[1]:g} has no effect with nm=00; set nm to 11, or leave it out")
         self.seed, self.crops_per_volume, self.preload = seed, crops_per_volume if train else 1, preload
         self.names = paired_names(self.root, self.directions)
+        self.groups = len(self.names) * -(-self.crops_per_volume // neighbours)
+        self.regions, self._regions = regions, dict[tuple[Any, ...], Region]()
         self._volumes: dict[tuple[str, str], Volume] = {}
         self._transforms: dict[tuple[str, str], IntensityTransform] = {}
         self.draw, self._contrasts = draw, dict[int, float]()
@@ -106,12 +113,15 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         while True:
             label = self._left_out.stand_in(index % len(self.names))
             try:
-                return self._sample(label, np.random.default_rng([self.seed, epoch, index])) if self.train else self.centre(label)
+                return self._sample(label, epoch, index) if self.train else self.centre(label)
             except DataLost as error:
                 self._left_out.add(label, error)
 
-    def _sample(self, label: int, rng: np.random.Generator) -> dict[str, Any]:
-        sample = self._drawn(label, rng)
+    def _sample(self, label: int, epoch: int, index: int) -> dict[str, Any]:
+        rng, near = np.random.default_rng([self.seed, epoch, index]), None
+        if self.groups < len(self):  # the same neighbourhoods for all crops of a group
+            near = np.random.default_rng([self.seed, epoch, index % self.groups, 1])
+        sample = self._drawn(label, rng, near)
         if self.draw == "content":
             if label not in self._contrasts:  # less than a quarter of the strongest contrast among some crops is background
                 tried = np.random.default_rng([self.seed, label])
@@ -119,21 +129,23 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             for _ in range(_DRAWN_AGAIN):
                 if _contrast(sample) >= self._contrasts[label]:
                     break
-                sample = self._drawn(label, rng)
+                sample = self._drawn(label, rng, near)
         return sample
 
-    def _drawn(self, label: int, rng: np.random.Generator) -> dict[str, Any]:
-        return self._cut(label, random_crop(self._volume(self.directions[0], self.names[label]).shape, self.settings, rng))
+    def _drawn(self, label: int, rng: np.random.Generator, near: np.random.Generator | None = None) -> dict[str, Any]:
+        everywhere = places(self._volume(self.directions[0], self.names[label]).shape, self.settings)
+        within = neighbourhood(everywhere, self.settings, near) if near else None
+        return self._cut(label, random_crop(within or everywhere, self.settings, rng), within)
 
     def centre(self, label: int) -> dict[str, Any]:
         """The sample in the middle of a file, not rotated."""
         return self._cut(label, centre_crop(self._volume(self.directions[0], self.names[label]).shape, self.settings))
 
-    def _cut(self, label: int, crop: Crop) -> dict[str, Any]:
+    def _cut(self, label: int, crop: Crop, within: Box | None = None) -> dict[str, Any]:
         name = self.names[label]
         images = []
         for direction in self.directions:
-            volume = self._volume(direction, name)
+            volume = self._region(direction, name, within) if within else self._volume(direction, name)
             values = read_crop(volume, crop, self.settings)
             if self.nm == "00":
                 check_unit_range(values, str(volume.path))
@@ -188,6 +200,10 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
                         f"{first.path} is {first.shape} (Z, Y, X) but {volume.path} is {volume.shape}; "
                         "the files of a pair must show the same volume on the same grid"
                     )
+        if self.groups < len(self):
+            near = neighbourhood(places(first.shape, self.settings), self.settings, np.random.default_rng(self.seed))
+            size = voxels_of(box_under(near, first.shape, self.settings)) * first.dtype.itemsize * len(self.directions)
+            logger.info("neighbours: every process that reads crops keeps up to %d regions of %s", self.regions, as_size(size))
         if self.preload:
             total = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in self._volumes.values())
             require_memory(total, self.root)
@@ -243,6 +259,16 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             self._volumes[key] = SteadyVolume(open_volume(self.root / direction / name))
         return self._volumes[key]
 
+    def _region(self, direction: str, name: str, within: Box) -> Volume:
+        """What crops that begin at these places need of a volume; the last ones are kept."""
+        key = direction, name, *corner(within)
+        if key not in self._regions:
+            volume = self._volume(direction, name)
+            self._regions[key] = Region(volume, box_under(within, volume.shape, self.settings))
+            if len(self._regions) > self.regions * len(self.directions):
+                del self._regions[next(iter(self._regions))]
+        return self._regions[key]
+
     def _transform(self, direction: str, name: str, advance: Callable[[int], object] = int) -> IntensityTransform:
         """The way of a file's values to the range of nm; found once."""
         key = direction, name
@@ -256,7 +282,7 @@ def require_memory(needed: int, where: Path) -> None:
     if needed > (there := total_memory()):
         raise UserError(
             f"{where}: preload keeps {as_size(needed)} of decoded volumes in memory, of which this machine has {as_size(there)}; "
-            "use --no-preload, which reads every crop from its file"
+            "use --no-preload --neighbours 32, which reads regions from the files and cuts 32 crops of an epoch out of each"
         )
 
 
@@ -291,7 +317,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         folder = Path(folder)
         self.batch_size, self.workers = batch_size, workers
-        self.train_set = PairedImageDataset(folder / "train", directions, **options)
+        self.train_set = PairedImageDataset(folder / "train", directions, regions=APART * batch_size, **options)
         self.val_set: PairedImageDataset | None = None
         if any((folder / "val" / direction).is_dir() for direction in directions):
             self.val_set = PairedImageDataset(folder / "val", directions, **{**options, "train": False})
@@ -342,6 +368,7 @@ class DataModule(pl.LightningDataModule):
     def _loader(self, dataset: PairedImageDataset, shuffle: bool) -> Batches:
         rank, world = self._place()
         sampler = CropSampler(len(dataset), self.batch_size, seed=dataset.seed, rank=rank, world=world, shuffle=shuffle)
+        sampler.groups = dataset.groups
         if shuffle and self.trainer is not None:  # Lightning asks before it tells a resumed run's epoch, and skips nothing
             epochs, batches = done_so_far(self.trainer)
             sampler.continue_at(epochs, batches * self.batch_size)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
+APART = 12  # batches from a sample to the next of its neighbours
+
+
 class CropSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index) for one of several processes.
 
@@ -24,22 +27,24 @@ class CropSampler(Sampler[tuple[int, int]]):
 
     Attributes:
         skip: samples of this process to leave out of the next iteration, once (resuming within an epoch).
+        groups: how many there are of samples that need the same part of a file; their numbers differ by multiples of this. They
+            follow each other 12 batches apart, which mixes parts and gives all to the same one of 2, 3, 4, 6 or 12 workers.
     """
 
     def __init__(self, length: int, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+        self.groups, self._together = length, world * batch_size
         self.length, self.seed, self.rank, self.world, self.shuffle = length, seed, rank, world, shuffle
         self.epoch = 0
         self.skip = 0
         if not shuffle:
             self._total = -(-length // world) * world
             return
-        together = world * batch_size
-        self._total = length // together * together
+        self._total = length // self._together * self._together
         if self._total == 0:
             need = f"batch_size={batch_size}" + (f" on {world} processes" if world > 1 else "")
             raise UserError(
                 f"{length} samples in an epoch are fewer than one batch ({need}); "
-                f"set crops_per_volume at least {-(-together // length)} times as high, or lower batch_size"
+                f"set crops_per_volume at least {-(-self._together // length)} times as high, or lower batch_size"
             )
 
     def __len__(self) -> int:
@@ -56,13 +61,21 @@ class CropSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         skip, self.skip = self.skip, 0
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+            order = self._mixed(np.random.default_rng([self.seed, self.epoch]).permutation(self.groups))
         else:
             order = np.arange(self.length)
         mine = np.resize(order, self._total)[self.rank :: self.world]
         epoch = self.epoch if self.shuffle else 0
         for index in mine[skip:]:
             yield epoch, int(index)
+
+    def _mixed(self, groups: np.ndarray) -> np.ndarray:
+        """The samples of some groups in turns, then of the next ones; last of the groups that fill batches, and of the rest."""
+        some = APART * self._together
+        ends = sorted({*range(some, len(groups), some), len(groups) // self._together * self._together})
+        turns = self.groups * np.arange(-(-self.length // self.groups))[:, None]
+        order = np.concatenate([(turns + part).ravel() for part in np.split(groups, ends)])
+        return order[order < self.length]
 
 
 def done_so_far(trainer: pl.Trainer) -> tuple[int, int]:

@@ -161,6 +161,7 @@ BASE_OPTIONS: tuple[Option, ...] = (
     _data("draw", ("uniform", "content"), "uniform", "where crops lie: anywhere, or where there is more than background"),
     _data("preload", bool, False, "keep decoded volumes in memory"),
     _data("crops_per_volume", int, 1, "crops drawn from a volume per epoch", ">=1"),
+    _data("neighbours", int, 1, "crops of an epoch that lie close together, for which a file is read once; 1 = none", ">=1"),
     _data("unreadable_files", int, 0, "files that may become unreadable in a training before it stops; others stand in", ">=0"),
     _data("workers", int, 2, "processes that prepare crops", ">=0"),
     _data("batch_size", int, 1, "crops per process and step", ">=1", aliases=("-b",)),

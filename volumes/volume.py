@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.axes import SEEN_ALONG, as_planes, exchanged
-from utils.boxes import Box, boxes, extent
+from utils.boxes import Box, boxes, extent, relative
 from utils.errors import UserError
 
 Triple = tuple[float, float, float]
@@ -157,6 +157,18 @@ class ArrayVolume(Volume):
 
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         return np.asarray(self.array[planes.start : planes.stop : planes.step, rows, columns])
+
+
+class Region(Volume):
+    """A box of a volume, in memory; it is indexed as the whole volume is."""
+
+    def __init__(self, volume: Volume, box: Box) -> None:
+        self.path, self.shape, self.dtype = volume.path, volume.shape, volume.dtype
+        self._box, self._values = box, volume[box]
+
+    def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
+        part = relative((slice(planes.start, planes.stop), rows, columns), self._box)
+        return self._values[part][:: planes.step]
 
 
 def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from test_bad_input import refused, volume
 
-from dataloader.crops import CropSettings, random_crop
+from dataloader.crops import CropSettings, places, random_crop
 from experiment.runs import RunFolder
 from utils.errors import UserError, reported
 
@@ -48,7 +48,8 @@ def test_a_single_nan_is_found_before_training(workspace):
 
 def test_what_a_worker_process_raises_is_told_without_its_traceback(workspace, capsys):
     """Values beyond the interval in all planes but those of the first looks: only the crops of the training meet them."""
-    first = random_crop((12, 48, 40), CropSettings(32, 4, rotate=False), np.random.default_rng([123, 0, 0]))
+    crop = CropSettings(32, 4, rotate=False)
+    first = random_crop(places((12, 48, 40), crop), crop, np.random.default_rng([123, 0, 0]))
     values = np.full((12, 48, 40), 7, np.float32)
     values[first.z : first.z + 4] = values[4:8] = 0
     tifffile.imwrite(volume(workspace), values)

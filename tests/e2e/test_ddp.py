@@ -28,7 +28,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(workspace):
     """Nothing depends on the other samples of a batch here, and SGD does not amplify rounding."""
     yaml = workspace.root / "tiny.yaml"
     yaml.write_text(yaml.read_text() + "codebook: {initialise: uniform, revive_after: 0}\n")
-    options = ("--norm", "none", "--no-mc", "--lr", 0.01, "--accumulate_grad_batches", 2, "--crops_per_volume", 4)
+    options = ("--norm", "none", "--no-mc", "--lr", 0.01, "--accumulate_grad_batches", 2)
+    options += ("--crops_per_volume", 4, "--neighbours", 2)
     (single,) = states(workspace, "single", "sgd", *options, "--batch_size", 2)
     first, second = states(workspace, "double", "sgd", *options, *TWO, ranks=2)
     (untrained,) = states(workspace, "untrained", "sgd", *options, "--lr", 1e-12, "--batch_size", 2)

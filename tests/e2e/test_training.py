@@ -153,7 +153,7 @@ def test_resume_after_an_epoch_is_bit_identical(workspace, bars, workers):
 @pytest.mark.parametrize(("workers", "batch"), [(0, 2), (2, 0)])
 def test_resume_within_an_epoch_is_bit_identical(workspace, bars, monkeypatch, workers, batch):
     """SIGTERM in the second epoch: what was trained is saved, nothing is trained twice."""
-    options = ("--workers", workers, "--crops_per_volume", 2, "--ema", 0.9)
+    options = ("--workers", workers, "--crops_per_volume", 2, "--neighbours", 2, "--ema", 0.9)
     whole = workspace.train("whole", *options)
     with monkeypatch.context() as patch:
         signalled(patch, batch, epoch=1)

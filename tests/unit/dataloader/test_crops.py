@@ -1,16 +1,28 @@
 """Where crops lie and how they are cut: unequal sizes throughout, so that a swapped axis cannot pass."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from dataloader.crops import CropSettings, centre_crop, random_crop, read_crop, rotation_margin
+from dataloader.crops import (
+    Crop,
+    CropSettings,
+    box_under,
+    centre_crop,
+    neighbourhood,
+    places,
+    random_crop,
+    read_crop,
+    rotation_margin,
+)
 from utils.axes import to_memory
 from utils.boxes import sample
 from utils.errors import UserError
 from utils.geometry import Geometry
-from volumes.volume import ArrayVolume
+from volumes.volume import ArrayVolume, Region
 
 
 class Recording(ArrayVolume):
@@ -30,7 +42,7 @@ def settings(**options):
 
 
 def crops(shape, chosen, count):
-    return [random_crop(shape, chosen, np.random.default_rng([0, 0, k])) for k in range(count)]
+    return [random_crop(places(shape, chosen), chosen, np.random.default_rng([0, 0, k])) for k in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +65,43 @@ def test_every_position_is_reached_the_last_ones_too():
         expected = 1200 / (last + 1)
         assert len(counts) == last + 1
         assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_neighbours_reach_every_position_equally_often(monkeypatch):
+    monkeypatch.setattr("dataloader.crops._CELL", (2, 1, 1))
+    chosen, everywhere = settings(cropz=2), places((6, 39, 16), settings(cropz=2))  # neighbourhoods of 2, 2, 1 planes, 16, 8 rows
+    rngs = [np.random.default_rng([k, 1]) for k in range(2400)]
+    nearby = [neighbourhood(everywhere, chosen, rng) for rng in rngs]
+    assert {(part.start, part.stop) for part, _, _ in nearby} == {(0, 2), (2, 4), (4, 5)}
+    drawn = [random_crop(within, chosen, rng) for within, rng in zip(nearby, rngs, strict=True)]
+    assert all(z.start <= crop.z < z.stop and y.start <= crop.row < y.stop for (z, y, _), crop in zip(nearby, drawn, strict=True))
+    for name, count in (("z", 5), ("row", 24)):
+        counts, expected = np.bincount([getattr(crop, name) for crop in drawn]), 2400 / count
+        assert len(counts) == count and (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"rotate": True}, {"resize": 24, "rotate": True}, {"precrop": 36, "resize": 60}, {"dsp": 2, "usp": 1.5}]
+)
+def test_a_region_holds_what_its_neighbours_need_and_no_more(values, options):
+    chosen, volume, rng = settings(**options), Recording(values), np.random.default_rng(1)
+    everywhere = places(values.shape, chosen)
+    for within in (everywhere, tuple(slice(part.stop // 3, part.stop - part.stop // 3) for part in everywhere)):
+        volume.boxes.clear()
+        region = Region(volume, box_under(within, values.shape, chosen))
+        for _ in range(20):
+            crop = random_crop(within, chosen, rng)
+            np.testing.assert_array_equal(read_crop(region, crop, chosen), read_crop(ArrayVolume(values), crop, chosen))
+        for at, offset in (([part.start for part in within], 0), ([part.stop - 1 for part in within], chosen.dsp - 1)):
+            read_crop(volume, replace(crop, z=at[0], row=at[1], column=at[2], offset=offset), chosen)
+        for own, *ends in zip(*volume.boxes, strict=True):
+            assert own.start == min(end.start for end in ends) and own.stop == max(end.stop for end in ends)
+
+
+def test_crops_lie_where_they_did_in_earlier_versions():
+    """A training of theirs that is resumed goes on with the same crops."""
+    (crop,) = crops((90, 180, 190), settings(dsp=2, rotate=True), 1)
+    assert crop == Crop(z=72, offset=1, row=84, column=47, rotation=661058652)
 
 
 def test_a_volume_as_large_as_the_crop_has_one_position(values):

@@ -100,7 +100,8 @@ def test_draws_depend_on_seed_epoch_and_index_alone(folder):
 
 
 def batches(folder, workers, epoch=0, **options):
-    module = DataModule(folder, ["a", "b"], workers=workers, **OPTIONS | {"crops_per_volume": 3, "batch_size": 2} | options)
+    some = {"crops_per_volume": 3, "neighbours": 2, "batch_size": 2}
+    module = DataModule(folder, ["a", "b"], workers=workers, **OPTIONS | some | options)
     module.check()
     loader = module.train_dataloader()
     loader.sampler.set_epoch(epoch)
@@ -128,7 +129,7 @@ def test_two_processes_together_see_the_batches_of_one(folder):
 
 
 def share(folder, rank):
-    module = DataModule(folder, ["a", "b"], batch_size=2, crops_per_volume=3, **OPTIONS)
+    module = DataModule(folder, ["a", "b"], batch_size=2, crops_per_volume=3, neighbours=2, **OPTIONS)
     module._place = lambda: (rank, 2)
     return [batch["img"][0] for batch in module.train_dataloader()]
 
@@ -194,13 +195,33 @@ def test_without_a_validation_folder_there_is_no_validation(folder, tmp_path):
         DataModule(tmp_path, ["a", "b"], **OPTIONS)
 
 
-def test_preloading_changes_nothing_but_the_reading(folder):
-    lazy, loaded = make(folder), make(folder, preload=True)
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_preloading_changes_nothing_but_the_reading(folder, neighbours):
+    lazy, loaded = (make(folder, crops_per_volume=neighbours, neighbours=neighbours, preload=load) for load in (False, True))
     loaded.check()
     assert all(type(volume).__name__ == "ArrayVolume" for volume in loaded._volumes.values())
-    for index in range(3):
+    for index in range(3 * neighbours):
         for one, two in zip(images(lazy[2, index]), images(loaded[2, index]), strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("draw", ["uniform", "content"])
+def test_neighbours_are_read_together(folder, draw, monkeypatch):
+    monkeypatch.setattr("dataloader.data_multi._TRIED", 1)
+    options = {"crops_per_volume": 40, "neighbours": 8, "batch_size": 3, "draw": draw, "rotate": False}
+    near, far = (DataModule(folder, ["a", "b"], **OPTIONS | options | {"neighbours": number}) for number in (8, 1))
+    asked = {}
+    for module in (near, far):
+        module.check()
+        module.val_set = None
+        read = asked[module] = []
+        for volume in module.train_set._volumes.values():
+            monkeypatch.setattr(volume, "_read", lambda *box, own=volume._read, read=read: read.append(box) or own(*box))
+    batches = list(near.train_dataloader())
+    assert len(batches) == len(list(far.train_dataloader())) == 40
+    assert all(len(set(batch["labels"].tolist())) <= 3 for batch in batches)
+    assert len(asked[near]) < len(asked[far]) / 3
+    assert len(near.train_set._regions) <= 2 * 3 * 12
 
 
 def test_preloading_more_than_the_machine_holds_is_refused(folder, monkeypatch):

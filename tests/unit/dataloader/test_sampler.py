@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dataloader.data_multi import DataModule
-from dataloader.sampler import CropSampler
+from dataloader.sampler import APART, CropSampler
 from utils.errors import UserError
 
 
@@ -17,7 +17,28 @@ def test_the_order_is_a_function_of_seed_and_epoch():
         return list(sampler)
 
     assert order(1, 3) == order(1, 3)
-    assert sorted(index for _, index in order(1, 3)) == list(range(20))
+    assert [index for _, index in order(1, 3)] == [
+        2,
+        4,
+        16,
+        3,
+        14,
+        13,
+        7,
+        10,
+        15,
+        18,
+        8,
+        11,
+        0,
+        1,
+        5,
+        19,
+        6,
+        12,
+        9,
+        17,
+    ]  # for ever
     assert {epoch for epoch, _ in order(1, 3)} == {3}
     assert [i for _, i in order(1, 3)] != [i for _, i in order(1, 4)] != [i for _, i in order(2, 4)]
 
@@ -32,6 +53,23 @@ def test_processes_share_full_batches_equally_and_without_overlap(length, world,
     alone = [index for _, index in CropSampler(length, batch * world, seed=5)]
     for k in range(0, expected, batch):
         assert {i for x in lists for i in x[k : k + batch]} == set(alone[k * world : (k + batch) * world])
+
+
+@pytest.mark.parametrize(("groups", "turns", "world", "batch"), [(30, 4, 1, 2), (75, 3, 2, 3), (3, 5, 2, 4)])
+def test_neighbours_follow_each_other_some_batches_apart(groups, turns, world, batch):
+    ranks = [CropSampler(groups * turns - 1, batch, seed=5, rank=rank, world=world) for rank in range(world)]
+    for sampler in ranks:
+        sampler.groups = groups
+    lists = [[index for _, index in sampler] for sampler in ranks]
+    expected = (groups * turns - 1) // (world * batch) * batch
+    assert [len(x) for x in lists] == [len(sampler) for sampler in ranks] == [expected] * world
+    assert len(set().union(*lists)) == expected * world
+    first = [index % groups for index in lists[0]]
+    distance = min(APART, groups // (world * batch)) * batch  # of one process
+    if distance:
+        assert len(set(first[:distance])) == distance and first[distance : 2 * distance] == first[:distance]
+    whole = {g for g in range(groups) if [i for x in lists for i in x if i % groups == g].__len__() == turns}
+    assert len(whole) >= groups - world * batch - 1
 
 
 def test_validation_covers_every_file_equally_often_on_every_process():
@@ -57,7 +95,7 @@ def test_too_few_samples_say_what_to_do():
 class Echo(Dataset):
     """Gives back its key."""
 
-    seed = 7
+    seed, groups = 7, 4
 
     def __len__(self):
         return 11

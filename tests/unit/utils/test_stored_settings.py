@@ -19,6 +19,7 @@ STORED = json.loads((RUN / "0.json").read_text())
 SINCE = {
     "tracker": None,
     "draw": "uniform",
+    "neighbours": 1,
     "unreadable_files": 0,
     "recompute": False,
     "spread": "slices",

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -23,7 +20,12 @@ from networks.losses import adversarial_views
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule as Module
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+
     from models.teacher import Teacher
+else:
+    Module = nn.Module
 
 log = logging.getLogger("isoscope")
 Terms = dict[str, Tensor]  # unweighted scalar loss terms by name
@@ -51,8 +53,11 @@ class Window:
         return cls(size, batch_idx == start + size - 1)
 
 
-class BaseModel(pl.LightningModule):
+class BaseModel(Module):
     """Generators in ``self.G``, discriminators in ``self.D``, one Adam each; one generation serves both.
+
+    To apply it takes no Lightning, whose import lasts longer than PyTorch's: for a training ``models.build`` puts
+    ``LightningModule`` below this class.
 
     A model fills ``G`` and ``D`` with named components, sets ``loss_weights`` and says what it does in :meth:`generate`,
     :meth:`generator_losses` and :meth:`discriminator_losses`. A term that is not in ``loss_weights``, or has weight 0 there,
@@ -135,7 +140,7 @@ class BaseModel(pl.LightningModule):
                 self.ema_G.update_parameters(self.G)
         self._log(self.after_batch(out, window.closes))
 
-    def descend(self, optimizer: LightningOptimizer, losses: Callable[[], Terms], window: Window, side: str) -> bool:
+    def descend(self, optimizer: "LightningOptimizer", losses: Callable[[], Terms], window: Window, side: str) -> bool:
         """One side's share of the step: the other side is frozen, gradients meet only when the window closes.
 
         False where its numbers are not finite and it was left out (``on_nan skip``).
@@ -144,8 +149,8 @@ class BaseModel(pl.LightningModule):
         terms = losses()
         if terms:
             total = self.weigh(terms)
-            strategy = self.trainer.strategy
-            with strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) and not window.closes else nullcontext():
+            waits = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)  # of several processes
+            with nullcontext() if window.closes else waits():
                 self.manual_backward(total / window.size)
             if self.settings["on_nan"] == "stop":
                 self._remember_finite(total, terms)
@@ -180,7 +185,7 @@ class BaseModel(pl.LightningModule):
 
     # Numbers that must stay finite -----------------------------------------------------------------------------------
 
-    def _is_finite(self, optimizer: LightningOptimizer, terms: Terms) -> bool:
+    def _is_finite(self, optimizer: "LightningOptimizer", terms: Terms) -> bool:
         """Whether losses and gradients of a step are, on all processes; else it is said; too many in a row are a UserError."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         bad = [name for name, value in terms.items() if not bool(value.isfinite())]

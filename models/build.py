@@ -4,6 +4,7 @@ import importlib
 import logging
 import pickle
 from collections.abc import Container, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
     name = settings["models"]
     if name not in MODEL_OPTIONS:
         raise UserError(f"models={name!r} is not a model; known: {', '.join(sorted(MODEL_OPTIONS))}")
-    model: BaseModel = importlib.import_module(f"models.{name}").Model(settings, for_training)
+    kind: type[BaseModel] = importlib.import_module(f"models.{name}").Model
+    model = (trainable(kind) if for_training else kind)(settings, for_training)  # type: ignore[arg-type]  # a class is hashable
     if for_training and frozen:
         model.load_frozen()
     if "net_g" in model.G and isinstance(model.G["net_g"], VolumeDecoder) and settings["norm"] != "instance":
@@ -48,6 +50,14 @@ def build_model(settings: Mapping[str, Any], for_training: bool = True, *, froze
             if name in RECOMPUTED:
                 recompute(network)
     return model
+
+
+@cache
+def trainable(kind: type[BaseModel]) -> type[BaseModel]:
+    """The same class as a ``LightningModule``."""
+    from pytorch_lightning import LightningModule
+
+    return type(kind.__name__, (kind, LightningModule), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def load_components(

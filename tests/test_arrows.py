@@ -75,3 +75,13 @@ def test_help_needs_no_torch(arguments):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--cropsize" in done.stdout
+
+
+def test_applying_a_run_needs_no_lightning():
+    """Its import lasts longer than PyTorch's."""
+    code = (
+        "import infer, sys; infer.main(['info', 'pretrained/fib25'])\n"
+        "assert {'torch'} == {'torch', 'pytorch_lightning', 'torchvision'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

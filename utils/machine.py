@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pytorch_lightning.utilities.memory import is_oom_error
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -82,7 +81,13 @@ def lay_channels_last(network: torch.nn.Module) -> None:
 def lacks_memory(error: Exception) -> bool:
     """Whether it says that a GPU or this machine has no memory left: PyTorch has no type of its own for some of these."""
     of_onednn = "could not create a primitive" in str(error)  # all that a convolution on a CPU says then
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error) or of_onednn
+    if of_onednn or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    from pytorch_lightning.utilities.memory import is_oom_error
+
+    return is_oom_error(error)
 
 
 def peak_memory() -> str:

@@ -14,7 +14,7 @@ from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from experiment.options import BASE_OPTIONS
 from experiment.reading import default_settings, read_settings
 from models.base import BaseModel, Window
-from models.build import build_model
+from models.build import build_model, trainable
 from models.options import MODEL_OPTIONS
 from models.schedules import build_scheduler, multiplier
 from tests.forks import together
@@ -107,7 +107,7 @@ def test_plateau_falls_when_the_metric_stays():
 
 def test_a_metric_is_that_of_all_processes():
     """Two of them that decided by their own would save or slow down in different epochs; the other one's 4 is added by hand."""
-    model = BaseModel({})
+    model = trainable(BaseModel)({})
     mine = torch.tensor(2.0)
     means = {"mean": lambda value: value.add_(4).div_(2)}
     strategy = SimpleNamespace(reduce=lambda value, reduce_op: means[reduce_op](value))

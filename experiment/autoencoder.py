@@ -49,6 +49,7 @@ _AUTOENCODER: dict[str, Any] = {
     },
     "codebook": {
         "levels": _entry(int, 1, ">=1 <=32"),
+        "fewer": _entry(float, 0.0, ">=0 <=1"),
         "grid": _entry(int, [], nargs="*"),
         "rate_weight": None,  # retired
         "initialise": _entry(("kmeans", "uniform")),

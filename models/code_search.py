@@ -1,10 +1,16 @@
 """Codes chosen by what is decoded from them: slower to encode, closer at equal bytes, decoded as fast."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from taming.codebook import nearest_code
+from taming.quantize import to_vectors
+from utils.axes import channels_first
 
 APART = 10  # one place of so many is changed at a time, each three from the next: their changes hardly meet
 SHIFT = 3  # of the places that are changed, from a row to the next
@@ -20,57 +26,89 @@ def searched(model: Any, slices: Tensor, visible: Tensor, sweeps: int) -> Tensor
     """Codes (N, h, w), or with a last axis of levels, of slices (N, C, X, Y); every place is tried ``sweeps`` times.
 
     Descent on the squared error of the decoded slices: its gradient and curvature say which vector would be better in the
-    place of a code's; the code chosen for that is kept if the blocks around come closer.
+    place of a code's; the code chosen for that is kept if the blocks around come closer. Levels are chosen together, or where
+    a training decoded ``fewer``, too, one after the other, each for what is decoded where it is the last.
 
     Args:
         model: a SliceToVolume with a codebook.
         visible: (N, 1, X, Y), 1 for pixels that count, 0 for what a slice was filled up with.
     """
     slices, visible = slices.clone(), visible.clone()  # tensors made for inference have no gradient
-    quantizer, code = model.G["quantize"], model.encode(slices)[0]
+    code, books = model.encode(slices)[0], [book.weight.float() for book in model.G["quantize"].codebooks]
     assert code.indices is not None
-    codes, vectors = code.indices, code.latent
-    side = slices.shape[-1] // vectors.shape[-1]
+    groups = [[book] for book in books] if model.settings["autoencoder"]["codebook"]["fewer"] else [books]
+    chosen, found = torch.zeros_like(code.latent), []
+    start = code.indices.view(*code.indices.shape[:3], -1)[..., : len(groups[0])]
+    for number, group in enumerate(groups):
+        search = _Search(model, slices, visible, chosen, group)
+        codes = search.run(search.nearest(code.moments.float()) if number else start, sweeps)
+        chosen = search.vectors(codes)
+        found.append(codes)
+    return torch.cat(found, dim=-1).view_as(code.indices)
 
-    def errors_of(vectors: Tensor) -> Tensor:
-        """Squared errors of the decoded pixels (N, 1, X, Y)."""
-        return (model.reconstruct(vectors) - slices[:, :1]).float().square() * visible
 
-    def judged(vectors: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Search:
+    """For the codes of levels, with their codebooks, above the vectors (N, d, h, w) of those that are chosen."""
+
+    model: Any
+    slices: Tensor
+    visible: Tensor
+    chosen: Tensor
+    books: Sequence[Tensor]
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Codes (N, h, w, levels) for vectors (N, d, h, w)."""
+        rest, found = to_vectors(vectors - self.chosen), []
+        for book in self.books:
+            found.append(nearest_code(rest, book))
+            rest = rest - book[found[-1]]
+        return torch.stack(found, dim=-1).unflatten(0, (len(vectors), *vectors.shape[2:]))
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """(N, d, h, w) of codes (N, h, w, levels), with those that are chosen."""
+        parts = [F.embedding(level, book) for level, book in zip(codes.unbind(dim=-1), self.books, strict=True)]
+        return self.chosen + channels_first(torch.stack(parts).sum(dim=0))
+
+    def run(self, codes: Tensor, sweeps: int) -> Tensor:
+        """Better codes (N, h, w, levels)."""
+        vectors, side = self.vectors(codes), self.slices.shape[-1] // self.chosen.shape[-1]
+        before, gradient = self.judged(vectors)
+        probe = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)).to(vectors)
+        probe *= PROBE * vectors.norm() / probe.norm()
+        bend = ((self.judged(vectors + probe)[1] - gradient) * probe).sum() / probe.square().sum().clamp_min(1e-12)
+        bend = CAUTION * bend.clamp_min(1e-6)  # the error of a move is gradient * move + bend / 2 * move squared
+        rows, columns = (torch.arange(size, device=codes.device) for size in vectors.shape[-2:])
+        share = _sum(self.visible, side, side).div(side**2).clamp_min(LEAST_SEEN)  # of a block; so much less does a move matter
+        places = ((columns + SHIFT * rows[:, None]) % APART)[..., None]
+        for number in range(APART * sweeps):
+            if number:
+                before, gradient = self.judged(vectors)
+            better = self.nearest(vectors - gradient / (bend * share[:, None]))
+            tried = torch.where(places == number % APART, better, codes)
+            worse = self.around(self.errors(self.vectors(tried))) > before
+            codes = torch.where(worse[..., None], codes, tried)
+            vectors = self.vectors(codes)
+        return codes
+
+    def judged(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Squared error of each block and those around it (N, h, w), and the gradient of the sum of all."""
         vectors = vectors.detach().clone().requires_grad_()
         with torch.enable_grad():
-            errors = errors_of(vectors)
+            errors = self.errors(vectors)
             (gradient,) = torch.autograd.grad(errors.sum(), vectors)
-        return around(errors.detach()), gradient
+        return self.around(errors.detach()), gradient
 
-    def around(errors: Tensor) -> Tensor:
+    def errors(self, vectors: Tensor) -> Tensor:
+        """Squared errors of the decoded pixels (N, 1, X, Y)."""
+        return (self.model.reconstruct(vectors) - self.slices[:, :1]).float().square() * self.visible
+
+    def around(self, errors: Tensor) -> Tensor:
+        """Sums of the errors in each block and those around it (N, h, w)."""
+        side = self.slices.shape[-1] // self.chosen.shape[-1]
         return _sum(_sum(errors, side, side)[:, None], 2 * NEAR + 1, 1, NEAR)
-
-    before, gradient = judged(vectors)
-    probe = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)).to(vectors)
-    probe *= PROBE * vectors.norm() / probe.norm()
-    bend = ((judged(vectors + probe)[1] - gradient) * probe).sum() / probe.square().sum().clamp_min(1e-12)
-    bend = CAUTION * bend.clamp_min(1e-6)  # the error of a move is gradient * move + bend / 2 * move squared
-    rows, columns = (torch.arange(size, device=slices.device) for size in vectors.shape[-2:])
-    share = _sum(visible, side, side).div(side**2).clamp_min(LEAST_SEEN)  # of a block; so much less does a move matter
-    places = ((columns + SHIFT * rows[:, None]) % APART).expand(before.shape)
-    for number in range(APART * sweeps):
-        if number:
-            before, gradient = judged(vectors)
-        better = quantizer.nearest(vectors - gradient / (bend * share[:, None]))
-        tried = torch.where(_of_levels(places == number % APART, codes), better, codes)
-        worse = around(errors_of(quantizer.lookup(tried))) > before
-        codes = torch.where(_of_levels(worse, codes), codes, tried)
-        vectors = quantizer.lookup(codes)
-    return codes
 
 
 def _sum(values: Tensor, side: int, step: int, padding: int = 0) -> Tensor:
     """(N, 1, H, W) → sums over squares (N, h, w)."""
     return F.avg_pool2d(values, side, step, padding, divisor_override=1)[:, 0]
-
-
-def _of_levels(places: Tensor, codes: Tensor) -> Tensor:
-    """(N, h, w) for codes that may have a last axis of levels."""
-    return places if codes.ndim == places.ndim else places[..., None]

@@ -100,12 +100,15 @@ class ResidualVectorQuantizer(nn.Module):
         n_embed: codes per level.
         embed_dim: channels d of a code.
         legacy: as :class:`VectorQuantizer`.
+        fewer: share of a training's slices whose sum ends after one of the first levels, drawn at random (Zeghidour 2021,
+            "quantizer dropout"), so that decoders learn what fewer levels stand for.
     """
 
-    def __init__(self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False) -> None:
+    def __init__(self, levels: int, n_embed: int, embed_dim: int, legacy: bool = False, fewer: float = 0.0) -> None:
         super().__init__()
         if levels < 1:
             raise ValueError(f"levels={levels} of a residual quantiser must be at least 1")
+        self.fewer = fewer
         self.levels = nn.ModuleList(VectorQuantizer(n_embed, embed_dim, legacy=legacy) for _ in range(levels))
 
     def forward(self, z: Tensor) -> Quantized:
@@ -113,10 +116,11 @@ class ResidualVectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             wide = z.float()
             rest, total, losses, indices = wide, torch.zeros_like(wide), [], []
-            for level in self._quantizers():
+            ends = self._ends(len(wide), wide.device)
+            for number, level in enumerate(self._quantizers()):
                 quantized = level(rest)
                 codes = quantized.latent.detach()
-                rest, total = rest - codes, total + codes
+                rest, total = rest - codes, total + codes * (number < ends)
                 losses.append(quantized.loss)
                 indices.append(quantized.indices)
             return Quantized(straight_through(wide, total), torch.stack(losses).sum(), torch.stack(indices, dim=-1))
@@ -154,6 +158,13 @@ class ResidualVectorQuantizer(nn.Module):
     def codebooks(self) -> list[nn.Embedding]:
         """One per level."""
         return [level.embedding for level in self._quantizers()]
+
+    def _ends(self, count: int, device: torch.device) -> Tensor:
+        """After how many levels the sums of so many slices end, (N, 1, 1, 1)."""
+        if not self.training or not self.fewer:
+            return torch.full((count, 1, 1, 1), len(self.levels), device=device)
+        fewer = torch.rand(count, 1, 1, 1, device=device) < self.fewer
+        return torch.where(fewer, torch.randint(1, len(self.levels), fewer.shape, device=device), len(self.levels))
 
     def _quantizers(self) -> list[VectorQuantizer]:
         return cast(list[VectorQuantizer], list(self.levels))
@@ -195,11 +206,11 @@ class FiniteScalarQuantizer(VectorQuantizer):
 
 
 def build_quantizer(
-    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, grid: Sequence[int] = ()
+    n_embed: int, embed_dim: int, levels: int = 1, legacy: bool = False, grid: Sequence[int] = (), fewer: float = 0.0
 ) -> VectorQuantizer | ResidualVectorQuantizer:
     """The quantiser of the settings: plain with one level, residual with more, finite scalar with a grid."""
     if grid:
         return FiniteScalarQuantizer(grid)
     if levels == 1:
         return VectorQuantizer(n_embed, embed_dim, legacy=legacy)
-    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy=legacy)
+    return ResidualVectorQuantizer(levels, n_embed, embed_dim, legacy, fewer)

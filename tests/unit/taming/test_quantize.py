@@ -148,6 +148,18 @@ def test_residual_levels_add_up():
     assert torch.equal(z.grad, torch.ones_like(z))
 
 
+def test_a_share_of_slices_ends_after_fewer_levels_in_training():
+    quantizer = build_quantizer(n_embed=8, embed_dim=3, levels=3, fewer=0.5)
+    z = torch.randn(200, 3, 2, 2)
+    made = quantizer(z)
+    sums = torch.stack([quantizer.lookup(made.indices[..., :levels]) for levels in (1, 2, 3)])
+    ends = (sums - made.latent).abs().amax(dim=(2, 3, 4)).argmin(dim=0)  # (200,)
+    torch.testing.assert_close(made.latent, sums[ends, torch.arange(200)])
+    counts = torch.bincount(ends, minlength=3)
+    assert counts[2] in range(75, 126) and min(counts[0], counts[1]) > 30
+    torch.testing.assert_close(quantizer.eval()(z).latent, sums[2])
+
+
 def test_residual_of_one_level_is_the_plain_quantiser():
     plain, one = VectorQuantizer(16, 4), ResidualVectorQuantizer(1, 16, 4)
     one.levels[0].load_state_dict(plain.state_dict())

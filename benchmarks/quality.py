@@ -40,6 +40,7 @@ from evaluation.grid import Request
 from evaluation.measure import evaluate
 from evaluation.report import plain
 from experiment.reading import read_settings
+from experiment.rules import reads_volume
 from experiment.runs import RunFolder
 from experiment.teachers import PROJECTIONS
 from training import MODEL_OPTIONS
@@ -92,7 +93,14 @@ def geometry(settings: dict[str, Any], how: Degradation) -> list[Any]:
     if "axial_sampling" in settings:
         return ["--uprate", how.factor, "--axial_sampling", how.sampling, "--axial_sigma", how.sigma]
     options = ["--cropz", settings["cropsize"] // how.factor, "--l1how", PROJECTIONS[how.sampling]]
-    return options if settings["models"] == "IsoREF" else [*options, "--downbranch", 8 // how.factor]
+    if settings["models"] == "IsoREF":
+        return options
+    return [] if of_slices(settings) else [*options, "--downbranch", 8 // how.factor]
+
+
+def of_slices(settings: dict[str, Any]) -> bool:
+    """Whether a row trains the autoencoder of slices alone, for other rows to begin with."""
+    return "ldmyaml" in settings and not reads_volume(settings)
 
 
 @dataclass
@@ -146,7 +154,7 @@ class Bench:
         write_tiff(folder / "truth.tif", specimen.truth[: len(sections) * how.factor])
 
     def train(self, folder: Path, how: Degradation, way: str, row: str) -> dict[str, Any]:
-        """Trains a row, or goes on with it; what it took, or nothing where time ran out."""
+        """Trains a row, or goes on with it; what it took, or nothing where time ran out or it makes no volume."""
         runs = {name: RunFolder(folder / "logs" / way / f"{name}_{self.budget}") for name in ROWS}
         run, clock = runs[row], runs[row].path / "seconds"
         recipe, *given = shlex.split(ROWS[row][0].format_map({name: shlex.quote(str(one.path)) for name, one in runs.items()}))
@@ -163,8 +171,8 @@ class Bench:
             ends = ["--max_time", f"00:{left // 3600:02}:{left // 60 % 60:02}:{left % 60:02}"] if left else []
             spent = command("train.py", *words, *more, *ends) + (float(clock.read_text()) if clock.exists() else 0)
             write_text(clock, f"{spent:.1f}")
-            if EPOCHS not in run.epochs():
-                return {}
+        if EPOCHS not in run.epochs() or of_slices(settings):
+            return {}
         return {
             "run": run.path,
             "recipe": ROWS[row][0],

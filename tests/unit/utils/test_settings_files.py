@@ -195,6 +195,7 @@ def test_vqgan_states_the_published_facts():
     assert vqgan["start"] == "random"
     assert vqgan["codebook"] == {
         "levels": 1,
+        "fewer": 0.0,
         "grid": [],
         "initialise": "kmeans",
         "revive_after": 100,

@@ -32,11 +32,12 @@ SINCE = {
 }
 _AUTOENCODER = STORED["autoencoder"]
 _LOSS = {**_AUTOENCODER["loss"], "reconstruction": "absolute"}
+_CODEBOOK = {**_AUTOENCODER["codebook"], "fewer": 0.0}
 COMPLETE = {
     **STORED,
     **SINCE,
     "monitor": "validation/projection",
-    "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS},
+    "autoencoder": {**_AUTOENCODER, "start": "random", "loss": _LOSS, "codebook": _CODEBOOK},
 }
 ENTRIES = [(key,) for key in STORED["autoencoder"]]
 ENTRIES += [(section, key) for section in ("ddconfig", "loss", "codebook") for key in STORED["autoencoder"][section]]

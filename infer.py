@@ -235,7 +235,7 @@ def _verify(given: argparse.Namespace) -> None:
 
 def _export(given: argparse.Namespace) -> None:
     """Makes one folder of it that needs nothing else."""
-    from sharing import export
+    from sharing.exporting import export
 
     export(given.path, given.output, run=given.run, epoch=given.epoch, evaluations=given.evaluation, about=given.about)
 

@@ -85,9 +85,11 @@ def split_box(volume: Volume, lattice: Lattice, fraction: float) -> tuple[Box, B
             train, val = list(whole_box(volume.shape)), list(whole_box(volume.shape))
             train[axis], val[axis] = slice(0, size - kept - gap), slice(size - kept, size)
             return (train[0], train[1], train[2]), (val[0], val[1], val[2])
+    planes, rows = (2 * side + math.ceil(side / GAP) for side in (patch or LEAST for patch in lattice.patch[:2]))
+    smaller = " a smaller --patch," * any(lattice.patch)
     raise UserError(
-        f"{volume.path} of (Z, Y, X) = {volume.shape} is too small to be split: a part takes a patch, or {LEAST} rows or planes "
-        "of a whole volume; give several volumes, a smaller --patch, or --val 0"
+        f"{volume.path} of (Z, Y, X) = {volume.shape} is too small to be split, which takes {rows} rows or {planes} planes; "
+        f"give several volumes,{smaller} or --val 0"
     )
 
 

@@ -195,9 +195,8 @@ class RunFolder:
         Raises:
             UserError: the folder is not a run; see also :func:`experiment.reading.stored_settings`.
         """
-        if (number := self.starts()) < 0:
-            raise UserError(f"{self.path} is not a training's folder: it has no 0.json")
-        return stored_settings(self.path / f"{number}.json", models)
+        require_run(self.path)
+        return stored_settings(self.path / f"{self.starts()}.json", models)
 
     def write_settings(self, settings: Mapping[str, Any], start: Mapping[str, Any] | None = None) -> None:
         """Writes the resolved settings of this start as the next N.json, and what else there is to say of it as start_N.json."""
@@ -221,9 +220,12 @@ class RunFolder:
 
 
 def require_run(path: Path) -> None:
-    """A UserError says that there is no such folder."""
+    """A UserError says that there is no such folder, or that it is none of a training; and which ones lie in it."""
     if not path.is_dir():
         raise UserError(f"{path} is not a training's folder: there is no such folder; runs lie like logs/mytissue/first")
+    if RunFolder(path).starts() < 0:
+        inside = ", ".join(sorted(found.parent.name for found in path.glob("*/0.json")))
+        raise UserError(f"{path} is not a training's folder: it has no 0.json{f'; runs in it: {inside}' * bool(inside)}")
 
 
 def resumed_settings(stored: Mapping[str, Any], new: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def enhance(
     if options.texture and not run.has_texture:
         raise UserError(
             f"--texture {options.texture:g}: {run.name} ({run.settings['models']}) was not trained for texture; train "
-            "it with --models texture --teacher RUN, or leave --texture out"
+            "a model of texture on it (train.py --jsn texture --teacher RUN --prj NAME), or leave --texture out"
         )
     with _source(run, volume, options) as source:
         options = replace(options, region=options.region and exchanged(options.region, source.thick))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from codes.record import OF_DECODING
 from codes.store import CodeStore
-from experiment.runs import RunFolder, program_version, require_run
+from experiment.runs import RunFolder, program_version
 from experiment.teachers import PROJECTIONS
 from models.base import BaseModel
 from models.build import build_model, load_components, make_fast
@@ -21,6 +22,8 @@ from utils.errors import UserError
 from utils.files import read_mapping
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
 from utils.machine import Engine
+
+log = logging.getLogger("isoscope")
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,6 @@ class Run:
         """
         if weights not in (None, "ema", "raw"):
             raise UserError(f"--weights {weights} is unknown; choose ema (averaged) or raw (of the last step)")
-        require_run(Path(path))
         folder = RunFolder(Path(path))
         settings = folder.stored_settings(MODEL_OPTIONS)
         engine = engine or Engine.choose()
@@ -84,7 +86,9 @@ class Run:
         model = build_model(settings, for_training=False)
         for part in model.G.keys() - exported.get("components", model.G.keys()):
             del model.G[part]
-        epoch = load_components(model, folder, epoch, ema=weights != "raw")
+        latest, epoch = epoch is None, load_components(model, folder, epoch, ema=weights != "raw")
+        if latest and epoch < settings["n_epochs"]:
+            log.info("%s: weights after %d of the %d epochs of its training", path, epoch, settings["n_epochs"])
         digest = exported.get("weights") or weight_hash(model)
         (model if as_trained else make_fast(model)).to(engine.device)
         if engine.compile and "net_g" in model.G:

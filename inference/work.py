@@ -21,12 +21,13 @@ from inference.memory import SHARD, require_memory
 from inference.options import Options
 from inference.run import Run
 from inference.source import Source
-from inference.trust import projected, said_of_place, said_of_seams, seam
+from inference.trust import projected
 from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, meet, parts, region_within, relative, voxels_of
 from utils.files import write_json
 from utils.machine import peak_memory
 from utils.units import as_size, as_time
+from volumes.seams import said_of_place, said_of_seams, seam
 from volumes.volume import Triple, Volume, seen_along
 from writing.outputs import Output
 from writing.target import VolumeTarget

@@ -83,7 +83,10 @@ def load_components(
     """
     available = run.epochs()
     if not available:
-        raise UserError(f"{run.path} holds no component checkpoints (checkpoints/NAME_model_epoch_N.pth)")
+        raise UserError(
+            f"{run.path} holds no weights yet (checkpoints/NAME_model_epoch_N.pth): a training writes them every epoch_save "
+            "epochs, at its end, and on Ctrl-C"
+        )
     chosen = available[-1] if epoch is None else epoch
     if chosen not in available:
         raise UserError(f"{run.path} has no checkpoint of epoch {epoch}; it has {', '.join(map(str, available))}")

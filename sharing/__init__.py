@@ -4,7 +4,3 @@ A store or run as one folder that needs nothing else (exporting.py, with its pag
 in a browser on this machine (view.py), stores also in napari (napari_reader.py), decoded where one looks; whether all of it
 is as it was written (verify.py).
 """
-
-from sharing.exporting import export
-
-__all__ = ["export"]

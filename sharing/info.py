@@ -4,23 +4,24 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codes.record import holds_codes
 from codes.store import CodeStore
 from experiment.runs import CODES, RunFolder
-from inference.run import Run
-from inference.trust import said_of_place, said_of_seams, seam
 from utils.checksums import SUMS, check_checksums
 from utils.command_line import command
 from utils.errors import UserError
 from utils.far import existing
-from utils.machine import Engine
 from volumes.ome_zarr import is_zarr
 from volumes.open import open_volume, stem_of
+from volumes.seams import said_of_place, said_of_seams, seam
 from volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from inference.run import Run  # with torch, which a volume or a store can do without
 
 
 def describe(path: Path) -> Iterator[str]:
@@ -30,19 +31,19 @@ def describe(path: Path) -> Iterator[str]:
         UserError: it is none of the three.
     """
     found = _opened(path := existing(path))
-    if isinstance(found, Run):
+    if isinstance(found, CodeStore):
+        yield from _store(found)
+    elif isinstance(found, Volume):
+        yield from _volume(found)
+    else:
         yield from _run(found)
         if (path / SUMS).is_file():
             check_checksums(path)  # codes, too
             yield "an exported folder; every file is as it was written"
         if (path / CODES).is_dir():
             yield from _store(CodeStore.open(path))
-    elif isinstance(found, CodeStore):
-        yield from _store(found)
-    else:
-        yield from _volume(found)
-    if not isinstance(found, Run):
-        yield from _viewers(path)
+        return
+    yield from _viewers(path)
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -51,20 +52,23 @@ def facts(path: Path) -> dict[str, Any]:
     Sizes are (z, y, x), voxels and positions in µm; null: not stated. Raises as :func:`describe` does.
     """
     found = _opened(path := existing(path))
-    if isinstance(found, Run):
+    if isinstance(found, CodeStore):
+        return {"kind": "codes", "path": str(path), "bytes": found.bytes_of(), "record": dict(found.about)}
+    if not isinstance(found, Volume):
         parts = {name: sum(p.numel() for p in part.parameters()) for name, part in found.model.G.items()}
         about = {**found.record_of_outputs, "epochs": RunFolder(path).epochs(), "parameters": parts, "dataset": found.record}
         return {"kind": "run", "path": str(path), **about, "settings": dict(found.settings)}
-    if isinstance(found, CodeStore):
-        return {"kind": "codes", "path": str(path), "bytes": found.bytes_of(), "record": dict(found.about)}
     stated = {name: getattr(found, name) for name in ("shape", "voxel_um", "translation_um", "space", "doubt")}
     counts = {name: getattr(found, name) for name in ("channels", "times", "scenes", "levels")}
     about = {"dtype": found.dtype.name, **stated, **counts, "record": dict(found.attributes)}
     return {"kind": "volume", "path": str(path), **about}
 
 
-def _opened(path: Path) -> Run | CodeStore | Volume:
+def _opened(path: Path) -> "Run | CodeStore | Volume":
     if (path / "0.json").is_file():
+        from inference.run import Run
+        from utils.machine import Engine
+
         return Run.load(path, engine=Engine.choose("cpu"))
     if holds_codes(path):
         return CodeStore.open(path)
@@ -91,7 +95,7 @@ def _viewers(path: Path) -> Iterator[str]:
         yield "Fiji: File > Import > Bio-Formats, and this path"
 
 
-def _run(run: Run) -> Iterator[str]:
+def _run(run: "Run") -> Iterator[str]:
     s, geometry = run.settings, run.geometry
     yield f"run {run.name}: {s['models']}, {s['direction']} of {s['dataset']}, epochs {RunFolder(run.path).epochs()}"
     yield f"weights {run.weight_hash}{', averaged (EMA)' if run.ema else ''}"

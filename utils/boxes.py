@@ -30,6 +30,12 @@ def extent(box: tuple[slice, ...]) -> tuple[int, ...]:
     return tuple(part.stop - part.start for part in box)
 
 
+def middle(size: int, wanted: int) -> Span:
+    """The ``wanted`` voxels in the middle of an axis, or all where it has fewer."""
+    start = max(0, (size - wanted) // 2)
+    return start, min(size, start + wanted)
+
+
 def voxels_of(box: tuple[slice, ...]) -> int:
     """How many voxels a box has in all."""
     return math.prod(extent(box))

@@ -16,7 +16,7 @@ import evaluate
 from codes.store import CodeStore
 from experiment.runs import RunFolder
 from inference import Run, decode, encode, enhance
-from sharing import export
+from sharing.exporting import export
 from utils.checksums import SUMS, write_checksums
 from utils.errors import UserError
 from utils.files import write_json

@@ -10,7 +10,7 @@ from test_lateral import OPTIONS as LATERAL
 from test_training import same
 
 from inference import enhance
-from sharing import export
+from sharing.exporting import export
 from utils.errors import UserError
 from volumes.open import open_volume
 

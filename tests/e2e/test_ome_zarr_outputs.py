@@ -12,7 +12,7 @@ import zarr
 from infer_commands import VOXEL, command
 from infer_runs import grey, make_run
 
-from sharing import export
+from sharing.exporting import export
 from volumes.open import open_volume
 from writing.write import write_tiff
 

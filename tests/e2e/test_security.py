@@ -25,7 +25,7 @@ from sound_files import RECORD, VALUES, ome_zarr, ome_zarr_4, zipped
 from codes.store import CodeStore
 from experiment.runs import RunFolder
 from inference import Run, decode, encode
-from sharing import export
+from sharing.exporting import export
 from tests.outcomes import limited, measures_memory
 from tests.unit.volumes.target_volumes import write_volume
 from utils.checksums import sha256

@@ -60,7 +60,9 @@ def test_whole_volumes_are_split_only_where_crops_fit():
     train, val = split_box(volume(2, 300, 5), Lattice(), 0.1)
     assert (train[1], val[1]) == (slice(0, 156), slice(172, 300))
     for shape in ((2, 271, 5), (20, 20, 20)):
-        with pytest.raises(UserError, match="too small to be split: a part takes a patch, or 128 rows"):
+        with pytest.raises(
+            UserError, match="too small to be split, which takes 272 rows or 272 planes; give several volumes, or --val 0"
+        ):
             split_box(volume(*shape), Lattice(), 0.1)
 
 

@@ -47,7 +47,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 def test_nothing_optional_or_slow_is_imported_for_a_tiff():
     code = (
-        "import sys, volumes.open, writing.write\n"
+        "import sys, sharing.info, volumes.open, writing.write\n"
         "assert not {'torch', 'zarr', 'numcodecs', 'tensorstore', 'nibabel', 'mrcfile'} & set(sys.modules), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

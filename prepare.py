@@ -229,11 +229,11 @@ def training_needs(experiment: Experiment, settings: dict[str, Any], files: Sequ
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     with reported(debug="--debug" in arguments):
-        options, rest = build_parser().parse_known_args(arguments)
+        options, rest = (parser := build_parser()).parse_known_args(arguments)
         if options.command == "check":
             check(options, rest)
         elif rest:
-            raise UserError(f"not understood: {' '.join(rest)}; see prepare.py {options.command} --help")
+            parser.error(f"not understood: {' '.join(rest)}")
         else:
             {"phantom": phantom, "volumes": volumes}[options.command](options)
 

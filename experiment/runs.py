@@ -223,7 +223,7 @@ def require_run(path: Path) -> None:
     """A UserError says that there is no such folder, or that it is none of a training; and which ones lie in it."""
     if not path.is_dir():
         raise UserError(f"{path} is not a training's folder: there is no such folder; runs lie like logs/mytissue/first")
-    if RunFolder(path).starts() < 0:
+    if not any(found.stem.isdigit() for found in path.glob("*.json")):
         inside = ", ".join(sorted(found.parent.name for found in path.glob("*/0.json")))
         raise UserError(f"{path} is not a training's folder: it has no 0.json{f'; runs in it: {inside}' * bool(inside)}")
 

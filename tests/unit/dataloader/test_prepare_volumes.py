@@ -303,7 +303,7 @@ def test_memory_does_not_grow_with_the_volume(tmp_path, monkeypatch):
         (["--input", "a", "--voxel", "4,0.5,0.25"], "states the voxel size (2.0, 0.5, 0.25)"),
         (["--input", "none*.tif"], "no file matches this pattern"),
         (["--input", "missing.tif"], "missing.tif"),
-        (["--input", "a", "--patches", "3"], "not understood: --patches 3; see prepare.py volumes --help"),
+        (["--input", "a", "--patches", "3"], "--patches is not an option; did you mean --patch? see prepare.py volumes --help"),
     ],
 )
 def test_mistakes_are_named_with_their_remedy(raw, tmp_path, capsys, monkeypatch, arguments, message):

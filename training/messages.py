@@ -47,7 +47,8 @@ def _geometry(s: Mapping[str, Any], geometry: Any) -> str:
     taken = "".join(f" {sign} {key} {s[key]:g}" for sign, key in (("·", "usp"), ("/", "dsp")) if s[key] != 1)
     read = f"{s['cropz']} planes{taken} = {slices} slices of {side}² pixels" if taken else f"{slices} slices of {side}² pixels"
     if "axial_sampling" in s:
-        how = f"sections {s['uprate']:g} pixels apart ({s['axial_sampling']}{', blurred' * bool(s['axial_taps'] or s['axial_sigma'])})"
+        blurred = ", blurred" * bool(s["axial_taps"] or s["axial_sigma"])
+        how = f"sections {s['uprate']:g} pixels apart ({s['axial_sampling']}{blurred})"
         return f"{read}, made as coarse along one side as {how}; a section becomes {geometry.factor} plane(s)"
     how = f"{side}/{slices}" if "uprate" in s else f"8·{geometry.resizebranch}/{geometry.downbranch}"
     return f"{read}; {slices} · {geometry.factor} planes each ({how}) = a cube of {slices * geometry.factor}³ voxels"

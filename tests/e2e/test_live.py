@@ -45,7 +45,7 @@ def validated(workspace):
         (
             "lateral",
             "--n_epochs 1",
-            "4 slices of 40² pixels, made as coarse along one side as sections 4 pixels apart (mean, blurred); a section becomes 4",
+            "4 slices of 40² pixels, made as coarse along one side as sections 4 pixels apart (mean, blurred); a section",
         ),
     ],
 )

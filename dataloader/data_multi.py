@@ -203,7 +203,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         if self.groups < len(self):
             near = neighbourhood(places(first.shape, self.settings), self.settings, np.random.default_rng(self.seed))
             size = voxels_of(box_under(near, first.shape, self.settings)) * first.dtype.itemsize * len(self.directions)
-            logger.info("neighbours: every process that reads crops keeps up to %d regions of %s", self.regions, as_size(size))
+            logger.info("neighbours: every process that reads keeps up to %d regions of about %s", self.regions, as_size(size))
         if self.preload:
             total = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in self._volumes.values())
             require_memory(total, self.root)

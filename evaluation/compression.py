@@ -298,7 +298,7 @@ def draw_rates(points: list[Point], title: str, path: Path) -> None:
     handles: dict[str, Any] = {}
     for axes in panels.flat:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(grids), frameon=False)
     figure.suptitle(printable(title), color=INK, fontsize=12)
     figure.savefig(path)
 

@@ -1,11 +1,14 @@
 """The page of an evaluation: what is marked, and that nothing from outside becomes markup."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from evaluate_files import run, save, scene
+from matplotlib.figure import Figure
 
+from evaluation.compression import draw_rates
 from evaluation.figures import between_sections
 from evaluation.report import table_line
 from evaluation.sections import Sections
@@ -61,3 +64,13 @@ def test_the_xy_plane_lies_half_way_between_two_sections(first, step, region, de
     sections = Sections(np.zeros((6, 4, 4), np.float32), first, step)
     shown = between_sections(SimpleNamespace(sections=sections, region=(slice(*region),)), depth)
     assert shown == plane
+
+
+def test_the_legend_of_the_rates_lies_within_the_figure(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (figure.canvas.draw(), drawn.append(figure)))
+    kinds = [*product(("jpeg2000", "jpegxl", "avif", "zstd"), ("all", "slice")), ("codes", "store")]
+    found = {"limit": 0.1, "bits_per_pixel": 0.1, "slices": {"psnr_db": 30.0, "ssim": 0.8}}
+    draw_rates([{"codec": codec, "stream": stream, **found} for codec, stream in kinds], "rates", tmp_path / "rates.png")
+    box = drawn[0].legends[0].get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= drawn[0].bbox.x1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,12 +196,25 @@ def _over_planes(
     """Mean over planes of each orientation of what is measured of batches (N, 1, rows, columns); None where a side is shorter."""
     import torch
 
+    threads = _threads()
     result: dict[str, float | None] = {}
     for name, axis in PLANES.items():
         stacks = [np.ascontiguousarray(planes_across(volume, axis)[planes[name]])[:, None] for volume in pair]
         result[name] = None
         if len(stacks[0]) and min(stacks[0].shape[2:]) >= shortest:
             batches = zip(*(torch.from_numpy(x).split(batch) for x in stacks), strict=True)
+            values = []
             with torch.inference_mode():
-                result[name] = float(torch.cat([measure(a, b) for a, b in batches]).mean())
+                for a, b in batches:
+                    threads.fit()
+                    values.append(measure(a, b))
+                result[name] = float(torch.cat(values).mean())
     return result
+
+
+@cache
+def _threads() -> Any:
+    """Those of this program: on processors that others use they take three times as long together as one alone."""
+    from utils.threads import Threads
+
+    return Threads()

@@ -81,11 +81,14 @@ def test_ssim_says_none_where_its_window_does_not_fit():
     assert found["xy"] == pytest.approx(1)
 
 
-def test_ms_ssim_needs_161_pixels():
+def test_ms_ssim_needs_161_pixels(monkeypatch):
+    looked = []
+    monkeypatch.setattr("utils.threads.Threads.fit", lambda threads: looked.append(threads))
     truth = volume((2, 161, 162))
     found = metrics.ms_ssim(truth + 5 * volume((2, 161, 162), 1, 1.0) - 640, truth, 255)
     assert 0.9 < found["xy"] < 1
     assert found["xz"] is None and found["yz"] is None
+    assert len(looked) == 1, "it gives way to other programs, before each batch"
     assert metrics.ms_ssim(truth[:, 1:], truth[:, 1:], 255)["xy"] is None
 
 

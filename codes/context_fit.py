@@ -1,9 +1,8 @@
-"""Fits the model of codes by their neighbours, in closed form: the only part of it where a processor's rounding has a say."""
+"""Fits the model of codes by their neighbours: the only part of it where a processor's rounding has a say."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,13 @@ _RANKS = (1, 2, 3, 4, 5, 6, 8)  # numbers of a vector that are tried
 _COARSE = (1, 2, 4)  # quarters of a bit to which rank 0 rounds how rare codes are: coarser ones take fewer bytes
 _SMALL = 1 << 17  # codes in all, up to which numbers that take fewer bytes pay
 _ROUGH = (16, 2)  # there, to what vectors and rarity are rounded
-_ROUNDED = 11  # beyond, bits that predictions lose: 0.13 % more bytes, a table for every 22 codes (443 904 of FIB-25)
+_RANK, _ROUNDED = 4, 12  # beyond, and bits that predictions lose there: few tables serve all codes
+_IMPROVED = 20  # steps towards a likelier model, there: they gain the bytes that rounding costs, or more
 _SAMPLE = 20_000  # codes that the fit looks at
 _FEWER = 4_000  # of them, where all codes are weighed against each other
 _ITERATIONS = 3  # of the scaling that makes the codes as frequent as they are
+
+Parameters = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 def fitted_model(samples: list[NDArray[np.integer]], vectors: NDArray[np.floating], total: int) -> ContextModel | None:
@@ -34,8 +36,12 @@ def fitted_model(samples: list[NDArray[np.integer]], vectors: NDArray[np.floatin
     chosen = np.random.default_rng(0).permutation(len(code))[:_SAMPLE]
     context, code = context[chosen], code[chosen]
     most = min(vectors.shape[1], len(vectors) - 1) if len(vectors) <= MOST_CODES else 0
-    rough, rounded = (_ROUGH, 0) if total <= _SMALL else ((1, 1), _ROUNDED)
-    models += [replace(_of_rank(context, code, vectors, rank, *rough), rounded=rounded) for rank in _RANKS if rank <= most]
+    if total <= _SMALL:
+        ranks = [rank for rank in _RANKS if rank <= most]
+        models += [_whole(_gaussian(context, code, vectors, rank, _ROUGH[0]), *_ROUGH) for rank in ranks]
+    elif most:
+        start = _gaussian(context, code, vectors, min(_RANK, most), 1)
+        models += [_whole(each, rounded=_ROUNDED) for each in (start, _likelier(context, code, start))]
     costs = [_cost(model, context, code, total) for model in models]
     least = int(np.argmin(costs))
     return models[least] if costs[least] < total * math.log2(len(vectors)) / 8 else None
@@ -58,12 +64,13 @@ def _alone(code: NDArray[np.integer], codes: int, coarse: int) -> ContextModel:
     return ContextModel(np.zeros((codes, 0), np.int8), np.zeros((len(NEIGHBOURS), 0, 0), "<i2"), rarity)
 
 
-def _of_rank(
-    context: NDArray[np.integer], code: NDArray[np.integer], vectors: NDArray[np.floating], rank: int, step: int, rough: int
-) -> ContextModel:
+def _gaussian(
+    context: NDArray[np.integer], code: NDArray[np.integer], vectors: NDArray[np.floating], rank: int, step: int
+) -> Parameters:
     """A Gaussian prediction by least squares, its quadratic terms in the bias; then codes are made as frequent as seen.
 
-    Vectors are multiples of ``step``, rarity of ``rough``.
+    Returns:
+        What the codes stand for (codes, rank), in multiples of ``step``; matrices (neighbours x rank, rank); bias (codes,), nats.
     """
     share = np.bincount(code, minlength=len(vectors)) + 0.5
     share /= share.sum()
@@ -71,8 +78,7 @@ def _of_rank(
     axes = np.linalg.svd(centred * np.sqrt(share)[:, None], full_matrices=False)[2]
     e = centred @ axes[:rank].T
     e /= np.sqrt(share @ e**2) + 1e-9
-    scale = np.abs(e).max() / (127 // step * step)  # from here on what the integers will say
-    e = np.rint(e / (step * scale)) * (step * scale)
+    e = np.rint(e / _unit(e, step)) * _unit(e, step)  # from here on what the integers will say
     x = np.vstack([e, np.zeros(rank)])[context].reshape(len(context), -1)
     y, n = e[code], len(code)
     prediction = np.linalg.solve(x.T @ x + 1e-3 * n * np.eye(x.shape[1]), x.T @ y)
@@ -84,9 +90,41 @@ def _of_rank(
         score = bias + linear
         score = np.exp(score - score.max(1, keepdims=True))
         bias += 0.7 * np.log(share / ((score / score.sum(1, keepdims=True)).mean(0) + 1e-9))
-    unit = STEPS / math.log(2)
+    return e, matrices, bias
+
+
+def _unit(e: NDArray[np.float64], step: int) -> float:
+    """What ``step`` of a whole number stands for, so that all fit into a byte."""
+    return float(np.abs(e).max() / (127 // step))
+
+
+def _likelier(context: NDArray[np.integer], code: NDArray[np.integer], start: Parameters) -> Parameters:
+    """The same after a few steps of L-BFGS (Liu & Nocedal 1989) on the likelihood of the codes; vectors learn, too."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        beside, own = torch.from_numpy(context), torch.from_numpy(code.astype(np.int64))
+        e, matrices, bias = learned = [torch.tensor(each, dtype=torch.float32, requires_grad=True) for each in start]
+        optimiser = torch.optim.LBFGS(learned, max_iter=_IMPROVED, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            optimiser.zero_grad()
+            x = torch.cat([e, e.new_zeros(1, e.shape[1])])[beside].flatten(1)
+            value = torch.nn.functional.cross_entropy(x @ matrices @ e.T + bias, own)
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+    return e.detach().double().numpy(), matrices.detach().double().numpy(), bias.detach().double().numpy()
+
+
+def _whole(parameters: Parameters, step: int = 1, rough: int = 1, rounded: int = 0) -> ContextModel:
+    """In integers: vectors are multiples of ``step``, rarity of ``rough``."""
+    e, matrices, bias = parameters
+    scale, unit, rank = _unit(e, step) / step, STEPS / math.log(2), e.shape[1]
     return ContextModel(
         np.rint(e / scale).astype(np.int8),
         np.clip(np.rint(matrices * scale**2 * unit * 2**SHIFT), -32768, 32767).astype("<i2").reshape(-1, rank, rank),
         np.clip(np.rint((bias.max() - bias) * unit / QUARTER / rough) * rough, 0, 255).astype(np.uint8),
+        rounded,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PLANES = {"xy": 0, "xz": 1, "yz": 2}  # orientation -> the axis of (Z, Y, X) that its planes are stacked along
 SSIM_SIDE = 11  # the Gaussian window: sigma 1.5, cut at 3.5 sigma
+_shared = cache(lambda kind: kind())
 MS_SSIM_SIDE = 161  # five scales of that window
 LPIPS_SIDE = 64
 LPIPS_PLANES = 16  # per orientation at most
@@ -196,7 +197,9 @@ def _over_planes(
     """Mean over planes of each orientation of what is measured of batches (N, 1, rows, columns); None where a side is shorter."""
     import torch
 
-    threads = _threads()
+    from utils.threads import Threads
+
+    threads = _shared(Threads)  # those of convolutions wait for each other where other programs compute
     result: dict[str, float | None] = {}
     for name, axis in PLANES.items():
         stacks = [np.ascontiguousarray(planes_across(volume, axis)[planes[name]])[:, None] for volume in pair]
@@ -210,11 +213,3 @@ def _over_planes(
                     values.append(measure(a, b))
                 result[name] = float(torch.cat(values).mean())
     return result
-
-
-@cache
-def _threads() -> Any:
-    """Those of this program: on processors that others use they take three times as long together as one alone."""
-    from utils.threads import Threads
-
-    return Threads()

@@ -40,33 +40,46 @@ def folder_of_run(option: str, name: str, logs: Path) -> Path:
     return folder
 
 
+def stored_lateral(folder: Path | str, models: Models) -> dict[str, Any]:
+    """The complete settings of a teacher's run.
+
+    Raises:
+        UserError: no run, or not of the lateral model.
+    """
+    where = f"teacher={folder}"
+    if not Path(folder).is_dir():
+        raise UserError(f"{where}: there is no such folder; name a run of the lateral model, or leave teacher out")
+    run = RunFolder(Path(folder))
+    run.exported()  # whole, where it is such a folder
+    stored = run.stored_settings(models)
+    if stored["models"] != "lateral":
+        raise UserError(
+            f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "
+            "--models lateral (env/jsn/quickstart.json is an example)"
+        )
+    return stored
+
+
 def taught(experiment: Experiment, models: Models) -> Experiment:
     """The same experiment; what was not given is as in the run of its teacher, where there is one.
 
     That is the data, and how slices stand for planes; of a model that takes over the very network how that is built, too.
 
     Raises:
-        UserError: there is no such run.
+        UserError: there is no such run, or it is not of the lateral model.
     """
     settings = experiment.settings
     if not (needs_teacher(settings) or (settings.get("teacher") and not settings["dataset"])):
         return experiment
-    run = RunFolder(folder_of_run("--teacher", settings["teacher"], experiment.logs))
-    known = run.stored_settings(models)
-    taken = {name: known.get(name) for name in _OF_DATA}
-    if "axial_sampling" in settings:
-        taken |= {name: known[name] for name in TAKEN if name in known}
-    elif "axial_sampling" in known:
-        taken["l1how"] = PROJECTIONS[known["axial_sampling"]]
-        if not experiment.given.keys() & set(_OF_CROPS):
-            taken |= _crops(settings["cropsize"], known["uprate"])
+    known = stored_lateral(folder_of_run("--teacher", settings["teacher"], experiment.logs), models)
+    taken = {name: known[name] for name in (*_OF_DATA, *(TAKEN if "axial_sampling" in settings else ()))}
+    taken["l1how"] = PROJECTIONS[known["axial_sampling"]]
+    if not experiment.given.keys() & set(_OF_CROPS):
+        taken |= _crops(settings["cropsize"], known["uprate"]) if "l1how" in settings else {}
     taken = {name: value for name, value in taken.items() if name in settings and name not in experiment.given}
-    settings = settings | taken
-    if not settings["dataset"]:
-        raise UserError(f"{run.path} does not say of which data set it is; name yours with --dataset NAME")
     said = ", ".join(f"{name} {as_text(value)}" for name, value in taken.items() if value is not None)
-    notes = [*experiment.notes, f"as in the teacher {settings['teacher']}: {said}"] if said else experiment.notes
-    return replace(experiment, settings=settings, notes=notes)
+    notes = [*experiment.notes, f"as in the teacher {settings['teacher']}: {said}"]
+    return replace(experiment, settings=settings | taken, notes=notes)
 
 
 def _crops(side: int, apart: float) -> dict[str, int]:

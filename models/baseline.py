@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from experiment.reading import default_settings
-from experiment.teachers import TAKEN
+from experiment.teachers import TAKEN, stored_lateral
 from models import lateral
 from models.options import MODEL_OPTIONS
 from models.sampling import Sampling
-from models.teacher import stored_lateral
 from networks.views import between_slices, to_slices
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
@@ -122,5 +121,5 @@ class RestoredSlices:
 
 def restorer_of(run: Path) -> dict[str, Any]:
     """Of a lateral run's settings those that say how its network is built."""
-    stored = stored_lateral(run)
+    stored = stored_lateral(run, MODEL_OPTIONS)
     return {name: stored[name] for name in (*TAKEN, "cropsize", "output_nc")}

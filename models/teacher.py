@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiment.runs import RunFolder
-from experiment.teachers import OPERATORS, PROJECTIONS, TAKEN
+from experiment.teachers import OPERATORS, PROJECTIONS, TAKEN, stored_lateral
 from models.build import build_model, load_components, make_fast
 from models.options import MODEL_OPTIONS
 from models.sampling import Sampling, shifted
@@ -25,26 +25,6 @@ from utils.checksums import sha256
 from utils.errors import UserError
 from utils.files import read_mapping
 from utils.frozen import Frozen
-
-
-def stored_lateral(folder: Path | str) -> dict[str, Any]:
-    """The complete settings of a teacher's run.
-
-    Raises:
-        UserError: no run, or not of the lateral model.
-    """
-    where = f"teacher={folder}"
-    if not Path(folder).is_dir():
-        raise UserError(f"{where}: there is no such folder; name a run of the lateral model, or leave teacher out")
-    run = RunFolder(Path(folder))
-    run.exported()  # whole, where it is such a folder
-    stored = run.stored_settings(MODEL_OPTIONS)
-    if stored["models"] != "lateral":
-        raise UserError(
-            f"{where} is a run of {stored['models']}; a teacher is a run of the lateral model: train one with "
-            "--models lateral (env/jsn/quickstart.json is an example)"
-        )
-    return stored
 
 
 class Teacher(Frozen):
@@ -66,7 +46,7 @@ class Teacher(Frozen):
 
     def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
         run, where = RunFolder(Path(folder)), f"teacher={folder}"
-        stored = stored_lateral(folder)
+        stored = stored_lateral(folder, MODEL_OPTIONS)
         model: Any = build_model(stored, for_training=False)
         sampling = Sampling.from_settings(settings, where)
         _check(where, stored, model.sections, settings, sampling)

@@ -62,9 +62,9 @@ def test_a_resume_needs_the_teacher_only_for_the_name_of_the_data(tmp_path):
         taught(replace(gone, settings=gone.settings | {"dataset": None}), MODEL_OPTIONS)
 
 
-def test_a_teacher_of_no_data_set_is_told(tmp_path):
+def test_a_teacher_of_another_model_is_told_at_once(tmp_path):
     asked = experiment(tmp_path, {"models": "texture"})
-    run = RunFolder(asked.logs / "brain" / "first")
-    run.write_settings({**run.stored_settings(MODEL_OPTIONS), "dataset": None})
-    with pytest.raises(UserError, match="does not say of which data set it is; name yours with --dataset NAME"):
+    codes = default_settings(MODEL_OPTIONS, "IsoREF", dataset="brain")
+    RunFolder(asked.logs / "brain" / "first").write_settings({**codes, "given": {}, "autoencoder": None})
+    with pytest.raises(UserError, match="is a run of IsoREF; a teacher is a run of the lateral model"):
         taught(asked, MODEL_OPTIONS)

@@ -15,7 +15,7 @@ The path of one volume through ``infer.py enhance``::
       uncertainty.py    the spread over passes; what texture invented
       work.py         piece after piece to an array, or to a file that appears when it is whole (room writing): the next one is
                       read, the last ones are stitched and written while one is computed
-      trust.py        what speaks for the result: seams, consistency with the input, a picture
+      trust.py        what speaks for the result: consistency with the input, a picture (seams: volumes/seams.py)
 
 ``encode`` stops after encoding.py and writes a store (the room codes), from which ``decode`` goes on at decoding.py;
 operating_points.py decodes a store at every rate that it allows. info, verify, export and view are the room sharing.

@@ -146,9 +146,11 @@ def volumes(options: argparse.Namespace) -> None:
     settings = {name: value for name, value in vars(options).items() if name not in unneeded}
     for line in prepare_volumes(plan, sources, settings):
         log.info(line)
+    nm = "11" if kind in ("00", "01") else "00"
     words = ("--dataset", options.dataset, "--direction", options.direction)
     log.info("to see whether they are sound, and write what suits them as env/jsn/%s.json:", options.dataset)
     log.info("  %s", command("prepare", "check", "--jsn", "lateral", *words, "--write", options.dataset))
+    log.info("(other experiments train on them with %s --nm %s)", " ".join(words), nm)
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ def test_without_room_for_validation_it_says_so(raw, tmp_path, caplog):
     caplog.set_level("INFO")
     run(tmp_path, "--input", raw / "a" / "scan 0.tif")
     assert "no validation data" in caplog.text and files(tmp_path) == ["train/x3d0/scan_0.tif"]
-    assert "prepare.py check --jsn lateral --dataset X --direction x3d0 --write X" in caplog.text
+    assert "train on them with --dataset X --direction x3d0 --nm 00" in caplog.text
     assert re.search(r"prepare(\.py)? check --jsn lateral --dataset X --direction x3d0 --write X\n", caplog.text)
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule
 
 from models.base import BaseModel
 from tests.workspace import write_volume
@@ -76,7 +77,7 @@ def test_plateau_waits_for_the_validation(quick):
 def test_the_speed_counts_what_was_trained_since_the_resume(quick, monkeypatch):
     """By a clock that moves on by a second whenever it is looked at, at the beginning and at the end of an epoch."""
     speeds, seconds = [], itertools.count(1000)
-    log, original = BaseModel.log, RunKeeper.on_train_batch_end
+    log, original = LightningModule.log, RunKeeper.on_train_batch_end
 
     def logged(model, name, value, **options):
         if name == "training/samples_per_second":
@@ -87,7 +88,7 @@ def test_the_speed_counts_what_was_trained_since_the_resume(quick, monkeypatch):
         keeper.reason = keeper.reason or ("the test" if batch_idx == 1 else "")
         original(keeper, trainer, model, outputs, batch, batch_idx)
 
-    monkeypatch.setattr(BaseModel, "log", logged)
+    monkeypatch.setattr(LightningModule, "log", logged)
     monkeypatch.setattr("models.base.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     options = ("--crops_per_volume", 3, "--n_epochs", 1)
     with monkeypatch.context() as only_first:

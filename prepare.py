@@ -212,10 +212,10 @@ def new_experiment(name: str, overwrite: bool) -> Path:
 def training_needs(experiment: Experiment, settings: dict[str, Any], files: Sequence[Any], problems: list[str]) -> list[str]:
     """What a training with these settings takes, one line each; what train.py would refuse is added to the problems."""
     from dataloader.data_multi import DataModule, require_memory
-    from training.requirements import training_requirements
+    from training.requirements import training_requirements, with_restorer
 
     try:  # the checks that train.py makes before a training
-        complete = settings_to_train(settings, REPOSITORY)
+        complete = with_restorer(settings_to_train(settings, REPOSITORY), experiment.logs)
         data = DataModule.from_settings({**settings, "preload": False}, experiment.data_root)
         data.check({file.volume.path: file.ends for file in files})
         if settings["preload"]:

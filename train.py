@@ -49,9 +49,9 @@ def train(experiment: Experiment, run: RunFolder, settings: dict[str, Any]) -> i
     from dataloader.data_multi import DataModule
     from training.messages import closing, summary
     from training.record import start_record, warn_of_changed_data
-    from training.requirements import predicted, require_room
+    from training.requirements import predicted, require_room, with_restorer
     from training.trackers import require_trackers
-    from training.trainer import build_trainer, explained, model_to_train, require_devices, with_restorer
+    from training.trainer import build_trainer, explained, model_to_train, require_devices
     from utils.machine import keep_freed_memory
 
     first = rank_zero_only.rank == 0

@@ -77,7 +77,7 @@ class Teacher(Frozen):
                 remedy = f"give --nm {value} where the data are the same, else " if name == "nm" else ""
                 raise UserError(
                     f"teacher={self._folder.path} was trained with {name}={value}, this training has {other}; grey values would "
-                    f"mean something else to it: {remedy}train a teacher on this data, with the same {name}"
+                    f"mean something else to it: {remedy}train a teacher on this data"
                 )
 
     def check_same(self, record: Mapping[str, Any]) -> None:

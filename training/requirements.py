@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from experiment.teachers import folder_of_run
 from models.base import BaseModel
+from models.baseline import restorer_of
 from models.build import build_model
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE, Geometry, block_side
@@ -52,6 +54,16 @@ class Requirements:
         if settings["preload"]:
             lines.append(f"main memory: preload keeps {as_size(data)} of decoded volumes")
         return lines
+
+
+def with_restorer(settings: Mapping[str, Any], logs: Path) -> dict[str, Any]:
+    """Settings with ``restorer``, how the network of a lateral run is built, where the model takes one over (``from_teacher``).
+
+    It is kept with the run, which so can be used without its teacher.
+    """
+    if not settings.get("from_teacher") or settings.get("restorer"):
+        return dict(settings)
+    return {**settings, "restorer": restorer_of(folder_of_run("--teacher", settings["teacher"], logs))}
 
 
 def predicted(settings: Mapping[str, Any]) -> Requirements | None:

@@ -14,7 +14,6 @@ import torch
 from experiment.runs import RunFolder
 from experiment.teachers import folder_of_run, needs_teacher
 from models.base import BaseModel
-from models.baseline import restorer_of
 from models.build import build_model, load_components
 from training.callbacks import GO_ON, GivesWay, InPlace, RunKeeper
 from training.requirements import smaller
@@ -44,16 +43,6 @@ def model_to_train(settings: Mapping[str, Any], logs: Path, record: Mapping[str,
     if settings["init"] and not settings["resume"]:
         initialise_from(model, settings["init"], logs)
     return model
-
-
-def with_restorer(settings: Mapping[str, Any], logs: Path) -> dict[str, Any]:
-    """Settings with ``restorer``, how the network of a lateral run is built, where the model takes one over (``from_teacher``).
-
-    It is kept with the run, which so can be used without its teacher.
-    """
-    if not settings.get("from_teacher") or settings.get("restorer"):
-        return dict(settings)
-    return {**settings, "restorer": restorer_of(folder_of_run("--teacher", settings["teacher"], logs))}
 
 
 def initialise_from(model: BaseModel, reference: str, logs: Path) -> int:

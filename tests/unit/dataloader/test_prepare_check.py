@@ -16,6 +16,7 @@ from dataloader.data_multi import PairedImageDataset
 from dataloader.survey import Surveyed, contact_sheet, survey
 from experiment.autoencoder import configure_autoencoder, read_autoencoder_yaml
 from experiment.reading import default_settings
+from experiment.runs import RunFolder
 from models.options import MODEL_OPTIONS
 from training.requirements import training_requirements
 from utils.boxes import boxes
@@ -139,6 +140,18 @@ def test_planes_per_slice_that_do_not_divide_the_measured_crop(repository, undra
     caplog.set_level("INFO")
     check("--models", "IsoREF", "--cropsize", "40", "--cropz", "8", "--nocyc")
     assert "memory: at least" in caplog.text
+
+
+def test_what_a_training_on_a_lateral_run_takes(repository, undrawn, capsys, caplog):
+    """It is counted with the network of that run, which is looked for where a training looks."""
+    caplog.set_level("INFO")
+    assert "neither lateral nor" in refused(capsys, "--from_teacher", "--teacher", "lateral", "--nocut", "--ldmyaml", "vqlinear")
+    known = default_settings(MODEL_OPTIONS, "lateral", dataset="X", nm="11", uprate=8, ngf=4, blocks=1)
+    run = RunFolder(repository / "logs" / "lateral")
+    run.path.mkdir(parents=True)
+    run.write_settings({**known, "given": {}, "autoencoder": None})
+    check("--from_teacher", "--teacher", "lateral", "--ldmyaml", "vqlinear")
+    assert "as in the teacher lateral: direction x3d0, l1how dsp" in caplog.text and "memory: at least" in caplog.text
 
 
 def test_faults_of_files_are_named(repository, caplog, tmp_path):

@@ -49,6 +49,10 @@ def _check_run(s: Settings) -> None:
             raise UserError(f"--{one} and --{other} contradict each other; give one of them")
     if s["init"] and "@" in s["init"] and not s["init"].rpartition("@")[2].isdigit():
         raise UserError(f"init={s['init']} must be RUN or RUN@EPOCH with a whole number as epoch")
+    if s["neighbours"] > 1 and s["crops_per_volume"] == 1:
+        raise UserError(
+            f"neighbours={s['neighbours']} has no effect with one crop of a volume an epoch; raise crops_per_volume, or omit it"
+        )
     if s["models"] == "texture" and not (s["init"] or s["resume"] or s["teacher"]):
         raise UserError("teacher is not set: texture is added to what a lateral run gives; name it with --teacher RUN")
 

@@ -93,6 +93,7 @@ def test_geometry_of_the_models():
         (VQ, {"resume": True, "overwrite": True}, r"--resume and --overwrite contradict"),
         (VQ, {"resume": True, "init": "a"}, r"--resume and --init contradict"),
         (VQ, {"init": "a@last"}, r"init=a@last must be RUN or RUN@EPOCH"),
+        (VQ, {"neighbours": 8}, r"neighbours=8 has no effect with one crop of a volume an epoch; raise crops_per_volume"),
     ],
 )
 def test_broken_rules_are_named_with_their_remedy(model, settings, message):

@@ -71,7 +71,12 @@ def reported(debug: bool, again: str = "") -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _giving_way(again):
-            yield
+            try:
+                yield
+            except ImportError as error:  # what some libraries make of a signal that comes as they are loaded
+                if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
+                    raise error.__cause__ from None
+                raise
     except UserError as error:
         if debug or error.shows_traceback:
             raise

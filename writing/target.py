@@ -14,7 +14,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
 from volumes.volume import Volume
 from writing.pyramid import reduced
-from writing.target_plan import TargetPlan, partial_path, refuse_existing
+from writing.target_plan import WHOLE, TargetPlan, partial_path, refuse_existing
 from writing.write import write_single_file
 
 log = logging.getLogger("isoscope")
@@ -308,8 +308,10 @@ class VolumeTarget(Target):
             self.put_in_place({"ome": ome, RUN_KEY: attributes})
         else:
             channels = [self.volume(channel) for channel in range(max(self.channels, 1))]
+            (self.partial / WHOLE).touch()
             write_single_file(self.output, plan, channels, attributes)
-            discard(self.partial)
+            with suppress(FileNotFoundError):  # another command has seen that both are there
+                discard(self.partial)
 
     def volume(self, channel: int = 0) -> Volume:
         """A channel of the output as far as it is written, 0 elsewhere."""

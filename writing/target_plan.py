@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import PARTIAL, refuse_far, remove_left_overs
+from utils.files import PARTIAL, discard, refuse_far, remove_left_overs
 from utils.packages import optional_package
 from utils.units import as_size
 from volumes.block_array import BlockArray, sharded
@@ -19,7 +19,7 @@ from volumes.volume import READABLE, Triple, as_sides, triple
 from writing.pyramid import Level, plan_levels
 
 _SHARD = 256  # voxels along each side
-
+WHOLE = Path(".work", "whole")  # in an unfinished output that is only to become one file yet
 
 # Endings of the names; writing.write has a writer for each format that is one file.
 FORMATS = {"zarr": (".zarr",), "tiff": (".ome.tif", ".ome.tiff", ".tif", ".tiff"), "nifti": (".nii", ".nii.gz")}
@@ -48,8 +48,10 @@ def refuse_existing(output: Path | str, overwrite: bool) -> None:
     What a command that was killed as it finished has left beside it is removed.
     """
     refuse_far(output)
-    output = Path(output)
+    output, whole = Path(output), partial_path(output) / WHOLE
     remove_left_overs(partial_path(output))
+    if output.is_file() and whole.exists() and output.stat().st_mtime >= whole.stat().st_mtime:  # it became this file
+        discard(partial_path(output))
     folder = output_format(output) == "zarr"
     if not output.parent.is_dir():
         raise UserError(f"{output}: the folder {output.parent} does not exist; create it first")

@@ -88,3 +88,11 @@ def test_a_terminal_that_does_not_know_a_letter_is_shown_its_number(monkeypatch)
         sys.stdout.write("5 µm … \udcff")
         sys.stdout.flush()
     assert shown.getvalue() == b"5 \xb5m \\u2026 \\udcff"
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(KeyboardInterrupt(), 130), (SystemExit(75), 75), (ValueError(), None)])
+def test_a_signal_that_comes_as_a_library_is_loaded_ends_the_program_as_ever(stopped, code):
+    """pybind11 makes an ImportError of it."""
+    with pytest.raises(SystemExit if code else ImportError) as caught, reported(debug=False):
+        raise ImportError("initialization failed") from stopped
+    assert code is None or caught.value.code == code

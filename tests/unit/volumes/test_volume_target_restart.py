@@ -132,6 +132,30 @@ def test_finishing_can_be_killed_and_repeated(tmp_path, monkeypatch):
     np.testing.assert_array_equal(open_volume(target.output, level=1)[:], halved(values, (2, 2, 2)))
 
 
+def test_what_is_left_of_a_command_that_was_killed_once_its_file_was_there_is_removed(tmp_path, monkeypatch):
+    output = tmp_path / "v.tif"
+    target = begin(output)
+    fill(target, random_values())
+    monkeypatch.setattr(target_module, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        target.finish()
+    monkeypatch.undo()
+    assert output.exists() and target.partial.exists()
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
+        begin(output)
+    assert [p.name for p in tmp_path.iterdir()] == ["v.tif"]
+    again = begin(output, overwrite=True)  # one that is still to replace it is not
+    fill(again, random_values(seed=2))
+    monkeypatch.setattr(target_module, "write_single_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        again.finish()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
+        begin(output)
+    VolumeTarget(output, again.plan, overwrite=True).finish()
+    np.testing.assert_array_equal(open_volume(output)[:], random_values(seed=2))
+
+
 @pytest.mark.parametrize("name", ["v.zarr", "v.tif"])
 def test_existing_outputs_are_replaced_only_at_the_end_and_when_asked(name, tmp_path):
     old, new = random_values(seed=1), random_values(seed=2)

@@ -31,6 +31,13 @@ class Messages(logging.StreamHandler[TextIO]):
         with tqdm.external_write_mode(self.stream, nolock=True):  # which another process may hold
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Who has read enough, as ``head`` has, ends no work: the rest is said to nobody."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of description and epilog, and says the default of every option that has one."""

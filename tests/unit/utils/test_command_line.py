@@ -96,3 +96,16 @@ def test_a_signal_that_comes_as_a_library_is_loaded_ends_the_program_as_ever(sto
     with pytest.raises(SystemExit if code else ImportError) as caught, reported(debug=False):
         raise ImportError("initialization failed") from stopped
     assert code is None or caught.value.code == code
+
+
+def test_lines_that_nobody_reads_any_more_end_nothing():
+    code = (
+        "import logging, sys\nfrom utils.command_line import Messages\n"
+        "logging.basicConfig(level=20, handlers=[Messages(sys.stdout)], format='%(message)s')\n"
+        "for n in range(20000): logging.info('line %d', n)\nprint('done', file=sys.stderr)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout.readline() == "line 0\n"
+        shown.stdout.close()
+        assert shown.stderr.read() == "done\n"
+    assert shown.returncode == 0

@@ -42,7 +42,8 @@ from utils.geometry import LATENT_STRIDE
 from utils.recent import Recent
 from volumes.block_array import BlockArray, plain_zstd
 from volumes.ome_zarr import image_metadata
-from writing.target import WORK, Target
+from writing.target import Target
+from writing.target_plan import WORK
 
 CHUNK = (16, 64, 64)  # of codes at work
 CODED = (16, 16, 16)  # at most; what codes are read in: a region of 64³ reads 1.9 times as many (2.7 with 32², 1 % smaller)

@@ -18,10 +18,10 @@ from utils.errors import UserError
 
 if TYPE_CHECKING:
     from taming.lpips import PerceptualLoss  # torch is imported where it is used
+    from utils.threads import Threads
 
 PLANES = {"xy": 0, "xz": 1, "yz": 2}  # orientation -> the axis of (Z, Y, X) that its planes are stacked along
 SSIM_SIDE = 11  # the Gaussian window: sigma 1.5, cut at 3.5 sigma
-_shared = cache(lambda kind: kind())
 MS_SSIM_SIDE = 161  # five scales of that window
 LPIPS_SIDE = 64
 LPIPS_PLANES = 16  # per orientation at most
@@ -191,15 +191,20 @@ def lpips(
     return _over_planes(scaled, planes, LPIPS_SIDE, 1, lambda a, b: network(a, b).flatten())
 
 
+@cache
+def _threads() -> Threads:
+    """Those of convolutions, which wait for each other where other programs compute."""
+    from utils.threads import Threads
+
+    return Threads()
+
+
 def _over_planes(
     pair: Sequence[NDArray[Any]], planes: dict[str, slice], shortest: int, batch: int, measure: Callable[[Any, Any], Any]
 ) -> dict[str, float | None]:
     """Mean over planes of each orientation of what is measured of batches (N, 1, rows, columns); None where a side is shorter."""
     import torch
 
-    from utils.threads import Threads
-
-    threads = _shared(Threads)  # those of convolutions wait for each other where other programs compute
     result: dict[str, float | None] = {}
     for name, axis in PLANES.items():
         stacks = [np.ascontiguousarray(planes_across(volume, axis)[planes[name]])[:, None] for volume in pair]
@@ -209,7 +214,7 @@ def _over_planes(
             values = []
             with torch.inference_mode():
                 for a, b in batches:
-                    threads.fit()
+                    _threads().fit()
                     values.append(measure(a, b))
                 result[name] = float(torch.cat(values).mean())
     return result

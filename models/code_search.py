@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming.codebook import nearest_code
-from taming.quantize import to_vectors
+from taming.quantize import nearest_of_levels
 from utils.axes import channels_first
 
 APART = 10  # one place of so many is changed at a time, each three from the next: their changes hardly meet
@@ -59,11 +58,7 @@ class _Search:
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Codes (N, h, w, levels) for vectors (N, d, h, w)."""
-        rest, found = to_vectors(vectors - self.chosen), []
-        for book in self.books:
-            found.append(nearest_code(rest, book))
-            rest = rest - book[found[-1]]
-        return torch.stack(found, dim=-1).unflatten(0, (len(vectors), *vectors.shape[2:]))
+        return nearest_of_levels(vectors - self.chosen, self.books)
 
     def vectors(self, codes: Tensor) -> Tensor:
         """(N, d, h, w) of codes (N, h, w, levels), with those that are chosen."""

@@ -36,6 +36,16 @@ def to_vectors(latent: Tensor) -> Tensor:
     return channels_last(latent.detach()).flatten(0, -2).float()
 
 
+def nearest_of_levels(z: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
+    """Indices (N, h, w, levels): of each codebook (n, d) the code nearest to what those before it left of z (N, d, h, w)."""
+    n, _, h, w = z.shape
+    found, rest = [], to_vectors(z)
+    for codebook in codebooks:
+        found.append(nearest_code(rest, codebook))
+        rest = rest - codebook[found[-1]]
+    return torch.stack(found, dim=-1).view(n, h, w, -1)
+
+
 class VectorQuantizer(nn.Module):
     """Replaces every position's vector by the nearest of a codebook. Key ``embedding.weight``.
 
@@ -128,13 +138,7 @@ class ResidualVectorQuantizer(nn.Module):
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """Indices (N, h, w, levels): each level's of the codes nearest to what those before it left of z (N, d, h, w)."""
-        n, _, h, w = z.shape
-        found, rest = [], to_vectors(z)
-        for codebook in self.codebooks:
-            vectors = codebook.weight.float()
-            found.append(nearest_code(rest, vectors))
-            rest = rest - vectors[found[-1]]
-        return torch.stack(found, dim=-1).view(n, h, w, -1)
+        return nearest_of_levels(z, [codebook.weight.float() for codebook in self.codebooks])
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (N, h, w, levels), any integer type → vectors (N, d, h, w); fewer levels give a coarser latent."""

@@ -29,12 +29,11 @@ from volumes.block_array import LEFT_OVER, BlockArray
 from volumes.ome_zarr import RUN_KEY, UNFINISHED, image_metadata
 from volumes.volume import Volume
 from writing.pyramid import reduced
-from writing.target_plan import WHOLE, TargetPlan, partial_path, refuse_existing
+from writing.target_plan import WHOLE, WORK, TargetPlan, partial_path, refuse_existing
 from writing.write import write_single_file
 
 log = logging.getLogger("isoscope")
 
-WORK = ".work"  # inside the partial folder: the plan and the journals
 _PLAN = Path(WORK, "plan.json")
 _BUILDERS = 2  # shards of the pyramid that are made at once; each holds a row of chunks of the level before
 

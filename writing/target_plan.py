@@ -19,7 +19,8 @@ from volumes.volume import READABLE, Triple, as_sides, triple
 from writing.pyramid import Level, plan_levels
 
 _SHARD = 256  # voxels along each side
-WHOLE = Path(".work", "whole")  # in an unfinished output that is only to become one file yet
+WORK = ".work"  # inside an unfinished output: the plan and the journals
+WHOLE = Path(WORK, "whole")  # there where it is only to become one file yet
 
 # Endings of the names; writing.write has a writer for each format that is one file.
 FORMATS = {"zarr": (".zarr",), "tiff": (".ome.tif", ".ome.tiff", ".tif", ".tiff"), "nifti": (".nii", ".nii.gz")}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.doubling import convolve_doubled
 from utils.norms import make_norm
 
 slice_norm = partial(make_norm, dimensions=2, group_eps=1e-6)  # of the published autoencoders
@@ -78,7 +79,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return convolve_doubled(x, self.conv)
 
 
 class Middle(nn.Module):

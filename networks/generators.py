@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from utils.doubling import convolve_doubled
 from utils.norms import make_norm
 
 Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # places before and after the core, along X, Y and Z
@@ -123,6 +124,14 @@ class ConvBlock(nn.Module):
         """(B, in_channels, X, Y, Z) -> (B, out_channels, X, Y, Z)."""
         return self.activation(self.norm(self.conv(volume)))
 
+    def doubled(self, volume: Tensor) -> Tensor:
+        """The same of a volume whose voxels are repeated along each axis, (B, in_channels, X, Y, Z) -> twice the size."""
+        if isinstance(self.conv, nn.Conv3d):
+            made = convolve_doubled(volume, self.conv)
+        else:
+            made = self.conv(functional.interpolate(volume, scale_factor=2, mode="nearest"))
+        return self.activation(self.norm(made))
+
 
 class UNet3d(nn.Module):
     """edclean, which refines an interpolated volume on its own grid: four encoder levels, three decoder stages, skips.
@@ -186,16 +195,12 @@ class UNet3d(nn.Module):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """The volume (B, out_channels, X, Y, Z) from the four features of :meth:`encode`."""
         finest, fine, coarse, coarsest = features
-        coarse = self.conv5(torch.cat([self.up3(_double(coarsest)), coarse], dim=1))
-        fine = self.conv6(torch.cat([self.up2(_double(coarse)), fine], dim=1))
-        return self.conv7_k(torch.cat([self.up1(_double(fine)), finest], dim=1))
+        coarse = self.conv5(torch.cat([self.up3.doubled(coarsest), coarse], dim=1))
+        fine = self.conv6(torch.cat([self.up2.doubled(coarse), fine], dim=1))
+        return self.conv7_k(torch.cat([self.up1.doubled(fine), finest], dim=1))
 
 
 def _pair(inner: int, outer: int, dimension: str, norm: str, dropout: float | None = None) -> nn.Sequential:
     # A dropout of probability 0 is kept as a layer, so that the state-dict keys do not depend on the probability.
     between = [] if dropout is None else [nn.Dropout(dropout)]
     return nn.Sequential(ConvBlock(inner, outer, dimension, norm), *between, ConvBlock(outer, outer, dimension, norm))
-
-
-def _double(volume: Tensor) -> Tensor:
-    return functional.interpolate(volume, scale_factor=2, mode="nearest")

@@ -35,6 +35,11 @@ def channels_first(values: Values) -> Values:
     return rearrange(values, "n ... c -> n c ...")
 
 
+def inputs_first(weights: Values) -> Values:
+    """Weights of a convolution (out, in, ...) → as a transposed convolution has them, (in, out, ...)."""
+    return rearrange(weights, "o i ... -> i o ...")
+
+
 def levels_first(codes: Values) -> Values:
     """(Z, rows, columns, L) → (L, Z, rows, columns)."""
     return rearrange(codes, "z x y l -> l z x y")

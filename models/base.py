@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from models.schedules import apply_now, build_scheduler, carried_over
-from networks.losses import adversarial_views
+from networks.losses import Verdict, adversarial_views
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class BaseModel(Module):
         self.generator_steps = 0
         self.teacher: Teacher | None = None
         self.weights_loaded = False  # pretrained components: their codebook is neither initialised nor revived
+        self._verdicts: dict[str, Verdict] = {}
         self._finite: Tensor | None = None
         self._left_out, self._files = 0, ""
         self._epoch_start, self._epoch_batches = 0.0, 0
@@ -146,12 +147,13 @@ class BaseModel(Module):
         False where its numbers are not finite and it was left out (``on_nan skip``).
         """
         self.toggle_optimizer(optimizer)
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
         terms = losses()
         if terms:
             total = self.weigh(terms)
             waits = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)  # of several processes
             with nullcontext() if window.closes else waits():
-                self.manual_backward(total / window.size)
+                self.manual_backward(total / window.size, inputs=learning)
             if self.settings["on_nan"] == "stop":
                 self._remember_finite(total, terms)
             self._log({f"loss/{side}/{name}": value.detach() for name, value in {**terms, "total": total}.items()})
@@ -161,7 +163,6 @@ class BaseModel(Module):
         stands = self.settings["on_nan"] == "stop" or self._is_finite(optimizer, terms)
         if stands:
             if self.settings["gradient_clip"]:
-                learning = [p for group in optimizer.param_groups for p in group["params"]]
                 nn.utils.clip_grad_norm_(learning, self.settings["gradient_clip"])  # Lightning clips for no fused optimiser
             optimizer.step()
         optimizer.zero_grad()
@@ -178,6 +179,15 @@ class BaseModel(Module):
     def judged(self, net_d: str, planes: list[Tensor], real: bool, generator: bool = False) -> Tensor:
         """What a discriminator of planes makes of them (networks.losses.adversarial_views)."""
         return adversarial_views(self.D[net_d], planes, real, self.settings["gan_mode"], generator=generator)
+
+    def fooling(self, net_d: str, volume: Tensor, views: Callable[[Tensor], list[Tensor]]) -> Tensor:
+        """The generator's loss of views of its volume; what the discriminator says of them is kept for :meth:`finding`."""
+        self._verdicts[net_d] = Verdict(self.D[net_d], volume, views, self.settings["gan_mode"])
+        return self._verdicts[net_d].fooling()
+
+    def finding(self, net_d: str) -> Tensor:
+        """The discriminator's loss of the views that it saw in :meth:`fooling`."""
+        return self._verdicts.pop(net_d).finding()
 
     def _log(self, values: Mapping[str, Tensor | float]) -> None:
         if values:

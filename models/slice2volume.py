@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -287,7 +288,7 @@ class SliceToVolume(BaseModel):
         """What the generator side descends, unweighted."""
         s, terms = self.settings, {}
         if self.wants("views"):
-            terms["views"] = self.judged("net_d", six_views(out.volume, s["adv_planes"]), True, generator=True)
+            terms["views"] = self.fooling("net_d", out.volume, partial(six_views, planes=s["adv_planes"]))
         if self.wants("projection"):
             terms["projection"] = F.l1_loss(
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
@@ -349,7 +350,7 @@ class SliceToVolume(BaseModel):
         """Real are only the slices of the target; the six views of the volume are fake."""
         terms = {}
         if self.wants("views_fake"):
-            terms["views_fake"] = self.judged("net_d", six_views(out.volume, self.settings["adv_planes"]), False)
+            terms["views_fake"] = self.finding("net_d")
             terms["views_real"] = self.judged("net_d", [to_slices(out.target)], True)
         if self._slice_discriminator_acts():
             net = self.D["discriminator"]

@@ -1,11 +1,12 @@
 """Adversarial and structural losses: pure functions of tensors, none of them weighted."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytorch_msssim
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 # Exponents of Wang, Simoncelli & Bovik 2003 with their last three scales merged into one. pytorch_msssim asks for sides of more
@@ -57,15 +58,62 @@ def adversarial_views(
     Returns:
         A scalar.
     """
+    return _mean_adversarial(_logits(net_d, views), real, mode, generator=generator)
+
+
+class Verdict:
+    """A discriminator's word on generated views, given once in a step and descended by both sides.
+
+    Its weights do not change between the two, so its logits stay; both losses are those of :func:`adversarial_views`.
+    """
+
+    def __init__(self, net_d: nn.Module, volume: Tensor, views: Callable[[Tensor], Sequence[Tensor]], mode: str) -> None:
+        """Asks it, whether or not its weights are to learn just now.
+
+        Args:
+            net_d: as in :func:`adversarial_views`.
+            volume: generated, any shape.
+            views: makes batches of images of it.
+            mode: as in :func:`adversarial`.
+        """
+        self._volume, self._mode = volume, mode
+        self._shown = volume.detach().requires_grad_()
+        with _learning(net_d):
+            self._logits = _logits(net_d, views(self._shown))
+
+    def fooling(self) -> Tensor:
+        """The generator's loss, a scalar; its gradient goes to the volume, and none to the discriminator."""
+        loss = _mean_adversarial(self._logits, True, self._mode, generator=True)
+        if not loss.requires_grad:  # under torch.no_grad
+            return loss
+        (gradient,) = torch.autograd.grad(loss, self._shown, retain_graph=True)
+        return loss.detach() + ((self._volume - self._shown.detach()) * gradient.contiguous()).sum()
+
+    def finding(self) -> Tensor:
+        """The discriminator's loss, a scalar: the views are generated. Its gradient goes to the discriminator."""
+        return _mean_adversarial(self._logits, False, self._mode)
+
+
+def _logits(net_d: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
     same_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for view in views:
         same_shape[tuple(view.shape[1:])].append(view)
-    losses = [
-        adversarial(logits, real, mode, generator=generator)
-        for group in same_shape.values()
-        for logits in net_d(torch.cat(group)).split([len(view) for view in group])
-    ]
-    return torch.stack(losses).mean()
+    return [logits for group in same_shape.values() for logits in net_d(torch.cat(group)).split([len(view) for view in group])]
+
+
+def _mean_adversarial(logits: Sequence[Tensor], real: bool, mode: str, *, generator: bool = False) -> Tensor:
+    return torch.stack([adversarial(of_view, real, mode, generator=generator) for of_view in logits]).mean()
+
+
+@contextmanager
+def _learning(network: nn.Module) -> Iterator[None]:
+    before = [(weight, weight.requires_grad) for weight in network.parameters()]
+    network.requires_grad_()
+    try:
+        yield
+    finally:
+        for weight, learns in before:
+            weight.requires_grad_(learns)
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

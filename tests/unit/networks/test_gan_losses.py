@@ -71,6 +71,35 @@ def test_gradients_through_the_batched_call_equal_those_of_six_calls():
     torch.testing.assert_close(batched, torch.autograd.grad(single, volume)[0])
 
 
+@pytest.mark.parametrize("mode", ("vanilla", "lsgan", "hinge"))
+@pytest.mark.parametrize(("size", "calls"), [((32, 32, 32), 1), ((32, 32, 48), 3)])
+def test_one_verdict_serves_both_sides(mode, size, calls):
+    torch.manual_seed(0)
+    net_d = CountingDiscriminator(1, 2).double().requires_grad_(False)  # as while the generator descends
+    volume = torch.randn(2, 1, *size, dtype=torch.float64, requires_grad=True)
+    verdict = losses.Verdict(net_d, volume, six_views, mode)
+    fooling = verdict.fooling()
+    (pushed,) = torch.autograd.grad(fooling, volume)
+    wanted = losses.adversarial_views(net_d, six_views(volume), True, mode, generator=True)
+    torch.testing.assert_close(fooling, wanted)
+    torch.testing.assert_close(pushed, torch.autograd.grad(wanted, volume)[0])
+    weights = list(net_d.requires_grad_().parameters())
+    found = verdict.finding()
+    wanted = losses.adversarial_views(net_d, six_views(volume.detach()), False, mode)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, weights) for loss in (found, wanted)))
+    assert net_d.calls == 3 * calls
+
+
+def test_a_verdict_without_gradients_is_the_loss_alone():
+    net_d = PatchDiscriminator(1, 2)
+    volume = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        fooling = losses.Verdict(net_d, volume, six_views, "vanilla").fooling()
+        torch.testing.assert_close(fooling, losses.adversarial_views(net_d, six_views(volume), True, "vanilla", generator=True))
+    assert all(weight.requires_grad for weight in net_d.parameters())
+
+
 def test_a_batch_of_two_is_the_mean_of_two_volumes():
     net_d = PatchDiscriminator(1, 2)
     volume = torch.randn(2, 1, 32, 32, 32)

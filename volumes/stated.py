@@ -63,7 +63,7 @@ def length_um(path: Path, what: str, value: Any, unit: str | None, least: float 
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if factor is None or not math.isfinite(number) or number <= least:
         log.warning("%s: %s is stated as %r %s, which is no length; it is taken as not known", path, what, value, unit)

@@ -8,6 +8,7 @@ bioio plugins, without the 30 packages that bioio adds.
 """
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class MicroscopeVolume(PlaneVolume):
     package: str
     opener: str  # of the package; path → a context in which the file is open
     name: str  # of the format
+    _plane = 0  # bytes
 
     def __init__(self, path: Path, choice: Choice) -> None:
         self.path = path
@@ -66,11 +68,12 @@ class MicroscopeVolume(PlaneVolume):
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
         self.block_rows = self.shape[1]
+        self._plane = math.prod(self.shape[1:]) * self.dtype.itemsize
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
         package = optional_package(self.package, self.path)
-        damage = reading(self.path, f"not a readable {self.name} file", "copy it again, or save it as TIFF")
+        damage = reading(self.path, f"not a readable {self.name} file", "copy it again, or save it as TIFF", self._plane)
         with damage, getattr(package, self.opener)(str(self.path)) as file:
             yield file
 

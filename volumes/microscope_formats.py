@@ -20,7 +20,7 @@ import numpy as np
 from utils.boxes import extent
 from utils.errors import UserError
 from utils.packages import optional_package
-from volumes.stated import Choice, choose, length_um
+from volumes.stated import LONGEST, Choice, choose, length_um
 from volumes.volume import PlaneVolume, all_three, check_dtype, reading
 
 log = logging.getLogger("isoscope")
@@ -56,7 +56,7 @@ class MicroscopeVolume(PlaneVolume):
             self._channel = choose(path, "channel", choice.channel, self.channels)
             self._time = choose(path, "time point", choice.time, self.times)
             self.shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
-            if min(self.shape) < 1:
+            if not 1 <= min(self.shape) <= max(self.shape) <= LONGEST:
                 raise UserError(f"{path}: scene {self._scene} states the shape {self.shape}; damaged, copy it again")
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")

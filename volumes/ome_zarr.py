@@ -111,13 +111,15 @@ class ZarrVolume(Volume):
             axes = plain_axes(path, stated, node.shape)
         else:
             multiscale = _multiscale(root, attributes)
-            self.levels = len(multiscale.get("datasets") or ())
             image = _read_level(root, multiscale, choice.level)
+            self.levels = len(multiscale["datasets"])
             folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
         with reading(_path(folder), "not a readable Zarr array"), _opened(folder) as array:
             chunks = array.chunks
+            if min(chunks, default=1) < 1:
+                raise ValueError(f"chunks of {chunks}")
         if len(axes) != array.ndim:
             raise UserError(f"{path}: axes {axes!r} contradict the array {folder.name} of shape {array.shape}")
         self._folder, self._layout = _path(folder), Layout(path, axes, array.shape, choice)
@@ -338,6 +340,8 @@ def _as_before(path: Folder, image: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Level:
     """What the metadata say of a level; they may be incomplete or contradict themselves."""
     datasets = multiscale.get("datasets") or []
+    if not isinstance(datasets, list):
+        raise UserError(f"{path}: its OME metadata name {str(datasets)[:80]!r} as levels; save it again")
     if not 0 <= number < len(datasets):
         raise UserError(f"{path}: level {number} of {len(datasets)}; levels count from 0, the finest")
     try:
@@ -367,9 +371,9 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
 
 def _inside(folder: Folder, name: Folder) -> bool:
     """Whether a name is no link that leads out of a folder."""
-    return (
-        isinstance(folder, FarPath) or not isinstance(folder, Path) or Path(str(name)).resolve().is_relative_to(folder.resolve())
-    )
+    if isinstance(folder, FarPath) or not isinstance(folder, Path):
+        return True
+    return Path(os.path.realpath(str(name))).is_relative_to(os.path.realpath(folder))
 
 
 def _composed(path: Folder, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:

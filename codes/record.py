@@ -8,6 +8,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.far import ADDRESS
 from utils.rules import Rule, count, each, entries, number, text
+from utils.units import are_sizes
 from volumes.volume import READABLE
 
 KEY = "isoscope_codes"
@@ -18,6 +19,10 @@ _DTYPES = {"codebook": ("uint8", "uint16"), "gaussian": ("float16",)}
 
 def _lengths(value: Any) -> bool:
     return value is None or each(number, 3)(value)
+
+
+def _sizes(value: Any) -> bool:
+    return _lengths(value) and are_sizes(value or ())
 
 
 def _name(value: Any) -> bool:
@@ -32,7 +37,7 @@ _RULES: dict[str, tuple[str, Rule]] = {
     "levels": (f"1 to {MOST_LEVELS}", count(1, MOST_LEVELS)),
     "dimensions": ("1 to 65536", count(1, 2**16)),
     "factor": ("1 to 65536", count(1, 2**16)),
-    "slice_voxel_um": ("three lengths, or null", _lengths),
+    "slice_voxel_um": ("three sizes, or null", _sizes),
     "slice_translation_um": ("three lengths, or null", _lengths),
     "intensities": ("a list", lambda value: isinstance(value, list)),
     "input": ("an object with shape and dtype", entries({"shape": each(_SIZES, 3), "dtype": _name})),

@@ -212,7 +212,7 @@ def recommend(data: Measured) -> Recommendation:
     if abs(usp - 1) <= TOLERANCE:
         usp = 1
     else:
-        usp = round(usp, 3)
+        usp = max(round(usp, 3), 1e-3)
         reasons.append(f"usp {usp:g}: planes are interpolated along z so that the output voxels are cubes")
     for side in _SIDES:  # the largest usual crop that the smallest volume holds
         slices = side // factor

@@ -102,6 +102,12 @@ def numbers(
     if restored is not None and request.data_range == "auto":
         known = grey_width(restored.sections.source, request.channel or 0)
     shells = FourierShells(extent(box), comparison.spacing)
+    if REFERENCE in swept and shells.fewest < 2:
+        sides = " x ".join(f"{side:.4g}" for side in comparison.spacing)
+        raise UserError(
+            f"sides of voxels (z, y, x) are as {sides}: {extent(box)} of them show no detail along all axes, which is compared; "
+            "correct the voxel size, or compare a larger part"
+        )
     truth = Spectra(swept[REFERENCE].box, shells, comparison.voxel_um) if REFERENCE in swept else None
     network = None if truth is None else _perceptual_network(comparison.notes)
     volumes: dict[str, Any] = {}

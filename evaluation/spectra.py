@@ -115,6 +115,11 @@ class FourierShells:
                 labels[np.abs(axes[axis]) < np.cos(np.deg2rad(CONE_DEGREES)) * radius - 1e-9] = shells
             self._labels[axis] = labels, shells
 
+    @property
+    def fewest(self) -> int:
+        """Shells of the whole or of the cone that has fewest; of one shell, which is the mean, nothing is known."""
+        return min(shells for _, shells in self._labels.values())
+
     def transform(self, volume: NDArray[np.generic]) -> NDArray[np.complex64]:
         """Half-spectrum (Z, Y, X // 2 + 1) of a volume of the shells' shape, without its mean."""
         real = np.asarray(volume, np.float32 if volume.dtype != np.float64 else np.float64)

@@ -1,12 +1,12 @@
 """How a run is applied, as the command line or a caller wants it."""
 
-import math
 from dataclasses import dataclass
 
 from utils.axes import SEEN_ALONG
 from utils.boxes import Box
 from utils.errors import UserError
 from utils.geometry import LATENT_STRIDE
+from utils.units import SIZES, are_sizes
 from volumes.volume import Triple
 
 
@@ -56,8 +56,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.region is not None and [type(side) for side in self.region] != [slice] * 3:
             raise UserError(f"region {self.region} must be three slices (z, y, x), such as (slice(0, 128),) + (slice(None),) * 2")
-        if self.voxel_um is not None and [0 < size < math.inf for size in self.voxel_um] != [True] * 3:
-            raise UserError(f"voxel_um {self.voxel_um}: three sizes (z, y, x) in µm must be positive")
+        if self.voxel_um is not None and not (len(self.voxel_um) == 3 and are_sizes(self.voxel_um)):
+            raise UserError(f"voxel_um {self.voxel_um}: three sizes (z, y, x) must be {SIZES}")
         if self.thick not in (None, *SEEN_ALONG):
             raise UserError(f"--thick {self.thick} is no axis; choose one of {', '.join(SEEN_ALONG)}")
         for name, count, least in (("dsp", self.dsp, 1), ("batch", self.batch, 1), ("effort", self.effort, 0)):

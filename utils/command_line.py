@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 from utils.errors import UserError, did_you_mean, printable
+from utils.units import SIZES, are_sizes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -168,8 +169,8 @@ def voxel_size(text: str | None) -> tuple[float, float, float] | None:
         z, y, x = (float(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--voxel {text!r} must be three sizes in µm, z,y,x, for example 2,0.25,0.25") from None
-    if not 0 < min(z, y, x) <= max(z, y, x) < float("inf"):
-        raise UserError(f"--voxel {text!r}: sizes must be positive")
+    if not are_sizes((z, y, x)):
+        raise UserError(f"--voxel {text!r}: sizes must be {SIZES}")
     return z, y, x
 
 

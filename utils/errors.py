@@ -82,6 +82,13 @@ def reported(debug: bool, again: str = "") -> Iterator[None]:
             raise
         sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(2)
+    except MemoryError as error:
+        if debug or UserError.shows_traceback:
+            raise
+        why = f" ({error})" if str(error) else ""
+        how = "end other programs, or give this one more (--debug shows where)"
+        sys.stderr.write(printable(f"error: memory does not suffice{why}; {how}\n"))
+        sys.exit(2)
     except OSError as error:  # what the system refuses, such as a full disc or a name that is too long
         if debug or UserError.shows_traceback:
             raise

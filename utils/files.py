@@ -191,7 +191,7 @@ def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
         read |= dict.fromkeys(_names_of(given), given)
         for file in (given, *(given.iterdir() if given.is_dir() else ())):
             if file.is_symlink():
-                read[file.resolve()] = given
+                read[Path(os.path.realpath(file))] = given  # resolve() of a link to itself raises
             if file.exists():
                 known[file.stat().st_dev, file.stat().st_ino] = given
     for output in outputs:
@@ -208,7 +208,7 @@ def refuse_overlap(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def _names_of(path: Path) -> set[Path]:
-    return {Path(os.path.abspath(path)), path.resolve()}
+    return {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
 
 
 def sync(path: Path) -> None:

@@ -28,6 +28,7 @@ from utils.units import as_length
 
 _TARGET = 256  # planes are magnified to about this many pixels
 _LARGEST = 768  # larger planes are thinned to at most this
+_TALLEST = 4 * _LARGEST  # pixels to which slices are repeated at most: a header may state any distance
 _CHANNELS = (("magenta", (1, 0, 1)), ("green", (0, 1, 0)))
 _BAD = np.array([255, 0, 0], np.uint8)  # NaN and infinite values
 
@@ -120,7 +121,7 @@ def _common_grid(panels: Mapping[str, NDArray], voxel_um: tuple[float, float, fl
     """All volumes as (C, X, Y, Z) of one shape; slices are repeated along z."""
     volumes = {name: np.asarray(v)[None] if np.ndim(v) == 3 else np.asarray(v) for name, v in panels.items()}
     depth = max(v.shape[-1] for v in volumes.values())
-    stretch = 1 if voxel_um is None else max(1, round(voxel_um[0] / voxel_um[2]))
+    stretch = 1 if voxel_um is None else max(1, round(min(voxel_um[0] / voxel_um[2], _TALLEST / depth)))
     return {name: np.repeat(v, depth // v.shape[3] * stretch, axis=3) for name, v in volumes.items()}
 
 
@@ -162,7 +163,7 @@ def _scale_bar(draw: ImageDraw.ImageDraw, right: int, bottom: int, longest: floa
     power = 10.0 ** np.floor(np.log10(longest * pixel_um))
     length = float(max(step * power for step in (1, 2, 5) if step * power <= longest * pixel_um * (1 + 1e-9)))
     left, label = right - 8 - length / pixel_um, as_length(length)
-    draw.rectangle((left, bottom - 10, right - 9, bottom - 7), "white")
+    draw.rectangle((min(left, right - 9), bottom - 10, right - 9, bottom - 7), "white")
     middle = ((left + right - 8) / 2, bottom - 14)
     draw.text(middle, label, "white", _font(11), "ms", stroke_width=2, stroke_fill="black")
 

@@ -1,4 +1,15 @@
-"""Sizes, lengths and durations in words."""
+"""Sizes, lengths and durations in words; which lengths an image can have."""
+
+from collections.abc import Sequence
+
+SMALLEST_UM, LARGEST_UM = 1e-15, 1e15  # beyond is no image; within, 32-bit mm (NIfTI) and all squares hold
+SLIMMEST = 1e4  # longest over shortest side of a voxel; sections a millimetre apart at 0.25 µm have 4000
+SIZES = f"between {SMALLEST_UM:g} and {LARGEST_UM:g} µm, none more than {SLIMMEST:g} times another"
+
+
+def are_sizes(um: Sequence[float]) -> bool:
+    """Whether some numbers can be the sides of a voxel, in µm: such as ``SIZES`` says."""
+    return all(SMALLEST_UM <= size <= LARGEST_UM for size in um) and (not um or max(um) <= SLIMMEST * min(um))
 
 
 def as_size(count: float) -> str:

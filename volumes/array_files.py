@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import operator
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.axes import as_planes
+from utils.boxes import extent
 from utils.errors import UserError
 from utils.packages import optional_package
 from volumes.contiguous import flat_volume
@@ -51,6 +53,7 @@ class Hdf5Volume(Volume):
         self.shape = self._layout.shape
         grain = dict(zip(self._layout.axes, chunks, strict=True))
         self.block_planes, self.block_rows = grain["z"], grain["y"]
+        self._chunk = math.prod(chunks)
 
     def _imaris(self, file: Any, choice: Choice) -> tuple[str, Layout]:
         about = {key: b"".join(value.tolist()).decode() for key, value in file["DataSetInfo/Image"].attrs.items() if value.ndim}
@@ -92,6 +95,8 @@ class Hdf5Volume(Volume):
     def _read(self, planes: range, rows: slice, columns: slice) -> np.ndarray:
         h5py = optional_package("h5py", self.path)
         key = self._layout.key(slice(planes.start, planes.stop, planes.step), rows, columns)
-        with reading(self.path, f"{self._name} cannot be read", "damaged, copy it again"), h5py.File(self.path, "r") as file:
+        size = self.dtype.itemsize * max(len(planes) * math.prod(extent((rows, columns))), self._chunk)
+        sound = reading(self.path, f"{self._name} cannot be read", "damaged, copy it again", size)
+        with sound, h5py.File(self.path, "r") as file:
             values = file[self._name][key]
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)

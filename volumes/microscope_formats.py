@@ -8,6 +8,7 @@ bioio plugins, without the 30 packages that bioio adds.
 """
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 from utils.boxes import extent
 from utils.errors import UserError
 from utils.packages import optional_package
-from volumes.stated import Choice, choose, length_um
+from volumes.stated import LONGEST, Choice, choose, length_um
 from volumes.volume import PlaneVolume, all_three, check_dtype, reading
 
 log = logging.getLogger("isoscope")
@@ -38,6 +39,7 @@ class MicroscopeVolume(PlaneVolume):
     package: str
     opener: str  # of the package; path → a context in which the file is open
     name: str  # of the format
+    _plane = 0  # bytes
 
     def __init__(self, path: Path, choice: Choice) -> None:
         self.path = path
@@ -54,7 +56,7 @@ class MicroscopeVolume(PlaneVolume):
             self._channel = choose(path, "channel", choice.channel, self.channels)
             self._time = choose(path, "time point", choice.time, self.times)
             self.shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
-            if min(self.shape) < 1:
+            if not 1 <= min(self.shape) <= max(self.shape) <= LONGEST:
                 raise UserError(f"{path}: scene {self._scene} states the shape {self.shape}; damaged, copy it again")
             if self.shape[0] < 2:
                 raise UserError(f"{path}: scene {self._scene} is a 2-D image {self.shape[1:]}; a volume has several planes")
@@ -66,11 +68,12 @@ class MicroscopeVolume(PlaneVolume):
         if last.dtype != self.dtype:
             raise UserError(f"{path}: planes of {last.dtype} in a file that announces {self.dtype}; save it as TIFF")
         self.block_rows = self.shape[1]
+        self._plane = math.prod(self.shape[1:]) * self.dtype.itemsize
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
         package = optional_package(self.package, self.path)
-        damage = reading(self.path, f"not a readable {self.name} file", "copy it again, or save it as TIFF")
+        damage = reading(self.path, f"not a readable {self.name} file", "copy it again, or save it as TIFF", self._plane)
         with damage, getattr(package, self.opener)(str(self.path)) as file:
             yield file
 

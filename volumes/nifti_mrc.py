@@ -73,7 +73,7 @@ def _place(volume: Volume, header: Any) -> None:
         log.warning("%s: states no unit of length; it is read as mm, as NIfTI programs do", volume.path)
     factor = micrometres(unit or "mm") or 1.0
     zooms = np.array(header.get_zooms()[:3], float)
-    volume.voxel_um = all_three([length_um(volume.path, "pixdim", size * factor, "µm", 0) for size in zooms[::-1]])
+    volume.voxel_um = all_three([length_um(volume.path, "pixdim", float(size * factor), "µm", 0) for size in zooms[::-1]])
     affines = {"sform": header.get_sform(coded=True), "qform": header.get_qform(coded=True)}
     forms = {name: (np.diag([factor, factor, factor, 1]) @ affine, int(code)) for name, (affine, code) in affines.items() if code}
     if volume.voxel_um is None or not forms:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.axes import as_planes
+from utils.boxes import extent
 from utils.checksums import unsealed
 from utils.errors import UserError
 from utils.far import FarPath
 from utils.files import PARTIAL
 from volumes.block_array import blocks_under, require_blocks
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
-from volumes.volume import Triple, Volume, check_dtype, reading, reason, triple
+from volumes.volume import Triple, Volume, check_dtype, lacks_memory_for, reading, reason, triple
 
 log = logging.getLogger("isoscope")
 
@@ -33,7 +35,7 @@ RUN_KEY = "isoscope"  # attribute under which our own files say how they were ma
 UNFINISHED = "isoscope_unfinished"
 _MOST_PER_VALUE, _MOST_BESIDE = 2, 2**16  # bytes of a stored chunk, per byte of its values and beside them
 _MOST_METADATA = 2**26  # bytes
-_FRAME = 18  # of the header of a frame of zstd at most
+_FRAME = 18  # of the header of a frame at most
 _MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -109,13 +111,15 @@ class ZarrVolume(Volume):
             axes = plain_axes(path, stated, node.shape)
         else:
             multiscale = _multiscale(root, attributes)
-            self.levels = len(multiscale.get("datasets") or ())
             image = _read_level(root, multiscale, choice.level)
+            self.levels = len(multiscale["datasets"])
             folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
         with reading(_path(folder), "not a readable Zarr array"), _opened(folder) as array:
             chunks = array.chunks
+            if min(chunks, default=1) < 1:
+                raise ValueError(f"chunks of {chunks}")
         if len(axes) != array.ndim:
             raise UserError(f"{path}: axes {axes!r} contradict the array {folder.name} of shape {array.shape}")
         self._folder, self._layout = _path(folder), Layout(path, axes, array.shape, choice)
@@ -149,10 +153,12 @@ class ZarrVolume(Volume):
                 require_blocks(folder, array, key)
                 self._check_chunks(folder, array, key)
                 values = np.asarray(array[key])
-            except (MemoryError, UserError):
+            except UserError:
                 raise
             except Exception as error:  # every codec fails in its own way
-                raise UserError(self._damage(folder, array, key, error)) from error
+                if lacks_memory_for(len(planes) * math.prod(extent((rows, columns))) * self.dtype.itemsize, error):
+                    raise
+                raise self._damage(folder, array, key, error) from error
         return np.ascontiguousarray(as_planes(values, self._layout.order), self.dtype)
 
     def _check_chunks(self, folder: Folder, array: Any, key: Iterable[slice | int]) -> None:
@@ -176,13 +182,15 @@ class ZarrVolume(Volume):
         if large := [size for _, size in sizes if size > most]:
             raise ValueError(f"it has {large[0]} bytes where {most} are the most")
         # numcodecs makes room for all that a frame claims
-        if any("zstd" in type(codec).__name__.lower() for codec in array.compressors):
-            claimed = max((_unpacked(_beginning(name)) for name, size in sizes if size), default=0)
+        names = [type(codec).__name__.lower().removesuffix("codec") for codec in array.compressors]
+        last = next((name for name in names[::-1] if name != "crc32c"), "")  # whose frame begins the file
+        if last == "zstd" or (last in _CLAIMS and not array.shards):  # other frames of a shard do not say what they are
+            claimed = max((_CLAIMS[last](_beginning(name), size) for name, size in sizes if size), default=0)
             if claimed > most:
                 raise ValueError(f"it claims to hold {claimed} bytes where {most} are the most")
 
-    def _damage(self, folder: Folder, array: Any, key: tuple[Any, ...], cause: Exception) -> str:
-        """Which chunk cannot be read, found by reading those that were asked for one by one."""
+    def _damage(self, folder: Folder, array: Any, key: tuple[Any, ...], cause: Exception) -> Exception:
+        """Which chunk cannot be read, found by reading those that were asked for one by one; the cause, where memory lacks."""
         grain = array.shards or array.chunks
         for position in blocks_under(key, grain):
             try:
@@ -191,9 +199,13 @@ class ZarrVolume(Volume):
                 self._check_chunks(folder, array, box)
                 array[box]
             except Exception as error:
+                if lacks_memory_for(math.prod(grain) * array.dtype.itemsize, error):
+                    return cause
                 name = self._folder / array.metadata.encode_chunk_key(position)
-                return f"{name}: this chunk cannot be read ({reason(error)}); it is damaged, copy it again"
-        return f"{self._folder}: cannot be read ({reason(cause)})"
+                return UserError(f"{name}: this chunk cannot be read ({reason(error)}); it is damaged, copy it again")
+        if isinstance(cause, MemoryError):
+            return cause
+        return UserError(f"{self._folder}: cannot be read ({reason(cause)})")
 
 
 @dataclass(frozen=True)
@@ -266,13 +278,28 @@ def _beginning(name: Folder) -> bytes:
         return file.read(_FRAME)
 
 
-def _unpacked(head: bytes) -> int:
+def _of_blosc(head: bytes, size: int) -> int:
+    """Bytes that a frame of Blosc says it has unpacked; a ValueError: the file ends before it, and numcodecs would read on."""
+    unpacked, _, packed = struct.unpack_from("<3I", head.ljust(16, b"\0"), 4)
+    if packed > size:
+        raise ValueError(f"it has {size} of {packed} bytes")
+    return unpacked
+
+
+def _of_zstd(head: bytes, _: int) -> int:
     """Bytes that a frame of zstd says it has unpacked (RFC 8878, 3.1.1); 0 where it does not say so."""
     if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
         return 0
     kind, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, head[4] & 3
     start, length = 6 - single + (0, 1, 2, 4)[dictionary], (single, 2, 4, 8)[kind]
     return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+_CLAIMS: Mapping[str, Callable[[bytes, int], int]] = {  # by codec: beginning and bytes of a frame → bytes unpacked
+    "zstd": _of_zstd,
+    "blosc": _of_blosc,
+    "lz4": lambda head, _: int.from_bytes(head[:4], "little"),  # as numcodecs writes it
+}
 
 
 def _multiscale(path: Folder, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -313,6 +340,8 @@ def _as_before(path: Folder, image: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Level:
     """What the metadata say of a level; they may be incomplete or contradict themselves."""
     datasets = multiscale.get("datasets") or []
+    if not isinstance(datasets, list):
+        raise UserError(f"{path}: its OME metadata name {str(datasets)[:80]!r} as levels; save it again")
     if not 0 <= number < len(datasets):
         raise UserError(f"{path}: level {number} of {len(datasets)}; levels count from 0, the finest")
     try:
@@ -342,9 +371,9 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
 
 def _inside(folder: Folder, name: Folder) -> bool:
     """Whether a name is no link that leads out of a folder."""
-    return (
-        isinstance(folder, FarPath) or not isinstance(folder, Path) or Path(str(name)).resolve().is_relative_to(folder.resolve())
-    )
+    if isinstance(folder, FarPath) or not isinstance(folder, Path):
+        return True
+    return Path(os.path.realpath(str(name))).is_relative_to(os.path.realpath(folder))
 
 
 def _composed(path: Folder, transforms: Sequence[Mapping[str, Any]], axes: int) -> tuple[NDArray, NDArray | None]:

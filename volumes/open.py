@@ -3,6 +3,7 @@
 A new format is a module with an opener (path, choice) → Volume, and its suffixes in ``FORMATS``.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.far import LINK, FarPath, existing, linked, path_of
 from utils.files import PARTIAL
+from utils.units import LARGEST_UM, SIZES, are_sizes
 from volumes.array_files import Hdf5Volume, open_npy
 from volumes.microscope_formats import CziVolume, LifVolume, Nd2Volume
 from volumes.nifti_mrc import open_mrc, open_nifti
@@ -20,6 +22,8 @@ from volumes.run_record import run_record
 from volumes.slice_folder import SLICE_SUFFIXES, SliceFolder, listed, natural, open_image
 from volumes.stated import Choice, choose
 from volumes.volume import Volume
+
+log = logging.getLogger("isoscope")
 
 Opener = Callable[[Path, Choice], Volume]
 # By the ending of the name, or by the first bytes; everything else is opened as a TIFF, or by Pillow.
@@ -114,6 +118,7 @@ def open_volume(
     if not far and file.is_file() and file.stat().st_size == 0:
         raise UserError(f"{file}: empty file (0 bytes); copy it again")
     volume = _opener(file)(file, Choice(channel, time, scene, level))
+    _check_place(volume)
     if volume.attributes:
         volume.attributes = run_record(file, volume.attributes)
     for what, number, count in (
@@ -125,6 +130,15 @@ def open_volume(
     if not 0 <= level < volume.levels:
         raise UserError(f"{file}: level {level} of {volume.levels}; only OME-Zarr and Imaris images have several")
     return volume
+
+
+def _check_place(volume: Volume) -> None:
+    """What a file states of its place is taken as not known, with a warning, where no image has such voxels."""
+    sizes, place = volume.voxel_um or (1.0, 1.0, 1.0), volume.translation_um or (0.0, 0.0, 0.0)
+    if not are_sizes(sizes) or max(map(abs, place)) > LARGEST_UM:
+        said = "%s: states voxels of %s µm at %s µm, which is taken as not known: sides of an image's voxels are %s"
+        log.warning(said, volume.path, sizes, place, SIZES)
+        volume.voxel_um = volume.translation_um = volume.space = None
 
 
 def stem_of(path: Path) -> str:

@@ -62,7 +62,8 @@ class PillowVolume(PlaneVolume):
     def _planes(self, planes: range, rows: slice, columns: slice) -> Iterator[np.ndarray]:
         with Image.open(self.path) as image:
             for z in planes:
-                with reading(self.path, f"frame {z} cannot be read", "damaged, copy it again"):
+                size = math.prod(self.shape[1:]) * self.dtype.itemsize
+                with reading(self.path, f"frame {z} cannot be read", "damaged, copy it again", size):
                     image.seek(z)
                     frame = np.asarray(image)
                 if image.mode != self._mode or frame.shape != self.shape[1:]:

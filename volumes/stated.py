@@ -36,7 +36,7 @@ _SYMBOLS |= {"Å": 1e-4, "A": 1e-4, "in": 25.4e3, '"': 25.4e3, "ft": 304.8e3, "y
 _WORDS = {f"{prefix}meter": float(f"1e{power + 6}") for prefix, _, power in _PREFIXES}
 _WORDS |= {"micron": 1.0, "angstrom": 1e-4, "ångström": 1e-4, "thou": 25.4, "mil": 25.4, "inch": 25.4e3, "inches": 25.4e3}
 _WORDS |= {"foot": 304.8e3, "feet": 304.8e3, "yard": 914.4e3, "line": 25.4e3 / 12}
-_LONGEST, _LARGEST = 2**26, 2**50  # of an axis, a row of which is held in memory; of all values
+LONGEST, _LARGEST = 2**26, 2**50  # of an axis, a row of which is held in memory; of all values
 NO_LENGTH = ("", "pixel", "pixels", "voxel", "voxels", "px", "unknown", "none", "unit", "arbitrary", "reference frame")
 
 
@@ -63,7 +63,7 @@ def length_um(path: Path, what: str, value: Any, unit: str | None, least: float 
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if factor is None or not math.isfinite(number) or number <= least:
         log.warning("%s: %s is stated as %r %s, which is no length; it is taken as not known", path, what, value, unit)
@@ -143,8 +143,8 @@ class Layout:
             raise UserError(f"{path}: a 2-D image ({stated}); a volume has an axis z")
         if min(sizes) < 1:
             raise UserError(f"{path}: an empty array ({stated}); remove it")
-        if max(sizes) > _LONGEST or math.prod(sizes) > _LARGEST:
-            raise UserError(f"{path}: {stated} are not an image's: more than {_LONGEST} along an axis, or {_LARGEST} in all")
+        if max(sizes) > LONGEST or math.prod(sizes) > _LARGEST:
+            raise UserError(f"{path}: {stated} are not an image's: more than {LONGEST} along an axis, or {_LARGEST} in all")
         self.sizes, self._path, self._stated = tuple(sizes), path, stated
         lengths = dict(zip(self.axes, sizes, strict=True))
         self.shape = (lengths["z"], lengths["y"], lengths["x"])

@@ -179,7 +179,8 @@ class SegmentedVolume(Volume):
             with tifffile.TiffFile(path) as tif:
                 tif.filehandle.seek(offset)
                 self._decode = tifffile.TiffPage(tif, index=0).decode
-        with reading(self.path, f"plane {z} cannot be decoded", "the file is damaged, copy it again"):
+        size = math.prod(self._segment) * self.dtype.itemsize
+        with reading(self.path, f"plane {z} cannot be decoded", "the file is damaged, copy it again", size):
             values, _, _ = self._decode(data, number, **self._options)
         return None if values is None else values[0, :, :, 0]
 

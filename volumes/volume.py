@@ -14,6 +14,7 @@ from utils.boxes import Box, boxes, extent, relative
 from utils.errors import UserError
 
 Triple = tuple[float, float, float]
+_BESIDE = 2**24  # bytes that a parser may take beside the values
 READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
 
 
@@ -182,18 +183,44 @@ def check_dtype(path: Path, dtype: np.dtype | None) -> np.dtype:
 
 
 @contextmanager
-def reading(path: Path, what: str, remedy: str = "copy it again") -> Iterator[None]:
-    """Turns whatever a damaged file makes a parser or package raise into a UserError that says what the file is not, and why."""
+def reading(path: Path, what: str, remedy: str = "copy it again", size: int = 0) -> Iterator[None]:
+    """Turns whatever a damaged file makes a parser or package raise into a UserError that says what the file is not, and why.
+
+    Args:
+        path: the file.
+        what: what it is not.
+        remedy: what to do.
+        size: bytes that the values take, if the file is sound.
+
+    Raises:
+        UserError: see above.
+        MemoryError: there is no memory for so many bytes, whatever the file says.
+    """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # also a MemoryError: a damaged header may ask for any number of bytes
+    except Exception as error:
+        if lacks_memory_for(size, error):
+            raise
         raise UserError(f"{path}: {what} ({reason(error)}); {remedy}") from error
+
+
+def lacks_memory_for(size: int, error: Exception) -> bool:
+    """Whether it is a MemoryError, and there is no room for so many bytes twice: a damaged file may ask for any number."""
+    if not isinstance(error, MemoryError):
+        return False
+    try:
+        np.empty(2 * size + _BESIDE, np.uint8)
+    except (MemoryError, ValueError):  # the latter: more than any machine can have
+        return True
+    return False
 
 
 def reason(error: Exception) -> str:
     """What an error says, in one line."""
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than its values take and than there is"
     return " ".join(str(error).split()) or type(error).__name__
 
 

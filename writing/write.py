@@ -4,6 +4,7 @@ Outputs that several processes fill, that are larger than memory or that survive
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -22,7 +23,11 @@ from volumes.volume import Volume
 from writing.nifti import write_nifti
 from writing.target_plan import TargetPlan
 
+log = logging.getLogger("isoscope")
+
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+_RATIONAL = 2**32 - 1  # the largest number in a tag of TIFF; 1 / it is the smallest
+_CENTIMETRE = 1e4  # µm
 _CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels that leave room for the directories of a TIFF with 32-bit offsets
 _TILE = 256
 _BUFFER = 2**25  # bytes that are compressed at once
@@ -42,8 +47,8 @@ def write_tiff(
 ) -> None:
     """Write a volume as a TIFF file that appears only when it is complete.
 
-    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes and columns or more; below 4 GB),
-    else, and for names ending in ``.ome.tif``, an OME-TIFF (BigTIFF above 4 GB).
+    An ImageJ hyperstack where ImageJ can hold it (uint8, uint16, float32; two planes and columns or more; below 4 GB; sizes of
+    pixels that its tags can hold), else, and for names ending in ``.ome.tif``, an OME-TIFF (BigTIFF above 4 GB).
 
     Args:
         path: the file; an existing one is replaced.
@@ -64,10 +69,11 @@ def write_tiff(
         raise ValueError(f"shape={tuple(shape)} must be (Z, Y, X) without zeros")
     kind, large = np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize >= _CLASSIC_LIMIT
     named, held = file.name.lower().endswith((".ome.tif", ".ome.tiff")), kind.name in _IMAGEJ_DTYPES and not large
-    if held and not named and shape[0] > 1 and shape[2] > 1:  # a single column is taken for samples by tifffile
+    resolution = _resolution(voxel_um or (1.0, 1.0, 1.0), 1.0)
+    if held and not named and resolution and shape[0] > 1 and shape[2] > 1:  # a single column is taken for samples by tifffile
         described: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZYX"}}
         if voxel_um is not None:
-            described["resolution"] = (1 / voxel_um[2], 1 / voxel_um[1])
+            described["resolution"] = resolution
             described["metadata"] |= {"spacing": float(voxel_um[0]), "unit": "um"}
     else:
         described = {"ome": True, "metadata": _ome_metadata(voxel_um), "bigtiff": large}
@@ -110,6 +116,8 @@ def write_single_file(output: Path, plan: TargetPlan, channels: Sequence[Volume]
                     bar.update(values.size)  # before: tifffile does not ask for more than it needs
                     yield values
 
+        if plan.kind == "tiff" and plan.voxel_um is not None and _resolution(plan.voxel_um, _CENTIMETRE) is None:
+            log.warning("%s: its voxel size is in its OME metadata only: %s µm fit no other tag", output, plan.voxel_um)
         if plan.kind == "nifti":
             write_nifti(file, plan, attributes, blocks(), zipped=output.suffix.lower() == ".gz")
         else:
@@ -125,7 +133,7 @@ def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], bl
         options = {"compression": plan.compression, "compressionargs": {"level": _LEVELS[plan.compression]}}
         options["predictor"] = dtype.kind in "ui"  # of floats few programs know one
     if plan.voxel_um is not None:  # for programs that do not read OME-XML
-        options |= {"resolution": (1e4 / plan.voxel_um[2], 1e4 / plan.voxel_um[1]), "resolutionunit": "CENTIMETER"}
+        options |= {"resolution": _resolution(plan.voxel_um, _CENTIMETRE), "resolutionunit": "CENTIMETER"}
 
     def tiles() -> Blocks:
         """In the order of the file: channel, plane, row, column; those at the borders are filled up with zeros."""
@@ -148,6 +156,12 @@ def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], bl
         metadata=_ome_metadata(plan.voxel_um, plan.translation_um, depth, plan.channel_names, attributes),
         **options,
     )
+
+
+def _resolution(voxel_um: Sequence[float], unit_um: float) -> tuple[float, float] | None:
+    """Pixels (x, y) per unit of so many µm; None where a tag of TIFF, a quotient of 32-bit numbers, cannot hold them."""
+    x, y = (unit_um / voxel_um[axis] for axis in (2, 1))
+    return (x, y) if 1 / _RATIONAL <= min(x, y) <= max(x, y) <= _RATIONAL else None
 
 
 def _ome_metadata(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dataloader.phantom.scene import Scene
 from utils.errors import UserError
 from utils.files import write_text
+from utils.units import SIZES, are_sizes
 from writing.write import write_tiff
 
 CAMERA_OFFSET = 500  # grey value of no light
@@ -192,12 +193,10 @@ def write_phantom_dataset(
         raise UserError(f"volumes={volumes} and validation={validation} must make at least one")
     if seed < 0:
         raise UserError(f"seed={seed} must not be negative")
-    if not 0 < voxel_um < math.inf:
-        raise UserError(f"voxel_um={voxel_um} must be positive, in µm")
+    if not are_sizes([voxel_um]):
+        raise UserError(f"voxel_um={voxel_um} must be {SIZES}")
     if shape[0] % factor:
-        raise UserError(
-            f"{shape[0]} planes must be a multiple of factor={factor}; try {max(1, round(shape[0] / factor)) * factor}"
-        )
+        raise UserError(f"{shape[0]} planes are no multiple of factor={factor}; try {max(1, round(shape[0] / factor)) * factor}")
     jobs: list[tuple[Path, Slices, int]] = []  # file, its planes (drawn when they are asked for) and their number
     for number in range(volumes + validation):
         own_seed = np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]  # neighbouring data sets share none

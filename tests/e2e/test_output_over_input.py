@@ -13,6 +13,7 @@ from infer_runs import grey
 import evaluate
 import prepare
 from inference import encode
+from utils.errors import UserError
 from utils.files import refuse_overlap
 
 REFUSAL = r"is, holds or lies in .*an input is never replaced, also not with --overwrite"
@@ -143,3 +144,11 @@ def test_what_has_nothing_to_do_with_an_input_is_written(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     refuse_overlap([tmp_path / "b.npy", tmp_path / "a.npy.tif", tmp_path / "sub" / "c"], [tmp_path / "a.npy"])
     refuse_overlap([tmp_path / "b.npy"], [tmp_path / "not there", tmp_path / "a.npy"])
+
+
+def test_a_link_to_itself_among_the_inputs_is_no_crash(tmp_path):
+    (tmp_path / "in.zarr").mkdir()
+    (tmp_path / "in.zarr" / "0.0.0").symlink_to("0.0.0")
+    refuse_overlap([tmp_path / "out.tif"], [tmp_path / "in.zarr"])
+    with pytest.raises(UserError, match="is, holds or lies in"):
+        refuse_overlap([tmp_path / "in.zarr" / "out.tif"], [tmp_path / "in.zarr"])

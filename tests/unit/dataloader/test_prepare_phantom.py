@@ -56,7 +56,7 @@ def test_paths_come_from_the_profile_then_the_environment_then_the_option(tmp_pa
         (["--data_root", "missing/deep"], "missing/deep does not exist (machine profile local, path from command line"),
         (["--dataset", "../x"], "dataset=../x must be the name of a folder inside the run or data folder, without . or .."),
         (["--dataset", "./x"], "dataset=./x must be the name of a folder"),  # as train.py has it
-        (["--factor", "5"], "16 planes must be a multiple of factor=5; try 15"),
+        (["--factor", "5"], "16 planes are no multiple of factor=5; try 15"),
     ],
 )
 def test_mistakes_end_with_one_line(tmp_path, capsys, monkeypatch, arguments, message):

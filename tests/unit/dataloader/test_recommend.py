@@ -28,6 +28,10 @@ def test_every_recommendation_trains_with_cubic_voxels(sampling, resolution, sid
     assert along_z == pytest.approx(1, rel=0.051)
 
 
+def test_planes_that_lie_closer_than_any_crop_allows_are_no_crash():
+    assert recommend(measured(sampling=1e-4)).settings == {}
+
+
 def test_missing_planes_are_made_good_by_the_factor():
     found = recommend(measured(sampling=8, undersampled=True, resolution=3))
     assert found.factor == 8 and found.settings["dsp"] == 1 and found.settings["l1how"] == "mean"

@@ -69,3 +69,9 @@ def test_failure_leaves_no_temporary_files(folder, tmp_path, capsys):
     save(tmp_path / "constant.tif", np.full(SHAPE, 7, np.uint8))
     refused(capsys, tmp_path, "--truth", tmp_path / "constant.tif", "--thin", "8")
     assert not (tmp_path / "out").exists()
+
+
+def test_voxels_that_are_no_cubes_by_far_are_refused_against_a_truth(capsys, tmp_path):
+    volume = save(tmp_path / "t.ome.tif", scene(), (40.0, 1.0, 1.0))
+    message = refused(capsys, tmp_path, "--truth", volume, "--reconstruction", volume)
+    assert "are as 40 x 1 x 1: (40, 34, 36) of them show no detail along all axes" in message

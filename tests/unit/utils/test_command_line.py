@@ -98,6 +98,16 @@ def test_a_signal_that_comes_as_a_library_is_loaded_ends_the_program_as_ever(sto
     assert code is None or caught.value.code == code
 
 
+def test_a_lack_of_memory_is_said_in_one_line(capsys):
+    with pytest.raises(SystemExit) as end, reported(debug=False):
+        raise MemoryError("Unable to allocate 3.00 GiB")
+    assert end.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: memory does not suffice (Unable to allocate 3.00 GiB); ")
+    with pytest.raises(MemoryError), reported(debug=True):
+        raise MemoryError
+
+
 def test_lines_that_nobody_reads_any_more_end_nothing():
     code = (
         "import logging, sys\nfrom utils.command_line import Messages\n"

@@ -161,3 +161,12 @@ def test_infer_takes_them(files, tmp_path, suffix):
     which = {name: getattr(given, name) for name in ("channel", "time", "scene", "level")}
     [([volume], _)] = inputs_and_outputs(1, given.input, given.output, given.format, **which)
     np.testing.assert_array_equal(volume[:], values()[1, 1, 2])
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_czi, "v.czi"), (write_lif, "v.lif"), (write_nd2, "v.nd2")])
+def test_sides_that_no_image_has_are_refused_before_room_is_made_for_them(write, name, tmp_path, monkeypatch):
+    write(tmp_path / name, values()[:1, :1, :1])
+    open_volume(tmp_path / name)
+    monkeypatch.setattr("volumes.microscope_formats.LONGEST", min(SHAPE))
+    with pytest.raises(UserError, match=r"states the shape \(.*damaged, copy it again"):
+        open_volume(tmp_path / name)

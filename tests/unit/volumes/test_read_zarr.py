@@ -145,6 +145,11 @@ def edit(path, change):
     (path / ".zattrs").write_text(json.dumps(attributes))
 
 
+def chunks(path, sides):
+    about = json.loads((path / "s0" / ".zarray").read_text())
+    (path / "s0" / ".zarray").write_text(json.dumps({**about, "chunks": sides}))
+
+
 ZARR_FAULTS = {
     "no array": (lambda p: shutil.rmtree(p / "s0"), "name an array 's0' that does not exist"),
     "axes": (lambda p: edit(p, lambda m: m["axes"].insert(0, {"name": "c", "type": "channel"})), "contradict"),
@@ -157,6 +162,8 @@ ZARR_FAULTS = {
     "no path": (lambda p: edit(p, lambda m: m["datasets"][0].pop("path")), "incomplete or damaged"),
     "twice z": (lambda p: edit(p, lambda m: m["axes"][1].update(name="z")), r"axes z, z, x .* are not a volume"),
     "text": (lambda p: (p / ".zattrs").write_text("{"), "cannot be read"),
+    "levels": (lambda p: edit(p, lambda m: m.update(datasets=7)), "name '7' as levels"),
+    "no chunks": (lambda p: chunks(p, [2, 0, 16]), r"not a readable Zarr array \(chunks of"),
     "damaged array": (lambda p: (p / "s0" / ".zarray").write_text('{"zarr_format": 2}'), "not a readable Zarr array"),
     "no image": (lambda p: (p / ".zattrs").write_text("{}"), r"a Zarr group without an image .* inside it: s0, s1"),
     "two images": (lambda p: (p / ".zattrs").write_text('{"multiscales": [{}, {}]}'), "describe 2 images"),

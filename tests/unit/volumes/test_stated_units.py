@@ -75,8 +75,8 @@ def test_imagej_units_of_single_axes(tmp_path):
     )
     with tifffile.TiffFile(tmp_path / "v.tif") as tif:
         text = tif.pages.first.description
-    tifffile.tiffcomment(tmp_path / "v.tif", f"{text}\nyunit=nm\nzunit=mm\n".encode())
-    assert open_volume(tmp_path / "v.tif").voxel_um == pytest.approx((3000, 0.25e-3, 0.5))
+    tifffile.tiffcomment(tmp_path / "v.tif", f"{text}\nyunit=nm\nzunit=angstrom\n".encode())
+    assert open_volume(tmp_path / "v.tif").voxel_um == pytest.approx((3e-4, 0.25e-3, 0.5))
 
 
 def test_a_unit_that_is_none_is_said(tmp_path, caplog):

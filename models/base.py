@@ -185,9 +185,10 @@ class BaseModel(Module):
         self._verdicts[net_d] = Verdict(self.D[net_d], volume, views, self.settings["gan_mode"])
         return self._verdicts[net_d].fooling()
 
-    def finding(self, net_d: str) -> Tensor:
-        """The discriminator's loss of the views that it saw in :meth:`fooling`."""
-        return self._verdicts.pop(net_d).finding()
+    def finding(self, net_d: str, volume: Tensor, views: Callable[[Tensor], list[Tensor]]) -> Tensor:
+        """The discriminator's loss of views of the generated volume: of those that it saw in :meth:`fooling`, if it did."""
+        verdict = self._verdicts.pop(net_d, None)
+        return verdict.finding() if verdict and verdict.saw(volume) else self.judged(net_d, views(volume), False)
 
     def _log(self, values: Mapping[str, Tensor | float]) -> None:
         if values:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -288,7 +287,7 @@ class SliceToVolume(BaseModel):
         """What the generator side descends, unweighted."""
         s, terms = self.settings, {}
         if self.wants("views"):
-            terms["views"] = self.fooling("net_d", out.volume, partial(six_views, planes=s["adv_planes"]))
+            terms["views"] = self.fooling("net_d", out.volume, self.shown_views)
         if self.wants("projection"):
             terms["projection"] = F.l1_loss(
                 project(out.volume, self.geometry.factor, self.geometry.skip, s["l1how"]),
@@ -305,6 +304,10 @@ class SliceToVolume(BaseModel):
         if self.wants("nce"):
             terms["nce"] = self.contrast(out)
         return terms
+
+    def shown_views(self, volume: Tensor) -> list[Tensor]:
+        """What the discriminator of planes sees of a generated volume, see :func:`networks.views.six_views`."""
+        return six_views(volume, self.settings["adv_planes"])
 
     def _restored(self, slices: Tensor, batch: int) -> Tensor:
         """The volume of slices (B·n, C, X, Y)."""
@@ -350,7 +353,7 @@ class SliceToVolume(BaseModel):
         """Real are only the slices of the target; the six views of the volume are fake."""
         terms = {}
         if self.wants("views_fake"):
-            terms["views_fake"] = self.finding("net_d")
+            terms["views_fake"] = self.finding("net_d", out.volume, self.shown_views)
             terms["views_real"] = self.judged("net_d", [to_slices(out.target)], True)
         if self._slice_discriminator_acts():
             net = self.D["discriminator"]

@@ -89,6 +89,10 @@ class Verdict:
         (gradient,) = torch.autograd.grad(loss, self._shown, retain_graph=True)
         return loss.detach() + ((self._volume - self._shown.detach()) * gradient.contiguous()).sum()
 
+    def saw(self, volume: Tensor) -> bool:
+        """Whether it is of this volume, or of what it was detached from."""
+        return volume.untyped_storage()._cdata == self._volume.untyped_storage()._cdata
+
     def finding(self) -> Tensor:
         """The discriminator's loss, a scalar: the views are generated. Its gradient goes to the discriminator."""
         return _mean_adversarial(self._logits, False, self._mode)

@@ -85,7 +85,7 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
 
 
 def _volume(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, choice: Choice, flat: bool) -> Volume:
-    names, sizes = _axes(path, series, flat)
+    names, sizes = _axes(path, series, *_expanded(tif, series), flat)
     layout = Layout(path, names, sizes, choice)
     numbers = layout.planes()
     shape = (len(numbers), sizes[-2], sizes[-1])
@@ -284,9 +284,18 @@ def _not_followed(path: Path, tif: tifffile.TiffFile, said: Sequence[str]) -> Us
     )
 
 
-def _axes(path: Path, series: tifffile.TiffPageSeries, flat: bool) -> tuple[str, tuple[int, ...]]:
+def _expanded(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[str, tuple[int, ...]]:
+    """The axes of a series and their lengths, also of those that have one entry."""
+    if hasattr(series, "get_axes"):  # before tifffile 2026.5
+        return series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+    whole = next((whole for one, whole in zip(tif.series, tif.series(squeeze=False), strict=True) if one is series), series)
+    return whole.axes, whole.shape
+
+
+def _axes(
+    path: Path, series: tifffile.TiffPageSeries, axes: str, sizes: tuple[int, ...], flat: bool
+) -> tuple[str, tuple[int, ...]]:
     """The axes of a series that have several entries, by letter, and their lengths; Z where it is the only meaning of an axis."""
-    axes, sizes = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
     stated = f"axes {axes}, shape {sizes}"
     if 0 in sizes:
         raise UserError(f"{path}: empty image of shape {sizes}; remove it")

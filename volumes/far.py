@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from utils.errors import UserError
 from utils.far import FarPath
@@ -15,19 +14,18 @@ from volumes.block_array import EVERY_BLOCK
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
-class FarStore(WrapperStore[MemoryStore]):
+class FarStore(Store):
     """The files of a far array or group, to be read.
 
     Zarr takes a chunk that is not there for zeros. So that a server that has lost a folder does not become a black volume, it is
     asked then whether the array is still there, and whether zeros have files, too.
     """
 
-    def __init__(self, folder: FarPath) -> None:
-        super().__init__(MemoryStore(read_only=True))
-        self.folder = folder
+    supports_writes = supports_deletes = supports_listing = False
 
-    def _with_store(self, store: MemoryStore) -> "FarStore":
-        return FarStore(self.folder)
+    def __init__(self, folder: FarPath) -> None:
+        super().__init__(read_only=True)
+        self.folder = folder
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FarStore) and other.folder == self.folder
@@ -58,6 +56,28 @@ class FarStore(WrapperStore[MemoryStore]):
     async def exists(self, key: str) -> bool:
         """Whether there is a file."""
         return await asyncio.to_thread((self.folder / key).is_file)
+
+    async def set(self, key: str, value: Any) -> None:
+        """Raises ValueError: nothing is written at an address."""
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        """Raises ValueError, too."""
+        self._check_writable()
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Nothing: few servers say what they have."""
+        nothing: tuple[str, ...] = ()
+        for key in nothing:
+            yield key
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Nothing, either."""
+        return self.list_prefix(prefix)
+
+    def list(self) -> AsyncIterator[str]:
+        """Nothing, either."""
+        return self.list_prefix("")
 
     def _require(self, key: str) -> None:
         described = (self.folder / "zarr.json").fetch()

@@ -151,8 +151,8 @@ class LifVolume(MicroscopeVolume):
 
     def _values(self, file: Any) -> tuple[np.dtype | None, Sequence[float | None]]:
         image = file.images[self._scene]
-        steps = {axis: abs(c[-1] - c[0]) / (len(c) - 1) * _UM for axis, c in image.coords.items() if len(c) > 1}  # metres
-        return np.dtype(image.dtype), [steps.get(axis) for axis in "ZYX"]
+        places = (image.coords.get(axis, ()) for axis in "ZYX")  # metres
+        return np.dtype(image.dtype), [abs(c[-1] - c[0]) / (len(c) - 1) * _UM if len(c) > 1 else None for c in places]
 
     def _window(self, file: Any, z: int, rows: slice, columns: slice) -> np.ndarray:
         image = file.images[self._scene]

@@ -288,7 +288,8 @@ def _expanded(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[
     """The axes of a series and their lengths, also of those that have one entry."""
     if hasattr(series, "get_axes"):  # before tifffile 2026.5
         return series.get_axes(squeeze=False), series.get_shape(squeeze=False)
-    whole = next((whole for one, whole in zip(tif.series, tif.series(squeeze=False), strict=True) if one is series), series)
+    unsqueezed = tif.series(squeeze=False)  # type: ignore[operator]
+    whole = next((whole for one, whole in zip(tif.series, unsqueezed, strict=True) if one is series), series)
     return whole.axes, whole.shape
 
 

@@ -164,7 +164,8 @@ def test_a_set_of_tiffs_lies_in_one_folder(tmp_path, name):
     text = tifffile.tiffcomment(path)
     start, end = text.index("<TiffData"), text.index("</Pixels>")
     tifffile.tiffcomment(path, (text[:start] + blocks + text[end:]).encode())
-    refused(path, "names .*outside/b.ome.tif, outside of its folder")
+    by_tifffile = "1 pages .* are not in its description"  # from 2026.5 on it does not follow them itself
+    refused(path, f"names .*outside/b.ome.tif, outside of its folder|{by_tifffile}")
 
 
 @pytest.mark.parametrize("how", ["chunk", "folder", "dangling", "whole array"])

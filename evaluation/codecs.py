@@ -73,7 +73,10 @@ def _avif(pixels: Pixels, level: float) -> bytes:
         low, slope = _stretch(pixels)
         grey = np.rint((pixels.astype(np.float64) - low) * slope / 16).clip(0, 4095).astype(np.uint16)
     colour = np.repeat(grey[..., None], 3, axis=2)
-    how = {"bitspersample": None if pixels.dtype == np.uint8 else 12, "pixelformat": imagecodecs.AVIF.PIXEL_FORMAT.YUV420}
+    how: dict[str, Any] = {
+        "bitspersample": None if pixels.dtype == np.uint8 else 12,
+        "pixelformat": imagecodecs.AVIF.PIXEL_FORMAT.YUV420,
+    }
     return bytes(imagecodecs.avif_encode(colour, level=int(level), speed=6, **how))
 
 

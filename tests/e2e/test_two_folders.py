@@ -9,7 +9,7 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from tests.workspace import write_volume
 
-TWO_CHANNELS = ("--tc", "--direction", "x3d0_x3d1", "--input_nc", 2, "--output_nc", 2)
+TWO_CHANNELS = ("--tc", "--direction", "x3d0_x3d1")
 
 
 @pytest.fixture
@@ -22,8 +22,12 @@ def two_folders(workspace):
     return workspace
 
 
-def test_two_channels_train_to_the_end(two_folders):
+def test_two_channels_train_to_the_end(two_folders, caplog):
+    caplog.set_level("INFO")
     run = two_folders.train("one", *TWO_CHANNELS)
+    given = " ".join(str(two_folders.data / "val" / name / "a.tif") for name in ("x3d0", "x3d1"))
+    assert f"--input {given} --output" in caplog.text, "both channels are named"
+    assert f"--input {given.split()[0]} --channel 0 --output" in caplog.text
     assert run.epochs() == [1] and run.best.is_file()
     assert torch.load(run.component("encoder", 1), weights_only=True)["conv_in.weight"].shape[1] == 2
     with Image.open(run.pictures / "epoch_000001.png") as picture:

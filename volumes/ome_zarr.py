@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from utils.far import FarPath
 from utils.files import PARTIAL
 from volumes.block_array import blocks_under, require_blocks
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
-from volumes.volume import Triple, Volume, check_dtype, reading, reason, triple
+from volumes.volume import Look, Triple, Volume, check_dtype, reading, reason, triple
 
 log = logging.getLogger("isoscope")
 
@@ -114,6 +116,7 @@ class ZarrVolume(Volume):
             folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
+            self.channel_name, self.colour = _shown(attributes, choice.channel or 0)
         with reading(_path(folder), "not a readable Zarr array"), _opened(folder) as array:
             chunks = array.chunks
         if len(axes) != array.ndim:
@@ -222,6 +225,7 @@ def image_metadata(
     voxel_um: Sequence[float] | None = None,
     translation_um: Sequence[float] | None = None,
     channel_names: Sequence[str] | None = None,
+    channel_looks: Sequence[Look] | None = None,
     dtype: np.dtype | str = "uint8",
 ) -> dict[str, Any]:
     """The ``ome`` attribute of an image's group.
@@ -232,7 +236,8 @@ def image_metadata(
         voxel_um: voxel size (z, y, x) of the first level in µm; without it the scale counts voxels and no unit is named.
         translation_um: position (z, y, x) of the centre of the first voxel of the first level in µm.
         channel_names: names of the channels; with them the first axis is that of channels.
-        dtype: dtype of the values, for the range of display of the channels.
+        channel_looks: of each its colour (RRGGBB; empty: white) and the grey values shown (None: all of an integer dtype).
+        dtype: dtype of the values.
     """
     voxel = np.array(voxel_um or (1.0, 1.0, 1.0), float)
     unit = {"unit": "micrometer"} if voxel_um is not None else {}
@@ -254,10 +259,13 @@ def image_metadata(
     ome: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
     if channel_names is not None:
         kind = np.dtype(dtype)
-        low, high = (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) if kind.kind in "ui" else (0.0, 1.0)
-        window = {"min": low, "max": high, "start": low, "end": high}
-        shown = {"color": "FFFFFF", "active": True, "window": window}
-        ome["omero"] = {"channels": [{"label": label, **shown} for label in channel_names]}
+        limits = (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) if kind.kind in "ui" else None
+        ome["omero"] = {"channels": []}
+        for label, (colour, ends) in zip(channel_names, channel_looks or repeat(("", None)), strict=False):
+            start, end = ends or limits or (0.0, 1.0)
+            low, high = limits or (start, end)
+            window = {"min": low, "max": high, "start": max(start, low), "end": min(end, high)}
+            ome["omero"]["channels"].append({"label": label, "color": colour or "FFFFFF", "active": True, "window": window})
     return ome
 
 
@@ -338,6 +346,16 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
     um = np.array([factor or 1.0 for factor in factors])
     place = None if translation is None else triple(translation[space] * um)
     return _Level(path / name, names, triple(scale[space] * um), place, bool(transforms) and None not in factors)
+
+
+def _shown(attributes: Mapping[str, Any], channel: int) -> tuple[str, str]:
+    """Name and colour (RRGGBB) of a channel of an image, empty where they are not stated; they are for display only."""
+    try:
+        stated = (attributes.get("ome") or attributes)["omero"]["channels"][channel]
+        colour = str(stated.get("color") or "").upper()
+        return str(stated.get("label") or ""), colour if re.fullmatch("[0-9A-F]{6}", colour) else ""
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return "", ""
 
 
 def _inside(folder: Folder, name: Folder) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError
 from utils.far import LINK, FarPath, existing, linked, path_of
@@ -125,6 +126,25 @@ def open_volume(
     if not 0 <= level < volume.levels:
         raise UserError(f"{file}: level {level} of {volume.levels}; only OME-Zarr and Imaris images have several")
     return volume
+
+
+def open_channels(path: Path | str, count: int, **which: Any) -> list[Volume]:
+    """The channels of a file that must have so many; ``which`` as of :func:`open_volume`, without channels.
+
+    Raises:
+        UserError: it has another number of them, or as for :func:`open_volume`.
+    """
+    if count == 1:
+        return [open_volume(path, **which)]
+    first = open_volume(path, channel=0, **which)
+    if first.channels != count:
+        how = (
+            "say which, in the order of the training, such as --channel 0 1"
+            if first.channels > count
+            else "give a file for each, in that order"
+        )
+        raise UserError(f"{path} has {first.channels} channel(s), {count} are needed; {how}")
+    return [first, *(open_volume(path, channel=channel, **which) for channel in range(1, count))]
 
 
 def stem_of(path: Path) -> str:

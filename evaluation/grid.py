@@ -170,10 +170,9 @@ def _opened(request: Request) -> tuple[dict[str, Volume], str]:
         raise UserError(f"a factor of {factor} planes per section must be at least 1")
     files: dict[str, Volume] = {}
     paths = {"reconstruction": request.reconstruction, "truth": request.truth, "input": request.input}
-    counts = {path: open_volume(path, channel=0).channels for path in paths.values() if path and request.channel}
-    for name, path in paths.items():
-        if path is None:
-            continue
+    given = {name: path for name, path in paths.items() if path is not None}
+    counts = {path: open_volume(path, channel=0).channels for path in given.values() if request.channel}
+    for name, path in given.items():
         if path.is_dir() and not any(path.iterdir()):
             raise UserError(f"{path} is an empty folder; name a volume, stored as (Z, Y, X)")
         files[name] = open_volume(path, channel=None if counts.get(path) == 1 < max(counts.values()) else request.channel)

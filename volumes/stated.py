@@ -106,7 +106,7 @@ def choose(path: Path, what: str, number: int | None, count: int, layout: str = 
     if number is None and count > 1:
         raise UserError(f"{path}: {count} {what}s{layout}; choose one {what}: --{what.split()[0]} 0 is the first")
     if number is not None and not 0 <= number < count:
-        raise UserError(f"{path}: there is no {what} {number}, it has {count}; {what}s count from 0")
+        raise UserError(f"{path}: {what} {number} of {count}; {what}s count from 0")
     return number or 0
 
 

@@ -39,7 +39,7 @@ def test_a_file_of_one_channel_is_taken_beside_one_of_two(tmp_path, capsys):
     words = ("--truth", save(tmp_path / "truth.tif", truth), "--thin", 4, "--channel", 1)
     found = numbers(tmp_path, "--reconstruction", tmp_path / "both.tif", *words)
     assert found["volumes"]["reconstruction"]["rmse"] == 0
-    assert "there is no channel 1, it has 1" in refused(capsys, tmp_path, "--reconstruction", tmp_path / "truth.tif", *words)
+    assert "channel 1 of 1; " in refused(capsys, tmp_path, "--reconstruction", tmp_path / "truth.tif", *words)
 
 
 def test_report_needs_nothing_beside_it(report):

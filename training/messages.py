@@ -89,7 +89,9 @@ def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[
     found = [] if truth else _raw(shown, count)
     volumes = list(dict.fromkeys(found)) or [str(shown.root / name / shown.names[0]) for name in shown.directions[:count]]
     judged = [volumes[0], *(["--channel", "0"] if count > 1 else [])]
-    words: tuple[Any, ...] = ("infer", "encode", "--run", run.path, "--input", *volumes, "--output", run.path / "scan.codes.zarr")
+    raw = found or shown.directions[0] not in read_record(shown.root.parent)["directions"]
+    given = ("--input", *volumes, *([] if raw else ["--prepared"]), "--output")
+    words: tuple[Any, ...] = ("infer", "encode", "--run", run.path, *given, run.path / "scan.codes.zarr")
     encoding = ["encode a volume:", f"  {command(*words)}"] if "encoder" in model.G else []
     if "net_g" not in model.G:
         return encoding
@@ -98,7 +100,7 @@ def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[
     invents = ["--texture", "0.5", "--invented"] if "grain_width" in model.settings else []
     return [
         "make a volume isotropic, and see how good it is:",
-        f"  {command('infer', 'enhance', '--run', run.path, '--input', *volumes, '--output', made, *invents)}",
+        f"  {command('infer', 'enhance', '--run', run.path, *given, made, *invents)}",
         f"  {command('evaluate', '--reconstruction', made, '--input', *judged, *known, '--output', run.path / 'report')}",
         *encoding,
     ]

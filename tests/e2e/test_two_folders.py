@@ -1,5 +1,7 @@
 """Trainings on two folders: two channels (tc), and paired translation (a_b)."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,15 @@ def test_two_channels_train_to_the_end(two_folders, caplog):
     with Image.open(run.pictures / "epoch_000001.png") as picture:
         pixels = np.asarray(picture).reshape(-1, 3).astype(int)
     assert np.ptp(pixels, axis=1).max() > 100, "the two channels are a coloured composite"
+
+
+def test_what_comes_next_with_volumes_that_were_prepared(two_folders, tmp_path, caplog):
+    """Where their raw files are gone, they are named as what they are: their grey values are not those of raw files."""
+    caplog.set_level("INFO")
+    made = {name: {"settings": {}, "sources": [{"path": str(tmp_path / "gone.tif")}]} for name in ("x3d0", "x3d1")}
+    (two_folders.data / "dataset.json").write_text(json.dumps({"version": 1, "directions": made}))
+    two_folders.train("one", *TWO_CHANNELS)
+    assert caplog.text.count("--prepared --output") == 2, "enhance and encode"
 
 
 def test_translation_encodes_a_and_agrees_with_b(two_folders):

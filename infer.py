@@ -259,10 +259,13 @@ def _say_next_steps(given: argparse.Namespace, volumes: Sequence[Any], output: A
     several = (getattr(given, "time", None), getattr(given, "scene", None)) != (None, None)  # which the output has not
     inputs = list(dict.fromkeys(volume.path for volume in volumes))
     logging.info("look at it:\n  %s", as_typed("infer", "view", *([] if several else inputs), output.path))
-    if given.command == "enhance" and len(volumes) == 1 and not (several or given.level or given.region or given.channel):
+    if given.command == "enhance" and not (several or given.level or given.region or given.channel):
         report = output.beside("report", ".html").with_suffix("")
-        line = as_typed("evaluate", "--reconstruction", output.path, "--input", *inputs, "--output", report)
-        logging.info("see how good it is (better with --truth, where there is one):\n  %s", line)
+        first = ["--channel", 0] if len(volumes) > 1 else []
+        line = as_typed("evaluate", "--reconstruction", output.path, "--input", inputs[0], *first, "--output", report)
+        other = f" with --input {inputs[1]}" if len(inputs) > 1 else ""
+        how = f"; the other channel: --channel 1{other}" if first else ""
+        logging.info("see how good it is (better with --truth, where there is one%s):\n  %s", how, line)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ CHECK = """All options of train.py (see python train.py --help) are read as a tr
   prepare.py check --jsn lateral --dataset brain --write brain       (then train.py --jsn brain --prj first)
   prepare.py check --jsn aisr --dataset brain --nm 11 --cropsize 64 --cropz 8"""
 
+_TWO = "; with --tc as the channels of one volume, without to translate the first to the second"
+
 log = logging.getLogger("isoscope")
 
 
@@ -147,10 +149,10 @@ def volumes(options: argparse.Namespace) -> None:
     for line in prepare_volumes(plan, sources, settings):
         log.info(line)
     nm = "11" if kind in ("00", "01") else "00"
-    words = ("--dataset", options.dataset, "--direction", options.direction)
+    channels, words = len(plan.directions) == 2, ("--dataset", options.dataset, "--direction", options.direction)
     log.info("to see whether they are sound, and write what suits them as env/jsn/%s.json:", options.dataset)
-    log.info("  %s", command("prepare", "check", "--jsn", "lateral", *words, "--write", options.dataset))
-    log.info("(other experiments train on them with %s --nm %s)", " ".join(words), nm)
+    log.info("  %s", command("prepare", "check", "--jsn", "lateral", *words, *["--tc"] * channels, "--write", options.dataset))
+    log.info("(other experiments train on them with %s --nm %s%s)", " ".join(words), nm, _TWO * channels)
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:

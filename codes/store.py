@@ -171,11 +171,13 @@ class CodeStore:
         """Lines on bytes on disc, bits per raw voxel and ratios."""
         about = self.about
         size = self.bytes_of()
-        voxels = math.prod(about["input"]["shape"])
+        channels = len(about["intensities"])
+        voxels = channels * math.prod(about["input"]["shape"])
         raw = voxels * np.dtype(about["input"]["dtype"]).itemsize
-        isotropic = about["shape"][0] * about["factor"] * math.prod(about["inner"]) * np.dtype(about["output_dtype"]).itemsize
+        planes = channels * about["shape"][0] * about["factor"]
+        isotropic = planes * math.prod(about["inner"]) * np.dtype(about["output_dtype"]).itemsize
         return [
-            f"{self.path}: {size} bytes on disc, {8 * size / voxels:.4g} bits per raw voxel",
+            f"{self.path}: {size} bytes on disc, {8 * size / voxels:.4g} bits per raw voxel" + " and channel" * (channels > 1),
             f"{raw / size:.4g} times smaller than the raw input, {isotropic / size:.4g} times smaller than the isotropic volume",
         ]
 

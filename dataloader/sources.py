@@ -52,7 +52,7 @@ def open_sources(
             sizes are unequal.
     """
     if channels is not None and len(channels) not in (1, len(directions)):
-        raise UserError(f"--channel names {len(channels)} channels for {len(directions)} directions; give one, or one for each")
+        raise UserError(f"--channel names {len(channels)} channels for {len(directions)} directions; two: --direction x3d0_x3d1")
     if len(groups) == 1 and channels is not None and len(channels) == len(directions):
         groups = [groups[0]] * len(directions)
     if len(groups) != len(directions):

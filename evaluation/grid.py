@@ -37,7 +37,7 @@ class Request:
         thick: axis of the files that is z here (None: as the reconstruction records); region and voxel_um are of the files.
         region: box of the truth (without it of the reconstruction) to evaluate; None for all.
         voxel_um: voxel size (z, y, x) of truth and reconstruction where the files have none.
-        channel: channel of multi-channel files.
+        channel: channel of multi-channel files; beside them a file of one channel is taken as it is.
         data_range: ``auto``, ``dtype``, ``reference`` or a number.
         codec: ``jpeg2000`` adds the baselines of sections sent through it at bpp bits per pixel.
         planes: planes of each orientation that SSIM and MS-SSIM average.
@@ -168,13 +168,14 @@ def _opened(request: Request) -> tuple[dict[str, Volume], str]:
     factor = request.factor if request.degrade is None else request.degrade[1]
     if factor is not None and factor < 1:
         raise UserError(f"a factor of {factor} planes per section must be at least 1")
-    files = {}
-    for name, path in (("reconstruction", request.reconstruction), ("truth", request.truth), ("input", request.input)):
-        if path is None:
-            continue
+    files: dict[str, Volume] = {}
+    paths = {"reconstruction": request.reconstruction, "truth": request.truth, "input": request.input}
+    given = {name: path for name, path in paths.items() if path is not None}
+    counts = {path: open_volume(path, channel=0).channels for path in given.values() if request.channel}
+    for name, path in given.items():
         if path.is_dir() and not any(path.iterdir()):
             raise UserError(f"{path} is an empty folder; name a volume, stored as (Z, Y, X)")
-        files[name] = open_volume(path, channel=request.channel)
+        files[name] = open_volume(path, channel=None if counts.get(path) == 1 < max(counts.values()) else request.channel)
         if name != "input":
             files[name].voxel_um = files[name].voxel_um or request.voxel_um
             if files[name].doubt and not request.voxel_um:

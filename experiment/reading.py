@@ -69,6 +69,8 @@ def read_settings(argv: Sequence[str], models: Models, repository: Path) -> Expe
     typed, abbreviations, retired = read_command_line(argv, options, foreign)
     settings = {option.name: option.default for option in options} | in_file | typed
     given = dict.fromkeys(in_file, label) | dict.fromkeys(typed, COMMAND_LINE)
+    if settings.get("tc"):
+        settings |= {name: 2 for name in ("input_nc", "output_nc") if name not in given}
     if "prj" not in given:
         raise UserError(f"--prj is missing: the run's folder under LOGS/{settings['dataset'] or 'dataset'}/; {USAGE}")
     if not (settings["dataset"] or settings.get("teacher")):  # which says of what data set it is (experiment/teachers.py)

@@ -65,8 +65,10 @@ def _check_folders(s: Settings) -> None:
         require_folder_name("direction", name)
     if two_channels and len(folders) != 2:
         raise UserError(f"tc needs two folders, one per channel; direction={s['direction']} names {len(folders)}; try x3d0_x3d1")
-    if len(folders) > (2 if "tc" in s else 1):
-        use = "at most two folders (input and target) without tc" if "tc" in s else "one folder"
+    translates = "tc" in s and "axial_sampling" not in s
+    if len(folders) > (2 if translates or two_channels else 1):
+        use = "at most two folders (input and target) without tc" if translates else "one folder"
+        use += ", or two as the channels of one volume (--tc)" * ("tc" in s and len(folders) == 2)
         raise UserError(
             f"direction={s['direction']} names {len(folders)} folders, but {s['models']} uses {use}; leave the others out"
         )
@@ -86,8 +88,9 @@ def _check_baseline(s: Settings, adds: Sequence[str]) -> None:
         raise UserError(f"{' and '.join(adds)} are two things for the volume generator to add to; leave one of them out")
     if s.get("tc"):
         raise UserError(
-            f"{adds[0]} adds to the slices that the codes give back, which have only the first channel of tc; "
-            "leave one of both out"
+            f"{adds[0]} adds to the slices that the codes give back, which have only the first channel of tc: train codes of "
+            f"each channel alone, on a lateral run of its folder (--direction {s['direction'].split('_')[0]}), or give "
+            f"--no-{adds[0]}"
         )
     if adds == ["from_teacher"] and not s["teacher"]:
         raise UserError("from_teacher takes the network of a lateral run, but none is named; give --teacher RUN")

@@ -17,6 +17,7 @@ PROJECTIONS = {sampling: how for how, sampling in OPERATORS.items()}
 TAKEN = ("uprate", "axial_sampling", "axial_sigma", "axial_taps", "input_nc", "ngf", "blocks", "fine_width")
 
 _OF_DATA = ("dataset", "direction", "nm", "nm_clip")
+_TWO_CHANNELS = ("tc", "input_nc", "output_nc")
 _OF_CROPS = ("cropz", "dsp", "usp", "downbranch", "resizebranch")
 
 
@@ -72,7 +73,8 @@ def taught(experiment: Experiment, models: Models) -> Experiment:
     if not (needs_teacher(settings) or (settings.get("teacher") and not settings["dataset"])):
         return experiment
     known = stored_lateral(folder_of_run("--teacher", settings["teacher"], experiment.logs), models)
-    taken = {name: known[name] for name in (*_OF_DATA, *(TAKEN if "axial_sampling" in settings else ()))}
+    of_data = (*_OF_DATA, *(_TWO_CHANNELS if known["tc"] and "direction" not in experiment.given else ()))
+    taken = {name: known[name] for name in (*of_data, *(TAKEN if "axial_sampling" in settings else ()))}
     taken["l1how"] = PROJECTIONS[known["axial_sampling"]]
     if not experiment.given.keys() & set(_OF_CROPS):
         taken |= _crops(settings["cropsize"], known["uprate"]) if "l1how" in settings else {}

@@ -19,7 +19,7 @@ from inference.run import Run
 from inference.source import Given, Source, checked_dtype
 from inference.trust import save_preview
 from inference.uncertainty import InventedField, spread_field
-from inference.work import Job, compute, place_of, work_through, write, write_consistency
+from inference.work import Job, compute, differences_of, place_of, work_through, write, write_consistency
 from utils.axes import exchanged
 from utils.errors import UserError
 from utils.machine import Engine
@@ -95,13 +95,15 @@ def enhance(
 def _write_all(run: Run, source: Source, options: Options, job: Job, output: Output) -> None:
     """An output and what was asked for beside it; what an interrupted command has finished is left as it is."""
     jobs = {output.path: job}
+    looks = zip(job.channel_looks or (), differences_of(source.intensities), strict=False)
+    plain = replace(job, channel_looks=job.channel_looks and [(colour, shown) for (colour, _), shown in looks])
     if output.uncertainty:
         spread = spread_field(run, source, options, output.uncertainty)
         about = {**job.attributes, "shows": f"standard deviation over {spread.over}"}
-        jobs[output.beside("uncertainty")] = replace(job, field=spread, attributes=about)
+        jobs[output.beside("uncertainty")] = replace(plain, field=spread, attributes=about)
     if output.invented:
         about = {**job.attributes, "shows": "what texture invented: the output minus that of texture 0"}
-        jobs[output.beside("invented")] = replace(job, field=InventedField(run, source, options), attributes=about)
+        jobs[output.beside("invented")] = replace(plain, field=InventedField(run, source, options), attributes=about)
     records = {path: one.attributes for path, one in jobs.items()}
     if output.consistency:
         shows = "output projected onto the input, minus the input"

@@ -46,11 +46,11 @@ class KeptPlanes(Volume):
     """
 
     def __init__(self, run: Run, path: Path, options: Options, channel: int | None = None) -> None:
-        volume = open_volume(path, channel=channel)
         if run.channels > 1:
             raise UserError(
                 f"{run.name} encodes two channels at once; compress compares the codes of one channel with other codecs"
             )
+        volume = open_volume(path, channel=channel)
         self.source = Source(run, volume, options)
         self.path, self.dtype = volume.path, volume.dtype
         self.shape = (self.source.kept, *self.source.inner)

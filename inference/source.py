@@ -22,7 +22,7 @@ from utils.axes import SEEN_ALONG, exchanged
 from utils.boxes import Box, reflected, sample
 from utils.errors import UserError
 from utils.recent import Recent
-from volumes.open import open_volume
+from volumes.open import open_channels, open_volume
 from volumes.recent_blocks import RecentBlocks
 from volumes.volume import READABLE, ArrayVolume, Triple, Volume, seen_along
 
@@ -132,7 +132,8 @@ class Source(AbstractContextManager["Source"]):
         files = {"files": [volume.path.name for volume in self.volumes], "shape": list(first.shape), "dtype": first.dtype.name}
         changed = [volume.path.stat().st_mtime for volume in self.volumes if volume.path.exists()]
         space = first.space or dict(first.attributes.get("input") or {}).get("space")
-        return {**files, **({"modified": changed} if changed else {}), **({"space": space} if space else {})}
+        channels = {"channels": [[v.channel_name, v.colour] for v in self.volumes]} if len(self.volumes) > 1 else {}
+        return {**files, **channels, **({"modified": changed} if changed else {}), **({"space": space} if space else {})}
 
     def _place(self, run: Run, options: Options) -> None:
         """Voxel size and position of the encoded slices, in agreement with files, run and ``--voxel``."""
@@ -243,6 +244,8 @@ def _opened(run: Run, given: Given) -> tuple[Volume, ...]:
     """One volume per channel of the run, all of one shape."""
     several = isinstance(given, (list, tuple)) or getattr(given, "ndim", 3) == 4
     channels: Sequence[Any] = list(given) if several else [given]  # type: ignore[arg-type]
+    if len(channels) == 1 and isinstance(channels[0], (str, Path)):
+        channels = open_channels(channels[0], run.channels)
     opened = (open_volume(one) if isinstance(one, (str, Path)) else one for one in channels)
     volumes = tuple(one if isinstance(one, Volume) else ArrayVolume(one) for one in opened)
     if len(volumes) != run.channels:
@@ -277,7 +280,10 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
     clips = [clip for clip in (record.get("nm_clip"), settings.get("percentile")) if clip]
     most = _OUTSIDE_THRESHOLD if settings.get("threshold") else _OUTSIDE + sum(1 - (high - low) / 100 for low, high in clips)
     low, high = np.percentile(values.astype(np.float64), _PERCENTILES)
-    what = f"{volume.path} has grey values from {low:.6g} to {high:.6g}, {run.name} was trained on {first:.6g} to {last:.6g}"
+    place, order = f"{volume.path}", ""
+    if run.channels > 1:
+        place, order = f"{place}, as channel {direction},", "give the channels in the order of the training (--channel 1 0), "
+    what = f"{place} has grey values from {low:.6g} to {high:.6g}, {run.name} was trained on {first:.6g} to {last:.6g}"
     used = (high - low) / width
     if _SAID < share <= most and not settings.get("threshold"):
         log.warning(
@@ -287,7 +293,7 @@ def _check_range(run: Run, direction: str, volume: Volume, intensity: Intensity)
     flat = 0 < used < _FLAT and (volume.dtype.kind == "f" or dtype not in (None, volume.dtype.name))
     if share > most or flat:
         wrong = f"{share:.1%} of its voxels lie outside" if share > most else f"they use {used:.2g} of that range"
-        remedy = "map its own range with --normalise volume or percentile, or go on with --force-range"
+        remedy = order + "map its own range with --normalise volume or percentile, or go on with --force-range"
         raise UserError(f"{what}: {wrong} and would become constant; {remedy}")
     if used < _NARROW:
         log.warning("%s: it uses little of that range; if another detector made it, --normalise volume or percentile fits", what)

@@ -22,13 +22,16 @@ from inference.options import Options
 from inference.run import Run
 from inference.source import Source
 from inference.trust import projected
+from intensity.transform import Intensity
 from utils.axes import SEEN_ALONG, as_planes, exchanged
 from utils.boxes import Box, boxes, extent, meet, parts, region_within, relative, voxels_of
+from utils.errors import printable
 from utils.files import write_json
 from utils.machine import peak_memory
 from utils.units import as_size, as_time
+from volumes.open import stem_of
 from volumes.seams import said_of_place, said_of_seams, seam
-from volumes.volume import Triple, Volume, seen_along
+from volumes.volume import Look, Triple, Volume, seen_along
 from writing.outputs import Output
 from writing.target import VolumeTarget
 from writing.target_plan import plan_target, refuse_existing, require_room
@@ -36,6 +39,7 @@ from writing.target_plan import plan_target, refuse_existing, require_room
 log = logging.getLogger("isoscope")
 
 _WAITING = 1  # pieces that are being written while the next one is computed
+_COLOURS = ("FF00FF", "00FF00")  # magenta and green, as in pictures, where the input has none
 _WRITERS = 4  # threads that put pieces together, compress and write them
 
 
@@ -52,6 +56,7 @@ class Job:
         voxel_um, translation_um: of the region's first voxel, or None.
         attributes: what is recorded in the output.
         channel_names: with an axis of channels, their names.
+        channel_looks: their colours, and the grey values that are shown.
     """
 
     field: Field
@@ -60,6 +65,7 @@ class Job:
     translation_um: Triple | None
     attributes: Mapping[str, Any]
     channel_names: list[str] | None
+    channel_looks: list[Look] | None
 
     @classmethod
     def of(
@@ -92,7 +98,10 @@ class Job:
                 translation = (translation[0] - voxel[0] * run.centre, translation[1], translation[2])
             z, y, x = (t + v * part.start for t, v, part in zip(translation, voxel, region, strict=True))
             translation = (z, y, x)
-        return cls(field, region, voxel, translation, attributes, run.directions if field.channels > 1 else None)
+        names, looks = (
+            named_channels(run, record["input"], [i.ends for i in field.intensities]) if field.channels > 1 else (None, None)
+        )
+        return cls(field, region, voxel, translation, attributes, names, looks)
 
     @property
     def thick(self) -> str:
@@ -107,6 +116,26 @@ class Job:
         voxel, place = (known and exchanged(known, thick) for known in (self.voxel_um, self.translation_um))
         field, region = TurnedField(self.field, thick), exchanged(self.region, thick)
         return replace(self, field=field, region=region, voxel_um=voxel, translation_um=place)
+
+
+def named_channels(run: Run, given: Mapping[str, Any], shown: Sequence[tuple[float, float]]) -> tuple[list[str], list[Look]]:
+    """What the channels of an output are called, and how they are shown: as in its input, where that says so.
+
+    Args:
+        given: the record of the input.
+        shown: of each channel, the first and the last grey value that is shown.
+    """
+    stated = given.get("channels") or [["", ""]] * run.channels
+    names: list[str] = [printable(name) or stem_of(Path(file)) for (name, _), file in zip(stated, given["files"], strict=False)]
+    colours = [colour for _, colour in stated]
+    own = len(set(names)) == run.channels
+    looks: list[Look] = list(zip(colours if all(colours) else _COLOURS, shown, strict=False))
+    return names if own else run.directions, looks
+
+
+def differences_of(intensities: Sequence[Intensity]) -> list[tuple[float, float]]:
+    """Which differences of grey values are shown, of each channel: up to a tenth of its range."""
+    return [(-intensity.width / 10, intensity.width / 10) for intensity in intensities]
 
 
 def _warn_of_clipping(field: Field) -> None:
@@ -163,6 +192,7 @@ def write(job: Job, output: Output) -> None:
         voxel_um=job.voxel_um,
         translation_um=job.translation_um,
         channel_names=job.channel_names,
+        channel_looks=job.channel_looks,
         # whole cores up to about 256 voxels, or a part of a larger one
         shard=[SHARD if side % SHARD == 0 else side if side > SHARD else side * (SHARD // side) for side in field.unit],
         attributes=job.attributes,
@@ -235,10 +265,12 @@ def write_consistency(
     if voxel is not None and position is not None:
         place["voxel_um"] = (voxel[0] * factor, *voxel[1:])
         place["translation_um"] = (position[0] + voxel[0] * centre, *position[1:])
-    names, thick = run.directions if len(outputs) > 1 else None, source.thick
+    names, looks = named_channels(run, source.record, differences_of(source.intensities)) if len(outputs) > 1 else (None, None)
+    thick = source.thick
     shape = exchanged((source.count, *source.inner), thick)
     place = {name: exchanged(known, thick) for name, known in place.items()}
-    plan = plan_target(path, shape=shape, dtype="float32", channel_names=names, attributes=attributes, **place)
+    place |= {"channel_names": names, "channel_looks": looks}
+    plan = plan_target(path, shape=shape, dtype="float32", attributes=attributes, **place)
     target = VolumeTarget(path, plan, overwrite=True)
 
     def differences(box: Box) -> NDArray[np.float32]:
@@ -262,9 +294,10 @@ def write_consistency(
         psnr = [20 * math.log10(intensity.width / error) if 0 < error and intensity.width > 0 else None for error in rmse]
         whole, *slices = ({"rmse": error, "psnr_db": ratio} for error, ratio in zip(rmse, psnr, strict=True))
         channels.append({"peak": intensity.width, **whole, "slices": slices})
+        of = f" of {names[len(channels) - 1]}" if names else ""
+        said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
+        log.info("consistency%s: RMSE %.4g grey values, PSNR %s against the input: %s", of, rmse[0], said, path)
     write_json(errors, {"projection": how, "axial_taps": taps, "planes_per_slice": factor, "channels": channels})
-    said = "infinite" if psnr[0] is None else f"{psnr[0]:.4g} dB"
-    log.info("consistency: RMSE %.4g grey values, PSNR %s against the input: %s", rmse[0], said, path)
 
 
 def _ends_repeated(volume: Volume, depth: slice, rows: slice, columns: slice) -> NDArray[Any]:

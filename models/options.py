@@ -23,8 +23,8 @@ NETWORKS = (
     _network("ndf", int, 64, "width of the discriminator of planes", ">=1"),
     _network("norm", ("batch", "instance", "group", "none"), "batch", "normalisation of the volume generator"),
     _network("mc", bool, True, "dropout 0.5 in the volume generator"),
-    _network("input_nc", int, 1, "channels of the input; 2 with tc", ">=1 <=2"),
-    _network("output_nc", int, 1, "channels of the output; 2 with tc", ">=1 <=2"),
+    _network("input_nc", int, 1, "channels of the input; with tc 2", ">=1 <=2"),
+    _network("output_nc", int, 1, "channels of the output; with tc 2", ">=1 <=2"),
     _network("final", str, "tanh", "accepted; the last activation is always tanh"),
 )
 
@@ -32,7 +32,7 @@ AUTOENCODER = (
     _network("ldmyaml", str, "vqgan", "autoencoder: ldm/NAME.yaml (vqlocal: no seams; vqresidual: more bits), or a path"),
     _network("netG", ("ed023e",), None, "volume generator; unset: the yaml's interpolator, else ed023e"),
     _network("embed_dim", int, None, "channels of a code; unset: the yaml's", ">=1"),
-    _network("tc", bool, False, "two channels: the two folders of direction"),
+    _network("tc", bool, False, "the two folders of direction are the channels of one volume"),
 )
 
 UNET = (

@@ -153,9 +153,17 @@ def _placement(voxel_um: Sequence[float] | None, translation_um: Sequence[float]
     return f"voxels {tuple(voxel_um)} µm (z, y, x){at}"
 
 
+def _names(volume: Volume) -> str:
+    """What the file calls its channels, if it does."""
+    if not volume.channel_name:
+        return ""
+    names = [open_volume(volume.path, channel=channel).channel_name for channel in range(volume.channels)]
+    return f": {', '.join(names)}"
+
+
 def _volume(volume: Volume) -> Iterator[str]:
     yield f"{volume.path}: {volume.shape} {np.dtype(volume.dtype).name} (Z, Y, X)"
-    yield f"{volume.channels} channel(s), {volume.levels} level(s)"
+    yield f"{volume.channels} channel(s){_names(volume)}, {volume.levels} level(s)"
     yield _placement(volume.voxel_um, volume.translation_um)
     about = volume.attributes
     if "run" in about:

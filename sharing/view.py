@@ -155,7 +155,8 @@ def _of_volume(path: Path, which: Mapping[str, Any]) -> Iterator[Layer]:
         um = Place(volume.voxel_um, volume.translation_um or (0.0, 0.0, 0.0)) if volume.voxel_um else None
         middle = (slice(max(0, (n - s) // 2), (n + s) // 2) for n, s in zip(volume.shape, _SAMPLE, strict=True))
         low, high = np.nanpercentile(volume[tuple(middle)].astype(np.float64), (0.1, 99.9)).tolist()
-        name, kind = f"{stem_of(path)}{_number(channel, count)}", "signed" if "shows" in about else "grey"
+        called = f" {volume.channel_name}" if volume.channel_name else _number(channel, count)
+        name, kind = f"{stem_of(path)}{called}", "signed" if "shows" in about else "grey"
         if kind == "signed":
             low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
         yield Layer(name, kind, volume.shape, volume.dtype, volume.__getitem__, um, counted, (low, high))

@@ -85,8 +85,13 @@ def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[
     """The commands that apply the run to a volume of its data, and judge the result."""
     shown = data.val_set or data.train_set
     truth = shown.truth_of(0)
-    volume = (None if truth else _raw(shown)) or shown.root / shown.directions[0] / shown.names[0]
-    words = ("infer", "encode", "--run", run.path, "--input", volume, "--output", run.path / "scan.codes.zarr")
+    count = 2 if model.settings.get("tc") else 1
+    found = [] if truth else _raw(shown, count)
+    volumes = list(dict.fromkeys(found)) or [str(shown.root / name / shown.names[0]) for name in shown.directions[:count]]
+    judged = [volumes[0], *(["--channel", "0"] if count > 1 else [])]
+    raw = found or shown.directions[0] not in read_record(shown.root.parent)["directions"]
+    given = ("--input", *volumes, *([] if raw else ["--prepared"]), "--output")
+    words: tuple[Any, ...] = ("infer", "encode", "--run", run.path, *given, run.path / "scan.codes.zarr")
     encoding = ["encode a volume:", f"  {command(*words)}"] if "encoder" in model.G else []
     if "net_g" not in model.G:
         return encoding
@@ -95,15 +100,23 @@ def _next_steps(model: BaseModel, run: RunFolder, data: DataModule) -> Iterable[
     invents = ["--texture", "0.5", "--invented"] if "grain_width" in model.settings else []
     return [
         "make a volume isotropic, and see how good it is:",
-        f"  {command('infer', 'enhance', '--run', run.path, '--input', volume, '--output', made, *invents)}",
-        f"  {command('evaluate', '--reconstruction', made, '--input', volume, *known, '--output', run.path / 'report')}",
+        f"  {command('infer', 'enhance', '--run', run.path, *given, made, *invents)}",
+        f"  {command('evaluate', '--reconstruction', made, '--input', *judged, *known, '--output', run.path / 'report')}",
         *encoding,
     ]
 
 
-def _raw(volumes: PairedImageDataset) -> str | None:
-    """The file of which ``prepare.py`` has made a volume, if it is still there and ``infer.py`` reads it without options."""
-    made = read_record(volumes.root.parent)["directions"].get(volumes.directions[0], {"sources": (), "settings": {}})
-    options = {"thick": "z", "channel": None, "time": None, "scene": None, "voxel": None}
-    plain = all(made["settings"].get(name, usual) == usual for name, usual in options.items())
-    return next((source["path"] for source in made["sources"] if plain and Path(source["path"]).exists()), None)
+def _raw(volumes: PairedImageDataset, count: int) -> list[str]:
+    """The files, one for each channel, of which ``prepare.py`` has made a volume, if ``infer.py`` reads them without options."""
+    found: list[str] = []
+    options = {"thick": "z", "time": None, "scene": None, "voxel": None}
+    for direction in volumes.directions[:count]:
+        made = read_record(volumes.root.parent)["directions"].get(direction, {"sources": (), "settings": {}})
+        settings = made["settings"]
+        plain = all(settings.get(name, usual) == usual for name, usual in options.items())
+        plain = plain and settings.get("channel") in (None, [0, 1][:count])
+        found += [source["path"] for source in made["sources"] if plain and Path(source["path"]).exists()][:1]
+        one_file = count > 1 and len(set(found)) == 1  # of two channels, which are read in order
+        if settings.get("channel") is not None and not one_file:
+            return []
+    return found if len(found) == count else []

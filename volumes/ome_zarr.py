@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import os
-import struct
+import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from utils.errors import UserError
 from utils.far import FarPath
 from utils.files import PARTIAL
 from volumes.block_array import blocks_under, require_blocks
+from volumes.frames import unpacked_size
 from volumes.stated import AXES, NO_LENGTH, Choice, Layout, micrometres, plain_axes
-from volumes.volume import Triple, Volume, check_dtype, lacks_memory_for, reading, reason, triple
+from volumes.volume import Look, Triple, Volume, check_dtype, lacks_memory_for, reading, reason, triple
 
 log = logging.getLogger("isoscope")
 
@@ -35,7 +37,6 @@ RUN_KEY = "isoscope"  # attribute under which our own files say how they were ma
 UNFINISHED = "isoscope_unfinished"
 _MOST_PER_VALUE, _MOST_BESIDE = 2, 2**16  # bytes of a stored chunk, per byte of its values and beside them
 _MOST_METADATA = 2**26  # bytes
-_FRAME = 18  # of the header of a frame at most
 _MARKERS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -116,6 +117,7 @@ class ZarrVolume(Volume):
             folder, axes = image.folder, image.axes
             if image.in_micrometres:
                 self.voxel_um, self.translation_um = image.scale, image.translation
+            self.channel_name, self.colour = _shown(attributes, choice.channel or 0)
         with reading(_path(folder), "not a readable Zarr array"), _opened(folder) as array:
             chunks = array.chunks
             if min(chunks, default=1) < 1:
@@ -181,11 +183,10 @@ class ZarrVolume(Volume):
                 sizes.append((name, name.stat().st_size))
         if large := [size for _, size in sizes if size > most]:
             raise ValueError(f"it has {large[0]} bytes where {most} are the most")
-        # numcodecs makes room for all that a frame claims
         names = [type(codec).__name__.lower().removesuffix("codec") for codec in array.compressors]
         last = next((name for name in names[::-1] if name != "crc32c"), "")  # whose frame begins the file
-        if last == "zstd" or (last in _CLAIMS and not array.shards):  # other frames of a shard do not say what they are
-            claimed = max((_CLAIMS[last](_beginning(name), size) for name, size in sizes if size), default=0)
+        if last == "zstd" or not array.shards:  # other frames of a shard do not say what they are
+            claimed = max((unpacked_size(last, name, size) for name, size in sizes if size), default=0)
             if claimed > most:
                 raise ValueError(f"it claims to hold {claimed} bytes where {most} are the most")
 
@@ -234,6 +235,7 @@ def image_metadata(
     voxel_um: Sequence[float] | None = None,
     translation_um: Sequence[float] | None = None,
     channel_names: Sequence[str] | None = None,
+    channel_looks: Sequence[Look] | None = None,
     dtype: np.dtype | str = "uint8",
 ) -> dict[str, Any]:
     """The ``ome`` attribute of an image's group.
@@ -244,7 +246,8 @@ def image_metadata(
         voxel_um: voxel size (z, y, x) of the first level in µm; without it the scale counts voxels and no unit is named.
         translation_um: position (z, y, x) of the centre of the first voxel of the first level in µm.
         channel_names: names of the channels; with them the first axis is that of channels.
-        dtype: dtype of the values, for the range of display of the channels.
+        channel_looks: of each its colour (RRGGBB; empty: white) and the grey values shown (None: all of an integer dtype).
+        dtype: dtype of the values.
     """
     voxel = np.array(voxel_um or (1.0, 1.0, 1.0), float)
     unit = {"unit": "micrometer"} if voxel_um is not None else {}
@@ -266,40 +269,14 @@ def image_metadata(
     ome: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
     if channel_names is not None:
         kind = np.dtype(dtype)
-        low, high = (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) if kind.kind in "ui" else (0.0, 1.0)
-        window = {"min": low, "max": high, "start": low, "end": high}
-        shown = {"color": "FFFFFF", "active": True, "window": window}
-        ome["omero"] = {"channels": [{"label": label, **shown} for label in channel_names]}
+        limits = (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) if kind.kind in "ui" else None
+        ome["omero"] = {"channels": []}
+        for label, (colour, ends) in zip(channel_names, channel_looks or repeat(("", None)), strict=False):
+            start, end = ends or limits or (0.0, 1.0)
+            low, high = limits or (start, end)
+            window = {"min": low, "max": high, "start": max(start, low), "end": min(end, high)}
+            ome["omero"]["channels"].append({"label": label, "color": colour or "FFFFFF", "active": True, "window": window})
     return ome
-
-
-def _beginning(name: Folder) -> bytes:
-    with name.open("rb") as file:
-        return file.read(_FRAME)
-
-
-def _of_blosc(head: bytes, size: int) -> int:
-    """Bytes that a frame of Blosc says it has unpacked; a ValueError: the file ends before it, and numcodecs would read on."""
-    unpacked, _, packed = struct.unpack_from("<3I", head.ljust(16, b"\0"), 4)
-    if packed > size:
-        raise ValueError(f"it has {size} of {packed} bytes")
-    return unpacked
-
-
-def _of_zstd(head: bytes, _: int) -> int:
-    """Bytes that a frame of zstd says it has unpacked (RFC 8878, 3.1.1); 0 where it does not say so."""
-    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        return 0
-    kind, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, head[4] & 3
-    start, length = 6 - single + (0, 1, 2, 4)[dictionary], (single, 2, 4, 8)[kind]
-    return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
-
-
-_CLAIMS: Mapping[str, Callable[[bytes, int], int]] = {  # by codec: beginning and bytes of a frame → bytes unpacked
-    "zstd": _of_zstd,
-    "blosc": _of_blosc,
-    "lz4": lambda head, _: int.from_bytes(head[:4], "little"),  # as numcodecs writes it
-}
 
 
 def _multiscale(path: Folder, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -367,6 +344,16 @@ def _read_level(path: Folder, multiscale: Mapping[str, Any], number: int) -> _Le
     um = np.array([factor or 1.0 for factor in factors])
     place = None if translation is None else triple(translation[space] * um)
     return _Level(path / name, names, triple(scale[space] * um), place, bool(transforms) and None not in factors)
+
+
+def _shown(attributes: Mapping[str, Any], channel: int) -> tuple[str, str]:
+    """Name and colour (RRGGBB) of a channel of an image, empty where they are not stated; they are for display only."""
+    try:
+        stated = (attributes.get("ome") or attributes)["omero"]["channels"][channel]
+        colour = str(stated.get("color") or "").upper()
+        return str(stated.get("label") or ""), colour if re.fullmatch("[0-9A-F]{6}", colour) else ""
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return "", ""
 
 
 def _inside(folder: Folder, name: Folder) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError
 from utils.far import LINK, FarPath, existing, linked, path_of
@@ -139,6 +140,25 @@ def _check_place(volume: Volume) -> None:
         said = "%s: states voxels of %s µm at %s µm, which is taken as not known: sides of an image's voxels are %s"
         log.warning(said, volume.path, sizes, place, SIZES)
         volume.voxel_um = volume.translation_um = volume.space = None
+
+
+def open_channels(path: Path | str, count: int, **which: Any) -> list[Volume]:
+    """The channels of a file that must have so many; ``which`` as of :func:`open_volume`, without channels.
+
+    Raises:
+        UserError: it has another number of them, or as for :func:`open_volume`.
+    """
+    if count == 1:
+        return [open_volume(path, **which)]
+    first = open_volume(path, channel=0, **which)
+    if first.channels != count:
+        how = (
+            "say which, in the order of the training, such as --channel 0 1"
+            if first.channels > count
+            else "give a file for each, in that order"
+        )
+        raise UserError(f"{path} has {first.channels} channel(s), {count} are needed; {how}")
+    return [first, *(open_volume(path, channel=channel, **which) for channel in range(1, count))]
 
 
 def stem_of(path: Path) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -77,6 +78,7 @@ def open_tiff(path: Path, choice: Choice, flat: bool = False) -> Volume:
             volume = _volume(path, tif, candidates[number], choice, flat)
             volume.scenes = len(candidates)
             volume.voxel_um, volume.translation_um, volume.attributes = _stated(path, tif, ome, choice, number)
+            volume.channel_name, volume.colour = _ome_channel(ome, choice, number)
     finally:
         _said.reset(token)
     for line in dict.fromkeys(said):
@@ -339,8 +341,7 @@ def _stated(
     Sizes and position are None where the file does not state all three, attributes empty for other programs' files.
     """
     if root is not None:
-        pixels = root.findall(".//{*}Pixels")
-        image = pixels[scene if scene < len(pixels) else 0] if pixels else root
+        image = _ome_image(root, scene)
         plane = image.find(f"{{*}}Plane[@TheZ='0'][@TheC='{choice.channel or 0}'][@TheT='{choice.time or 0}']")
         z, y, x = _ome_lengths(path, plane, "Position", "", -math.inf)
         position = None if z is None or y is None or x is None else (z, y, x)
@@ -349,6 +350,23 @@ def _stated(
     if tif.is_imagej and tif.imagej_metadata:
         return all_three(_imagej_sizes(path, tif.imagej_metadata, tif.pages.first)), None, {}
     return None, None, {}
+
+
+def _ome_image(root: ElementTree.Element, scene: int) -> ElementTree.Element:
+    """The pixels of an image."""
+    pixels = root.findall(".//{*}Pixels")
+    return pixels[scene if scene < len(pixels) else 0] if pixels else root
+
+
+def _ome_channel(root: ElementTree.Element | None, choice: Choice, scene: int) -> tuple[str, str]:
+    """Name and colour (RRGGBB, of a signed RGBA) of the chosen channel, empty where they are not stated."""
+    stated = [] if root is None else _ome_image(root, scene).findall("{*}Channel")
+    if (choice.channel or 0) >= len(stated):
+        return "", ""
+    channel = stated[choice.channel or 0].attrib
+    colour = channel.get("Color", "")
+    known = re.fullmatch(r"-?\d{1,10}", colour) is not None
+    return channel.get("Name", ""), f"{int(colour) >> 8 & 0xFFFFFF:06X}" if known else ""
 
 
 def _ome_lengths(path: Path, element: ElementTree.Element | None, name: str, unit: str, least: float) -> list[float | None]:

@@ -15,6 +15,7 @@ from utils.errors import UserError
 
 Triple = tuple[float, float, float]
 _BESIDE = 2**24  # bytes that a parser may take beside the values
+Look = tuple[str, tuple[float, float] | None]  # how a channel is shown: colour (RRGGBB or empty), first and last grey value
 READABLE = ("bool", "uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
 
 
@@ -39,6 +40,7 @@ class Volume(ABC):
         times: likewise for time points.
         scenes: likewise for scenes, positions or series.
         levels: likewise for levels of resolution.
+        channel_name, colour: what the file calls this channel, and how it is shown (RRGGBB); empty where it does not say.
         space: how NIfTI turns the axes of the file to those of a scanner or atlas: its sform and qform; None elsewhere.
         doubt: why the voxel size is not known although the file states one.
         attributes: what a command of this project wrote about the run that made the file, else empty.
@@ -57,6 +59,8 @@ class Volume(ABC):
     times: int = 1
     scenes: int = 1
     levels: int = 1
+    channel_name: str = ""
+    colour: str = ""
     space: Mapping[str, Any] | None = None
     doubt: str = ""
     attributes: Mapping[str, Any] = MappingProxyType({})
@@ -132,7 +136,7 @@ def seen_along(volume: Volume, thick: str) -> Volume:
     if thick == "z":
         return volume
     seen = ReorderedVolume(volume, SEEN_ALONG[thick])
-    for name in ("channels", "times", "scenes", "levels", "space", "doubt", "attributes"):
+    for name in ("channels", "times", "scenes", "levels", "channel_name", "colour", "space", "doubt", "attributes"):
         setattr(seen, name, getattr(volume, name))
     seen.voxel_um = volume.voxel_um and exchanged(volume.voxel_um, thick)
     seen.translation_um = volume.translation_um and exchanged(volume.translation_um, thick)

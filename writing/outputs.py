@@ -10,7 +10,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.files import refuse_far, refuse_overlap
 from utils.processes import Processes
-from volumes.open import expand_inputs, open_volume
+from volumes.open import expand_inputs, open_channels, open_volume
 from volumes.volume import Volume
 from writing.target_plan import SUFFIXES, refuse_existing
 
@@ -127,8 +127,10 @@ def inputs_and_outputs(
     paths = expand_inputs(inputs)
     if channels == 2 and len(paths) == 2 and channel is None:
         return [([open_volume(path, **which) for path in paths], output)]
-    of_file: Sequence[int | None] = channel or (range(channels) if channels > 1 else [None])
-    found = [[open_volume(path, channel=c, **which) for c in of_file] for path in paths]
+    if channel is None:
+        found = [open_channels(path, channels, **which) for path in paths]
+    else:
+        found = [[open_volume(path, channel=c, **which) for c in channel] for path in paths]
     if len(paths) == 1:
         return [(found[0], output)]
     refuse_far(output)

@@ -302,6 +302,7 @@ class VolumeTarget(Target):
                 voxel_um=plan.voxel_um,
                 translation_um=plan.translation_um,
                 channel_names=plan.channel_names,
+                channel_looks=plan.channel_looks,
                 dtype=plan.dtype,
             )
             self.put_in_place({"ome": ome, RUN_KEY: attributes})

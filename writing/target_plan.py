@@ -15,7 +15,7 @@ from utils.files import PARTIAL, discard, refuse_far, remove_left_overs
 from utils.packages import optional_package
 from utils.units import as_size
 from volumes.block_array import BlockArray, sharded
-from volumes.volume import READABLE, Triple, as_sides, triple
+from volumes.volume import READABLE, Look, Triple, as_sides, triple
 from writing.pyramid import Level, plan_levels
 
 _SHARD = 256  # voxels along each side
@@ -110,6 +110,7 @@ class TargetPlan:
     voxel_um: Triple | None
     translation_um: Triple | None
     channel_names: tuple[str, ...] | None
+    channel_looks: tuple[Look, ...] | None
     compression: str | None
     attributes: dict[str, Any]
 
@@ -145,6 +146,7 @@ def plan_target(
     voxel_um: Sequence[float] | None = None,
     translation_um: Sequence[float] | None = None,
     channel_names: Sequence[str] | None = None,
+    channel_looks: Sequence[Look] | None = None,
     shard: Sequence[int] | None = None,
     attributes: Mapping[str, Any] | None = None,
     compression: str | None = "zstd",
@@ -158,6 +160,7 @@ def plan_target(
         voxel_um: voxel size (z, y, x) in µm.
         translation_um: position (z, y, x) in µm of the centre of the first voxel.
         channel_names: with names there is an axis of channels before Z.
+        channel_looks: of each its colour (RRGGBB or empty) and the grey values that are shown, or None.
         shard: the unit of writing, (z, y, x) voxels; 256 along each axis by default, less for smaller volumes.
         attributes: plain JSON about the run, kept in the output; an output is only continued when they are equal, so that
             times and counts belong to :meth:`writing.target.VolumeTarget.finish`.
@@ -205,6 +208,7 @@ def plan_target(
         voxel_um=None if voxel_um is None else triple(voxel_um),
         translation_um=None if translation_um is None else triple(translation_um),
         channel_names=None if channel_names is None else tuple(channel_names),
+        channel_looks=None if channel_looks is None else tuple(channel_looks),
         compression=compression,
         attributes=json.loads(json.dumps(dict(attributes or {}))),
     )

@@ -19,7 +19,7 @@ from utils.boxes import boxes
 from utils.errors import printable
 from utils.files import replaced, utf8
 from volumes.tiff_reader import NAMESPACE
-from volumes.volume import Volume
+from volumes.volume import Look, Volume
 from writing.nifti import write_nifti
 from writing.target_plan import TargetPlan
 
@@ -153,7 +153,7 @@ def _write_tiles(file: Path, plan: TargetPlan, attributes: Mapping[str, Any], bl
         tile=tile,
         buffersize=_BUFFER,
         software="IsoScopeXX",
-        metadata=_ome_metadata(plan.voxel_um, plan.translation_um, depth, plan.channel_names, attributes),
+        metadata=_ome_metadata(plan.voxel_um, plan.translation_um, depth, plan.channel_names, attributes, plan.channel_looks),
         **options,
     )
 
@@ -170,11 +170,15 @@ def _ome_metadata(
     depth: int = 0,
     channel_names: Sequence[str] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    channel_looks: Sequence[Look] | None = None,
 ) -> dict[str, Any]:
     """What tifffile turns into OME-XML; positions are given for every plane, as OME has them."""
     metadata: dict[str, Any] = {"axes": "ZYX" if channel_names is None else "CZYX"}
     if channel_names is not None:
         metadata["Channel"] = {"Name": list(channel_names)}
+        if channel_looks and all(colour for colour, _ in channel_looks):
+            rgba = [bytes.fromhex(f"{colour}FF") for colour, _ in channel_looks]
+            metadata["Channel"]["Color"] = [int.from_bytes(value, "big", signed=True) for value in rgba]
     for axis, length in zip("ZYX", voxel_um or (), strict=False):
         metadata |= {f"PhysicalSize{axis}": float(length), f"PhysicalSize{axis}Unit": "µm"}
     if translation_um is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from infer_commands import VOXEL, command, read, refused
 from infer_runs import grey, make_run
@@ -169,8 +170,38 @@ def test_two_channels(tmp_path):
     command("enhance", "--run", run, "--input", tmp_path / "a.tif", tmp_path / "b.tif", "--output", out)
     expected = enhance(run, np.stack([grey((2, 16, 24), 1), grey((2, 16, 24), 2)]))
     assert expected.shape == (2, 16, 16, 24)
-    for channel in range(2):
-        np.testing.assert_array_equal(open_volume(out, channel=channel)[:], expected[channel])
+    for channel, shown in enumerate((("a", "FF00FF"), ("b", "00FF00"))):
+        made = open_volume(out, channel=channel)
+        np.testing.assert_array_equal(made[:], expected[channel])
+        assert (made.channel_name, made.colour) == shown
+
+
+def test_names_and_colours_of_channels_are_kept(tmp_path, caplog):
+    """From a file of two, by any command; one of three is refused where nobody says which two."""
+    caplog.set_level(logging.INFO)
+    run = make_run(tmp_path / "D" / "P", tc=True, input_nc=2, output_nc=2, direction="a_b")
+    values, shown = (
+        np.stack([grey((2, 16, 24), 1), grey((2, 16, 24), 2)]),
+        {"Name": ["DAPI", "actin"], "Color": [65535, 16711935]},
+    )
+    tifffile.imwrite(tmp_path / "two.ome.tif", values, metadata={"axes": "CZYX", "Channel": shown}, photometric="minisblack")
+    given = ("--run", run, "--input", tmp_path / "two.ome.tif", "--output")
+    command("enhance", *given, tmp_path / "o.ome.tif", "--consistency", "--precision", "32")
+    assert "consistency of DAPI: " in caplog.text and "consistency of actin: " in caplog.text and "--channel 0" in caplog.text
+    command("encode", *given, tmp_path / "o.codes.zarr")
+    command("decode", "--codes", tmp_path / "o.codes.zarr", "--output", tmp_path / "o.ome.zarr")
+    for name in ("o.ome.tif", "o_consistency.ome.tif", "o.ome.zarr"):
+        found = [open_volume(tmp_path / name, channel=channel) for channel in range(2)]
+        assert [(one.channel_name, one.colour) for one in found] == [("DAPI", "0000FF"), ("actin", "00FF00")]
+    np.testing.assert_array_equal(enhance(run, tmp_path / "two.ome.tif"), enhance(run, values))
+    sizes = [line for line in caplog.text.splitlines() if "bits per raw voxel" in line]
+    assert sizes and all("per raw voxel and channel" in line for line in sizes)
+    three = np.concatenate([values, values[:1] + 20000])
+    tifffile.imwrite(tmp_path / "three.tif", three, metadata={"axes": "CZYX"}, ome=True, photometric="minisblack")
+    base = ("enhance", "--run", run, "--output", tmp_path / "x.tif", "--input")
+    refused(r"three.tif has 3 channel\(s\), 2 are needed; say which, .* --channel 0 1", *base, tmp_path / "three.tif")
+    write_tiff(tmp_path / "one.tif", grey((2, 16, 24), 1))
+    refused("has 1 channel.*give a file for each", *base, tmp_path / "one.tif")
 
 
 @pytest.mark.parametrize(("verb", "suffix"), [("enhance", ".tif"), ("enhance", ".nii.gz"), ("encode", ".codes.zarr")])

@@ -1,5 +1,7 @@
 """Trainings on two folders: two channels (tc), and paired translation (a_b)."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from models.build import build_model
 from models.options import MODEL_OPTIONS
 from tests.workspace import write_volume
 
-TWO_CHANNELS = ("--tc", "--direction", "x3d0_x3d1", "--input_nc", 2, "--output_nc", 2)
+TWO_CHANNELS = ("--tc", "--direction", "x3d0_x3d1")
 
 
 @pytest.fixture
@@ -22,13 +24,26 @@ def two_folders(workspace):
     return workspace
 
 
-def test_two_channels_train_to_the_end(two_folders):
+def test_two_channels_train_to_the_end(two_folders, caplog):
+    caplog.set_level("INFO")
     run = two_folders.train("one", *TWO_CHANNELS)
+    given = " ".join(str(two_folders.data / "val" / name / "a.tif") for name in ("x3d0", "x3d1"))
+    assert f"--input {given} --output" in caplog.text, "both channels are named"
+    assert f"--input {given.split()[0]} --channel 0 --output" in caplog.text
     assert run.epochs() == [1] and run.best.is_file()
     assert torch.load(run.component("encoder", 1), weights_only=True)["conv_in.weight"].shape[1] == 2
     with Image.open(run.pictures / "epoch_000001.png") as picture:
         pixels = np.asarray(picture).reshape(-1, 3).astype(int)
     assert np.ptp(pixels, axis=1).max() > 100, "the two channels are a coloured composite"
+
+
+def test_what_comes_next_with_volumes_that_were_prepared(two_folders, tmp_path, caplog):
+    """Where their raw files are gone, they are named as what they are: their grey values are not those of raw files."""
+    caplog.set_level("INFO")
+    made = {name: {"settings": {}, "sources": [{"path": str(tmp_path / "gone.tif")}]} for name in ("x3d0", "x3d1")}
+    (two_folders.data / "dataset.json").write_text(json.dumps({"version": 1, "directions": made}))
+    two_folders.train("one", *TWO_CHANNELS)
+    assert caplog.text.count("--prepared --output") == 2, "enhance and encode"
 
 
 def test_translation_encodes_a_and_agrees_with_b(two_folders):

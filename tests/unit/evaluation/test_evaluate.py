@@ -32,6 +32,16 @@ def test_report_is_complete(report):
     assert any("MS-SSIM" in note for note in document["notes"])
 
 
+def test_a_file_of_one_channel_is_taken_beside_one_of_two(tmp_path, capsys):
+    truth = scene()
+    both = np.stack([truth // 2, truth])
+    tifffile.imwrite(tmp_path / "both.tif", both, ome=True, metadata={"axes": "CZYX"}, photometric="minisblack")
+    words = ("--truth", save(tmp_path / "truth.tif", truth), "--thin", 4, "--channel", 1)
+    found = numbers(tmp_path, "--reconstruction", tmp_path / "both.tif", *words)
+    assert found["volumes"]["reconstruction"]["rmse"] == 0
+    assert "channel 1 of 1; " in refused(capsys, tmp_path, "--reconstruction", tmp_path / "truth.tif", *words)
+
+
 def test_report_needs_nothing_beside_it(report):
     _, output = report
     page = (output / "report.html").read_text()

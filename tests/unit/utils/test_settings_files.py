@@ -50,6 +50,12 @@ def test_a_mark_of_its_encoding_is_no_part_of_a_file(tmp_path):
     assert read(repository).settings == before
 
 
+def test_two_channels_need_no_counts(tmp_path):
+    s = read(make_repository(tmp_path), "--tc").settings
+    assert (s["input_nc"], s["output_nc"]) == (2, 2)
+    assert read(make_repository(tmp_path / "given"), "--tc", "--output_nc", 1).settings["output_nc"] == 1  # refused later
+
+
 def test_missing_experiment_lists_the_others(tmp_path):
     with pytest.raises(UserError, match=r"no experiment xx: expected env/jsn/xx.json .*did you mean x\? Experiments: x"):
         read(make_repository(tmp_path), "--jsn", "xx")

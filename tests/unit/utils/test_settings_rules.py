@@ -75,6 +75,12 @@ def test_geometry_of_the_models():
         (VQ, {"tc": True, "direction": "a_b"}, r"input_nc=1, output_nc=1: with tc .*both must be 2"),
         (VQ, {"input_nc": 2, "output_nc": 2}, r"without tc .*both must be 1; .*, or --tc"),
         (VQ, {"direction": "a_b_c"}, r"direction=a_b_c names 3 folders, but ae0iso0tccutvqq uses at most two"),
+        ("lateral", {"direction": "a_b", "uprate": 4}, r"lateral uses one folder, or two as the channels of one volume \(--tc\)"),
+        (
+            VQ,
+            {"tc": True, "direction": "a_b", "input_nc": 2, "output_nc": 2, "from_teacher": True},
+            r"codes of each channel alone, on a lateral run of its folder \(--direction a\), or give --no-from_teacher",
+        ),
         (ISOREF, {"direction": "a_b"}, r"direction=a_b names 2 folders, but IsoREF uses one folder"),
         (VQ, {"direction": "../a_b"}, r"direction=\.\./a must be the name of a folder inside"),
         (VQ, {"direction": "a__b"}, r"direction=a__b must be folder names joined by single _"),

@@ -19,7 +19,7 @@ def experiment(folder, block, *options, **teacher):
     """The experiment of a file that names no data set, built on a lateral run that was trained with these settings."""
     repository = make_repository(folder)
     write_experiment(repository, block)
-    known = default_settings(MODEL_OPTIONS, "lateral", dataset="brain", direction="cells", nm="01", **{"uprate": 8, **teacher})
+    known = default_settings(MODEL_OPTIONS, "lateral", dataset="brain", nm="01", **{"direction": "cells", "uprate": 8, **teacher})
     asked = read(repository, "--teacher", "brain/first", *options)
     run = RunFolder(asked.logs / "brain" / "first")
     run.path.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,14 @@ def test_what_was_given_wins_in_the_file_and_on_the_command_line(tmp_path):
     asked = experiment(tmp_path, {"models": "texture", "nm": "11"}, "--ngf", 16, "--dataset", "mine")
     s = taught(asked, MODEL_OPTIONS).settings
     assert (s["nm"], s["ngf"], s["dataset"], s["direction"]) == ("11", 16, "mine", "cells")
+
+
+def test_two_channels_of_the_teacher_are_taken_with_its_folders(tmp_path):
+    two = {"tc": True, "direction": "a_b", "input_nc": 2, "output_nc": 2}
+    s = taught(experiment(tmp_path, {"models": "texture"}, **two), MODEL_OPTIONS).settings
+    assert {key: s[key] for key in two} == two
+    codes = taught(experiment(tmp_path / "codes", {**CODES, "direction": "a"}, **two), MODEL_OPTIONS).settings
+    assert (codes["tc"], codes["output_nc"]) == (False, 1)  # of one folder that is asked for there is one channel
 
 
 @pytest.mark.parametrize(("apart", "planes"), [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (4.6, 8), (3, 8)])

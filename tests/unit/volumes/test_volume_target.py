@@ -54,12 +54,14 @@ def test_dtypes(name, dtype, tmp_path):
 @pytest.mark.parametrize("name", ["v.zarr", "v.ome.tif"])
 def test_channels(name, tmp_path):
     values = random_values((2, *SHAPE))
-    target = begin(tmp_path / name, channel_names=["nuclei", "cells"])
+    looks = [("0000FF", (0, 255)), ("FF8000", None)]
+    target = begin(tmp_path / name, channel_names=["nuclei", "cells"], channel_looks=looks)
     fill(target, values)
     target.finish()
     for channel in (0, 1):
         volume = open_volume(tmp_path / name, channel=channel)
         np.testing.assert_array_equal(volume[:], values[channel])
+        assert (volume.channel_name, volume.colour) == (("nuclei", "cells")[channel], looks[channel][0])
         assert (volume.channels, volume.voxel_um, volume.translation_um) == (2, pytest.approx(VOXEL), pytest.approx(PLACE))
     with pytest.raises(UserError, match=r"2 channels.*choose one"):
         open_volume(tmp_path / name)
@@ -71,6 +73,8 @@ def test_channels(name, tmp_path):
     else:
         omero = json.loads((tmp_path / name / "zarr.json").read_text())["attributes"]["ome"]["omero"]
         assert [channel["label"] for channel in omero["channels"]] == ["nuclei", "cells"]
+        windows = [[channel["window"][key] for key in ("min", "max", "start", "end")] for channel in omero["channels"]]
+        assert windows == [[0, 65535, 0, 255], [0, 65535, 0, 65535]]
         yaozarrs.validate_zarr_store(tmp_path / name)
 
 

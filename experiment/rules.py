@@ -65,7 +65,7 @@ def _check_folders(s: Settings) -> None:
         require_folder_name("direction", name)
     if two_channels and len(folders) != 2:
         raise UserError(f"tc needs two folders, one per channel; direction={s['direction']} names {len(folders)}; try x3d0_x3d1")
-    translates = "tc" in s and "axial_sampling" not in s
+    translates = "tc" in s and ("axial_sampling" not in s or s["resume"])  # an old lateral run, of the first folder, goes on
     if len(folders) > (2 if translates or two_channels else 1):
         use = "at most two folders (input and target) without tc" if translates else "one folder"
         use += ", or two as the channels of one volume (--tc)" * ("tc" in s and len(folders) == 2)

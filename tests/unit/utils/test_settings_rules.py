@@ -33,6 +33,7 @@ def check(model=VQ, **overrides):
         (VQ, {"cropsize": 64, "cropz": 64, "dsp": 4, "downbranch": 2}),
         (VQ, {"cropsize": 32, "cropz": 4, "ldmyaml": "vqgan_small", "ngf": 16}),
         (VQ, {"tc": True, "direction": "x3d0_x3d1", "input_nc": 2, "output_nc": 2}),
+        ("lateral", {"direction": "a_b", "uprate": 4, "resume": True}),  # of a version that trained on the first folder alone
         (VQ, {"direction": "a_b", "nm": "11", "nm_clip": [0.1, 99.9], "precrop": 256, "resize": 128}),
         (VQ, {"max_time": "00:12:00:00", "init": "logs/D/other@20", "prj": "week2/first", "fWhich": [1, 1, 0, 0]}),
         (SSIM, {"cropsize": 104, "cropz": 13, "skipl1": 1}),

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -186,6 +185,8 @@ def _colour_bars(picture: Image.Image, layout: _Layout, ranges: list[Range]) -> 
 @cache
 def _font(size: int, kind: str = "") -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib; it has arrows and µ."""
+    import matplotlib  # .15 s, which commands without pictures do not take
+
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{kind}.ttf"), size)
 
 

@@ -171,10 +171,10 @@ def _opened(request: Request) -> tuple[dict[str, Volume], str]:
     files: dict[str, Volume] = {}
     paths = {"reconstruction": request.reconstruction, "truth": request.truth, "input": request.input}
     given = {name: path for name, path in paths.items() if path is not None}
+    if empty := [path for path in given.values() if path.is_dir() and not any(path.iterdir())]:
+        raise UserError(f"{empty[0]} is an empty folder; name a volume, stored as (Z, Y, X)")
     counts = {path: open_volume(path, channel=0).channels for path in given.values() if request.channel}
     for name, path in given.items():
-        if path.is_dir() and not any(path.iterdir()):
-            raise UserError(f"{path} is an empty folder; name a volume, stored as (Z, Y, X)")
         files[name] = open_volume(path, channel=None if counts.get(path) == 1 < max(counts.values()) else request.channel)
         if name != "input":
             files[name].voxel_um = files[name].voxel_um or request.voxel_um

@@ -29,6 +29,7 @@ from evaluate_files import SHAPE, refused, run, save, scene
         (["--reconstruction", "nan.tif", "--truth", "truth.tif", "--thin", "8"], "NaN or infinite"),
         (["--reconstruction", "absent.tif"], "absent.tif"),
         (["--reconstruction", "empty"], "is an empty folder"),
+        (["--reconstruction", "empty", "--channel", "1"], "is an empty folder"),
         (["--truth", "truth.tif", "--thin", "8", "--region", "0:50,:,:"], "must lie within 0:40"),
         (["--truth", "truth.tif", "--thin", "8", "--region", "0:20"], "must look like z0:z1,y0:y1,x0:x1"),
         (["--truth", "truth.tif", "--thin", "8", "--planes", "4"], "must look like start:stop"),
